@@ -1,0 +1,52 @@
+# Two commands do it all: `make repro` runs the workflow, `make test` checks it. Both set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+PORT ?= 5000
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help repro promote ui test test-all lint bench setup lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+repro: setup  ## run what has changed: dvc repro, and a champion in an MLflow store that lacks it
+	dvc repro
+	@python -m stages.promote --if-missing
+
+promote: setup  ## register the model again, into an empty or another MLflow store
+	python -m stages.promote --register
+
+ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
+	@python -c 'from pneumonia import tracking; tracking.serve($(PORT))'
+
+test: setup  ## what CI runs, under 15 minutes on 2 cores
+	python -m pytest -m "not slow"
+
+test-all: setup  ## every test, the slow ones too
+	python -m pytest
+
+lint: setup  ## style, types, layers
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+bench: setup  ## the figures of the README, measured here
+	python -m tests.bench
+
+setup: $(VENV)/.complete  ## only the environment, from requirements.lock
+
+$(VENV)/.complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 is needed: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock:  ## resolve requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+		--extra dev --no-header --no-emit-index-url pyproject.toml -o requirements.lock
+
+clean:  ## remove the environment; data, models and runs stay
+	rm -rf $(VENV)

@@ -1,0 +1,267 @@
+"""What travels between stages: tables, the image store, digests.
+
+A table is a CSV file with one row per image. The image store is a Zarr group per split. Both are
+written beside their final name and moved there when complete, so that a name that exists is whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import zarr
+from PIL import Image
+
+from pneumonia import UserError
+
+LABELS = {0: "normal", 1: "pneumonia"}
+SPLITS = ("train", "val", "test")
+
+IMAGES_PER_CHUNK = 256
+"""Images a chunk of the store holds: 12 MiB at 224 px, so that 5,856 images are 26 files."""
+
+_TEXT = {
+    "image_id": "str",
+    "uri": "str",
+    "patient_id": "str",
+    "subtype": "str",
+    "source_split": "str",
+    "sha256": "str",
+    "lung_mask_uri": "str",
+    "sex": "str",
+    "view": "str",
+    "dhash": "str",
+    "reason": "str",
+    "split": "str",
+}
+_DVC_EXPERIMENT = re.compile(r"(.*?)[/\\]\.dvc[/\\]tmp[/\\]exps[/\\]")
+_ZIP_URI = re.compile(r"zip://(?P<member>.+?)::(?P<archive>.+)")
+
+
+class Split(NamedTuple):
+    """The images of one split, row by row.
+
+    Attributes:
+        images: uint8 (n, size, size), 0-255.
+        labels: int8 (n,), 0 normal / 1 pneumonia.
+        weights: float32 (n,), factor of an image's loss.
+        repeats: int16 (n,), times an epoch shows the image; 0 = dropped by undersampling.
+        image_ids: str (n,).
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int8]
+    weights: npt.NDArray[np.float32]
+    repeats: npt.NDArray[np.int16]
+    image_ids: npt.NDArray[Any]
+
+
+def project_root(folder: Path | None = None) -> Path:
+    """The project's folder, also from inside DVC's temporary experiment folders.
+
+    `dvc exp run --temp` and the queue run a stage in `<root>/.dvc/tmp/exps/…`, a folder that is
+    thrown away; what must outlive the experiment belongs under the root.
+    """
+    here = (folder or Path.cwd()).resolve()
+    inside_experiment = _DVC_EXPERIMENT.match(f"{here}/")
+    return Path(inside_experiment[1]) if inside_experiment else here
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when the block ends well and vanishes when it does not.
+
+    Works for files and folders. What an earlier, killed writer left behind is removed first.
+    """
+    final = Path(path)
+    partial = final.with_name(f".partial-{final.name}")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove(partial)
+    try:
+        yield partial
+        _remove(final)
+        partial.rename(final)
+    finally:
+        _remove(partial)
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as CSV: the same table gives the same bytes on every platform."""
+    with written_whole(path) as partial:
+        table.to_csv(partial, index=False, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A table as `write_table` wrote it; text columns stay text (an id such as `0012` keeps its zeros)."""
+    table = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={"age": [""]})
+    if "valid" in table:
+        table["valid"] = table["valid"].astype(str).eq("True")
+    return table
+
+
+def write_json(values: Mapping[str, Any], path: str | Path) -> None:
+    """Write a report; floats keep 6 significant digits, so that it stays readable."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(_rounded(values), indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """A report as `write_json` wrote it."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def digest(table: pd.DataFrame) -> str:
+    """SHA-256 over which images, with which labels and in which split, a table holds; row order does not matter."""
+    columns = [name for name in ("image_id", "sha256", "label", "split") if name in table]
+    lines = sorted("\t".join(map(str, row)) for row in table[columns].itertuples(index=False))
+    return sha256_bytes("\n".join(lines).encode())
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Hex SHA-256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_bytes(uri: str) -> bytes:
+    """The bytes behind a `uri` of the manifest: a member of an archive, a path, or an fsspec URL.
+
+    Raises:
+        UserError: the file is missing, or its archive is damaged there.
+    """
+    member = _ZIP_URI.fullmatch(uri)
+    try:
+        if member:
+            return _archive(member["archive"]).read(member["member"])
+        with fsspec.open(uri, "rb") as file:
+            return bytes(file.read())
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{uri}: cannot be read ({error})") from error
+
+
+def read_image(uri: str) -> npt.NDArray[np.uint8]:
+    """One image as the whole project sees it: one channel, before any processing.
+
+    Colour is dropped here: in the Kermany set every file in RGB mode is a pneumonia of the train
+    split, so that a colour channel would give the answer away.
+
+    Args:
+        uri: `zip://MEMBER::ARCHIVE`, a path, or an fsspec URL of a JPEG or PNG file.
+
+    Returns:
+        uint8 (height, width), 0-255.
+
+    Raises:
+        UserError: the file is missing, truncated, or no image.
+    """
+    content = read_bytes(uri)
+    try:
+        return decode(content)
+    except UserError as error:
+        raise UserError(f"{uri}: cannot be read as an image ({error})") from error
+
+
+def decode(content: bytes) -> npt.NDArray[np.uint8]:
+    """The pixels of a JPEG or PNG file, uint8 (height, width), 0-255.
+
+    Pillow, because it refuses a truncated JPEG where OpenCV silently fills the rest with gray.
+
+    Raises:
+        UserError: truncated, or no image.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.draft("L", image.size)  # a JPEG decodes its luminance only, at a third of the work
+            if image.mode.startswith("I;16"):  # which Pillow would clip at 255, not scale
+                return (np.asarray(image) >> 8).astype(np.uint8)
+            return np.asarray(image.convert("L"), dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(str(error)) from error
+
+
+def create_store(path: str | Path, attributes: dict[str, Any]) -> zarr.Group:
+    """An empty image store; `attributes` travel with it (data set, digest)."""
+    return zarr.open_group(path, mode="w", attributes=attributes)
+
+
+def create_split(
+    store: zarr.Group, split: str, table: pd.DataFrame, *, size: int, with_lungs: bool
+) -> tuple[zarr.Array[Any], zarr.Array[Any] | None]:
+    """Make the arrays of one split, all but the pixels filled from the table.
+
+    Returns:
+        `images` and, where masks exist, `lungs`: uint8 (n, size, size), still empty.
+    """
+    group = store.create_group(split)
+    columns = {
+        "labels": table["label"].to_numpy(np.int8),
+        "weights": table["weight"].to_numpy(np.float32),
+        "repeats": table["repeats"].to_numpy(np.int16),
+        "image_ids": table["image_id"].astype(object).to_numpy().astype(np.dtypes.StringDType()),
+    }
+    for name, values in columns.items():
+        group.create_array(name, data=values)
+    pixels = [
+        group.create_array(
+            name, shape=(len(table), size, size), chunks=(IMAGES_PER_CHUNK, size, size), dtype=np.uint8, fill_value=0
+        )
+        for name in ("images", "lungs")[: 1 + with_lungs]
+    ]
+    return pixels[0], pixels[1] if with_lungs else None
+
+
+def open_store(path: str | Path) -> zarr.Group:
+    """The image store, for reading."""
+    return zarr.open_group(path, mode="r")
+
+
+def read_split(store: zarr.Group, split: str) -> Split:
+    """All of one split in memory: 50 kB an image at 224 px."""
+    group = cast(zarr.Group, store[split])
+    return Split(*(np.asarray(cast(zarr.Array[Any], group[name])[:]) for name in Split._fields))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _rounded(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, (float, np.floating)) else value
+
+
+def _archive(path: str) -> zipfile.ZipFile:
+    """An open archive: opening reads the whole directory of members, so it is done once for each file."""
+    status = Path(path).stat()
+    return _open_archive(str(Path(path).resolve()), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _open_archive(path: str, mtime_ns: int, size: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""The settings of `params.yaml`, checked: unknown keys, wrong types and values out of range end in one line.
+
+One frozen model for each section, named after its stage. Only the scripts in `stages/` read them; the
+library takes plain values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pneumonia import UserError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+DropoutRate = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _check_range(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower bound {bounds[0]} is above the upper bound {bounds[1]}")
+    return bounds
+
+
+def _from_list(value: Any) -> Any:
+    # YAML has lists only, and a strict tuple takes tuples only.
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Fetch(Section):
+    url: str | None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    n_images: Annotated[int, Field(ge=40, le=1_000_000)]
+    seed: Seed
+
+
+class Validate(Section):
+    min_side: Annotated[int, Field(ge=1)]
+    min_std: Annotated[float, Field(ge=0, le=128)]
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)]
+
+
+class Rebalance(Section):
+    strategy: Literal["class_weight", "oversample", "undersample", "none"]
+    test_fraction: Annotated[float, Field(gt=0, le=0.5)]
+    val_fraction: Annotated[float, Field(gt=0, le=0.5)]
+    seed: Seed
+
+
+class Preprocess(Section):
+    image_size: Annotated[int, Field(ge=16, le=2048)]
+    aspect: Literal["pad", "squash"]
+    clip_limit: Annotated[float, Field(ge=0, le=40)]
+    tile_grid: Annotated[int, Field(ge=1, le=64)]
+
+
+class Tune(Section):
+    n_trials: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[
+        tuple[LearningRate, LearningRate], BeforeValidator(_from_list), AfterValidator(_check_range)
+    ]
+    dropout: Annotated[tuple[DropoutRate, DropoutRate], BeforeValidator(_from_list), AfterValidator(_check_range)]
+
+
+class Train(Section):
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    patience: Annotated[int, Field(ge=1)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    augment: Annotated[float, Field(ge=0, le=1)]
+
+
+class Evaluate(Section):
+    level: Fraction
+    target_sensitivity: Fraction
+
+
+class Explain(Section):
+    n_images: Annotated[int, Field(ge=1)]
+    n_scored: Annotated[int, Field(ge=1)]
+    n_samples: Annotated[int, Field(ge=1)]
+
+
+class Promote(Section):
+    min_common: Annotated[int, Field(ge=1)]
+
+
+class Compute(Section):
+    workers: Annotated[int, Field(ge=1)] | None
+
+
+class Params(Section):
+    """All of `params.yaml`."""
+
+    seed: Seed
+    data: str
+    model: str
+    weights: str
+    fetch: Fetch
+    validation: Annotated[Validate, Field(alias="validate")]  # `validate` is a method of BaseModel
+    rebalance: Rebalance
+    preprocess: Preprocess
+    tune: Tune
+    train: Train
+    evaluate: Evaluate
+    explain: Explain
+    promote: Promote
+    compute: Compute
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """The checked settings.
+
+    Raises:
+        UserError: one line naming the key, the value that arrived and what is allowed.
+    """
+    try:
+        values = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run from the project's folder") from error
+    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date although it looks like one
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    return check(values, str(path))
+
+
+def check(values: Any, source: str) -> Params:
+    """`values` as checked settings; `source` names them in the message."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(source, problem) for problem in error.errors())) from error
+
+
+def _explain(source: str, problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: unknown key {key}; known here: {', '.join(_known_keys(path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{source}: {key} is missing"
+    said = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{source}: {key} = {problem['input']!r}: {said}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    section: Any = Params
+    for name in path:
+        section = next(field.annotation for key, field in section.model_fields.items() if name in (key, field.alias))
+    return [field.alias or key for key, field in section.model_fields.items()]

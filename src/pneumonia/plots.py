@@ -1,0 +1,208 @@
+"""Figures from tables. The only module that imports matplotlib; every figure says its units and n."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # the backend is chosen first: there may be no screen
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+BLUE, ORANGE, GRAY, GREEN = "#2166ac", "#d6604d", "#777777", "#1b7837"
+_STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+}
+
+
+def roc(curve: pd.DataFrame, report: Mapping[str, float], point: tuple[float, float], title: str) -> Figure:
+    """ROC curve with its AUC, interval and the chosen operating point (false, true positive rate)."""
+    heading = f"{title}\nn = {report['n']} ({report['n_positive']} pneumonia)"
+    with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
+        label = f"AUC {report['auc']:.3f} [{report['auc_low']:.3f}, {report['auc_high']:.3f}]"
+        axes.plot(curve["fpr"], curve["tpr"], color=BLUE, label=label)
+        axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="chance")
+        axes.plot(*point, "o", color=ORANGE, label="threshold chosen on validation")
+        axes.set_aspect("equal")
+        _legend(figure)
+    return figure
+
+
+def precision_recall(curve: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
+    """Precision-recall curve beside the share of pneumonia, which a model without knowledge reaches."""
+    with _figure("recall (sensitivity)", "precision", f"{title}\nn = {report['n']}") as (figure, axes):
+        axes.plot(curve["recall"], curve["precision"], color=BLUE, label="model")
+        axes.axhline(report["n_positive"] / report["n"], color=GRAY, linestyle=":", label="share of pneumonia")
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        _legend(figure)
+    return figure
+
+
+def calibration(bins: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
+    """Reliability diagram: how often it is pneumonia where the model says so with some probability."""
+    with _figure("mean score of the bin", "share of pneumonia", f"{title}\nn = {report['n']}") as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="perfect")
+        axes.plot(bins["mean_score"], bins["fraction_positive"], color=BLUE, linewidth=1)
+        area = 20 + 400 * bins["n"] / bins["n"].sum()
+        label = f"ECE {report['ece']:.3f}, Brier {report['brier']:.3f}; area = images"
+        axes.scatter(bins["mean_score"], bins["fraction_positive"], s=area, color=BLUE, alpha=0.6, label=label)
+        axes.set_aspect("equal")
+        _legend(figure, markerscale=0.5)
+    return figure
+
+
+def confusion(table: pd.DataFrame, title: str) -> Figure:
+    """Counts of actual against predicted class."""
+    counts = pd.crosstab(table["actual"], table["predicted"]).reindex(
+        index=["normal", "pneumonia"], columns=["normal", "pneumonia"], fill_value=0
+    )
+    with _figure("predicted", "actual", f"{title}\nn = {len(table)}") as (figure, axes):
+        axes.grid(False)
+        axes.imshow(counts, cmap="Blues")
+        axes.set_xticks([0, 1], counts.columns)
+        axes.set_yticks([0, 1], counts.index, rotation=90, va="center")
+        for row, column in np.ndindex(2, 2):
+            count = counts.iloc[row, column]
+            dark = count > counts.to_numpy().max() / 2
+            axes.text(column, row, count, ha="center", va="center", size=18, color="white" if dark else "black")
+    return figure
+
+
+def history(table: pd.DataFrame, title: str) -> Figure:
+    """Loss and validation AUC per epoch; the epoch kept is marked."""
+    best = table.iloc[int(table["val_auc"].argmax())]
+    with _figure("epoch", "loss (binary cross-entropy, nats)", title) as (figure, axes):
+        # Marked, because a single epoch draws no line.
+        axes.plot(table["epoch"], table["loss"], ".-", color=BLUE, label="train loss")
+        axes.plot(table["epoch"], table["val_loss"], ".-", color=ORANGE, label="validation loss")
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        right = axes.twinx()
+        right.plot(table["epoch"], table["val_auc"], ".-", color=GREEN, label="validation AUC")
+        right.plot(best["epoch"], best["val_auc"], "o", color=GREEN, label=f"kept: epoch {best['epoch']:.0f}")
+        right.set_ylabel("validation AUC", color=GREEN)
+        right.grid(False)
+        _legend(figure)
+    return figure
+
+
+def classes(summary: Mapping[str, Mapping[str, int]], title: str) -> Figure:
+    """Images per split and class: as they are, and as an epoch shows them after rebalancing."""
+    with _figure("split", "images", title) as (figure, axes):
+        positions = np.arange(len(summary))
+        bars = (("n_normal", BLUE, -0.3), ("n_pneumonia", ORANGE, -0.1))
+        for prefix, alpha, shift in (("n", 1.0, 0.0), ("shown", 0.45, 0.4)):
+            for key, colour, offset in bars:
+                name = key.replace("n_", f"{prefix}_", 1)
+                heights = [split[name] for split in summary.values()]
+                label = f"{key[2:]}, {'in the split' if prefix == 'n' else 'shown in an epoch'}"
+                drawn = axes.bar(positions + offset + shift, heights, 0.19, color=colour, alpha=alpha, label=label)
+                axes.bar_label(drawn, size=7)
+        axes.set_xticks(positions, [f"{name}\n{split['n_patients']} patients" for name, split in summary.items()])
+        axes.grid(visible=False, axis="x")
+        _legend(figure)
+    return figure
+
+
+def trials(table: pd.DataFrame, title: str) -> Figure:
+    """Validation AUC of each trial against its learning rate, coloured by its dropout; pruned trials are crosses."""
+    with _figure("learning rate", "validation AUC", f"{title}\nn = {len(table)} trials") as (figure, axes):
+        axes.set_xscale("log")
+        colours = {"cmap": "viridis", "vmin": table["dropout"].min(), "vmax": table["dropout"].max()}
+        for state, part in table.groupby("state"):
+            marker = "X" if state == "pruned" else "o"
+            drawn = axes.scatter(
+                part["learning_rate"], part["val_auc"], c=part["dropout"], s=70, marker=marker, **colours
+            )
+            axes.scatter([], [], color=GRAY, s=70, marker=marker, label=f"{state} ({len(part)})")
+        figure.colorbar(drawn, label="dropout")
+        _legend(figure)
+    return figure
+
+
+def before_after(pairs: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], str]], title: str) -> Figure:
+    """Contact sheet: each source image above what a model sees of it."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(2, len(pairs), figsize=(2.2 * len(pairs), 5), squeeze=False)
+        figure.suptitle(title)
+        for column, (before, after, name) in enumerate(pairs):
+            for row, image in enumerate((before, after)):
+                _picture(axes[row, column], image)
+            axes[0, column].set_title(f"{textwrap.fill(name, 34)}\n{before.shape[1]} x {before.shape[0]} px", size=7)
+            axes[1, column].set_title(f"{after.shape[1]} x {after.shape[0]} px", size=7)
+    plt.close(figure)
+    return figure
+
+
+def saliency(
+    image: npt.NDArray[np.uint8],
+    maps: Mapping[str, npt.NDArray[np.float32]],
+    boxes: npt.NDArray[np.float64],
+    title: str,
+) -> Figure:
+    """An image beside its saliency maps; known findings are framed.
+
+    Args:
+        image: uint8 (size, size), 0-255.
+        maps: method -> float32 (size, size), 0-1.
+        boxes: float (k, 4): x, y, width, height in pixels of the image.
+        title: says which image, its class and its score.
+    """
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, 1 + len(maps), figsize=(3 * (1 + len(maps)), 3.4))
+        figure.suptitle(title, size=9)
+        for one, (name, values) in zip(axes, {"image": None, **maps}.items(), strict=True):
+            _picture(one, image)
+            one.set_title(name.replace("_", "-"), size=9)
+            if values is not None:
+                # Transparent where the map is low, so that the anatomy stays visible.
+                one.imshow(values, cmap="inferno", alpha=np.clip(values, 0, 1) * 0.7, vmin=0, vmax=1)
+            for x, y, width, height in boxes:
+                # `imshow` puts pixel centres at whole numbers, boxes count from the corner of the first pixel.
+                corner = (x - 0.5, y - 0.5)
+                one.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#66ff66", linewidth=1.2))
+    plt.close(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG; the same figure gives the same bytes."""
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _picture(axes: Any, image: npt.NDArray[np.uint8]) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.set_axis_off()
+    axes.set_anchor("N")  # the titles of a row stand at one height
+
+
+def _legend(figure: Figure, markerscale: float = 1.0) -> None:
+    """Below the axes, where it hides no data."""
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, markerscale=markerscale)
+
+
+@contextmanager
+def _figure(x: str, y: str, title: str) -> Iterator[tuple[Figure, Any]]:
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(6, 5))
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.set_title(title, size=10)
+        yield figure, axes
+    plt.close(figure)

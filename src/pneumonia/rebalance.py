@@ -1,0 +1,138 @@
+"""Decide which images learn, which choose and which judge: splits by patient, then the classes of train balanced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
+
+from pneumonia import UserError, dataset
+
+STRATEGIES = ("class_weight", "oversample", "undersample", "none")
+
+
+def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: float, seed: int) -> pd.DataFrame:
+    """The valid rows with a `split`, no patient in two of them.
+
+    A source's official test split stays as it is, all rows of it; its official validation split is pooled with
+    train and drawn again (the one of the Kermany set has 16 images). Elsewhere an exact duplicate keeps one row.
+    Patients who share an identical file count as one: one of them is a wrong number. Patients of a sealed test
+    lose their rows outside it.
+
+    Args:
+        table: as `validate` wrote it.
+        test_fraction: of the images, where the source has no official test split.
+        val_fraction: of what is not test.
+        seed: of the draw.
+
+    Raises:
+        UserError: too few patients of a class to draw a split.
+    """
+    valid = table[table["valid"]].drop(columns=["valid", "reason"]).sort_values("image_id", ignore_index=True)
+    sealed = valid["source_split"].eq("test").to_numpy()
+    groups = _patient_groups(valid)  # before copies go: a copy that goes still says who is one patient
+    kept_copy = sealed | ~_later_copies(valid, sealed)
+    valid, groups, sealed = valid[kept_copy].reset_index(drop=True), groups[kept_copy], sealed[kept_copy]
+    split = np.full(len(valid), "train", dtype=object)
+    split[sealed] = "test"
+    if not sealed.any():
+        split[_draw(valid, groups, np.arange(len(valid)), test_fraction, seed, "test")] = "test"
+    leaking = (split != "test") & np.isin(groups, groups[split == "test"])
+    pool = np.flatnonzero((split != "test") & ~leaking)
+    split[_draw(valid, groups, pool, val_fraction, seed, "validation")] = "val"
+    kept: pd.DataFrame = valid.assign(split=split)[~leaking]
+    return kept.reset_index(drop=True)
+
+
+def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
+    """The splits with `weight` and `repeats`, which balance the classes of train and leave the rest alone.
+
+    Args:
+        table: as `assign_splits` returns it.
+        strategy: `class_weight` weighs the loss of an image by 1 over the share of its class (mean 1);
+            `oversample` shows images of the rarer class several times an epoch; `undersample` drops images of
+            the commoner class; `none` leaves the classes as they are.
+        seed: which images are repeated once more, or dropped.
+    """
+    weight = np.ones(len(table))
+    repeats = np.ones(len(table), dtype=int)
+    train = table["split"].eq("train").to_numpy()
+    labels = table["label"].to_numpy()
+    counts = {label: int((train & (labels == label)).sum()) for label in dataset.LABELS}
+    target = {"oversample": max(counts.values()), "undersample": min(counts.values())}
+    rng = np.random.default_rng(seed)
+    for label, count in counts.items():
+        rows = np.flatnonzero(train & (labels == label))
+        if strategy == "class_weight":
+            weight[rows] = round(sum(counts.values()) / (len(counts) * count), 6)
+        elif strategy in target:
+            whole, rest = divmod(target[strategy], count)
+            repeats[rows] = whole
+            repeats[rng.permutation(rows)[:rest]] += 1
+    return table.assign(weight=weight, repeats=repeats)
+
+
+def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[str, Any]:
+    """`rebalance.json`: images, patients and images an epoch shows, per split and class; what was left out."""
+    rows = {
+        split: {
+            "n_images": len(part),
+            "n_patients": int(part["patient_id"].nunique()),
+            **{f"n_{name}": int(part["label"].eq(label).sum()) for label, name in dataset.LABELS.items()},
+            **{
+                f"shown_{name}": int(part.loc[part["label"].eq(label), "repeats"].sum())
+                for label, name in dataset.LABELS.items()
+            },
+        }
+        for split, part in splits.groupby("split")
+    }
+    kept = set(splits["image_id"])
+    left_out = valid[valid["valid"] & ~valid["image_id"].isin(kept)]
+    return {
+        "strategy": strategy,
+        "official_test": bool(valid["source_split"].eq("test").any()),
+        "splits": {split: rows[split] for split in dataset.SPLITS},
+        "n_left_out_duplicates_or_test_patients": len(left_out),
+        "digest": dataset.digest(splits),
+    }
+
+
+def _later_copies(table: pd.DataFrame, sealed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Rows whose file stands in an earlier row already; a row of a sealed test counts as the earliest."""
+    order = np.lexsort((np.arange(len(table)), ~sealed))
+    copies = table["sha256"].iloc[order].duplicated().to_numpy()
+    later = np.empty(len(table), dtype=bool)
+    later[order] = copies
+    return later
+
+
+def _patient_groups(table: pd.DataFrame) -> npt.NDArray[np.intp]:
+    """A number for each row, equal for rows of one patient and of patients who share an identical file."""
+    patients, n_patients = pd.factorize(table["patient_id"])[0], table["patient_id"].nunique()
+    files = pd.factorize(table["sha256"])[0] + n_patients
+    nodes = int(files.max()) + 1
+    links = coo_array((np.ones(len(table)), (patients, files)), shape=(nodes, nodes))
+    components = connected_components(links, directed=False)[1]
+    return np.asarray(components[patients], dtype=np.intp)
+
+
+def _draw(
+    table: pd.DataFrame, groups: npt.NDArray[np.intp], pool: npt.NDArray[np.intp], fraction: float, seed: int, name: str
+) -> npt.NDArray[np.intp]:
+    labels = table["label"].to_numpy()[pool]
+    n_folds = max(2, round(1 / fraction))
+    patients = pd.DataFrame({"group": groups[pool], "label": labels}).groupby("label")["group"].nunique()
+    if len(patients) < 2 or patients.min() < n_folds:
+        smaller = patients.min() if len(patients) == 2 else 0
+        raise UserError(
+            f"too few patients to draw a {name} split of {fraction:.0%}: {smaller} in the smaller class, at least "
+            f"{n_folds} are needed; bring more patients or raise the fraction"
+        )
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    chosen = next(iter(folds.split(pool, labels, groups[pool])))[1]
+    return np.asarray(pool[chosen], dtype=np.intp)

@@ -1,0 +1,121 @@
+"""Search the hyper-parameters: an Optuna study whose weak trials are pruned early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+import pandas as pd
+
+from pneumonia import dataset, models, train
+
+TrialRun = Callable[[int, Mapping[str, float]], AbstractContextManager[train.Report]]
+"""Opened around each trial with its number and hyper-parameters; gives what is told after each epoch."""
+
+
+Pruned = optuna.TrialPruned
+"""Ends a weak trial; passes through `TrialRun`."""
+
+
+class Best(NamedTuple):
+    """`best.json`: the hyper-parameters that `train` takes, and the validation AUC they reached."""
+
+    learning_rate: float
+    dropout: float
+    val_auc: float
+    trial: int
+
+
+def search(
+    name: str,
+    train_split: dataset.Split,
+    val_split: dataset.Split,
+    *,
+    weights: Path | None,
+    seed: int,
+    n_trials: int,
+    epochs: int,
+    learning_rate: tuple[float, float],
+    dropout: tuple[float, float],
+    batch_size: int,
+    weight_decay: float,
+    augment: float,
+    checkpoint: Path,
+    trial_run: TrialRun,
+) -> tuple[Best, pd.DataFrame]:
+    """The best of `n_trials` settings by validation AUC, and all of them.
+
+    The first trial takes the geometric middle of each range, so that a study never ends below a sensible guess
+    for lack of trials. A trial whose AUC falls under the median of the earlier ones at the same epoch is pruned.
+
+    Args:
+        name: a key of `models.MODELS`.
+        train_split, val_split: of the image store.
+        weights: of the backbone; None = random.
+        seed: of the sampler, of each trial's initial weights and of its batches.
+        n_trials, epochs: trials, and epochs of each.
+        learning_rate, dropout: ranges; the first is searched on a log scale.
+        batch_size, weight_decay, augment: as in `train.fit`.
+        checkpoint: as in `train.fit`.
+        trial_run: opened around each trial.
+
+    Returns:
+        The best, and a table with one row per trial: `trial, state, val_auc, learning_rate, dropout`.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
+    )
+    study.enqueue_trial({"learning_rate": (learning_rate[0] * learning_rate[1]) ** 0.5, "dropout": sum(dropout) / 2})
+
+    def objective(trial: optuna.Trial) -> float:
+        import keras
+
+        rate = trial.suggest_float("learning_rate", *learning_rate, log=True)
+        drop = trial.suggest_float("dropout", *dropout)
+        with trial_run(trial.number, trial.params) as told:
+
+            def report(epoch: int, values: Mapping[str, float]) -> None:
+                told(epoch, values)
+                trial.report(values["val_auc"], step=epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+            keras.utils.clear_session()
+            keras.utils.set_random_seed(seed)
+            history = train.fit(
+                models.create_model(name, weights=weights, dropout=drop),
+                train_split,
+                val_split,
+                seed=seed,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=rate,
+                weight_decay=weight_decay,
+                patience=epochs,
+                augment=augment,
+                checkpoint=checkpoint,
+                report=report,
+                label=f"trial {trial.number + 1}/{n_trials}",
+            )
+        return float(history["val_auc"].max())
+
+    study.optimize(objective, n_trials=n_trials)
+    chosen = study.best_trial
+    best = Best(
+        learning_rate=chosen.params["learning_rate"],
+        dropout=chosen.params["dropout"],
+        val_auc=float(study.best_value),
+        trial=chosen.number,
+    )
+    return best, pd.DataFrame([_row(trial) for trial in study.trials])
+
+
+def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    reached = trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
+    return {"trial": trial.number, "state": trial.state.name.lower(), "val_auc": reached, **trial.params}

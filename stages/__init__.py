@@ -1,0 +1,76 @@
+"""One thin script for each stage of `dvc.yaml`: read params, call `pneumonia`, write outs, log.
+
+Run one by hand as DVC does: `python -m stages.train`.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# A queued experiment runs in a folder of DVC's own: it must use the code beside it, not the installed one.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from pneumonia import UserError
+from pneumonia.params import Params
+
+if TYPE_CHECKING:
+    from pneumonia.tracking import TrainRun
+
+DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage; what the user can put right ends in one line and exit status 1, without a traceback."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"ERROR: {error}")
+
+
+def tracked(stage: str, params: Params, parent: str | None = None) -> AbstractContextManager[str]:
+    """The MLflow run of a stage, with the settings of its section."""
+    from pneumonia import tracking
+
+    section = getattr(params, "validation" if stage == "validate" else stage, None)
+    settings = {f"{stage}.{key}": value for key, value in (section.model_dump() if section else {}).items()}
+    return tracking.start_run(
+        stage,
+        data=params.data,
+        model=params.model,
+        synthetic=is_synthetic(params),
+        params={"seed": params.seed, "data": params.data, "model": params.model, "weights": params.weights, **settings},
+        parent=parent,
+    )
+
+
+def train_run(params: Params, record: dict[str, str]) -> "TrainRun":
+    """The MLflow run that trained the model of `models/run.json`, found or, in a store that lacks it, made again."""
+    from pneumonia import tracking
+
+    return tracking.train_run(
+        record,
+        data=params.data,
+        model=params.model,
+        synthetic=is_synthetic(params),
+        model_path=MODELS / "model.keras",
+        history=REPORTS / "history.csv",
+    )
+
+
+def is_synthetic(params: Params) -> bool:
+    """Whether the chosen data set has no patients behind it."""
+    from pneumonia import fetch
+
+    return fetch.source(params.data).synthetic
+
+
+def origin(params: Params) -> str:
+    """What a figure says of its data."""
+    return f"{params.data}{' (synthetic)' if is_synthetic(params) else ''}"
+
+
+def title(params: Params) -> str:
+    """What a figure says of its model and its data."""
+    return f"{params.model} on {origin(params)}"

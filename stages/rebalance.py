@@ -1,0 +1,37 @@
+"""Split by patient, seal the test split, balance the classes of train."""
+
+from pneumonia import dataset, params, plots, rebalance, tracking
+from stages import DATA, REPORTS, origin, run, tracked
+
+
+def main() -> None:
+    settings = params.load()
+    how = settings.rebalance
+    valid = dataset.read_table(DATA / "valid.csv")
+    with tracked("rebalance", settings):
+        splits = rebalance.assign_splits(
+            valid, test_fraction=how.test_fraction, val_fraction=how.val_fraction, seed=how.seed
+        )
+        splits = rebalance.balance(splits, strategy=how.strategy, seed=how.seed)
+        summary = rebalance.summarise(valid, splits, how.strategy)
+        dataset.write_table(splits, DATA / "splits.csv")
+        dataset.write_json(summary, REPORTS / "rebalance.json")
+        tracking.log_dataset(
+            splits["image_id"], splits["label"], data=settings.data, digest=dataset.digest(splits), context="rebalance"
+        )
+        tracking.log_metrics(summary)
+        tracking.log_figure(
+            plots.classes(summary["splits"], f"{origin(settings)}: images per split, {how.strategy}"),
+            "plots/classes.png",
+        )
+    kind = "official test split, sealed" if summary["official_test"] else "test split drawn by patient"
+    print(f"{kind}; train rows balanced by {how.strategy}")
+    for name, row in summary["splits"].items():
+        print(
+            f"  {name:5} {row['n_images']:6} images of {row['n_patients']:5} patients: "
+            f"{row['n_normal']} normal, {row['n_pneumonia']} pneumonia"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,52 @@
+"""Fit the chosen model with the best settings found; keep the epoch with the best validation AUC."""
+
+from pneumonia import backbone, dataset, models, params, plots, tracking, train
+from stages import DATA, MODELS, REPORTS, run, title, tracked
+
+
+def main() -> None:
+    settings = params.load()
+    models.start_keras(settings.seed)
+    store = dataset.open_store(DATA / "images.zarr")
+    best = dataset.read_json(REPORTS / "tune" / "best.json")
+    weights = backbone.read(DATA / "backbone")
+    train_split = dataset.read_split(store, "train")
+    digest = str(store.attrs["digest"])
+    with tracked("train", settings) as run_id:
+        tracking.tag(weights=weights.name)
+        tracking.log_params({"learning_rate": best["learning_rate"], "dropout": best["dropout"]})
+        tracking.log_dataset(
+            train_split.image_ids, train_split.labels, data=settings.data, digest=digest, context="train"
+        )
+        model = models.create_model(settings.model, weights=weights.path, dropout=best["dropout"])
+        history = train.fit(
+            model,
+            train_split,
+            dataset.read_split(store, "val"),
+            seed=settings.seed,
+            learning_rate=best["learning_rate"],
+            **settings.train.model_dump(),
+            checkpoint=dataset.project_root() / ".resume" / "train" / f"{run_id}.weights.h5",
+            report=lambda epoch, values: tracking.log_metrics(values, step=epoch),
+        )
+        models.save_model(model, MODELS / "model.keras")
+        dataset.write_table(history, REPORTS / "history.csv")
+        record = {
+            "run_id": run_id,
+            "model_id": tracking.log_model(model),
+            "model_sha256": dataset.sha256_file(MODELS / "model.keras"),
+            "weights": weights.name,
+            "data_digest": digest,
+        }
+        tracking.tag(model_id=record["model_id"])
+        tracking.log_figure(plots.history(history, title(settings)), "plots/history.png")
+        dataset.write_json(record, MODELS / "run.json")
+    kept = history.loc[history["val_auc"].idxmax()]
+    print(
+        f"{settings.model} ({model.count_params():,} parameters, backbone weights: {weights.name}): "
+        f"{len(history)} epochs, kept epoch {kept['epoch']:.0f} with validation AUC {kept['val_auc']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

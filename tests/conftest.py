@@ -1,0 +1,85 @@
+"""What several test files share: small images in a temporary folder, and the way to the real archive."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from pneumonia import dataset, fetch
+
+# The same examples every time and no time limit for one: a test must not depend on the day or on other work.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile("steady")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The checkout's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_archive() -> Path:
+    """All 5,856 images of the Kermany set at 224 px, which only developers' machines have."""
+    path = ROOT.parent / "shared" / "data" / "chest_xray_224.zip"
+    if not path.is_file():
+        pytest.skip(f"the real archive is not here ({path})")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_manifest(real_archive: Path) -> pd.DataFrame:
+    return fetch.read_archive("chest_xray", real_archive)[0]
+
+
+@pytest.fixture
+def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder, the current one while the test runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def write_manifest(tmp_path: Path) -> Callable[..., pd.DataFrame]:
+    """Makes a manifest of image files: `write_manifest({name: pixels or bytes}, labels={name: label})`.
+
+    Pixels become PNG files; bytes are written as they are. A name is both `image_id` and `patient_id`; the label is
+    1 where the name is not in `labels`.
+    """
+
+    def write(files: dict[str, npt.NDArray[np.uint8] | bytes], labels: dict[str, int] | None = None) -> pd.DataFrame:
+        rows = []
+        for name, pixels in files.items():
+            content = pixels if isinstance(pixels, bytes) else png(pixels)
+            path = tmp_path / f"{name}.png"
+            path.write_bytes(content)
+            label = (labels or {}).get(name, 1)
+            rows.append(
+                {
+                    "image_id": name,
+                    "uri": str(path),
+                    "label": label,
+                    "patient_id": name,
+                    "subtype": dataset.LABELS[label],
+                    "source_split": "",
+                    "bytes": len(content),
+                    "sha256": dataset.sha256_bytes(content),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    return write
+
+
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

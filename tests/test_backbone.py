@@ -1,0 +1,223 @@
+"""Weights are brought whole or not at all, and what was brought is written down."""
+
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from pneumonia import UserError, backbone, dataset
+from pneumonia.backbone import Backbone, bring
+
+WEIGHTS = b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 300  # more than one block
+FOLDER = Path("data/backbone")
+NO_SERVER = "http://127.0.0.1:1/net_no_top.h5"
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """`/whole/…` sends the weights, `/cut/…` hangs up half-way, `/slow/…` lets them trickle for 10 s."""
+
+    asked: ClassVar[list[str]] = []
+    closing: ClassVar[threading.Event] = threading.Event()
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        kind = self.path.split("/")[1]
+        if kind == "missing":
+            self.send_error(404)
+            return
+        if kind == "rubbish":
+            self.wfile.write(b"this is not HTTP\r\n\r\n")
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(WEIGHTS)))
+        self.end_headers()
+        if kind == "whole":
+            self.wfile.write(WEIGHTS)
+        elif kind == "cut":
+            self.wfile.write(WEIGHTS[: len(WEIGHTS) // 2])
+        elif kind == "slow":
+            for place in range(500):
+                if self.closing.wait(0.02):
+                    return
+                try:
+                    self.wfile.write(WEIGHTS[place : place + 1])
+                except OSError:  # the reader has hung up
+                    return
+        else:  # silent
+            self.closing.wait(10)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Server.asked.clear()
+    Server.closing.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        Server.closing.set()
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def project(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(in_project / "home"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return in_project
+
+
+@pytest.fixture
+def cache(project: Path) -> Path:
+    return project / "cache"
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+def note() -> dict[str, str]:
+    return dict(dataset.read_json(FOLDER / "backbone.json"))
+
+
+# --- none, or a file of the user's ---
+
+
+@pytest.mark.parametrize("weights", ["auto", "imagenet", "none", "some.h5"])
+def test_a_model_without_a_backbone_has_no_weights_and_asks_nobody(cache: Path, weights: str) -> None:
+    assert bring("", weights, FOLDER, cache=cache) == Backbone("none", None)
+    assert files(FOLDER) == {"backbone.json"}
+    assert note() == {"weights": "none"}
+    assert not cache.exists()
+
+
+def test_none_means_none_even_where_weights_are_cached(server: str, cache: Path) -> None:
+    cache.mkdir()
+    (cache / "net.h5").write_bytes(WEIGHTS)
+    assert bring(f"{server}/whole/net.h5", "none", FOLDER, cache=cache) == Backbone("none", None)
+    assert Server.asked == []
+
+
+@pytest.mark.parametrize(("name", "kept"), [("mine.h5", "backbone.h5"), ("mine.weights.h5", "backbone.weights.h5")])
+def test_a_file_is_copied_with_its_sha256_and_the_suffix_keras_goes_by(name: str, kept: str, project: Path) -> None:
+    (project / name).write_bytes(WEIGHTS)
+    brought = bring(NO_SERVER, name, FOLDER)
+    assert brought == backbone.read(FOLDER) == Backbone(name, FOLDER / kept)
+    assert (FOLDER / kept).read_bytes() == WEIGHTS
+    assert note() == {"weights": name, "file": kept, "sha256": dataset.sha256_bytes(WEIGHTS)}
+    assert files(FOLDER) == {"backbone.json", kept}
+
+
+@pytest.mark.parametrize("inside", ["", ".dvc/tmp/exps/standalone/tmpabc", ".dvc/tmp/exps/tmpabc"])
+def test_a_relative_path_counts_from_the_root_of_the_project(
+    project: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    (project / "mine.h5").write_bytes(WEIGHTS)
+    here = project / inside
+    here.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(here)
+    brought = bring(NO_SERVER, "mine.h5", FOLDER)
+    assert brought.path
+    assert (here / brought.path).read_bytes() == WEIGHTS
+
+
+def test_a_path_may_be_absolute_or_start_from_home(project: Path) -> None:
+    (project / "home").mkdir()
+    (project / "home" / "mine.h5").write_bytes(WEIGHTS)
+    for weights in (str(project / "home" / "mine.h5"), "~/mine.h5"):
+        assert bring(NO_SERVER, weights, FOLDER).name == weights
+
+
+@pytest.mark.parametrize("weights", ["no/such.h5", "imagnet", "."])
+def test_a_missing_file_is_one_line_that_lists_the_known_words(project: Path, weights: str) -> None:
+    with pytest.raises(UserError) as caught:
+        bring(NO_SERVER, weights, FOLDER)
+    expected = f"weights = {weights}: no such file ({project / weights}); known words: auto, imagenet, none"
+    assert str(caught.value) == expected
+    assert not FOLDER.exists()
+
+
+def test_what_was_there_is_replaced(project: Path) -> None:
+    (project / "mine.h5").write_bytes(WEIGHTS)
+    bring(NO_SERVER, "mine.h5", FOLDER)
+    bring(NO_SERVER, "none", FOLDER)
+    assert files(FOLDER) == {"backbone.json"}
+    assert backbone.read(FOLDER) == Backbone("none", None)
+
+
+# --- ImageNet ---
+
+
+@pytest.mark.parametrize("weights", ["auto", "imagenet"])
+def test_cached_weights_need_no_network(cache: Path, weights: str) -> None:
+    cache.mkdir()
+    (cache / "net_no_top.h5").write_bytes(WEIGHTS)
+    brought = bring(NO_SERVER, weights, FOLDER, cache=cache)
+    assert brought == Backbone("imagenet", FOLDER / "backbone.h5")
+    assert note()["sha256"] == dataset.sha256_bytes(WEIGHTS)
+
+
+def test_the_cache_is_that_of_keras(project: Path) -> None:
+    of_keras = project / "home" / ".keras" / "models"
+    of_keras.mkdir(parents=True)
+    (of_keras / "net_no_top.h5").write_bytes(WEIGHTS)
+    assert bring(NO_SERVER, "imagenet", FOLDER).name == "imagenet"
+
+
+@pytest.mark.parametrize("weights", ["auto", "imagenet"])
+def test_a_download_is_cached_and_made_once(server: str, cache: Path, weights: str) -> None:
+    for _ in range(2):
+        brought = bring(f"{server}/whole/net.h5", weights, FOLDER, cache=cache)
+        assert brought.path
+        assert brought.path.read_bytes() == WEIGHTS
+    assert Server.asked == ["/whole/net.h5"]
+    assert files(cache) == {"net.h5"}
+
+
+def test_auto_without_a_network_warns_and_goes_on(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bring(NO_SERVER, "auto", FOLDER, cache=cache) == Backbone("none", None)
+    said = capsys.readouterr().out
+    assert said.startswith("WARNING: no ImageNet weights (")
+    assert "starts from random weights and will be weaker" in said
+    assert "dvc repro -f -s backbone" in said
+    assert files(cache) == set()
+
+
+def test_imagenet_without_a_network_is_one_line_with_the_remedies(cache: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        bring(NO_SERVER, "imagenet", FOLDER, cache=cache)
+    said = str(caught.value)
+    assert said.startswith(f"weights = imagenet: {NO_SERVER} cannot be reached (")
+    assert said.endswith(f"put the file into {cache}, give its path as weights, or set weights: none")
+    assert "\n" not in said
+    assert not FOLDER.exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut", "rubbish"])
+def test_a_failed_download_never_appears_in_the_cache(server: str, cache: Path, kind: str) -> None:
+    url = f"{server}/{kind}/net.h5"
+    assert bring(url, "auto", FOLDER, cache=cache) == Backbone("none", None)
+    assert files(cache) == set()
+    with pytest.raises(UserError, match=rf"^weights = imagenet: {url} cannot be reached \("):
+        bring(url, "imagenet", FOLDER, cache=cache)
+    assert files(cache) == set()
+
+
+@pytest.mark.parametrize("kind", ["slow", "silent"])
+def test_auto_gives_up_on_a_slow_server_at_its_deadline(
+    server: str, cache: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backbone, "AUTO_SECONDS", 0.5)
+    start = time.monotonic()
+    assert bring(f"{server}/{kind}/net.h5", "auto", FOLDER, cache=cache) == Backbone("none", None)
+    assert time.monotonic() - start < 5  # the server takes 10 s
+    assert "WARNING: no ImageNet weights" in capsys.readouterr().out
+    assert files(cache) == set()
+    assert note() == {"weights": "none"}

@@ -1,0 +1,410 @@
+"""What travels between stages arrives as it was sent, whole or not at all."""
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pneumonia import UserError, dataset
+
+GRADIENT = np.add.outer(np.arange(40), np.arange(60) * 3).astype(np.uint8)
+
+# No control characters: Python 3.11 writes a carriage return unquoted, and pandas reads it as the end of a row.
+TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=12)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# --- written whole or not at all ---
+
+
+def test_a_file_appears_when_its_writer_ends_well(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "down" / "report.json"
+    with dataset.written_whole(path) as partial:
+        partial.write_text("new")
+        assert not path.exists()
+    assert files_under(tmp_path) == {"deep/down/report.json": b"new"}
+
+
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with dataset.written_whole(path) as partial:
+            partial.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert files_under(tmp_path) == {"report.json": b"old"}
+
+
+def test_a_new_file_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("a longer old text")
+    with dataset.written_whole(path) as partial:
+        partial.write_text("new")
+    assert files_under(tmp_path) == {"report.json": b"new"}
+
+
+def test_a_failing_writer_of_a_folder_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+
+    def write_half() -> None:
+        with dataset.written_whole(folder) as partial:
+            partial.mkdir()
+            (partial / "new").write_text("new")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert files_under(tmp_path) == {"store/old": b"old"}
+
+
+def test_a_new_folder_replaces_the_old_one_without_mixing(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    with dataset.written_whole(folder) as partial:
+        partial.mkdir()
+        (partial / "new").write_text("new")
+    assert files_under(tmp_path) == {"store/new": b"new"}
+
+
+@pytest.mark.parametrize("leftover", ["file", "folder"])
+def test_what_a_killed_writer_left_behind_does_not_get_into_the_result(tmp_path: Path, leftover: str) -> None:
+    path = tmp_path / "store"
+    with dataset.written_whole(path) as partial:
+        partial.mkdir()
+    path.rmdir()
+    if leftover == "folder":
+        partial.mkdir()
+        (partial / "stale").write_text("stale")
+    else:
+        partial.write_text("stale")
+    with dataset.written_whole(path) as partial:
+        partial.mkdir()
+        (partial / "new").write_text("new")
+    assert files_under(tmp_path) == {"store/new": b"new"}
+
+
+# --- tables ---
+
+
+def test_text_of_a_table_stays_text(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "image_id": ["0012", "1e5", "12"],
+            "patient_id": ["007", "08", "9"],
+            "subtype": ["null", "nan", ""],
+            "sha256": ["1" * 64, "0" * 64, "e" * 64],
+            "dhash": ["0000000000000001", "1234567890123456", "00e1"],
+            "source_split": ["", "test", ""],
+            "label": [0, 1, 1],
+            "mean": [1.5, 0.1, 254.999],
+            "valid": [True, False, True],
+            "reason": ["", "blank, or nearly\n\"so\"", ""],
+        }
+    )  # fmt: skip
+    dataset.write_table(table, tmp_path / "valid.csv")
+    back = dataset.read_table(tmp_path / "valid.csv")
+    pd.testing.assert_frame_equal(back, table)
+    assert back.dtypes.astype(str)[["label", "mean", "valid"]].to_list() == ["int64", "float64", "bool"]
+
+
+def test_unknown_age_is_a_gap_and_unknown_sex_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("image_id,sex,age\n1,F,43\n2,,\n")
+    table = dataset.read_table(tmp_path / "manifest.csv")
+    assert table["age"].isna().to_list() == [False, True]
+    assert table["sex"].to_list() == ["F", ""]
+
+
+@given(st.lists(st.tuples(TEXT, TEXT, st.integers(0, 1), st.booleans()), min_size=1, max_size=5))
+def test_any_table_survives_the_file_with_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, int, bool]]
+) -> None:
+    folder = tmp_path_factory.mktemp("table")
+    table = pd.DataFrame(rows, columns=["image_id", "reason", "label", "valid"])
+    dataset.write_table(table, folder / "a.csv")
+    back = dataset.read_table(folder / "a.csv")
+    dataset.write_table(back, folder / "b.csv")
+    assert list(back.itertuples(index=False, name=None)) == rows
+    assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
+
+
+def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
+    dataset.write_table(pd.DataFrame(columns=["image_id", "x"]), tmp_path / "boxes.csv")
+    back = dataset.read_table(tmp_path / "boxes.csv")
+    assert (len(back), list(back)) == (0, ["image_id", "x"])
+
+
+# --- reports ---
+
+
+def test_reports_keep_six_significant_digits(tmp_path: Path) -> None:
+    report = {
+        "auc": 0.97531246,
+        "tiny": 1.23456789e-9,
+        "large": 123456789.5,
+        "n": 123456789,
+        "passed": True,
+        "rows": [{"share": np.float32(1 / 3)}, (0.1 + 0.2,)],
+        7: "text",
+    }
+    dataset.write_json(report, tmp_path / "report.json")
+    assert dataset.read_json(tmp_path / "report.json") == {
+        "auc": 0.975312,
+        "tiny": 1.23457e-9,
+        "large": 123457000.0,
+        "n": 123456789,
+        "passed": True,
+        "rows": [{"share": 0.333333}, [0.3]],
+        "7": "text",
+    }
+    assert (tmp_path / "report.json").read_text().endswith("}\n")
+
+
+# --- digests ---
+
+SPLITS = pd.DataFrame(
+    {"image_id": ["a", "b", "c"], "sha256": ["1", "2", "3"], "label": [0, 1, 1], "split": ["train", "val", "test"]}
+)
+
+
+def test_digest_does_not_depend_on_row_order_or_other_columns() -> None:
+    assert dataset.digest(SPLITS.iloc[::-1]) == dataset.digest(SPLITS)
+    assert dataset.digest(SPLITS.assign(mean=1.5)) == dataset.digest(SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("label", [1, 1, 1]), ("split", ["train", "val", "val"]), ("sha256", ["1", "2", "4"])]
+)
+def test_digest_depends_on_labels_splits_and_content(column: str, value: list[Any]) -> None:
+    assert dataset.digest(SPLITS.assign(**{column: value})) != dataset.digest(SPLITS)
+    assert dataset.digest(SPLITS.iloc[:2]) != dataset.digest(SPLITS)
+
+
+def test_sha256_of_a_known_text(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4, example B.1
+    assert dataset.sha256_file(tmp_path / "abc") == dataset.sha256_bytes(b"abc") == expected
+
+
+# --- images ---
+
+
+def test_an_image_is_the_same_from_an_archive_a_path_and_a_url(tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(GRADIENT), "PNG")
+    (tmp_path / "one image.png").write_bytes(content)
+    zipped(tmp_path / "a.zip", {"deep/one image.png": content})
+    for uri in (
+        f"zip://deep/one image.png::{tmp_path / 'a.zip'}",
+        str(tmp_path / "one image.png"),
+        f"file://{tmp_path}/one image.png",
+    ):
+        image = dataset.read_image(uri)
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(image, GRADIENT)
+
+
+def test_an_archive_may_be_named_from_the_current_folder(in_project: Path) -> None:
+    zipped(in_project / "a.zip", {"x.png": encoded(Image.fromarray(GRADIENT), "PNG")})
+    np.testing.assert_array_equal(dataset.read_image("zip://x.png::a.zip"), GRADIENT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_colour_becomes_one_gray_channel(kind: str) -> None:
+    green = Image.new("RGB", (30, 20), (0, 255, 0))
+    gray = dataset.decode(encoded(green, kind, **({"quality": 100} if kind == "JPEG" else {})))
+    assert gray.shape == (20, 30)
+    assert np.abs(gray.astype(int) - round(0.587 * 255)).max() <= 1  # luminance, ITU-R BT.601
+
+
+def test_a_gray_image_saved_in_colour_is_the_same_image() -> None:
+    colour = Image.fromarray(GRADIENT).convert("RGB")
+    np.testing.assert_array_equal(dataset.decode(encoded(colour, "PNG")), GRADIENT)
+
+
+def test_sixteen_bits_are_scaled_to_eight_and_not_clipped() -> None:
+    deep = GRADIENT.astype(np.uint16) * 257  # the full range of 16 bits
+    np.testing.assert_array_equal(dataset.decode(encoded(Image.fromarray(deep), "PNG")), GRADIENT)
+
+
+def test_a_truncated_jpeg_is_refused_by_name(tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80), dtype=np.uint8)), "JPEG")
+    (tmp_path / "cut.jpeg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"cut\.jpeg: cannot be read as an image .*truncated"):
+        dataset.read_image(str(tmp_path / "cut.jpeg"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.png: cannot be read as an image"):
+        dataset.read_image(str(tmp_path / "x.png"))
+
+
+def test_an_image_that_claims_to_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + end
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with pytest.raises(UserError, match=r"bomb\.png: cannot be read as an image"):
+        dataset.read_image(str(tmp_path / "bomb.png"))
+
+
+@pytest.mark.parametrize("uri", ["zip://x.png::no.zip", "zip://y.png::a.zip", "no.png", "zip://x.png::text.zip"])
+def test_a_missing_file_archive_or_member_is_one_clear_error(in_project: Path, uri: str) -> None:
+    zipped(in_project / "a.zip", {"x.png": b""})
+    (in_project / "text.zip").write_text("no archive")
+    with pytest.raises(UserError, match=f"^{uri}: cannot be read"):
+        dataset.read_image(uri)
+
+
+JPEG = encoded(Image.fromarray(GRADIENT), "JPEG")
+
+
+@given(st.lists(st.tuples(st.integers(0, len(JPEG) - 1), st.integers(0, 255)), max_size=4), st.integers(0, len(JPEG)))
+@example([], len(JPEG))
+def test_a_damaged_file_gives_pixels_or_one_clear_error(damage: list[tuple[int, int]], length: int) -> None:
+    content = bytearray(JPEG)
+    for place, value in damage:
+        content[place] = value
+    try:
+        pixels = dataset.decode(bytes(content[:length]))
+    except UserError:
+        assert content[:length] != JPEG
+    else:
+        assert (pixels.dtype, pixels.ndim) == (np.uint8, 2)
+
+
+def test_a_damaged_member_of_an_archive_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.png", bytes(range(256)) * 8)
+    whole = path.read_bytes()
+    start = 30 + len("x.png")
+    for place in range(start, start + 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        os.utime(path, ns=(place, place))
+        with pytest.raises(UserError, match=r"a\.zip: cannot be read"):
+            dataset.read_image(f"zip://x.png::{path}")
+
+
+def test_an_archive_replaced_under_its_name_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    for level in (10, 200):
+        with dataset.written_whole(path) as partial:
+            zipped(partial, {"x.png": encoded(Image.new("L", (8, 8), level), "PNG")})
+        assert dataset.read_image(f"zip://x.png::{path}").max() == level
+
+
+# --- the image store ---
+
+
+def write_store(path: Path) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {
+            "image_id": ["train/ä/0012", "b", "c"],
+            "label": [0, 1, 1],
+            "weight": [1.5, 0.75, 0.75],
+            "repeats": [1, 0, 300],
+        }
+    )
+    store = dataset.create_store(path, {"data": "phantom", "digest": "d" * 64})
+    for split in dataset.SPLITS:
+        images, lungs = dataset.create_split(store, split, table, size=16, with_lungs=split == "test")
+        images[:] = np.arange(3 * 16 * 16).reshape(3, 16, 16).astype(np.uint8)
+        assert (lungs is not None) == (split == "test")
+    return table
+
+
+def test_a_split_comes_back_with_every_field_and_type(tmp_path: Path) -> None:
+    table = write_store(tmp_path / "images.zarr")
+    store = dataset.open_store(tmp_path / "images.zarr")
+    split = dataset.read_split(store, "train")
+    np.testing.assert_array_equal(split.images, np.arange(3 * 16 * 16).reshape(3, 16, 16) % 256)
+    for values, column in zip(split[1:], ["label", "weight", "repeats", "image_id"], strict=True):
+        assert values.tolist() == table[column].to_list()
+    assert [str(values.dtype) for values in split] == ["uint8", "int8", "float32", "int16", "StringDType()"]
+    assert dict(store.attrs) == {"data": "phantom", "digest": "d" * 64}
+
+
+def test_the_same_store_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_store(tmp_path / name)
+    first = files_under(tmp_path / "a")
+    assert first == files_under(tmp_path / "b")
+    assert "train/images/c/0/0/0" in first
+
+
+def test_the_store_has_one_file_for_256_images(tmp_path: Path) -> None:
+    table = pd.DataFrame({"image_id": [f"{n:03}" for n in range(257)], "label": 1, "weight": 1.0, "repeats": 1})
+    images, _ = dataset.create_split(
+        dataset.create_store(tmp_path / "s", {}), "train", table, size=16, with_lungs=False
+    )
+    images[:] = 7
+    assert images.chunks == (256, 16, 16)
+    assert sum(name.startswith("train/images/c/") for name in files_under(tmp_path / "s")) == 2
+
+
+def test_a_split_without_images_can_be_read(tmp_path: Path) -> None:
+    table = pd.DataFrame({"image_id": [], "label": [], "weight": [], "repeats": []})
+    dataset.create_split(dataset.create_store(tmp_path / "s", {}), "val", table, size=16, with_lungs=False)
+    split = dataset.read_split(dataset.open_store(tmp_path / "s"), "val")
+    assert split.images.shape == (0, 16, 16)
+    assert len(split.image_ids) == 0
+
+
+def test_the_store_is_opened_for_reading_only(tmp_path: Path) -> None:
+    write_store(tmp_path / "s")
+    with pytest.raises(ValueError, match=r"read.only"):
+        dataset.open_store(tmp_path / "s").create_group("more")
+
+
+# --- the project's root ---
+
+
+@pytest.mark.parametrize("inside", ["", ".dvc/tmp/exps/standalone/tmpabc", ".dvc/tmp/exps/tmpabc", ".dvc/tmp/exps/t/a"])
+def test_the_root_is_the_same_from_a_temporary_experiment(
+    tmp_path: Path, inside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / inside
+    folder.mkdir(parents=True, exist_ok=True)
+    assert dataset.project_root(folder) == tmp_path
+    monkeypatch.chdir(folder)
+    assert dataset.project_root() == tmp_path
+
+
+def test_other_folders_of_dvc_are_no_experiment(tmp_path: Path) -> None:
+    folder = tmp_path / ".dvc" / "tmp"
+    folder.mkdir(parents=True)
+    assert dataset.project_root(folder) == folder

@@ -1,0 +1,319 @@
+"""The whole workflow as a user runs it: real DVC, real MLflow store, a phantom in small, in a repository of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+Settings = dict[str, Any]
+"""Dotted keys of params.yaml and their values."""
+
+# Every stage does its real work, on as little as it can.
+SMALL: Settings = {
+    "fetch.n_images": 80,
+    "preprocess.image_size": 64,
+    "tune.n_trials": 2,
+    "tune.epochs": 1,
+    "train.epochs": 2,
+    "explain.n_images": 2,
+    "explain.n_scored": 4,
+    "explain.n_samples": 2,
+    "promote.min_common": 2,
+    "compute.workers": 1,
+}
+
+
+class Project:
+    """A copy of this checkout with small settings, as a git repository of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
+        wanted = ("stages/", "src/", ".dvc/", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "mlruns/")
+        for name in listed:
+            if name.startswith(wanted) and (ROOT / name).is_file():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes((ROOT / name).read_bytes())
+        self.set(SMALL)
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+            self.run("git", *command)
+
+    def set(self, settings: Settings) -> None:
+        """Change params.yaml, comments kept."""
+        yaml, path = YAML(), self.folder / "params.yaml"
+        content = yaml.load(path.read_text())
+        for key, value in settings.items():
+            *sections, name = key.split(".")
+            place = content
+            for section in sections:
+                place = place[section]
+            place[name] = value
+        with open(path, "w") as file:
+            yaml.dump(content, file)
+
+    @contextmanager
+    def changed(self, settings: Settings) -> Iterator[None]:
+        """Other settings for as long as the block lasts."""
+        path = self.folder / "params.yaml"
+        text = path.read_text()
+        self.set(settings)
+        try:
+            yield
+        finally:
+            path.write_text(text)
+
+    def run(self, *command: str, expect: int = 0, **variables: str) -> str:
+        """What a command prints, stderr included; it must end with the status `expect`."""
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@example.org",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@example.org",
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        environment |= variables
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert done.returncode == expect, f"{' '.join(command)}: {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    def dvc(self, *command: str, expect: int = 0, **variables: str) -> str:
+        return self.run(sys.executable, "-m", "dvc", *command, expect=expect, **variables)
+
+    def stages_run(self, output: str) -> list[str]:
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+    def report(self, name: str) -> Any:
+        return json.loads((self.folder / "reports" / name).read_text())
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        return mlflow.MlflowClient(f"sqlite:///{self.folder}/mlruns/mlflow.db")
+
+    def runs(self, stage: str | None = None) -> list[Run]:
+        experiments = [one.experiment_id for one in self.client.search_experiments()]
+        wanted = f"tags.stage = '{stage}'" if stage else ""
+        return list(self.client.search_runs(experiments, wanted, max_results=1000))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project after its first `dvc repro`; the tests below go on from there, in their order."""
+    made = Project(tmp_path_factory.mktemp("project"))
+    made.first = made.dvc("repro")  # type: ignore[attr-defined]
+    return made
+
+
+STAGES = list(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"])
+
+
+def test_repro_runs_every_stage_once_and_says_who_is_champion(project: Project) -> None:
+    output: str = project.first  # type: ignore[attr-defined]
+    assert project.stages_run(output) == STAGES
+    assert "champion is version 1" in output
+    assert "Traceback" not in output
+    assert "UserWarning" not in output
+
+
+def test_reports_keep_their_contracts(project: Project) -> None:
+    validation, metrics = project.report("validation.json"), project.report("metrics.json")
+    # Four defects are planted in the phantom: two copies, a file cut short, a blank image.
+    assert validation["n_images"] == 84
+    assert validation["n_quarantined"] == 2
+    assert validation["duplicate_groups"] == 2
+    assert {"threshold", "val", "test"} <= set(metrics)
+    assert {"n", "n_positive", "auc", "auc_low", "auc_high", "accuracy", "sensitivity", "brier"} <= set(metrics["test"])
+    assert metrics["test"]["auc_low"] <= metrics["test"]["auc"] <= metrics["test"]["auc_high"]
+    explained = project.report("explain.json")
+    assert all({"pointing_game", "energy_in_box", "ms_per_image"} <= set(row) for row in explained.values())
+    promotion = project.report("promotion.json")
+    assert promotion["promoted"] is True
+    assert promotion["version"] == promotion["champion_version"] == 1
+    assert len(list((project.folder / "reports/saliency").glob("*.png"))) == 2
+
+
+def test_no_patient_is_in_two_splits(project: Project) -> None:
+    splits = pd.read_csv(project.folder / "data/splits.csv")
+    assert splits.groupby("patient_id")["split"].nunique().max() == 1
+    assert splits["sha256"].is_unique
+
+
+def test_every_stage_left_one_run_and_trials_are_under_their_study(project: Project) -> None:
+    assert sorted(run.data.tags["stage"] for run in project.runs() if "stage" in run.data.tags) == sorted(STAGES)
+    (study,) = project.runs("tune")
+    trials = [run for run in project.runs() if run.info.run_name.startswith("trial-")]
+    assert len(trials) == SMALL["tune.n_trials"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {study.info.run_id}
+    assert {run.info.experiment_id for run in trials} == {study.info.experiment_id}
+
+
+def test_judgements_lie_under_the_train_run_with_pictures(project: Project) -> None:
+    (train,) = project.runs("train")
+    record = json.loads((project.folder / "models/run.json").read_text())
+    assert train.info.run_id == record["run_id"]
+    for stage in ("evaluate", "explain", "promote"):
+        (run,) = project.runs(stage)
+        assert run.data.tags["mlflow.parentRunId"] == train.info.run_id
+    artifacts = {
+        item.path
+        for folder in ("plots", "saliency")
+        for item in project.client.list_artifacts(record["run_id"], folder)
+    }
+    assert {"plots/roc.png", "plots/history.png"} <= artifacts
+    assert any(path.startswith("saliency/") for path in artifacts)
+    assert train.data.metrics["test.auc"] == pytest.approx(project.report("metrics.json")["test"]["auc"])
+    history = project.client.get_metric_history(record["run_id"], "val_auc")
+    assert [point.step for point in history] == [1, 2]
+    assert train.inputs.dataset_inputs
+
+
+def test_champion_loads_by_its_alias_and_scores_as_reported(project: Project) -> None:
+    from pneumonia import dataset, models
+
+    client = project.client
+    version = client.get_model_version_by_alias("pneumonia-phantom", "champion")
+    assert version.tags["synthetic"] == "true"
+    mlflow.set_tracking_uri(f"sqlite:///{project.folder}/mlruns/mlflow.db")
+    mlflow.set_registry_uri(f"sqlite:///{project.folder}/mlruns/mlflow.db")
+    local = mlflow.artifacts.download_artifacts("models:/pneumonia-phantom@champion")
+    model = models.load_model(next(Path(local).rglob("*.keras")))
+    test = dataset.read_split(dataset.open_store(project.folder / "data/images.zarr"), "test")
+    reported = dataset.read_table(project.folder / "reports/predictions.csv").set_index("image_id")["score"]
+    assert models.predict_scores(model, test.images) == pytest.approx(
+        reported[list(test.image_ids)].to_numpy(), abs=1e-5
+    )
+
+
+def test_second_repro_runs_nothing(project: Project) -> None:
+    assert project.stages_run(project.dvc("repro")) == []
+
+
+def test_another_model_reruns_from_backbone_on_and_coming_back_runs_nothing(project: Project) -> None:
+    before = len(project.runs())
+    output = project.dvc("exp", "run", "-S", "model=mobilenet", "-S", "weights=none")
+    assert project.stages_run(output) == STAGES[STAGES.index("backbone") :]
+    versions = project.client.search_model_versions("name = 'pneumonia-phantom'")
+    assert sorted(int(one.version) for one in versions) == [1, 2]
+    promotion = project.report("promotion.json")
+    champion = project.client.get_model_version_by_alias("pneumonia-phantom", "champion").version
+    assert str(champion) == ("2" if promotion["auc"] > promotion["champion_auc"] else "1")
+    between = len(project.runs())
+    assert between > before
+
+    project.run("git", "checkout", "-q", "params.yaml")
+    output = project.dvc("repro")
+    assert project.stages_run(output) == []
+    assert len(project.runs()) == between
+    assert project.report("promotion.json")["version"] == 1
+
+
+def test_a_queued_experiment_logs_to_the_same_store(project: Project) -> None:
+    before = {run.info.run_id for run in project.runs()}
+    project.dvc("exp", "run", "--queue", "-S", "train.epochs=1")
+    project.dvc("queue", "start")
+    deadline = time.monotonic() + 300
+    while "Success" not in (status := project.dvc("queue", "status")):
+        assert "Failed" not in status, project.dvc("queue", "logs", status.splitlines()[1].split()[0])
+        assert time.monotonic() < deadline, status
+        time.sleep(1)
+    project.dvc("queue", "stop", "--kill")
+    new = [run for run in project.runs() if run.info.run_id not in before]
+    assert sorted(run.data.tags["stage"] for run in new) == ["evaluate", "explain", "promote", "train"]
+    assert len({run.data.tags["dvc_experiment"] for run in new}) == 1
+    assert not list((project.folder / ".dvc/tmp/exps").rglob("mlflow.db"))
+
+
+def test_a_store_that_was_lost_gets_a_champion_again(project: Project) -> None:
+    from pneumonia import dataset
+
+    for path in sorted((project.folder / "mlruns").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    assert project.stages_run(project.dvc("repro")) == []
+    project.run(sys.executable, "-m", "stages.promote", "--if-missing")
+    version = project.client.get_model_version_by_alias("pneumonia-phantom", "champion")
+    record = dataset.read_json(project.folder / "models/run.json")
+    adopted = project.client.get_run(str(version.run_id))
+    assert adopted.data.tags["original_run_id"] == record["run_id"]
+    assert adopted.data.metrics["test.auc"] == pytest.approx(project.report("metrics.json")["test"]["auc"])
+    # Asked again, it finds what it needs and makes nothing.
+    runs = len(project.runs())
+    assert project.run(sys.executable, "-m", "stages.promote", "--if-missing") == ""
+    assert len(project.runs()) == runs
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("train.epochs", "many", "train.epochs = 'many'"),
+        ("rebalance.strategy", "magic", "'class_weight', 'oversample', 'undersample' or 'none'"),
+        ("data", "moon", "data = 'moon' is unknown; known: phantom, chest_xray"),
+        ("model", "moon", "model = 'moon' is unknown; known: compact, mobilenet"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(project: Project, key: str, value: str, said: str) -> None:
+    stage = "backbone" if key == "model" else "fetch"
+    with project.changed({key: value}):
+        output = project.run(sys.executable, "-m", f"stages.{stage}", expect=1)
+    assert said in output
+    assert len(output.splitlines()) == 1, output
+
+
+def failing(project: Project, stage: str, settings: Settings, said: str, **environment: str) -> None:
+    """A stage that fails says why and leaves no outs; with the old settings back, all is as it was."""
+    outs = YAML(typ="safe").load((project.folder / "dvc.yaml").read_text())["stages"][stage]["outs"]
+    before = {path: path.read_bytes() for out in outs for path in files(project.folder / out)}
+    assert before
+    with project.changed(settings):
+        output = project.dvc("repro", "--single-item", stage, expect=255, **environment)
+    assert said in output
+    assert "Traceback" not in output
+    assert not any(files(project.folder / out) for out in outs)
+    assert not list(project.folder.rglob(".partial-*"))
+    project.dvc("checkout", "--force")
+    assert project.stages_run(project.dvc("repro")) == []
+    assert {path: path.read_bytes() for out in outs for path in files(project.folder / out)} == before
+
+
+def files(path: Path) -> list[Path]:
+    return [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+
+
+def test_failed_fetch_leaves_nothing_and_loses_nothing(project: Project, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.zip"
+    whole = (project.folder / "data/raw/phantom.zip").read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    failing(project, "fetch", {"data": "chest_xray", "fetch.url": str(cut)}, "no complete zip archive")
+
+
+def test_failed_preprocess_leaves_nothing_and_loses_nothing(project: Project) -> None:
+    # A bit that flips behind the manifest's back, in the middle of an image.
+    archive = project.folder / "data/raw/phantom.zip"
+    whole = archive.read_bytes()
+    position = whole.index(b"images/") + 4000
+    archive.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
+    failing(project, "preprocess", {"preprocess.clip_limit": 3.0}, "cannot be read (Bad CRC-32")
+
+
+def test_failed_train_leaves_nothing_and_loses_nothing(project: Project) -> None:
+    nowhere = f"sqlite:////dev/null/{project.folder.name}.db"
+    failing(project, "train", {"train.epochs": 3}, "MLFLOW_TRACKING_URI", MLFLOW_TRACKING_URI=nowhere)

@@ -1,0 +1,208 @@
+"""Settings are right or end in one line that names the key, what arrived and what is allowed."""
+
+import copy
+import math
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from ruamel.yaml import YAML
+
+from pneumonia import UserError, fetch, models, params, rebalance
+
+FILE = Path(__file__).resolve().parent.parent / "params.yaml"
+VALUES: dict[str, Any] = YAML(typ="safe").load(FILE.read_text())
+ABSENT = object()
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """The project's settings with one of them replaced, added or (`ABSENT`) taken away."""
+    values = copy.deepcopy(VALUES)
+    *sections, name = key.split(".")
+    target = values
+    for section in sections:
+        target = target[section]
+    if value is ABSENT:
+        del target[name]
+    else:
+        target[name] = value
+    return values
+
+
+def message(key: str, value: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        params.check(changed(key, value), "params.yaml")
+    return str(caught.value)
+
+
+# --- what is right ---
+
+
+def test_the_settings_of_the_project_are_right() -> None:
+    settings = params.load(FILE)
+    assert settings.data in fetch.DATASETS
+    assert settings.model in models.MODELS
+    assert settings.rebalance.strategy in rebalance.STRATEGIES
+
+
+def test_values_arrive_under_their_names() -> None:
+    assert params.check(changed("validate.min_side", 65), "").validation.min_side == 65
+    assert params.check(changed("tune.learning_rate", [0.001, 0.01]), "").tune.learning_rate == (0.001, 0.01)
+    assert params.check(changed("fetch.url", None), "").fetch.url is None
+
+
+def test_settings_are_read_from_the_current_folder(in_project: Path) -> None:
+    (in_project / "params.yaml").write_text(re.sub(r"^seed: \d+", "seed: 7777", FILE.read_text(), flags=re.MULTILINE))
+    assert params.load().seed == 7777
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 2**31 - 1),
+        ("weights", "../shared/weights/mobilenet.h5"),
+        ("fetch.n_images", 40),
+        ("fetch.sha256", "0123456789abcdef" * 4),
+        ("fetch.url", "s3://bucket/archive.zip"),
+        ("validate.max_bad_fraction", 0),
+        ("rebalance.test_fraction", 0.5),
+        ("preprocess.clip_limit", 0),
+        ("tune.dropout", [0.2, 0.2]),
+        ("tune.dropout", [0, 0]),
+        ("train.augment", 1),
+        ("compute.workers", 1),
+    ],
+)
+def test_the_ends_of_a_range_are_allowed(key: str, value: Any) -> None:
+    params.check(changed(key, value), "params.yaml")
+
+
+def test_settings_cannot_be_changed_once_read() -> None:
+    settings = params.check(VALUES, "params.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 2  # type: ignore[misc]
+
+
+# --- what is wrong ---
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        # unknown keys list the known ones
+        ("sede", 1, "unknown key sede; known here: seed, data, model, weights, fetch, validate, "),
+        ("train.epoch", 10, "unknown key train.epoch; known here: epochs, batch_size, patience, "),
+        ("validate.min_size", 1, "unknown key validate.min_size; known here: min_side, min_std, max_bad_fraction"),
+        # missing keys
+        ("train.epochs", ABSENT, "train.epochs is missing"),
+        ("rebalance", ABSENT, "rebalance is missing"),
+        # wrong types; nothing is converted silently
+        ("seed", "1", "seed = '1': input should be a valid integer"),
+        ("seed", True, "seed = True: input should be a valid integer"),
+        ("train.epochs", 5.0, "train.epochs = 5.0: input should be a valid integer"),
+        ("train.epochs", None, "train.epochs = None: input should be a valid integer"),
+        ("validate.min_std", "4", "validate.min_std = '4': input should be a valid number"),
+        ("data", ["phantom"], "data = ['phantom']: input should be a valid string"),
+        ("fetch.url", 5, "fetch.url = 5: input should be a valid string"),
+        # out of range
+        ("seed", -1, "seed = -1: input should be greater than or equal to 0"),
+        ("seed", 2**31, "seed = 2147483648: input should be less than 2147483648"),
+        ("fetch.n_images", 39, "fetch.n_images = 39: input should be greater than or equal to 40"),
+        ("rebalance.test_fraction", 0.6, "rebalance.test_fraction = 0.6: input should be less than or equal to 0.5"),
+        ("rebalance.val_fraction", 0, "rebalance.val_fraction = 0: input should be greater than 0"),
+        ("preprocess.image_size", 8, "preprocess.image_size = 8: input should be greater than or equal to 16"),
+        ("train.augment", 1.5, "train.augment = 1.5: input should be less than or equal to 1"),
+        ("train.weight_decay", math.nan, "train.weight_decay = nan: input should be less than or equal to 1"),
+        ("evaluate.level", 1.0, "evaluate.level = 1.0: input should be less than 1"),
+        ("compute.workers", 0, "compute.workers = 0: input should be greater than or equal to 1"),
+        ("fetch.sha256", "A" * 64, f"fetch.sha256 = '{'A' * 64}': string should match pattern '^[0-9a-f]{{64}}$'"),
+        # names of a table
+        ("preprocess.aspect", "crop", "preprocess.aspect = 'crop': input should be 'pad' or 'squash'"),
+        (
+            "rebalance.strategy",
+            "smote",
+            "rebalance.strategy = 'smote': input should be 'class_weight', 'oversample', 'undersample' or 'none'",
+        ),
+        # ranges
+        ("tune.learning_rate", [0.1, 0.01], "the lower bound 0.1 is above the upper bound 0.01"),
+        ("tune.dropout", [0.4, 0.1], "the lower bound 0.4 is above the upper bound 0.1"),
+        ("tune.dropout", [0.1, 1.0], "tune.dropout.1 = 1.0: input should be less than 1"),
+        ("tune.learning_rate", [0, 0.1], "tune.learning_rate.0 = 0: input should be greater than 0"),
+        ("tune.learning_rate", [0.001], "tune.learning_rate.1 is missing"),
+        ("tune.learning_rate", [0.1, 0.2, 0.3], "tune.learning_rate = (0.1, 0.2, 0.3): "),
+        ("tune.learning_rate", 0.001, "tune.learning_rate = 0.001: "),
+        ("tune.learning_rate", ["low", 0.1], "tune.learning_rate.0 = 'low': input should be a valid number"),
+        # what `-S fetch=phantom` makes of a section
+        ("fetch", "phantom", "fetch = 'phantom': input should be a valid dictionary"),
+        ("validate", None, "validate = None: input should be a valid dictionary"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_with_key_value_and_what_is_allowed(key: str, value: Any, expected: str) -> None:
+    said = message(key, value)
+    assert said.startswith("params.yaml: ")
+    assert expected in said
+    assert key in said
+    assert "\n" not in said
+
+
+def test_every_setting_is_needed() -> None:
+    """A key left out would take a default that stands in no file."""
+    keys = [*VALUES, *(f"{name}.{key}" for name, value in VALUES.items() if isinstance(value, dict) for key in value)]
+    for key in keys:
+        assert message(key, ABSENT) == f"params.yaml: {key} is missing"
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    said = message("train", VALUES["train"] | {"epochs": 0, "batch_size": "many"})
+    assert "train.epochs = 0" in said
+    assert "train.batch_size = 'many'" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"seed: [1", "not valid YAML"),
+        (b"seed: 1\nseed: 2\n", 'found duplicate key "seed"'),
+        (b"fetch:\n\turl: x\n", "not valid YAML"),
+        (b"!!python/object:os.system x", "not valid YAML"),
+        (b"seed: \xff\xfe", "not valid YAML"),
+        (b"seed: 2026-13-45", "not valid YAML"),
+        (b"", "the file = None: input should be a valid dictionary"),
+        (b"- seed\n", "the file = ['seed']: input should be a valid dictionary"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        params.load(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ")
+    assert expected in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "."])
+def test_a_missing_file_is_one_line_with_the_remedy(in_project: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"^\S+: cannot be read \(.+\); run from the project's folder$"):
+        params.load(name)
+
+
+# --- what the file says of itself ---
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("data", list(fetch.DATASETS)),
+        ("model", list(models.MODELS)),
+        ("strategy", list(rebalance.STRATEGIES)),
+        ("strategy", list(get_args(params.Rebalance.model_fields["strategy"].annotation))),
+        ("aspect", list(get_args(params.Preprocess.model_fields["aspect"].annotation))),
+    ],
+)
+def test_the_choices_named_beside_a_setting_are_the_choices_there_are(key: str, names: list[str]) -> None:
+    (comment,) = re.findall(rf"^ *{key}: \w+ +# ([^;\n]+)", FILE.read_text(), re.MULTILINE)
+    assert [name.strip() for name in comment.split("|")] == names

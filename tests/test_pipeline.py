@@ -1,0 +1,168 @@
+"""What must agree with what: dvc.yaml with the imports, params.yaml with its models, documents with the Makefile."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pneumonia import params
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+SETTINGS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+
+# They cannot change a result, and a renamed tag must not train anything anew.
+NO_DEPENDENCY = {
+    "src/pneumonia/__init__.py",
+    "src/pneumonia/params.py",
+    "src/pneumonia/tracking.py",
+    "stages/__init__.py",
+}
+
+
+def imported_files(path: Path) -> set[str]:
+    """Files of this project that a file imports, `pneumonia` and `stages` alike, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            place = ROOT / ("src" if name.startswith("pneumonia") else "") / name.replace(".", "/")
+            if name.split(".")[0] in ("pneumonia", "stages"):
+                found |= {
+                    str(file.relative_to(ROOT))
+                    for file in (place.with_suffix(".py"), place / "__init__.py")
+                    if file.is_file()
+                }
+    return found
+
+
+def import_closure(start: str) -> set[str]:
+    """All files of this project that running a file may read as code, less those that cannot change a result."""
+    seen, waiting = set(), {start}
+    while waiting:
+        file = waiting.pop()
+        seen.add(file)
+        waiting |= imported_files(ROOT / file) - seen - NO_DEPENDENCY
+    return seen
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_deps_of_a_stage_are_its_import_closure(stage: str) -> None:
+    declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    expected = import_closure(f"stages/{stage}.py")
+    if not any(out in STAGES[stage]["outs"] for out in ("reports/saliency",)):
+        expected.discard("src/pneumonia/plots.py")  # its figures go to MLflow only
+    assert declared == expected
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_is_module_is_section_is_test(stage: str) -> None:
+    assert (ROOT / f"stages/{stage}.py").is_file()
+    assert (ROOT / f"src/pneumonia/{stage}.py").is_file()
+    assert (ROOT / f"tests/test_{stage}.py").is_file()
+    assert stage in SETTINGS or stage == "backbone", "backbone has no settings but the selectors"
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+
+
+def test_every_module_has_a_test_file() -> None:
+    modules = {path.stem for path in (ROOT / "src/pneumonia").glob("*.py")} - {"__init__"}
+    assert {f"test_{name}.py" for name in modules} <= {path.name for path in (ROOT / "tests").glob("test_*.py")}
+
+
+def test_each_data_dependency_is_an_out_of_an_earlier_stage() -> None:
+    made: set[str] = set()
+    for stage in STAGES.values():
+        assert {dep for dep in stage["deps"] if not dep.endswith(".py")} <= made
+        made |= {*stage.get("outs", []), *stage.get("metrics", [])}
+
+
+def test_params_yaml_and_its_models_have_the_same_keys_in_the_same_order() -> None:
+    checked = params.check(SETTINGS, "params.yaml")
+    assert list(checked.model_dump(by_alias=True)) == list(SETTINGS)
+    for name, section in checked.model_dump(by_alias=True).items():
+        if isinstance(section, dict):
+            assert list(section) == list(SETTINGS[name])
+
+
+def params_read(stage: str) -> set[str]:
+    """Dotted keys of params.yaml that a stage's script reads, seen in its source."""
+    source = (ROOT / f"stages/{stage}.py").read_text()
+    source = re.sub(r"tracked\(.*?\)", "", source)
+    aliases = dict(re.findall(r"\b(how|limits)\b[^=\n]*= settings\.(\w+)\b(?!\()", source))
+    keys = {key for name, section in aliases.items() for key in re.findall(rf"\b{name}\.(\w+)", source)}
+    read = {f"{section}.{key}" for name, section in aliases.items() for key in keys}
+    read |= set(re.findall(r"settings\.((?:\w+)(?:\.\w+)?)", source))
+    return {re.sub(r"\.model_dump$", "", key).replace("validation", "validate") for key in read}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_declares_the_params_it_reads_and_no_others(stage: str) -> None:
+    declared = set(STAGES[stage]["params"])
+    read = {key for key in params_read(stage) if not key.startswith("compute")}
+    # Selectors that only name a run, a figure or an MLflow experiment need no new run of the stage.
+    only_names = {"data", "model"}
+    covered = {key for key in read if key in declared or key.split(".")[0] in declared}
+    assert read - covered <= only_names
+    assert {key.split(".")[0] for key in declared} <= {key.split(".")[0] for key in read}
+
+
+def test_stage_scripts_are_thin() -> None:
+    for stage in STAGES:
+        lines = (ROOT / f"stages/{stage}.py").read_text().splitlines()
+        assert len(lines) <= 75, f"stages/{stage}.py has {len(lines)} lines"
+
+
+def test_no_out_persists_or_is_uncached() -> None:
+    # DVC's run cache restores no stage whose outs are uncached, persistent, or that runs always.
+    for name, stage in STAGES.items():
+        assert not stage.get("always_changed"), name
+        for out in (*stage.get("outs", []), *stage.get("metrics", [])):
+            assert isinstance(out, str), f"{name}: {out} has options"
+
+
+def test_plots_are_drawn_from_outs() -> None:
+    outs = {out for stage in STAGES.values() for out in stage.get("outs", [])}
+    for plot in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"]:
+        for definition in plot.values():
+            for file in definition["y"]:
+                assert file in outs or str(Path(file).parent) in outs
+
+
+def makefile_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def test_make_commands_in_the_readme_exist() -> None:
+    used = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert used
+    assert used <= makefile_targets()
+
+
+def test_settings_in_the_readme_exist() -> None:
+    for key in re.findall(r"-S '?([a-z_]+(?:\.[a-z_]+)?)=", (ROOT / "README.md").read_text()):
+        value: Any = SETTINGS
+        for part in key.split("."):
+            assert part in value, f"README sets {key}"
+            value = value[part]
+
+
+def test_files_linked_from_the_readme_exist() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), f"README links {target}"
+
+
+def test_the_lock_pins_every_package_by_hash_and_names_no_index() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    entries = re.split(r"\n(?=[a-z0-9])", re.sub(r"^\s+#.*\n", "", lock, flags=re.MULTILINE))
+    assert all("==" in entry and "--hash=sha256:" in entry for entry in entries)
+    assert "://" not in lock
+    assert "index-url" not in lock

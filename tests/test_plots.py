@@ -1,0 +1,263 @@
+"""Every figure is drawn from a table made here, saved, and read back through matplotlib's own objects."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from pneumonia import plots
+
+TITLE = "compact on phantom (synthetic)"
+REPORT = {"n": 40, "n_positive": 30, "auc": 0.875, "auc_low": 0.8, "auc_high": 0.95, "ece": 0.02, "brier": 0.125}
+GRAY_IMAGE = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1))
+MAP = np.zeros((24, 24), np.float32)
+MAP[4, 20] = 1.0
+NO_BOXES = np.zeros((0, 4))
+
+
+def roc() -> Figure:
+    return plots.roc(pd.DataFrame({"fpr": [0, 0, 1], "tpr": [0, 0.75, 1]}), REPORT, (0.25, 0.9), TITLE)
+
+
+def precision_recall() -> Figure:
+    return plots.precision_recall(pd.DataFrame({"recall": [0.1, 1], "precision": [1, 0.75]}), REPORT, TITLE)
+
+
+def calibration() -> Figure:
+    bins = pd.DataFrame({"mean_score": [0.1, 0.9], "fraction_positive": [0.2, 0.8], "n": [10, 30]})
+    return plots.calibration(bins, REPORT, TITLE)
+
+
+def confusion() -> Figure:
+    actual = ["normal"] * 10 + ["pneumonia"] * 30
+    return plots.confusion(
+        pd.DataFrame({"actual": actual, "predicted": ["pneumonia"] * 3 + ["normal"] * 7 + ["pneumonia"] * 30}), TITLE
+    )
+
+
+def history() -> Figure:
+    table = {"epoch": [1, 2, 3], "loss": [0.7, 0.4, 0.2], "val_loss": [0.7, 0.5, 0.6], "val_auc": [0.6, 0.9, 0.8]}
+    return plots.history(pd.DataFrame(table), TITLE)
+
+
+def classes() -> Figure:
+    counts = {"n_patients": 20, "n_normal": 11, "n_pneumonia": 33, "shown_normal": 22, "shown_pneumonia": 44}
+    return plots.classes({"train": counts, "val": counts, "test": counts}, TITLE)
+
+
+def trials() -> Figure:
+    table = {
+        "trial": [0, 1, 2],
+        "state": ["complete", "pruned", "complete"],
+        "val_auc": [0.9, 0.5, 0.8],
+        "learning_rate": [1e-3, 3e-3, 3e-4],
+        "dropout": [0.2, 0.0, 0.4],
+    }
+    return plots.trials(pd.DataFrame(table), TITLE)
+
+
+def before_after() -> Figure:
+    pairs = [(np.zeros((30, 50), np.uint8), GRAY_IMAGE, "p0001-1"), (GRAY_IMAGE, GRAY_IMAGE, "p0002-1")]
+    return plots.before_after(pairs, TITLE)
+
+
+def saliency() -> Figure:
+    boxes = np.array([[2.0, 4.0, 10.0, 6.0]])
+    return plots.saliency(GRAY_IMAGE, {"grad_cam": MAP, "smoothgrad": MAP}, boxes, TITLE)
+
+
+CHARTS = {one.__name__: one for one in (roc, precision_recall, calibration, confusion, history, classes, trials)}
+PICTURES = {one.__name__: one for one in (before_after, saliency)}
+FIGURES = CHARTS | PICTURES
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open() -> Iterator[None]:
+    """One that does is kept in memory for good, once for each picture."""
+    plt.close("all")
+    yield
+    assert plt.get_fignums() == []
+
+
+# --- every figure ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_figure_saves_to_the_same_bytes(name: str, tmp_path: Path) -> None:
+    for copy in ("a.png", "b.png"):
+        figure = FIGURES[name]()
+        assert isinstance(figure, Figure)
+        plots.save(figure, tmp_path / copy)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    picture = cv2.imread(str(tmp_path / "a.png"))
+    assert min(picture.shape[:2]) > 200
+    assert len(np.unique(picture)) > 10
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_chart_labels_both_axes_and_says_what_it_shows(name: str) -> None:
+    axes = CHARTS[name]().axes[0]
+    assert axes.get_xlabel()
+    assert axes.get_ylabel()
+    assert TITLE in axes.get_title()
+
+
+@pytest.mark.parametrize("name", ["roc", "precision_recall", "calibration", "confusion"])
+def test_a_chart_of_test_results_says_n(name: str) -> None:
+    assert "n = 40" in CHARTS[name]().axes[0].get_title()
+
+
+@pytest.mark.parametrize("name", ["roc", "precision_recall", "calibration", "history", "classes", "trials"])
+def test_a_legend_covers_no_axes(name: str) -> None:
+    figure = CHARTS[name]()
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+    assert not any(axes.get_legend() for axes in figure.axes)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_runs_over_the_edge_of_the_figure(name: str) -> None:
+    figure = FIGURES[name]()
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert 0 <= box.x0 <= box.x1 <= figure.get_figwidth()
+    assert 0 <= box.y0 <= box.y1 <= figure.get_figheight()
+
+
+# --- what the single ones show --------------------------------------------------------------------------------------
+
+
+def test_roc_shows_the_auc_with_its_interval_and_the_operating_point() -> None:
+    figure = roc()
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "AUC 0.875 [0.800, 0.950]" in texts
+    assert "(30 pneumonia)" in figure.axes[0].get_title()
+    curve, chance, point = figure.axes[0].get_lines()
+    assert list(curve.get_ydata()) == [0, 0.75, 1]
+    assert list(chance.get_xdata()) == list(chance.get_ydata())
+    assert point.get_xydata().tolist() == [[0.25, 0.9]]
+
+
+def test_precision_recall_shows_the_share_of_pneumonia() -> None:
+    _, share = precision_recall().axes[0].get_lines()
+    assert set(share.get_ydata()) == {0.75}
+
+
+def test_calibration_marks_grow_with_their_images() -> None:
+    (marks,) = calibration().axes[0].collections
+    few, many = marks.get_sizes() - 20
+    assert many == pytest.approx(3 * few)
+    assert marks.get_offsets().tolist() == [[0.1, 0.2], [0.9, 0.8]]
+
+
+def test_confusion_has_actual_down_and_predicted_across() -> None:
+    axes = confusion().axes[0]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}  # (predicted, actual)
+    assert cells == {(0, 0): "7", (1, 0): "3", (0, 1): "0", (1, 1): "30"}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["normal", "pneumonia"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["normal", "pneumonia"]
+
+
+def test_confusion_counts_are_readable_on_light_and_dark() -> None:
+    axes = confusion().axes[0]
+    image = axes.images[0]
+    for text in axes.texts:
+        column, row = text.get_position()
+        shade = np.mean(image.to_rgba(image.get_array())[int(row), int(column), :3])
+        assert abs(shade - np.mean([int(to_hex(text.get_color())[i : i + 2], 16) / 255 for i in (1, 3, 5)])) > 0.4
+
+
+def test_history_marks_the_epoch_kept() -> None:
+    figure = history()
+    assert "kept: epoch 2" in [text.get_text() for text in figure.legends[0].get_texts()]
+    *_, mark = figure.axes[1].get_lines()
+    assert mark.get_xydata().tolist() == [[2, 0.9]]
+
+
+def test_history_of_one_epoch_is_visible() -> None:
+    table = pd.DataFrame({"epoch": [1], "loss": [0.7], "val_loss": [0.6], "val_auc": [0.5]})
+    figure = plots.history(table, TITLE)
+    assert all(line.get_marker() not in ("", "None") for axes in figure.axes for line in axes.get_lines())
+    figure.draw_without_rendering()
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
+
+
+def test_classes_writes_the_number_of_images_on_each_bar() -> None:
+    axes = classes().axes[0]
+    written = sorted(text.get_text() for text in axes.texts)
+    assert written == sorted(["11", "33", "22", "44"] * 3)
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        f"{name}\n20 patients" for name in ("train", "val", "test")
+    ]
+
+
+def test_trials_tells_pruned_from_complete() -> None:
+    figure = trials()
+    assert "3 trials" in figure.axes[0].get_title()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["complete (2)", "pruned (1)"]
+    complete, _, pruned, _ = figure.axes[0].collections
+    assert complete.get_offsets().tolist() == [[1e-3, 0.9], [3e-4, 0.8]]
+    assert pruned.get_offsets().tolist() == [[3e-3, 0.5]]
+    assert complete.get_paths()[0].vertices.shape != pruned.get_paths()[0].vertices.shape
+    assert figure.axes[1].get_ylabel() == "dropout"
+
+
+def test_a_study_of_one_trial_can_be_drawn() -> None:
+    table = {"trial": [0], "state": ["complete"], "val_auc": [0.5], "learning_rate": [1e-3], "dropout": [0.2]}
+    figure = plots.trials(pd.DataFrame(table), TITLE)
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["complete (1)"]
+
+
+def test_before_after_says_both_sizes() -> None:
+    above, below = (before_after().axes[index] for index in (0, 2))
+    assert above.get_title() == "p0001-1\n50 x 30 px"
+    assert below.get_title() == "24 x 24 px"
+
+
+def test_before_after_keeps_long_names_apart() -> None:
+    name = "train/PNEUMONIA/person1000_bacteria_2931-a-very-long-name"
+    figure = plots.before_after([(GRAY_IMAGE, GRAY_IMAGE, name)] * 3, TITLE)
+    figure.draw_without_rendering()
+    first, second = (figure.axes[index].title.get_window_extent() for index in (0, 1))
+    assert first.x1 < second.x0
+
+
+def test_saliency_frames_the_boxes_on_every_picture() -> None:
+    figure = saliency()
+    assert figure.get_suptitle() == TITLE
+    assert [axes.get_title() for axes in figure.axes] == ["image", "grad-cam", "smoothgrad"]
+    for axes in figure.axes:
+        (frame,) = axes.patches
+        assert isinstance(frame, Rectangle)
+        # A box that starts at pixel 2 starts at its left edge; matplotlib puts the centre of pixel 2 at 2.0.
+        assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (1.5, 3.5, 10, 6)
+
+
+def test_saliency_accepts_zero_boxes() -> None:
+    figure = plots.saliency(GRAY_IMAGE, {"grad_cam": MAP}, NO_BOXES, TITLE)
+    figure.draw_without_rendering()
+    assert [len(axes.patches) for axes in figure.axes] == [0, 0]
+
+
+def test_saliency_leaves_the_anatomy_visible_where_the_map_is_low() -> None:
+    plain, mapped = saliency().axes[:2]
+    assert len(plain.images) == 1
+    image, overlay = mapped.images
+    assert image.get_clim() == (0, 255)
+    assert overlay.get_clim() == (0, 1)
+    alpha = overlay.get_alpha()
+    assert alpha[0, 0] == 0
+    assert 0.5 < alpha[4, 20] < 1

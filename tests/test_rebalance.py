@@ -1,0 +1,329 @@
+"""No patient on two sides, a sealed test split, and classes balanced in train alone."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
+
+from pneumonia import UserError, dataset
+from pneumonia.rebalance import STRATEGIES, assign_splits, balance, summarise
+
+FRACTIONS = {"test_fraction": 0.2, "val_fraction": 0.2}
+
+
+def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """A table as `validate` writes it; what a row does not say is made up, each file different."""
+    defaults = {"label": 1, "subtype": "s", "source_split": "", "width": 300, "valid": True, "reason": ""}
+    return pd.DataFrame(
+        [{"image_id": f"i{n:04}", "sha256": f"file {n}"} | defaults | row for n, row in enumerate(rows)]
+    )
+
+
+def crowd(n_patients: int = 60, *, images_each: int = 2, **facts: Any) -> list[dict[str, Any]]:
+    """Images of many patients; every third is normal."""
+    return [
+        {"patient_id": f"p{patient:03}", "label": int(patient % 3 != 0)} | facts
+        for patient in range(n_patients)
+        for _ in range(images_each)
+    ]
+
+
+def split_of(table: pd.DataFrame, **settings: Any) -> dict[str, str]:
+    splits = assign_splits(table, **FRACTIONS | {"seed": 1} | settings)
+    return dict(zip(splits["image_id"], splits["split"], strict=True))
+
+
+@st.composite
+def archives(draw: st.DrawFn) -> pd.DataFrame:
+    """Patients with 1-5 images, some files shared, some rows bad, with or without an official test split."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    official = draw(st.booleans())
+    shared = draw(st.sampled_from([0.0, 0.05, 0.3]))
+    rows = []
+    for patient in range(draw(st.integers(20, 80))):
+        label = int(rng.random() < 0.6)
+        for _ in range(rng.integers(1, 6)):
+            rows.append(
+                {
+                    "patient_id": f"p{patient}",
+                    "label": label,
+                    "source_split": rng.choice(["train", "val", "test"], p=[0.8, 0.05, 0.15]) if official else "",
+                    "valid": bool(rng.random() > 0.05),
+                }
+                | ({"sha256": f"shared {label} {rng.integers(20)}"} if rng.random() < shared else {})
+            )
+    table = table_of(rows)
+    return table.sample(frac=1, random_state=rng.integers(2**31))
+
+
+def linked_patients(table: pd.DataFrame) -> dict[str, str]:
+    """patient -> representative of all patients tied to him by identical files, by plain repetition."""
+    leader = {patient: patient for patient in table["patient_id"]}
+    for _ in leader:
+        before = dict(leader)
+        for _, together in table.groupby("sha256")["patient_id"]:
+            first = min(leader[patient] for patient in together)
+            changing = {leader[patient] for patient in together}
+            leader = {patient: first if its in changing else its for patient, its in leader.items()}
+        if leader == before:
+            break
+    return leader
+
+
+# --- splits ---
+
+
+@given(archives(), st.integers(0, 5))
+def test_no_patient_in_two_splits(table: pd.DataFrame, seed: int) -> None:
+    try:
+        splits = assign_splits(table, **FRACTIONS, seed=seed)
+    except UserError:
+        reject()  # too few patients
+    valid = table[table["valid"]]
+    person = linked_patients(valid)
+    assert splits.groupby(splits["patient_id"].map(person))["split"].nunique().max() == 1
+    assert set(splits["split"]) == {"train", "val", "test"}
+    assert (splits.groupby("split")["label"].nunique() == 2).loc[["train", "val"]].all()
+
+    sealed = valid[valid["source_split"] == "test"]
+    if len(sealed):
+        assert set(splits.loc[splits["split"] == "test", "image_id"]) == set(sealed["image_id"])
+    outside = splits[splits["source_split"] != "test"]
+    assert not outside["sha256"].duplicated().any()
+    assert not outside["sha256"].isin(sealed["sha256"]).any()
+
+    # Nothing is left out but copies of a kept file and people of the sealed test split.
+    left_out = valid[~valid["image_id"].isin(splits["image_id"])]
+    in_test = left_out["patient_id"].map(person).isin(sealed["patient_id"].map(person))
+    assert (left_out["sha256"].isin(splits["sha256"]) | in_test).all()
+    assert splits["image_id"].is_unique
+    assert splits["image_id"].is_monotonic_increasing
+
+
+def test_an_official_test_split_stays_as_it_is_with_its_duplicates() -> None:
+    test = [{"patient_id": f"t{n}", "source_split": "test", "sha256": f"t{n // 2}"} for n in range(8)]
+    split = split_of(table_of([*crowd(source_split="train"), *test]))
+    assert [image_id for image_id, its in split.items() if its == "test"] == [f"i{n:04}" for n in range(120, 128)]
+
+
+def test_elsewhere_an_exact_duplicate_keeps_its_first_row() -> None:
+    rows = crowd()
+    rows[5]["sha256"] = rows[4]["sha256"] = "same"
+    split = split_of(table_of(rows))
+    assert "i0004" in split
+    assert "i0005" not in split
+    assert len(split) == len(rows) - 1
+
+
+def test_a_copy_of_a_sealed_test_image_is_not_learnt_from() -> None:
+    rows = crowd(source_split="train")
+    rows[0]["sha256"] = "same"
+    rows.append({"patient_id": "other", "source_split": "test", "sha256": "same"})
+    split = split_of(table_of(rows))
+    assert split["i0120"] == "test"
+    assert "i0000" not in split
+    assert "i0001" not in split, "who shares a file with a test patient is that patient, all images of him"
+
+
+def test_patients_of_a_sealed_test_split_lose_their_rows_outside_it() -> None:
+    rows = [*crowd(source_split="train"), {"patient_id": "p001", "source_split": "test"}]
+    split = split_of(table_of(rows))
+    assert {"i0002", "i0003"}.isdisjoint(split)
+    assert len(split) == 119
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_patients_who_share_a_file_count_as_one(seed: int) -> None:
+    rows = crowd(images_each=2)
+    chain = [1, 2, 4, 5]  # 1 shares with 2, 2 with 4, 4 with 5
+    for number, (one, other) in enumerate(pairwise(chain)):
+        rows += [{"patient_id": f"p{who:03}", "sha256": f"shared {number}"} for who in (one, other)]
+    table = table_of(rows)
+    splits = assign_splits(table, **FRACTIONS, seed=seed)
+    together = splits[splits["patient_id"].isin([f"p{who:03}" for who in chain])]
+    assert together["patient_id"].nunique() == 4
+    assert len(set(together["split"])) == 1
+
+
+def test_validation_is_drawn_anew_from_train_and_the_official_validation_split() -> None:
+    rows = crowd(90, source_split="train")
+    for row in rows[:4]:
+        row["source_split"] = "val"
+    rows += [{"patient_id": f"t{n}", "label": n % 2, "source_split": "test"} for n in range(20)]
+    table = table_of(rows)
+    splits = assign_splits(table, **FRACTIONS, seed=1)
+    val = splits[splits["split"] == "val"]
+    assert len(val) == pytest.approx(0.2 * 180, abs=6)
+    assert set(val["source_split"]) >= {"train"}
+    assert (splits.loc[splits["source_split"] == "val", "split"] != "test").all()
+    assert splits["source_split"].value_counts().to_dict() == {"train": 176, "test": 20, "val": 4}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_splits_have_the_sizes_asked_for_and_the_same_class_shares(seed: int) -> None:
+    table = table_of(crowd(300))
+    splits = assign_splits(table, test_fraction=0.25, val_fraction=0.2, seed=seed)
+    share = splits["split"].value_counts(normalize=True)
+    assert share.to_dict() == pytest.approx({"test": 0.25, "val": 0.75 * 0.2, "train": 0.75 * 0.8}, abs=0.01)
+    pneumonia = splits.groupby("split")["label"].mean()
+    assert pneumonia.to_list() == pytest.approx([2 / 3] * 3, abs=0.02)
+
+
+def test_the_seed_alone_decides_the_draw() -> None:
+    table = table_of(crowd())
+    assert split_of(table, seed=1) == split_of(table.sample(frac=1, random_state=3), seed=1)
+    assert split_of(table, seed=1) != split_of(table, seed=2)
+
+
+def test_quarantined_rows_are_left_out_with_the_columns_that_say_so() -> None:
+    rows = crowd()
+    rows[7] |= {"valid": False, "reason": "blank"}
+    splits = assign_splits(table_of(rows), **FRACTIONS, seed=1)
+    assert "i0007" not in set(splits["image_id"])
+    assert {"valid", "reason"}.isdisjoint(splits)
+    assert {"image_id", "label", "patient_id", "sha256", "source_split", "width", "split"} <= set(splits)
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "smaller"),
+    [
+        (crowd(12), "test", 4),  # 4 normal patients, and a fifth of them is less than one
+        (crowd(60, label=1), "test", 0),
+        ([*crowd(12, source_split="train"), {"patient_id": "t", "source_split": "test"}], "validation", 4),
+    ],
+)
+def test_too_few_patients_are_one_line_with_the_remedy(rows: list[dict[str, Any]], name: str, smaller: int) -> None:
+    with pytest.raises(UserError) as caught:
+        assign_splits(table_of(rows), **FRACTIONS, seed=1)
+    assert str(caught.value) == (
+        f"too few patients to draw a {name} split of 20%: {smaller} in the smaller class, at least 5 are needed; "
+        "bring more patients or raise the fraction"
+    )
+
+
+# --- classes ---
+
+
+def a_split(**counts: tuple[int, int]) -> pd.DataFrame:
+    """`train=(normals, pneumonias)`, and so on."""
+    rows = [
+        {"image_id": f"{split}-{label}-{n}", "split": split, "label": label, "patient_id": f"{split}{label}{n}"}
+        for split, of_class in counts.items()
+        for label, count in enumerate(of_class)
+        for n in range(count)
+    ]
+    return pd.DataFrame(rows)
+
+
+SPLIT = a_split(train=(3, 8), val=(1, 5), test=(4, 2))
+
+
+def test_class_weights_give_both_classes_the_same_weight_and_a_mean_of_one() -> None:
+    train = balance(SPLIT, strategy="class_weight", seed=1).query("split == 'train'")
+    assert train.groupby("label")["weight"].unique().to_dict() == {0: [round(11 / 6, 6)], 1: [0.6875]}
+    assert train["weight"].mean() == pytest.approx(1, abs=1e-6)
+    assert (train["repeats"] == 1).all()
+
+
+def test_oversampling_shows_the_rarer_class_as_often() -> None:
+    train = balance(SPLIT, strategy="oversample", seed=1).query("split == 'train'")
+    assert sorted(train.loc[train["label"] == 0, "repeats"]) == [2, 3, 3]
+    assert (train.loc[train["label"] == 1, "repeats"] == 1).all()
+    assert (train["weight"] == 1).all()
+
+
+def test_undersampling_drops_images_of_the_commoner_class() -> None:
+    train = balance(SPLIT, strategy="undersample", seed=1).query("split == 'train'")
+    assert sorted(train.loc[train["label"] == 1, "repeats"]) == [0] * 5 + [1] * 3
+    assert (train.loc[train["label"] == 0, "repeats"] == 1).all()
+    assert (train["weight"] == 1).all()
+
+
+def test_no_strategy_changes_nothing() -> None:
+    assert (balance(SPLIT, strategy="none", seed=1)[["weight", "repeats"]] == 1).all(axis=None)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_balancing_touches_train_only_and_loses_no_row(strategy: str) -> None:
+    balanced = balance(SPLIT, strategy=strategy, seed=1)
+    assert (balanced.loc[balanced["split"] != "train", ["weight", "repeats"]] == 1).all(axis=None)
+    pd.testing.assert_frame_equal(balanced[list(SPLIT)], SPLIT)
+    pd.testing.assert_frame_equal(balance(SPLIT, strategy=strategy, seed=1), balanced)
+
+
+@pytest.mark.parametrize("strategy", ["oversample", "undersample"])
+def test_the_seed_decides_which_images_are_repeated_or_dropped(strategy: str) -> None:
+    split = a_split(train=(30, 50))
+    first, second = (balance(split, strategy=strategy, seed=seed)["repeats"] for seed in (1, 2))
+    assert not first.equals(second)
+    assert first.sum() == second.sum()
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from(["class_weight", "oversample", "undersample"]))
+def test_an_epoch_gives_both_classes_the_same_weight(normals: int, pneumonias: int, strategy: str) -> None:
+    train = balance(a_split(train=(normals, pneumonias)), strategy=strategy, seed=1)
+    shown = (train["weight"] * train["repeats"]).groupby(train["label"]).sum()
+    assert shown[0] == pytest.approx(shown[1], rel=1e-4)
+
+
+# --- the report ---
+
+
+def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:
+    rows = crowd(30, images_each=3)
+    rows[5]["sha256"] = rows[4]["sha256"] = "same"
+    rows[8] |= {"valid": False, "reason": "blank"}
+    table = table_of(rows)
+    splits = balance(assign_splits(table, **FRACTIONS, seed=1), strategy="oversample", seed=1)
+    report = summarise(table, splits, "oversample")
+    assert list(report["splits"]) == ["train", "val", "test"]
+    for name, row in report["splits"].items():
+        part = splits[splits["split"] == name]
+        assert row["n_images"] == row["n_normal"] + row["n_pneumonia"] == len(part)
+        assert row["n_patients"] == part["patient_id"].nunique()
+        if name == "train":
+            assert row["shown_normal"] == row["shown_pneumonia"] == row["n_pneumonia"]
+        else:
+            assert (row["shown_normal"], row["shown_pneumonia"]) == (row["n_normal"], row["n_pneumonia"])
+    assert sum(row["n_images"] for row in report["splits"].values()) == 88
+    assert report["n_left_out_duplicates_or_test_patients"] == 1
+    assert report["digest"] == dataset.digest(splits)
+    assert (report["strategy"], report["official_test"]) == ("oversample", False)
+    assert summarise(table.assign(source_split="test"), splits, "none")["official_test"] is True
+
+
+# --- the real archive ---
+
+
+@pytest.fixture(scope="module")
+def real_splits(real_manifest: pd.DataFrame) -> pd.DataFrame:
+    return assign_splits(real_manifest.assign(valid=True, reason=""), **FRACTIONS, seed=1)
+
+
+def test_the_real_test_split_keeps_all_its_624_images(real_splits: pd.DataFrame) -> None:
+    test = real_splits[real_splits["split"] == "test"]
+    assert test["label"].value_counts().to_dict() == {1: 390, 0: 234}
+    assert (test["source_split"] == "test").all()
+
+
+def test_no_patient_of_the_real_archive_is_in_two_splits(
+    real_splits: pd.DataFrame, real_manifest: pd.DataFrame
+) -> None:
+    assert real_splits.groupby("patient_id")["split"].nunique().max() == 1
+    assert real_manifest.merge(real_splits[["image_id", "split"]]).groupby("sha256")["split"].nunique().max() == 1
+
+
+def test_the_real_archive_loses_only_duplicates(real_splits: pd.DataFrame, real_manifest: pd.DataFrame) -> None:
+    outside = real_manifest[real_manifest["source_split"] != "test"]
+    assert len(real_splits) == 624 + outside["sha256"].nunique()
+
+
+def test_validation_of_the_real_archive_is_a_fifth_with_the_shares_of_train(real_splits: pd.DataFrame) -> None:
+    rest = real_splits[real_splits["split"] != "test"]
+    val = rest["split"].eq("val")
+    assert val.mean() == pytest.approx(0.2, abs=0.005)
+    assert rest["label"][val].mean() == pytest.approx(rest["label"][~val].mean(), abs=0.005)

@@ -1,0 +1,205 @@
+"""Studies of a network whose quality is known from its hyper-parameters: dropout above a line makes it wrong."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumonia import dataset, models, train, tune
+
+GOOD_UP_TO = 0.2  # the middle of the range, which the first trial takes
+RATES = (1e-5, 1e-3)  # too low to turn a wrong network right
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keras_started() -> None:
+    models.start_keras(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_tiny_network() -> Iterator[None]:
+    row = models.Model(build=build, size=4, explain="", weights_url="", source="made for these tests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", row)
+        yield
+
+
+def build(size: int, weights: str | None, dropout: float) -> Any:
+    """The mean pixel, times a weight with the right or the wrong sign."""
+    import keras
+    from keras import layers
+
+    pixels = layers.Input((None, None, 1), name="pixels")
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 127.5, offset=-1.0)(pixels))
+    logit = layers.Dense(1, name="logit")
+    model = keras.Model(pixels, layers.Activation("sigmoid", name="probability")(logit(x)), name="tiny")
+    weight = 1 + 0.1 * float(keras.random.uniform(()))  # random, as initial weights are
+    logit.set_weights([np.array([[weight if dropout <= GOOD_UP_TO + 1e-9 else -weight]]), np.zeros(1)])
+    return model
+
+
+def toy_split(n: int, seed: int) -> dataset.Split:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    images = np.clip(100 + 40 * labels[:, None, None] + rng.normal(0, 25, (n, 1, 1)), 0, 255)
+    return dataset.Split(
+        images=np.broadcast_to(images, (n, 4, 4)).astype(np.uint8),
+        labels=labels.astype(np.int8),
+        weights=np.ones(n, np.float32),
+        repeats=np.ones(n, np.int16),
+        image_ids=np.arange(n).astype(str),
+    )
+
+
+class Recorder:
+    """Stands for the MLflow run of each trial."""
+
+    def __init__(self) -> None:
+        self.settings: list[dict[str, float]] = []
+        self.told: list[list[tuple[int, dict[str, float]]]] = []
+        self.ended: list[type[BaseException] | None] = []
+
+    @contextmanager
+    def trial_run(self, number: int, settings: Mapping[str, float]) -> Iterator[train.Report]:
+        assert number == len(self.settings) == len(self.ended)  # the one before is closed
+        self.settings.append(dict(settings))
+        self.told.append([])
+        try:
+            yield lambda epoch, values: self.told[-1].append((epoch, dict(values)))
+        except BaseException as error:
+            self.ended.append(type(error))
+            raise
+        self.ended.append(None)
+
+
+Study = tuple[tune.Best, pd.DataFrame, Recorder]
+
+
+def search(folder: Path, **changes: Any) -> Study:
+    recorder = Recorder()
+    options: dict[str, Any] = {
+        "weights": None,
+        "seed": 1,
+        "n_trials": 6,
+        "epochs": 2,
+        "learning_rate": RATES,
+        "dropout": (0.0, 0.4),
+        "batch_size": 8,
+        "weight_decay": 0.0,
+        "augment": 0.0,
+        "checkpoint": folder / "tiny.weights.h5",
+        "trial_run": recorder.trial_run,
+    } | changes
+    best, trials = tune.search("tiny", toy_split(16, 0), toy_split(20, 1), **options)
+    return best, trials, recorder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """One study for the tests that only look at it."""
+    return search(tmp_path_factory.mktemp("study"))
+
+
+def test_the_table_has_one_row_per_trial(study: Study) -> None:
+    _, trials, recorder = study
+    assert list(trials) == ["trial", "state", "val_auc", "learning_rate", "dropout"]
+    assert trials["trial"].tolist() == list(range(6))
+    assert trials[["learning_rate", "dropout"]].to_dict("records") == recorder.settings
+
+
+def test_the_first_trial_takes_the_middle_of_the_ranges(study: Study) -> None:
+    _, trials, _ = study
+    assert trials["learning_rate"][0] == pytest.approx(1e-4)  # of a log scale: the geometric middle
+    assert trials["dropout"][0] == pytest.approx(0.2)
+
+
+def test_settings_stay_in_their_ranges_and_differ(study: Study) -> None:
+    _, trials, _ = study
+    assert trials["learning_rate"].between(*RATES).all()
+    assert trials["dropout"].between(0, 0.4).all()
+    assert trials["learning_rate"].nunique() == trials["dropout"].nunique() == 6
+
+
+def test_the_best_has_the_highest_auc_of_the_complete_trials(study: Study) -> None:
+    best, trials, _ = study
+    complete = trials[trials["state"] == "complete"]
+    assert len(complete) < len(trials)
+    assert best.val_auc == complete["val_auc"].max() > 0.8
+    row = complete.set_index("trial").loc[best.trial]
+    assert (best.val_auc, best.learning_rate, best.dropout) == tuple(row[["val_auc", "learning_rate", "dropout"]])
+    assert best.dropout <= GOOD_UP_TO
+
+
+def test_a_trial_below_the_median_is_pruned_and_its_run_closed_so(study: Study) -> None:
+    _, trials, recorder = study
+    wrong = trials["dropout"].to_numpy() > GOOD_UP_TO + 1e-9
+    late = np.arange(6) >= 2  # of the first two there is no median yet
+    assert (wrong & late).sum() >= 1
+    assert (~wrong & late).sum() >= 1
+    expected = np.where(wrong & late, "pruned", "complete")
+    assert trials["state"].tolist() == expected.tolist()
+    assert recorder.ended == [tune.Pruned if state == "pruned" else None for state in expected]
+
+
+def test_epochs_are_told_including_the_one_that_pruned(study: Study) -> None:
+    _, trials, recorder = study
+    for state, told in zip(trials["state"], recorder.told, strict=True):
+        assert [epoch for epoch, _ in told] in (([1], [1, 2]) if state == "pruned" else ([1, 2],))
+
+
+def test_a_pruned_trial_keeps_the_auc_it_reached(study: Study) -> None:
+    _, trials, _ = study
+    pruned = trials[trials["state"] == "pruned"]
+    assert (pruned["val_auc"] < 0.2).all()
+    assert (pruned["val_auc"] >= 0).all()
+
+
+def test_one_seed_gives_one_study_and_another_seed_another(study: Study, tmp_path: Path) -> None:
+    _, trials, recorder = study
+    _, same, again = search(tmp_path, n_trials=3)
+    pd.testing.assert_frame_equal(same, trials.head(3))
+    assert again.told == recorder.told[:3]
+    _, other, _ = search(tmp_path, seed=2, n_trials=2, epochs=1)
+    assert other["dropout"][0] == trials["dropout"][0]
+    assert other["dropout"][1] != trials["dropout"][1]
+
+
+def test_a_study_may_be_one_trial(tmp_path: Path) -> None:
+    best, trials, recorder = search(tmp_path, n_trials=1, epochs=1)
+    assert best.trial == 0
+    assert trials["state"].tolist() == ["complete"]
+    assert [[epoch for epoch, _ in told] for told in recorder.told] == [[1]]
+
+
+def test_a_failing_trial_fails_the_study_and_closes_its_run(tmp_path: Path) -> None:
+    recorder = Recorder()
+
+    @contextmanager
+    def trial_run(number: int, settings: Mapping[str, float]) -> Iterator[train.Report]:
+        with recorder.trial_run(number, settings):
+
+            def report(epoch: int, values: Mapping[str, float]) -> None:
+                raise OSError("disk full")
+
+            yield report
+
+    with pytest.raises(OSError, match="disk full"):
+        search(tmp_path, trial_run=trial_run)
+    assert recorder.ended == [OSError]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_the_backbone_reach_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def watched(size: int, weights: str | None, dropout: float) -> Any:
+        given.append(weights)
+        return build(size, weights, dropout)
+
+    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["tiny"]._replace(build=watched))
+    search(tmp_path, n_trials=2, epochs=1, weights=Path("data/backbone/backbone.h5"))
+    assert given == ["data/backbone/backbone.h5"] * 2
