@@ -8,10 +8,9 @@ def main() -> None:
     settings = params.load()
     row = fetch.source(settings.data)
     with tracked("fetch", settings):
-        archive = fetch.fetch(
+        manifest, boxes = fetch.fetch(
             settings.data, DATA / "raw", **settings.fetch.model_dump(), workers=settings.compute.workers
         )
-        manifest, boxes = fetch.read_archive(settings.data, archive)
         dataset.write_table(manifest, DATA / "manifest.csv")
         dataset.write_table(boxes, DATA / "boxes.csv")
         tracking.log_dataset(

@@ -60,6 +60,7 @@ def as_on_kaggle(path: Path) -> Path:
             *(f"chest_xray/{name}" for name in junk),
             f"chest_xray/{Path(NORMALS[0]).parent}/._IM-0115-0001.jpeg",
             "chest_xray/train/NORMAL/.DS_Store",
+            "chest_xray/__MACOSX/train/NORMAL/IM-9999-0001.jpeg",
             "chest_xray/",
             "chest_xray/train/",
             *(f"chest_xray/{name}" for name in images),
@@ -75,7 +76,8 @@ def as_on_mendeley(path: Path) -> Path:
 
 def bring(data: str, url: str | Path | None, folder: Path = Path("data/raw"), **settings: Any) -> Path:
     settings = {"sha256": None, "n_images": 40, "seed": 1, "workers": 1} | settings
-    return fetch.fetch(data, folder, url=None if url is None else str(url), **settings)
+    fetch.fetch(data, folder, url=None if url is None else str(url), **settings)
+    return folder / f"{data}.zip"
 
 
 def manifest_of(path: Path) -> pd.DataFrame:
@@ -356,6 +358,7 @@ def test_the_manifest_of_the_phantom_keeps_the_contract(phantom_tables: tuple[pd
     assert set(manifest) - set(fetch.MANIFEST) == {"lung_mask_uri", "sex", "age", "view"}
     assert len(manifest) == N_PHANTOM + 4
     assert manifest["image_id"].is_unique
+    assert manifest["image_id"].is_monotonic_increasing
     assert set(manifest["label"]) == {0, 1}
     assert set(manifest["source_split"]) == {""}  # no official split: test is drawn
     assert tuple(boxes) == fetch.BOXES

@@ -153,6 +153,15 @@ def test_dropout_reaches_the_network(model: Any) -> None:
     assert 0.35 in [one.rate for one in model.layers if hasattr(one, "rate")]
 
 
+def test_moving_statistics_forget_their_start_within_a_hundred_steps(model: Any) -> None:
+    """Else a network scores by the statistics it started with, whatever it has learnt."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert layer.momentum**100 < 0.01
+
+
 def test_a_row_says_where_it_comes_from(model: Any) -> None:
     row = models.MODELS[model.name]
     assert row.source

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from ruamel.yaml import YAML
 
-from pneumonia import UserError, fetch, models, params, rebalance
+from pneumonia import UserError, fetch, models, params
 
 FILE = Path(__file__).resolve().parent.parent / "params.yaml"
 VALUES: dict[str, Any] = YAML(typ="safe").load(FILE.read_text())
@@ -43,7 +43,6 @@ def test_the_settings_of_the_project_are_right() -> None:
     settings = params.load(FILE)
     assert settings.data in fetch.DATASETS
     assert settings.model in models.MODELS
-    assert settings.rebalance.strategy in rebalance.STRATEGIES
 
 
 def test_values_arrive_under_their_names() -> None:
@@ -129,8 +128,8 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("tune.dropout", [0.4, 0.1], "the lower bound 0.4 is above the upper bound 0.1"),
         ("tune.dropout", [0.1, 1.0], "tune.dropout.1 = 1.0: input should be less than 1"),
         ("tune.learning_rate", [0, 0.1], "tune.learning_rate.0 = 0: input should be greater than 0"),
-        ("tune.learning_rate", [0.001], "tune.learning_rate.1 is missing"),
-        ("tune.learning_rate", [0.1, 0.2, 0.3], "tune.learning_rate = (0.1, 0.2, 0.3): "),
+        ("tune.learning_rate", [0.001], "tune.learning_rate = [0.001]: give a list of two numbers"),
+        ("tune.learning_rate", [0.1, 0.2, 0.3], "tune.learning_rate = [0.1, 0.2, 0.3]: "),
         ("tune.learning_rate", 0.001, "tune.learning_rate = 0.001: "),
         ("tune.learning_rate", ["low", 0.1], "tune.learning_rate.0 = 'low': input should be a valid number"),
         # what `-S fetch=phantom` makes of a section
@@ -198,7 +197,6 @@ def test_a_missing_file_is_one_line_with_the_remedy(in_project: Path, name: str)
     [
         ("data", list(fetch.DATASETS)),
         ("model", list(models.MODELS)),
-        ("strategy", list(rebalance.STRATEGIES)),
         ("strategy", list(get_args(params.Rebalance.model_fields["strategy"].annotation))),
         ("aspect", list(get_args(params.Preprocess.model_fields["aspect"].annotation))),
     ],

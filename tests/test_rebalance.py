@@ -10,8 +10,9 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from pneumonia import UserError, dataset
-from pneumonia.rebalance import STRATEGIES, assign_splits, balance, summarise
+from pneumonia.rebalance import assign_splits, balance, summarise
 
+STRATEGIES = ("class_weight", "oversample", "undersample", "none")
 FRACTIONS = {"test_fraction": 0.2, "val_fraction": 0.2}
 
 
@@ -201,7 +202,7 @@ def test_too_few_patients_are_one_line_with_the_remedy(rows: list[dict[str, Any]
         assign_splits(table_of(rows), **FRACTIONS, seed=1)
     assert str(caught.value) == (
         f"too few patients to draw a {name} split of 20%: {smaller} in the smaller class, at least 5 are needed; "
-        "bring more patients or raise the fraction"
+        "bring more patients, or take a fraction such as 0.5 or 0.25"
     )
 
 
@@ -327,3 +328,23 @@ def test_validation_of_the_real_archive_is_a_fifth_with_the_shares_of_train(real
     val = rest["split"].eq("val")
     assert val.mean() == pytest.approx(0.2, abs=0.005)
     assert rest["label"][val].mean() == pytest.approx(rest["label"][~val].mean(), abs=0.005)
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5])
+def test_a_split_has_the_share_that_was_asked_for(fraction: float) -> None:
+    n = 800
+    table = pd.DataFrame(
+        {
+            "image_id": [f"i{i:04}" for i in range(n)],
+            "patient_id": [f"p{i:04}" for i in range(n)],
+            "sha256": [f"{i:064x}" for i in range(n)],
+            "label": [int(i % 4 > 0) for i in range(n)],
+            "source_split": "",
+            "valid": True,
+            "reason": "",
+        }
+    )
+    splits = assign_splits(table, test_fraction=fraction, val_fraction=0.25, seed=1)
+    test = splits[splits["split"] == "test"]
+    assert len(test) == pytest.approx(fraction * n, abs=1)
+    assert test["label"].mean() == pytest.approx(0.75, abs=0.01)

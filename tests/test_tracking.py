@@ -90,7 +90,8 @@ def artifacts(run_id: str, folder: str | None = None) -> list[str]:
     return sorted(one.path for one in mlflow.MlflowClient().list_artifacts(run_id, folder))
 
 
-def test_the_store_lies_under_the_project(root: Path) -> None:
+def test_runs_and_registry_lie_in_one_store_under_the_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///elsewhere.db")
     assert tracking.open_store() == mlflow.get_tracking_uri() == f"sqlite:///{root}/mlruns/mlflow.db"
     assert mlflow.get_registry_uri() == mlflow.get_tracking_uri()
 

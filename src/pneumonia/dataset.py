@@ -94,8 +94,9 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     _remove(partial)
     try:
         yield partial
-        _remove(final)
-        partial.rename(final)
+        if final.is_dir():
+            _remove(final)
+        partial.replace(final)
     finally:
         _remove(partial)
 

@@ -134,8 +134,8 @@ def fetch(
     n_images: int,
     seed: int,
     workers: int | None,
-) -> Path:
-    """The archive of a data set, complete and checked, under `folder`.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Put the archive of a data set, complete and checked, into `folder`; returns its manifest and its boxes.
 
     Args:
         data: a key of `DATASETS`.
@@ -145,6 +145,9 @@ def fetch(
         sha256: what the archive at `url` must have; None = not checked.
         n_images, seed: of the phantom.
         workers: processes that render the phantom.
+
+    Returns:
+        As `read_archive`.
 
     Raises:
         UserError: missing, cut short, damaged, not the archive that `sha256` names, or one that `read_archive`
@@ -167,8 +170,7 @@ def fetch(
                 )
         _check_archive(partial, url or origin.url or data)
         # Before it gets its name: what a failed stage leaves in an out's folder stops `dvc checkout`.
-        read_archive(data, partial, stored=target)
-    return target
+        return read_archive(data, partial, stored=target)
 
 
 def read_archive(data: str, path: Path, *, stored: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -29,7 +29,9 @@ def _check_range(bounds: tuple[float, float]) -> tuple[float, float]:
 
 def _from_list(value: Any) -> Any:
     # YAML has lists only, and a strict tuple takes tuples only.
-    return tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError("give a list of two numbers, [lowest, highest]")
+    return tuple(value)
 
 
 class Section(BaseModel):
@@ -148,8 +150,8 @@ def _explain(source: str, problem: Any) -> str:
         return f"{source}: unknown key {key}; known here: {', '.join(_known_keys(path[:-1]))}"
     if problem["type"] == "missing":
         return f"{source}: {key} is missing"
-    said = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{source}: {key} = {problem['input']!r}: {said}"
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{source}: {key} = {problem['input']!r}: {said[0].lower()}{said[1:]}"
 
 
 def _known_keys(path: list[str]) -> list[str]:

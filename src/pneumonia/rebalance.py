@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumonia import UserError, dataset
 
-STRATEGIES = ("class_weight", "oversample", "undersample", "none")
+MAX_FOLDS = 20
+"""A fraction is drawn as so many of at most so many folds."""
 
 
 def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: float, seed: int) -> pd.DataFrame:
@@ -36,7 +38,7 @@ def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: fl
     valid = table[table["valid"]].drop(columns=["valid", "reason"]).sort_values("image_id", ignore_index=True)
     sealed = valid["source_split"].eq("test").to_numpy()
     groups = _patient_groups(valid)  # before copies go: a copy that goes still says who is one patient
-    kept_copy = sealed | ~_later_copies(valid, sealed)
+    kept_copy = sealed | ~valid["sha256"].duplicated().to_numpy()
     valid, groups, sealed = valid[kept_copy].reset_index(drop=True), groups[kept_copy], sealed[kept_copy]
     split = np.full(len(valid), "train", dtype=object)
     split[sealed] = "test"
@@ -102,15 +104,6 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
     }
 
 
-def _later_copies(table: pd.DataFrame, sealed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Rows whose file stands in an earlier row already; a row of a sealed test counts as the earliest."""
-    order = np.lexsort((np.arange(len(table)), ~sealed))
-    copies = table["sha256"].iloc[order].duplicated().to_numpy()
-    later = np.empty(len(table), dtype=bool)
-    later[order] = copies
-    return later
-
-
 def _patient_groups(table: pd.DataFrame) -> npt.NDArray[np.intp]:
     """A number for each row, equal for rows of one patient and of patients who share an identical file."""
     patients, n_patients = pd.factorize(table["patient_id"])[0], table["patient_id"].nunique()
@@ -125,14 +118,15 @@ def _draw(
     table: pd.DataFrame, groups: npt.NDArray[np.intp], pool: npt.NDArray[np.intp], fraction: float, seed: int, name: str
 ) -> npt.NDArray[np.intp]:
     labels = table["label"].to_numpy()[pool]
-    n_folds = max(2, round(1 / fraction))
+    # So many of so many folds come nearest to the fraction: .3 is 3 of 10, .15 is 3 of 20.
+    share = Fraction(fraction).limit_denominator(MAX_FOLDS) or Fraction(1, MAX_FOLDS)
     patients = pd.DataFrame({"group": groups[pool], "label": labels}).groupby("label")["group"].nunique()
-    if len(patients) < 2 or patients.min() < n_folds:
-        smaller = patients.min() if len(patients) == 2 else 0
+    smaller = int(patients.min()) if len(patients) == 2 else 0
+    if smaller < share.denominator:
         raise UserError(
             f"too few patients to draw a {name} split of {fraction:.0%}: {smaller} in the smaller class, at least "
-            f"{n_folds} are needed; bring more patients or raise the fraction"
+            f"{share.denominator} are needed; bring more patients, or take a fraction such as 0.5 or 0.25"
         )
-    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    chosen = next(iter(folds.split(pool, labels, groups[pool])))[1]
-    return np.asarray(pool[chosen], dtype=np.intp)
+    folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
+    drawn = [fold for _, fold in folds.split(pool, labels, groups[pool])][: share.numerator]
+    return np.asarray(pool[np.sort(np.concatenate(drawn))], dtype=np.intp)

@@ -25,11 +25,11 @@ class Report(NamedTuple):
 
     Attributes:
         summary: keys as in the design's contract; free of timestamps, so that it is a stable out.
-        docs: Great Expectations Data Docs, the folder of a static site.
+        page: Great Expectations Data Docs, the page with the results; its folder is a static site.
     """
 
     summary: dict[str, Any]
-    docs: Path
+    page: Path
 
 
 def measure(manifest: pd.DataFrame, *, min_side: int, min_std: float, workers: int | None) -> pd.DataFrame:
@@ -115,7 +115,7 @@ def report(table: pd.DataFrame, *, min_side: int, min_std: float, max_bad_fracti
         "duplicate_files": int(copies.sum()),
         "expectations": results,
     }
-    return Report(summary, docs)
+    return Report(summary, next((docs / "validations").rglob("*.html")))
 
 
 def require_enough(table: pd.DataFrame, max_bad_fraction: float) -> None:
