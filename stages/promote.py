@@ -8,7 +8,7 @@ writes `promotion.json`, which records the decision at its time.
 import sys
 
 from pneumonia import dataset, params, promote, tracking
-from stages import MODELS, REPORTS, run, tracked, train_run
+from stages import MODELS, REPORTS, is_synthetic, run, tracked, train_run
 
 
 def main() -> None:
@@ -22,7 +22,12 @@ def main() -> None:
     trained = train_run(settings, record)
     if trained.adopted:
         tracking.mirror(trained, metrics, {tracking.PREDICTIONS: REPORTS / "predictions.csv"})
-    facts = {"model": settings.model, "weights": record["weights"], "data_digest": record["data_digest"]}
+    facts = {
+        "model": settings.model,
+        "weights": record["weights"],
+        "data_digest": record["data_digest"],
+        "synthetic": str(is_synthetic(settings)).lower(),
+    }
     aucs = {f"{split}_auc": metrics[split]["auc"] for split in ("val", "test")}
     with tracked("promote", settings, parent=trained.run_id):
         version = tracking.register(settings.data, trained, facts | aucs)
