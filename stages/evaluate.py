@@ -6,7 +6,7 @@ from stages import DATA, MODELS, REPORTS, run, title, tracked, train_run
 
 def main() -> None:
     settings = params.load()
-    models.start_keras(settings.seed)
+    models.start_keras()
     record = dataset.read_json(MODELS / "run.json")
     model = models.load_model(MODELS / "model.keras")
     trained = train_run(settings, record)

@@ -9,7 +9,7 @@ from stages import DATA, MODELS, REPORTS, run, title, tracked, train_run
 def main() -> None:
     settings = params.load()
     how, geometry = settings.explain, {"size": settings.preprocess.image_size, "aspect": settings.preprocess.aspect}
-    models.start_keras(settings.seed)
+    models.start_keras()
     record = dataset.read_json(MODELS / "run.json")
     model = models.load_model(MODELS / "model.keras")
     predictions = dataset.read_table(REPORTS / "predictions.csv").set_index("image_id")

@@ -142,7 +142,7 @@ def makefile_targets() -> set[str]:
 
 
 def test_make_commands_in_the_readme_exist() -> None:
-    used = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
+    used = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert used
     assert used <= makefile_targets()
 

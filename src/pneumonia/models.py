@@ -103,8 +103,8 @@ def model_row(name: str) -> Model:
     return MODELS[name]
 
 
-def start_keras(seed: int) -> None:
-    """Import TensorFlow without its start-up chatter, and seed everything that draws random numbers.
+def start_keras(seed: int | None = None) -> None:
+    """Import TensorFlow without its start-up chatter, and seed everything that draws random numbers, if anything does.
 
     Its C++ libraries write a dozen lines to stderr before any setting of theirs is read. They are held back
     while it is imported, and shown where the import fails.
@@ -126,7 +126,8 @@ def start_keras(seed: int) -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-    keras.utils.set_random_seed(seed)
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
 
 
 def create_model(name: str, *, weights: str | Path | None = None, dropout: float = 0.2, size: int | None = None) -> Any:

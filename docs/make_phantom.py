@@ -1,0 +1,43 @@
+"""Makes `docs/phantom.jpg`, the picture of the README: `python docs/make_phantom.py`."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pneumonia import phantom
+
+CELL, COLUMNS = 240, 5
+COLOURS = {"normal": (0, 0, 0), "bacteria": (40, 200, 255), "virus": (255, 180, 60)}  # blue, green, red
+
+
+def tile(one: phantom.Radiograph) -> np.ndarray:
+    scale = (CELL - 4) / max(one.image.shape)
+    picture = cv2.cvtColor(one.image, cv2.COLOR_GRAY2BGR)
+    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    for x, y, width, height in one.boxes:
+        corner, opposite = (
+            (round(x * scale), round(y * scale)),
+            (round((x + width) * scale), round((y + height) * scale)),
+        )
+        cv2.rectangle(picture, corner, opposite, COLOURS[one.subtype], 1, cv2.LINE_AA)
+    cell = np.full((CELL, CELL, 3), 24, np.uint8)
+    top, left = (CELL - picture.shape[0]) // 2, (CELL - picture.shape[1]) // 2
+    cell[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    said = f"{one.subtype} (synthetic), {one.view}, {one.sex} {one.age}"
+    for colour, width in (((0, 0, 0), 3), ((90, 255, 120), 1)):  # an outline, legible on any gray
+        cv2.putText(cell, said, (6, CELL - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.36, colour, width, cv2.LINE_AA)
+    return cell
+
+
+def main() -> None:
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in COLOURS}
+    for patient in phantom.plan(400, seed=0):
+        if len(rows[patient.subtype]) < COLUMNS:
+            rows[patient.subtype].append(tile(phantom.render(patient)[0]))
+    sheet = np.vstack([np.hstack(row) for row in rows.values()])
+    cv2.imwrite(str(Path(__file__).with_name("phantom.jpg")), sheet, [cv2.IMWRITE_JPEG_QUALITY, 82])
+
+
+if __name__ == "__main__":
+    main()
