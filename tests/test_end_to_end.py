@@ -108,7 +108,11 @@ class Project:
 
     @property
     def client(self) -> mlflow.MlflowClient:
-        return mlflow.MlflowClient(f"sqlite:///{self.folder}/mlruns/mlflow.db")
+        return self.client_of("mlruns/mlflow.db")
+
+    def client_of(self, path: str) -> mlflow.MlflowClient:
+        uri = f"sqlite:///{self.folder}/{path}"
+        return mlflow.MlflowClient(uri, registry_uri=uri)
 
     def runs(self, stage: str | None = None) -> list[Run]:
         experiments = [one.experiment_id for one in self.client.search_experiments()]
@@ -248,7 +252,7 @@ def test_an_empty_store_gets_a_champion_again(project: Project) -> None:
     elsewhere = {"MLFLOW_TRACKING_URI": "sqlite:///mlruns/other/mlflow.db"}
     promote = (sys.executable, "-m", "stages.promote", "--if-missing")
     assert "champion is version 1" in project.run(*promote, **elsewhere)
-    client = mlflow.MlflowClient(f"sqlite:///{project.folder}/mlruns/other/mlflow.db")
+    client = project.client_of("mlruns/other/mlflow.db")
     version = client.get_model_version_by_alias("pneumonia-phantom", "champion")
     adopted = client.get_run(str(version.run_id))
     record = json.loads((project.folder / "models/run.json").read_text())

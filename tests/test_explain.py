@@ -170,14 +170,14 @@ def test_smoothgrad_is_blurred_by_one_percent_of_the_side() -> None:
 
 def test_smoothgrad_averages_over_noise_that_the_seed_decides() -> None:
     """Of a network with kinks: a single gradient is not the average."""
-    images = blobs((20, 20), gray=160)  # too dark to be detected, but for the noise
+    images = blobs((20, 20), gray=150)  # too dark to be detected, but for the noise
 
     def maps(**options: Any) -> NDArray:
         return explain.smoothgrad(detector(), images, **options)
 
-    np.testing.assert_array_equal(maps(n_samples=2, seed=1, noise=2.0), maps(n_samples=2, seed=1, noise=2.0))
-    far = np.abs(maps(n_samples=2, seed=1, noise=2.0) - maps(n_samples=2, seed=2, noise=2.0)).mean()
-    near = np.abs(maps(n_samples=60, seed=1, noise=2.0) - maps(n_samples=60, seed=2, noise=2.0)).mean()
+    np.testing.assert_array_equal(maps(n_samples=9, seed=1, noise=2.0), maps(n_samples=9, seed=1, noise=2.0))
+    far = np.abs(maps(n_samples=9, seed=1, noise=2.0) - maps(n_samples=9, seed=2, noise=2.0)).mean()
+    near = np.abs(maps(n_samples=200, seed=1, noise=2.0) - maps(n_samples=200, seed=2, noise=2.0)).mean()
     assert 0 < near < far
 
 

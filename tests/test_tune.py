@@ -122,6 +122,21 @@ def test_settings_stay_in_their_ranges_and_differ(study: Study) -> None:
     assert trials["learning_rate"].between(*RATES).all()
     assert trials["dropout"].between(0, 0.4).all()
     assert trials["learning_rate"].nunique() == trials["dropout"].nunique() == 6
+    assert (trials["learning_rate"] < 1e-4).sum() >= 2  # a tenth of the range, but half of its log scale
+
+
+def test_a_trial_is_trained_with_its_learning_rate(study: Study) -> None:
+    _, trials, recorder = study
+    peaks = [told[0][1]["learning_rate"] for told in recorder.told]
+    assert peaks == pytest.approx(trials["learning_rate"].tolist())
+
+
+def test_a_trial_is_worth_its_best_epoch(tmp_path: Path) -> None:
+    """Here of a network that starts wrong and is put right within the trial."""
+    options = {"learning_rate": (1.0, 1.0), "dropout": (0.4, 0.4), "n_trials": 1, "epochs": 3}
+    best, trials, recorder = search(tmp_path, **options)
+    reached = [values["val_auc"] for _, values in recorder.told[0]]
+    assert best.val_auc == trials["val_auc"][0] == max(reached) > min(reached)
 
 
 def test_the_best_has_the_highest_auc_of_the_complete_trials(study: Study) -> None:
