@@ -35,7 +35,7 @@ CHAMPION = "champion"
 PREDICTIONS = "evaluation/predictions.csv"
 """Where a train run keeps the scores that later candidates are compared on."""
 
-_RELATIVE_SQLITE = re.compile(r"sqlite:///(?!/)(?!:memory:)(?P<path>.+)")
+_SQLITE = re.compile(r"sqlite:///(?!:memory:)(?P<path>.+)")
 
 
 class TrainRun(NamedTuple):
@@ -65,15 +65,15 @@ def open_store(root: Path | None = None) -> str:
     """
     root = root or dataset.project_root()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
-    relative = _RELATIVE_SQLITE.fullmatch(uri)
-    if relative:
-        path = root / relative["path"]
+    if file := _SQLITE.fullmatch(uri):
+        path = root / file["path"]
         uri = f"sqlite:///{path}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Two processes that create the tables at once break the store; a file that exists may still lack some.
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        with _said_in_one_line(uri):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Two processes that create the tables at once break the store; a file that exists may still lack some.
+            with FileLock(f"{path}.lock"):
+                if not path.exists():
+                    mlflow.MlflowClient(uri).search_experiments(max_results=1)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return uri
@@ -97,14 +97,9 @@ def start_run(
         params: settings to log.
         parent: id of the run that this one belongs under.
     """
-    try:
-        open_store()
+    uri = open_store()
+    with _said_in_one_line(uri):
         experiment = _experiment(data)
-    except MlflowException as error:
-        raise UserError(
-            f"the MLflow store {mlflow.get_tracking_uri()} cannot be used ({str(error).splitlines()[0]}); check "
-            "MLFLOW_TRACKING_URI"
-        ) from error
     tags = {
         "stage": stage,
         "data": data,
@@ -310,6 +305,16 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
         except (MlflowException, OSError):
             return pd.DataFrame(columns=["sha256", "split", "label", "score"])
         return dataset.read_table(path)
+
+
+@contextmanager
+def _said_in_one_line(uri: str) -> Iterator[None]:
+    """A store that cannot be made or reached is the user's to put right."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the MLflow store {uri} cannot be used ({reason}); check MLFLOW_TRACKING_URI") from error
 
 
 def _experiment(data: str) -> str:
