@@ -3,16 +3,19 @@
 Run one by hand as DVC does: `python -m stages.train`.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ruamel.yaml import YAML
+
 # A queued experiment runs in a folder of DVC's own: it must use the code beside it, not the installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from pneumonia import UserError
+from pneumonia import UserError, dataset
 from pneumonia.params import Params
 
 if TYPE_CHECKING:
@@ -22,11 +25,25 @@ DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; what the user can put right ends in one line and exit status 1, without a traceback."""
+    """Run a stage; what the user can put right ends in one line and exit status 1, without a traceback.
+
+    A failed stage leaves no outs, whichever it had written: half of them would stop a later `dvc checkout`.
+    """
     try:
         main()
-    except UserError as error:
-        sys.exit(f"ERROR: {error}")
+    except BaseException as error:
+        if "DVC_STAGE" in os.environ:
+            discard_outs(os.environ["DVC_STAGE"])
+        if isinstance(error, (UserError, OSError)):
+            sys.exit(f"ERROR: {error}")
+        raise
+
+
+def discard_outs(stage: str) -> None:
+    """Remove the outs of a stage, as DVC does before it runs one."""
+    definition = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    for out in (*definition.get("outs", []), *definition.get("metrics", [])):
+        dataset.remove(Path(out))
 
 
 def tracked(stage: str, params: Params, parent: str | None = None) -> AbstractContextManager[str]:
@@ -49,10 +66,14 @@ def train_run(params: Params, record: dict[str, str]) -> "TrainRun":
     """The MLflow run that trained the model of `models/run.json`, found or, in a store that lacks it, made again."""
     from pneumonia import tracking
 
+    for selector in ("data", "model"):
+        if getattr(params, selector) != record[selector]:
+            raise UserError(
+                f"models/ holds a model with {selector} = {record[selector]}, params.yaml says "
+                f"{getattr(params, selector)}; run dvc repro first, or git checkout params.yaml"
+            )
     return tracking.train_run(
         record,
-        data=params.data,
-        model=params.model,
         synthetic=is_synthetic(params),
         model_path=MODELS / "model.keras",
         history=REPORTS / "history.csv",

@@ -20,7 +20,8 @@ def main() -> None:
             digest=dataset.digest(manifest),
             context="fetch",
         )
-        tracking.tag(licence=row.licence, citation=row.citation)
+        arrived = dataset.sha256_file(DATA / "raw" / f"{settings.data}.zip")
+        tracking.tag(licence=row.licence, citation=row.citation, archive_sha256=arrived)
         tracking.log_metrics({"n_images": len(manifest), "n_pneumonia": manifest["label"].sum(), "n_boxes": len(boxes)})
     print(f"{settings.data}: {row.title} ({row.licence})")
     counts = ", ".join(f"{n} {subtype}" for subtype, n in manifest["subtype"].value_counts().items())

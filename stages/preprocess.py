@@ -16,6 +16,7 @@ def main() -> None:
     geometry = {"size": how.image_size, "aspect": how.aspect}
     contrast = {"clip_limit": how.clip_limit, "tile_grid": how.tile_grid}
     with tracked("preprocess", settings):
+        tracking.tag(data_digest=digest)
         start = time.perf_counter()
         preprocess.write_store(
             splits,
@@ -33,7 +34,6 @@ def main() -> None:
             plots.before_after(sheet, f"{origin(settings)}: source images above, prepared below"),
             "plots/before_after.png",
         )
-        tracking.tag(data_digest=digest)
         tracking.log_metrics({"images_per_second": rate, "n_images": len(splits)})
     print(f"{len(splits)} images at {how.image_size} px in data/images.zarr, {rate:.0f} images/s")
 

@@ -12,6 +12,7 @@ def main() -> None:
         splits = rebalance.assign_splits(
             valid, test_fraction=how.test_fraction, val_fraction=how.val_fraction, seed=how.seed
         )
+        rebalance.require_both_classes(splits)
         splits = rebalance.balance(splits, strategy=how.strategy, seed=how.seed)
         summary = rebalance.summarise(valid, splits, how.strategy)
         dataset.write_table(splits, DATA / "splits.csv")

@@ -36,6 +36,8 @@ def main() -> None:
             "model_id": tracking.log_model(model),
             "model_sha256": dataset.sha256_file(MODELS / "model.keras"),
             "weights": weights.name,
+            "data": settings.data,
+            "model": settings.model,
             "data_digest": digest,
         }
         tracking.tag(model_id=record["model_id"])

@@ -90,12 +90,17 @@ def note() -> dict[str, str]:
 # --- none, or a file of the user's ---
 
 
-@pytest.mark.parametrize("weights", ["auto", "imagenet", "none", "some.h5"])
+@pytest.mark.parametrize("weights", ["auto", "imagenet", "none"])
 def test_a_model_without_a_backbone_has_no_weights_and_asks_nobody(cache: Path, weights: str) -> None:
     assert bring("", weights, FOLDER, cache=cache) == Backbone("none", None)
     assert files(FOLDER) == {"backbone.json"}
     assert note() == {"weights": "none"}
     assert not cache.exists()
+
+
+def test_a_misspelt_word_is_said_even_where_no_weights_are_needed(cache: Path) -> None:
+    with pytest.raises(UserError, match="weights = imagnet: no such file"):
+        bring("", "imagnet", FOLDER, cache=cache)
 
 
 def test_none_means_none_even_where_weights_are_cached(server: str, cache: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -79,18 +81,17 @@ class Project:
         finally:
             path.write_text(text)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        who = {
+            f"GIT_{role}_{fact}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for fact in ("NAME", "EMAIL")
+        }
+        return kept | who | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
     def run(self, *command: str, expect: int = 0, **variables: str) -> str:
         """What a command prints, stderr included; it must end with the status `expect`."""
-        environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "GIT_AUTHOR_NAME": "test",
-            "GIT_AUTHOR_EMAIL": "test@example.org",
-            "GIT_COMMITTER_NAME": "test",
-            "GIT_COMMITTER_EMAIL": "test@example.org",
-        }
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        environment |= variables
+        environment = self.environment | variables
         done = subprocess.run(
             command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -280,18 +281,18 @@ def test_wrong_settings_end_in_one_line(project: Project, key: str, value: str, 
     assert len(output.splitlines()) == 1, output
 
 
-def failing(project: Project, stage: str, settings: Settings, said: str, **environment: str) -> None:
+def failing(project: Project, stage: str, settings: Settings, said: str, *, force: bool = False) -> None:
     """A stage that fails says why and leaves no outs; with the old settings back, all is as it was."""
     outs = YAML(typ="safe").load((project.folder / "dvc.yaml").read_text())["stages"][stage]["outs"]
     before = {path: path.read_bytes() for out in outs for path in files(project.folder / out)}
     assert before
     with project.changed(settings):
-        output = project.dvc("repro", "--single-item", stage, expect=255, **environment)
+        output = project.dvc("repro", "--single-item", stage, expect=255)
     assert said in output
     assert "Traceback" not in output
     assert not any(files(project.folder / out) for out in outs)
     assert not list(project.folder.rglob(".partial-*"))
-    project.dvc("checkout", "--force")
+    project.dvc("checkout", *(["--force"] if force else []))
     assert project.stages_run(project.dvc("repro")) == []
     assert {path: path.read_bytes() for out in outs for path in files(project.folder / out)} == before
 
@@ -313,9 +314,85 @@ def test_failed_preprocess_leaves_nothing_and_loses_nothing(project: Project) ->
     whole = archive.read_bytes()
     position = whole.index(b"images/") + 4000
     archive.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
-    failing(project, "preprocess", {"preprocess.clip_limit": 3.0}, "cannot be read (Bad CRC-32")
+    failing(project, "preprocess", {"preprocess.clip_limit": 3.0}, "cannot be read (Bad CRC-32", force=True)
 
 
 def test_failed_train_leaves_nothing_and_loses_nothing(project: Project) -> None:
-    nowhere = f"sqlite:////dev/null/{project.folder.name}.db"
-    failing(project, "train", {"train.epochs": 3}, "MLFLOW_TRACKING_URI", MLFLOW_TRACKING_URI=nowhere)
+    # The artifact store breaks while the model is trained: it fails after it has written the model.
+    artifacts, away = project.folder / "mlruns/artifacts", project.folder / "mlruns/away"
+    artifacts.rename(away)
+    artifacts.write_text("no folder")
+    try:
+        failing(project, "train", {"train.epochs": 3}, "ERROR: ")
+    finally:
+        artifacts.unlink()
+        away.rename(artifacts)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////dev/null/mlflow.db", "http://127.0.0.1:9"])
+def test_a_store_that_cannot_be_used_is_one_line(project: Project, uri: str) -> None:
+    command = (sys.executable, "-m", "stages.rebalance")
+    output = project.run(*command, expect=1, MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    assert output.startswith(f"ERROR: the MLflow store {uri} cannot be used")
+    assert len(output.splitlines()) == 1
+
+
+def test_a_model_is_not_registered_under_another_data_set(project: Project) -> None:
+    with project.changed({"data": "chest_xray"}):
+        output = project.run(sys.executable, "-m", "stages.promote", "--register", expect=1)
+    assert "data = phantom, params.yaml says chest_xray" in output
+
+
+@pytest.mark.slow
+def test_a_temporary_experiment_logs_to_the_same_store_with_dvc_lock_committed(project: Project) -> None:
+    project.run("git", "add", "dvc.lock")
+    project.run("git", "commit", "-q", "-m", "lock")
+    before = len(project.runs())
+    output = project.dvc("exp", "run", "--temp", "-S", "train.epochs=4")
+    assert project.stages_run(output) == ["train", "evaluate", "explain", "promote"]
+    assert len(project.runs()) == before + 4
+
+
+@pytest.mark.slow
+def test_a_killed_train_runs_again_and_ends_well(project: Project) -> None:
+    with project.changed({"train.epochs": 50}):
+        command = [sys.executable, "-m", "dvc", "repro", "train"]
+        killed = subprocess.Popen(command, cwd=project.folder, env=project.environment, start_new_session=True)
+        started = {run.info.run_id for run in project.runs("train")}
+        deadline = time.monotonic() + 120
+        while {run.info.run_id for run in project.runs("train")} <= started:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    assert project.stages_run(project.dvc("repro", "train")) == []
+    assert (project.folder / "models/model.keras").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_the_ui_shows_the_runs_in_a_browser(project: Project, tmp_path: Path) -> None:
+    port = 5057
+    server = subprocess.Popen(
+        [sys.executable, "-c", f"from pneumonia import tracking; tracking.serve({port})"],
+        cwd=project.folder,
+        env=project.environment,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while subprocess.run(["curl", "-sf", "-o", "/dev/null", f"http://127.0.0.1:{port}/health"]).returncode:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        (train, *_) = project.runs("train")
+        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+        page = f"http://127.0.0.1:{port}/#/experiments/{train.info.experiment_id}/runs"
+        shown = subprocess.run(
+            ["chromium", *options, "--virtual-time-budget=20000", "--dump-dom", page],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        ).stdout
+    finally:
+        server.terminate()
+        server.wait()
+    assert all(stage in shown for stage in ("train", "tune", "preprocess", "fetch"))

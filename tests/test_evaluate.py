@@ -161,8 +161,11 @@ def test_thresholds_come_from_validation_only() -> None:
     table = predictions()
     headline, full = judge(table)
     y_true, y_score = part(table, "val")
-    assert headline["threshold"] == full["youden"]["threshold"] == metrics.youden_threshold(y_true, y_score)
-    assert full["target_sensitivity"]["threshold"] == metrics.threshold_at_sensitivity(y_true, y_score, 0.9)
+    # Six significant digits, as the reports print them and as all figures apply them.
+    assert headline["threshold"] == full["youden"]["threshold"]
+    assert full["youden"]["threshold"] == float(f"{metrics.youden_threshold(y_true, y_score):.6g}")
+    expected = metrics.threshold_at_sensitivity(y_true, y_score, 0.9)
+    assert full["target_sensitivity"]["threshold"] == float(f"{expected:.6g}")
 
     on_test = table["split"] == "test"
     other_test = table.assign(score=table["score"].where(~on_test, 1 - table["score"]))

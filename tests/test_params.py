@@ -60,7 +60,7 @@ def test_settings_are_read_from_the_current_folder(in_project: Path) -> None:
     ("key", "value"),
     [
         ("seed", 2**31 - 1),
-        ("weights", "../shared/weights/mobilenet.h5"),
+        ("weights", "../weights/mobilenet.h5"),
         ("fetch.n_images", 40),
         ("fetch.sha256", "0123456789abcdef" * 4),
         ("fetch.url", "s3://bucket/archive.zip"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from pneumonia import UserError, dataset
+from pneumonia import UserError, dataset, rebalance
 from pneumonia.rebalance import assign_splits, balance, summarise
 
 STRATEGIES = ("class_weight", "oversample", "undersample", "none")
@@ -348,3 +348,10 @@ def test_a_split_has_the_share_that_was_asked_for(fraction: float) -> None:
     test = splits[splits["split"] == "test"]
     assert len(test) == pytest.approx(fraction * n, abs=1)
     assert test["label"].mean() == pytest.approx(0.75, abs=0.01)
+
+
+def test_a_split_without_both_classes_is_refused() -> None:
+    splits = pd.DataFrame({"split": ["train", "train", "test", "test"], "label": [0, 1, 1, 1]})
+    with pytest.raises(UserError, match="split test has 2 images of one class only"):
+        rebalance.require_both_classes(splits)
+    rebalance.require_both_classes(splits.iloc[:2])

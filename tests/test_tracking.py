@@ -19,7 +19,15 @@ from mlflow.exceptions import MlflowException
 from pneumonia import UserError, dataset, models, tracking
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORD = {"run_id": "0" * 32, "model_id": "m-0", "model_sha256": "5e", "weights": "none", "data_digest": "da7a"}
+RECORD = {
+    "run_id": "0" * 32,
+    "model_id": "m-0",
+    "model_sha256": "5e",
+    "weights": "none",
+    "data": "phantom",
+    "model": "compact",
+    "data_digest": "da7a",
+}
 HISTORY = pd.DataFrame(
     {"epoch": [1, 2], "loss": [0.7, 0.5], "val_loss": [0.6, 0.65], "val_auc": [0.75, 0.875], "learning_rate": [0.1, 0]}
 )
@@ -122,7 +130,15 @@ def test_a_relative_path_in_the_environment_counts_from_the_project(
     assert tracking.open_store() == mlflow.get_tracking_uri() == f"sqlite:///{root}/elsewhere/my.db"
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////somewhere/else.db", "http://127.0.0.1:5000", "sqlite:///:memory:"])
+def test_an_absolute_path_in_the_environment_is_taken_as_it_is(
+    root: Path, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(empty_database, tmp_path / "my.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/my.db")
+    assert tracking.open_store() == mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/my.db"
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "sqlite:///:memory:"])
 def test_any_other_address_in_the_environment_is_taken_as_it_is(
     root: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,11 +146,12 @@ def test_any_other_address_in_the_environment_is_taken_as_it_is(
     assert tracking.open_store() == mlflow.get_tracking_uri() == uri
 
 
-def test_a_store_that_cannot_be_used_ends_in_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
+@pytest.mark.parametrize("uri", ["nonsense://here", "sqlite:////dev/null/my.db"])
+def test_a_store_that_cannot_be_used_ends_in_one_line(root: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UserError, match="check MLFLOW_TRACKING_URI") as refusal, start():
         pass
-    assert "nonsense://here" in str(refusal.value)
+    assert uri in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
@@ -458,8 +475,6 @@ def restored(root: Path, model: Any) -> dict[str, Any]:
     models.save_model(model, root / "models" / "model.keras")
     dataset.write_table(HISTORY, root / "reports" / "history.csv")
     return {
-        "data": "phantom",
-        "model": "compact",
         "synthetic": True,
         "model_path": root / "models" / "model.keras",
         "history": root / "reports" / "history.csv",

@@ -42,13 +42,14 @@ def bring(url: str, weights: str, folder: Path, *, cache: Path | None = None) ->
         UserError: no such file, or no way to the ImageNet weights that `imagenet` insists on.
     """
     name, origin = "none", None
+    given = dataset.project_root() / Path(weights).expanduser()
+    if weights not in ("auto", "imagenet", "none") and not given.is_file():
+        raise UserError(f"weights = {weights}: no such file ({given}); known words: auto, imagenet, none")
     if url and weights in ("auto", "imagenet"):
         origin = _imagenet(url, cache or Path.home() / ".keras" / "models", weights)
         name = "imagenet" if origin else "none"
     elif url and weights != "none":
-        name, origin = weights, dataset.project_root() / Path(weights).expanduser()
-        if not origin.is_file():
-            raise UserError(f"weights = {weights}: no such file ({origin}); known words: auto, imagenet, none")
+        name, origin = weights, given
     with dataset.written_whole(folder) as partial:
         partial.mkdir()
         note = {"weights": name}

@@ -91,14 +91,14 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     final = Path(path)
     partial = final.with_name(f".partial-{final.name}")
     final.parent.mkdir(parents=True, exist_ok=True)
-    _remove(partial)
+    remove(partial)
     try:
         yield partial
         if final.is_dir():
-            _remove(final)
+            remove(final)
         partial.replace(final)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
@@ -261,7 +261,8 @@ def _open_archive(path: str, mtime_ns: int, size: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it; nothing happens where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

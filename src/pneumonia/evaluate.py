@@ -65,10 +65,12 @@ def judge(
         `metrics.json` and `evaluation.json`.
     """
     val = predictions[predictions["split"] == "val"]
-    thresholds = {
+    chosen = {
         "youden": metrics.youden_threshold(val["label"], val["score"]),
         "target_sensitivity": metrics.threshold_at_sensitivity(val["label"], val["score"], target_sensitivity),
     }
+    # As the reports print it: whoever applies the published threshold decides as these figures did.
+    thresholds = {name: float(f"{value:.6g}") for name, value in chosen.items()}
     full: dict[str, dict[str, Any]] = {
         point: {
             "threshold": threshold,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pneumonia import dataset, models
+from pneumonia import dataset, metrics, models
 
 Maps = npt.NDArray[np.float32]
 Boxes = list[npt.NDArray[np.float64]]
@@ -32,24 +33,9 @@ def grad_cam(model: Any, images: npt.NDArray[np.uint8], *, n_samples: int, seed:
 
     Source: Selvaraju et al. (2017), doi:10.1109/ICCV.2017.74.
     """
-    import keras
-    import tensorflow as tf
-
-    layer = model.get_layer(models.model_row(model.name).explain)
-    inner = keras.Model(model.inputs, [layer.output, model.get_layer("logit").output])
-
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def cam(pixels: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(pixels)  # what follows from it is recorded, the features among it
-            features, logit = inner(pixels, training=False)
-            total = tf.reduce_sum(logit)
-        gradient = tape.gradient(total, features)
-        channel_weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
-        return tf.nn.relu(tf.reduce_sum(features * channel_weights, axis=-1))
-
     size = images.shape[1]
-    maps = np.concatenate([cam(tf.constant(batch)).numpy() for batch in _batches(images)])
+    cam = _cam(model, models.model_row(model.name).explain)
+    maps = np.concatenate([cam(batch).numpy() for batch in _batches(images)])
     return _scaled(np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in maps]))
 
 
@@ -70,18 +56,7 @@ def smoothgrad(model: Any, images: npt.NDArray[np.uint8], *, n_samples: int, see
 
     Source: Smilkov et al. (2017), arXiv:1706.03825; squared: Hooker et al. (2019), arXiv:1806.10758.
     """
-    import keras
-    import tensorflow as tf
-
-    inner = keras.Model(model.inputs, model.get_layer("logit").output)
-
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def squared_gradient(pixels: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(pixels)
-            total = tf.reduce_sum(inner(pixels, training=False))
-        return tf.square(tape.gradient(total, pixels)[..., 0])
-
+    squared_gradient = _squared_gradient(model)
     rng = np.random.default_rng(seed)
     maps: list[Maps] = []
     for batch in _batches(images):
@@ -89,7 +64,7 @@ def smoothgrad(model: Any, images: npt.NDArray[np.uint8], *, n_samples: int, see
         total = np.zeros(batch.shape[:3], np.float32)
         for _ in range(n_samples):
             grain = rng.standard_normal(batch.shape, dtype=np.float32) * sigma
-            total += squared_gradient(tf.constant(batch + grain)).numpy()
+            total += squared_gradient(batch + grain).numpy()
         # Single pixels say little; a blur of 1 % of the side shows the region they belong to.
         maps.extend(cv2.GaussianBlur(one, (0, 0), sigmaX=0.01 * batch.shape[1]) for one in total)
     return _scaled(np.stack(maps))
@@ -128,13 +103,14 @@ def score(
 
     Returns:
         Per method `ms_per_image` and `n`, and, where images have boxes, `pointing_game` (share of the images whose
-        highest value lies in a box), `energy_in_box` (mean share of a map that lies in the boxes), `box_area` (mean
-        share of the image that the boxes cover: what a map without any knowledge reaches) and `n_boxed`.
+        highest value lies in a box; `_low` and `_high` are its 95 % Wilson interval), `energy_in_box` (mean share of
+        a map that lies in the boxes), `box_area` (mean share of the image that the boxes cover: what a map without any
+        knowledge reaches) and `n_boxed`.
     """
     boxed = np.array([len(one) > 0 for one in boxes])
     results = {}
     for name, method in METHODS.items():
-        method(model, images[:1], n_samples=1, seed=seed)  # compiles; not part of the time
+        method(model, images, n_samples=1, seed=seed)  # compiles for each shape of batch; not part of the time
         start = time.perf_counter()
         maps = method(model, images, n_samples=n_samples, seed=seed)
         row: dict[str, float] = {"n": len(images), "ms_per_image": 1000 * (time.perf_counter() - start) / len(images)}
@@ -142,12 +118,17 @@ def score(
             insides = np.stack([inside(one, images.shape[1]) for one in boxes])[boxed]
             row |= {
                 "n_boxed": int(boxed.sum()),
-                "pointing_game": pointing_game(maps[boxed], insides),
+                **_with_interval("pointing_game", pointing_game(maps[boxed], insides), int(boxed.sum())),
                 "energy_in_box": energy_in_box(maps[boxed], insides),
                 "box_area": float(insides.mean()),
             }
         results[name] = row
     return results
+
+
+def _with_interval(name: str, share: float, n: int) -> dict[str, float]:
+    low, high = metrics.wilson_interval(round(share * n), n)
+    return {name: share, f"{name}_low": low, f"{name}_high": high}
 
 
 def inside(boxes: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.bool_]:
@@ -182,6 +163,50 @@ def pick(split: dataset.Split, image_ids: list[str]) -> npt.NDArray[np.uint8]:
     """The images with these ids, in their order: uint8 (n, size, size)."""
     rows = {name: row for row, name in enumerate(split.image_ids)}
     return split.images[[rows[name] for name in image_ids]]
+
+
+@lru_cache(maxsize=2)
+def _cam(model: Any, layer: str) -> Callable[[Maps], Any]:
+    """Compiled once for a model and layer: the weighed feature maps of a batch, float32 (n, rows, columns)."""
+    import keras
+    import tensorflow as tf
+
+    inner = keras.Model(model.inputs, [model.get_layer(layer).output, model.get_layer("logit").output])
+
+    def cam(pixels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(pixels)  # what follows from it is recorded, the features among it
+            features, logit = inner(pixels, training=False)
+            total = tf.reduce_sum(logit)
+        gradient = tape.gradient(total, features)
+        channel_weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+        return tf.nn.relu(tf.reduce_sum(features * channel_weights, axis=-1))
+
+    return _compiled(cam)
+
+
+@lru_cache(maxsize=2)
+def _squared_gradient(model: Any) -> Callable[[Maps], Any]:
+    """Compiled once for a model: the squared gradient of a batch, float32 (n, size, size)."""
+    import keras
+    import tensorflow as tf
+
+    inner = keras.Model(model.inputs, model.get_layer("logit").output)
+
+    def squared_gradient(pixels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(pixels)
+            total = tf.reduce_sum(inner(pixels, training=False))
+        return tf.square(tape.gradient(total, pixels)[..., 0])
+
+    return _compiled(squared_gradient)
+
+
+def _compiled(function: Callable[[Any], Any]) -> Callable[[Maps], Any]:
+    import tensorflow as tf
+
+    compiled = tf.function(function, reduce_retracing=True)
+    return lambda batch: compiled(tf.constant(batch))
 
 
 def _batches(images: npt.NDArray[np.uint8], size: int = 32) -> list[Maps]:

@@ -51,6 +51,17 @@ def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: fl
     return kept.reset_index(drop=True)
 
 
+def require_both_classes(splits: pd.DataFrame) -> None:
+    """Stop before a model is trained that could not be judged.
+
+    Raises:
+        UserError: names the split that lacks a class.
+    """
+    for name, part in splits.groupby("split"):
+        if part["label"].nunique() < 2:
+            raise UserError(f"split {name} has {len(part)} images of one class only; each split needs both classes")
+
+
 def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
     """The splits with `weight` and `repeats`, which balance the classes of train and leave the rest alone.
 

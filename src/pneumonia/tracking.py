@@ -23,11 +23,13 @@ from filelock import FileLock
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 14 s; the default waits minutes for a dead server
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # or each new store prints its migrations
 
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia import UserError, dataset
 
@@ -72,8 +74,7 @@ def open_store(root: Path | None = None) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Two processes that create the tables at once break the store; a file that exists may still lack some.
             with FileLock(f"{path}.lock"):
-                if not path.exists():
-                    mlflow.MlflowClient(uri).search_experiments(max_results=1)
+                mlflow.MlflowClient(uri).search_experiments(max_results=1)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return uri
@@ -200,9 +201,7 @@ def log_model(model: Any) -> str:
     return str(info.model_id)
 
 
-def train_run(
-    record: Mapping[str, str], *, data: str, model: str, synthetic: bool, model_path: Path, history: Path
-) -> TrainRun:
+def train_run(record: Mapping[str, str], *, synthetic: bool, model_path: Path, history: Path) -> TrainRun:
     """The run that trained the model, as this store knows it.
 
     A model restored from DVC's cache may come from another machine, or the store may be new: then a run is made
@@ -210,7 +209,7 @@ def train_run(
 
     Args:
         record: `models/run.json`.
-        data, model, synthetic: as in `start_run`.
+        synthetic: as in `start_run`.
         model_path, history: what the new run gets, where one must be made.
     """
     open_store()
@@ -219,7 +218,7 @@ def train_run(
         return known
     from pneumonia import models
 
-    with start_run("train", data=data, model=model, synthetic=synthetic, params={}) as run_id:
+    with start_run("train", data=record["data"], model=record["model"], synthetic=synthetic, params={}) as run_id:
         tag(original_run_id=record["run_id"], data_digest=record["data_digest"], weights=record["weights"])
         for row in pd.read_csv(history).to_dict("records"):
             log_metrics({str(name): value for name, value in row.items()}, step=int(row["epoch"]))
@@ -237,12 +236,19 @@ def find_train_run(record: Mapping[str, str]) -> TrainRun | None:
             return TrainRun(record["run_id"], record["model_id"], adopted=False)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+            with _said_in_one_line(mlflow.get_tracking_uri()):
+                raise
     experiments = [one.experiment_id for one in client.search_experiments()]
     # Finished: an adoption that broke off has no model.
     query = f"tags.original_run_id = '{record['run_id']}' and attributes.status = 'FINISHED'"
     adopted = client.search_runs(experiments, query, max_results=1)
     return TrainRun(adopted[0].info.run_id, adopted[0].data.tags["model_id"], adopted=False) if adopted else None
+
+
+def is_registered(data: str, record: Mapping[str, str]) -> bool:
+    """Whether this store has a version of the model of `models/run.json`, and a champion."""
+    run = find_train_run(record)
+    return bool(run and _versions(data, run) and champion(data))
 
 
 def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path]) -> None:
@@ -266,11 +272,8 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
 def register(data: str, run: TrainRun, tags: Mapping[str, Any]) -> str:
     """The version of a train run's model in the registry; registered once, however often it is asked for."""
     name, client = registered_name(data), mlflow.MlflowClient()
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
-    if versions:
-        version = str(max(int(one.version) for one in versions))
-    else:
-        version = str(mlflow.register_model(f"models:/{run.model_id}", name).version)
+    versions = _versions(data, run)
+    version = str(max(versions) if versions else mlflow.register_model(f"models:/{run.model_id}", name).version)
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, str(value))
     return version
@@ -307,12 +310,17 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
         return dataset.read_table(path)
 
 
+def _versions(data: str, run: TrainRun) -> list[int]:
+    query = f"name = '{registered_name(data)}' and run_id = '{run.run_id}'"
+    return [int(one.version) for one in mlflow.MlflowClient().search_model_versions(query)]
+
+
 @contextmanager
 def _said_in_one_line(uri: str) -> Iterator[None]:
     """A store that cannot be made or reached is the user's to put right."""
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the MLflow store {uri} cannot be used ({reason}); check MLFLOW_TRACKING_URI") from error
 
