@@ -28,10 +28,10 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def real_archive() -> Path:
-    """All 5,856 images of the Kermany set at 224 px, which only developers' machines have."""
+    """All 5,856 images of the Kermany set at 224 px, which are too many to carry along."""
     path = ROOT.parent / "shared" / "data" / "chest_xray_224.zip"
     if not path.is_file():
-        pytest.skip(f"the real archive is not here ({path})")
+        pytest.skip("the 224 px archive of the Kermany set does not lie beside the checkout")
     return path
 
 
