@@ -192,14 +192,17 @@ def test_judgements_lie_under_the_train_run_with_pictures(project: Project) -> N
     assert train.inputs.dataset_inputs
 
 
-def test_champion_loads_by_its_alias_and_scores_as_reported(project: Project) -> None:
+def test_champion_loads_by_its_alias_and_scores_as_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     from pneumonia import dataset, models
 
     client = project.client
     version = client.get_model_version_by_alias("pneumonia-phantom", "champion")
     assert version.tags["synthetic"] == "true"
-    mlflow.set_tracking_uri(f"sqlite:///{project.folder}/mlruns/mlflow.db")
-    mlflow.set_registry_uri(f"sqlite:///{project.folder}/mlruns/mlflow.db")
+    uri = f"sqlite:///{project.folder}/mlruns/mlflow.db"
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.setenv(name, uri)  # MLflow sets them itself below, and leaves them so
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
     local = mlflow.artifacts.download_artifacts("models:/pneumonia-phantom@champion")
     model = models.load_model(next(Path(local).rglob("*.keras")))
     test = dataset.read_split(dataset.open_store(project.folder / "data/images.zarr"), "test")

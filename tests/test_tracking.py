@@ -65,6 +65,7 @@ def no_store() -> Iterator[None]:
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its migrations take seconds, a copy none."""
     root = tmp_path_factory.mktemp("template")
+    forget()
     tracking.open_store(root)
     forget()
     return root / "mlruns" / "mlflow.db"
