@@ -3,6 +3,7 @@
 Run one by hand as DVC does: `python -m stages.train`.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -34,6 +35,8 @@ def run(main: Callable[[], None]) -> None:
     except BaseException as error:
         if "DVC_STAGE" in os.environ:
             discard_outs(os.environ["DVC_STAGE"])
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(f"ERROR: the disk is full ({error}); free some space and run again: finished work is kept")
         if isinstance(error, (UserError, OSError)):
             sys.exit(f"ERROR: {error}")
         raise

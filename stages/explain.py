@@ -8,7 +8,12 @@ from stages import DATA, MODELS, REPORTS, run, title, tracked, train_run
 
 def main() -> None:
     settings = params.load()
-    how, geometry = settings.explain, {"size": settings.preprocess.image_size, "aspect": settings.preprocess.aspect}
+    how = settings.explain
+    geometry = {
+        "size": settings.preprocess.image_size,
+        "aspect": settings.preprocess.aspect,
+        "crop": settings.preprocess.crop,
+    }
     models.start_keras()
     record = dataset.read_json(MODELS / "run.json")
     model = models.load_model(MODELS / "model.keras")

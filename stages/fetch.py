@@ -1,15 +1,17 @@
 """Bring the archive, or make the phantom: one zip, one manifest row per image, the known boxes."""
 
-from pneumonia import dataset, fetch, params, tracking
+from pneumonia import dataset, fetch, params
 from stages import DATA, run, tracked
 
 
 def main() -> None:
+    from pneumonia import tracking  # not above: worker processes import this file too, and would wait for it
+
     settings = params.load()
     row = fetch.source(settings.data)
-    with tracked("fetch", settings):
-        manifest, boxes = fetch.fetch(
-            settings.data, DATA / "raw", **settings.fetch.model_dump(), workers=settings.compute.workers
+    with tracked("fetch", settings), dataset.resumable("fetch", settings.data, settings.fetch.url) as resume:
+        manifest, boxes, record = fetch.fetch(
+            settings.data, DATA / "raw", **settings.fetch.model_dump(), workers=settings.compute.workers, resume=resume
         )
         dataset.write_table(manifest, DATA / "manifest.csv")
         dataset.write_table(boxes, DATA / "boxes.csv")
@@ -20,12 +22,16 @@ def main() -> None:
             digest=dataset.digest(manifest),
             context="fetch",
         )
-        arrived = dataset.sha256_file(DATA / "raw" / f"{settings.data}.zip")
-        tracking.tag(licence=row.licence, citation=row.citation, archive_sha256=arrived)
+        tracking.tag(licence=row.licence, citation=row.citation, archive_sha256=record.get("sha256", "used in place"))
         tracking.log_metrics({"n_images": len(manifest), "n_pneumonia": manifest["label"].sum(), "n_boxes": len(boxes)})
     print(f"{settings.data}: {row.title} ({row.licence})")
     counts = ", ".join(f"{n} {subtype}" for subtype, n in manifest["subtype"].value_counts().items())
     print(f"{len(manifest)} images of {manifest['patient_id'].nunique()} patients ({counts}), {len(boxes)} boxes")
+    print(f"patient: {row.patients}")
+    if manifest["patient_id"].nunique() == len(manifest):
+        print("NOTE: each image counts as a patient of its own; images of one patient may land in train and test")
+    if row.n_images not in (0, len(manifest)):
+        print(f"NOTE: the published set has {row.n_images:,} images, this one {len(manifest):,}")
 
 
 if __name__ == "__main__":

@@ -2,40 +2,45 @@
 
 import time
 
-from pneumonia import dataset, params, plots, preprocess, tracking
+from pneumonia import compute, dataset, params, preprocess
 from stages import DATA, origin, run, tracked
 
 N_SHOWN = 6
 
 
 def main() -> None:
+    from pneumonia import plots, tracking  # not above: worker processes import this file too, and would wait for it
+
     settings = params.load()
     how = settings.preprocess
     splits = dataset.read_table(DATA / "splits.csv")
     digest = dataset.digest(splits)
-    geometry = {"size": how.image_size, "aspect": how.aspect}
-    contrast = {"clip_limit": how.clip_limit, "tile_grid": how.tile_grid}
-    with tracked("preprocess", settings):
+    look = {"size": how.image_size, **how.model_dump(exclude={"image_size"})}
+    key = (dataset.sha256_file(DATA / "splits.csv"), look, compute.code_digest())
+    with tracked("preprocess", settings), dataset.resumable("preprocess", *key) as resume:
         tracking.tag(data_digest=digest)
         start = time.perf_counter()
-        preprocess.write_store(
+        n_prepared = preprocess.write_store(
             splits,
             DATA / "images.zarr",
-            **geometry,
-            **contrast,
-            workers=settings.compute.workers,
+            **look,
+            **settings.compute.model_dump(),
             attributes={"data": settings.data, "digest": digest},
+            resume=resume,
         )
-        rate = len(splits) / (time.perf_counter() - start)
+        rate = n_prepared / (time.perf_counter() - start)
         shown = splits.groupby("label").head(N_SHOWN // 2)
         pairs = [(dataset.read_image(row.uri), row.image_id) for row in shown.itertuples()]
-        sheet = [(image, preprocess.prepare(image, **geometry, **contrast), name) for image, name in pairs]
+        sheet = [(image, preprocess.prepare(image, **look), name) for image, name in pairs]
         tracking.log_figure(
             plots.before_after(sheet, f"{origin(settings)}: source images above, prepared below"),
             "plots/before_after.png",
         )
         tracking.log_metrics({"images_per_second": rate, "n_images": len(splits)})
+    kept = len(splits) - n_prepared
     print(f"{len(splits)} images at {how.image_size} px in data/images.zarr, {rate:.0f} images/s")
+    if kept:
+        print(f"{kept} of them were finished by a run that was cut off")
 
 
 if __name__ == "__main__":

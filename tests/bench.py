@@ -5,7 +5,10 @@ Ratios and AUCs are printed with n; absolute times depend on the machine, whose 
 
 from __future__ import annotations
 
+import io
 import os
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,18 +18,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupShuffleSplit
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+import pandas as pd
+from PIL import Image
 
-from pneumonia import compute, dataset, metrics, models, phantom, preprocess, train
+from pneumonia import compute, dataset, files, images, metrics, models, phantom, preprocess, train
+
+LOOK = {"aspect": "pad", "crop": 0.0, "clip_limit": 2.0, "tile_grid": 8, "clahe": "after"}
 
 
 def _prepared(patients: Sequence[phantom.Patient]) -> list[tuple[Any, Any, int, str]]:
     return [
         (
-            preprocess.prepare(one.image, size=224, aspect="pad", clip_limit=2.0, tile_grid=8),
+            preprocess.prepare(one.image, size=224, **LOOK),
             cv2.resize(one.image, (32, 32), interpolation=cv2.INTER_AREA),
             one.label,
             one.patient_id,
@@ -38,11 +41,15 @@ def _prepared(patients: Sequence[phantom.Patient]) -> list[tuple[Any, Any, int, 
 
 def bench_phantom(n_images: int = 4_000, n_test: int = 1_000) -> None:
     """The phantom is no toy: pixels alone do not solve it, a small network does."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     start = time.perf_counter()
     patients = phantom.plan(n_images, seed=1)
     rows = [
         row
-        for part in compute.run(_prepared, patients, workers=None, chunk=32, label="render", unit="patient")
+        for part in compute.run(_prepared, compute.chunks(patients, 32), workers=None, label="render", unit="patient")
         for row in part
     ]
     print(f"phantom: {n_images} images rendered and prepared, {n_images / (time.perf_counter() - start):.0f} images/s")
@@ -78,7 +85,151 @@ def bench_phantom(n_images: int = 4_000, n_test: int = 1_000) -> None:
     _report("compact", labels[test], models.predict_scores(model, images[test]))
 
 
+def bench_preprocess(n_images: int = 4_096) -> None:
+    """Full-resolution JPEG to a prepared 224 px chunk, beside the loop of a notebook; one process beside two."""
+    from skimage.exposure import equalize_adapthist
+    from skimage.transform import resize
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        contents, kind = _full_resolution()
+        print(f"preprocess: {len(contents)} different JPEG files, {kind}")
+
+        def notebook(content: bytes) -> Any:
+            image = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+            return (resize(equalize_adapthist(image, clip_limit=0.01), (224, 224), anti_aliasing=True) * 255).astype(
+                "u1"
+            )
+
+        def ours(content: bytes) -> Any:
+            return preprocess.prepare(images.decode(content), size=224, **LOOK)
+
+        cv2.setNumThreads(1)
+        rates = {}
+        for function in (notebook, ours):
+            start = time.perf_counter()
+            for content in contents:
+                function(content)
+            rates[function] = len(contents) / (time.perf_counter() - start)
+        cv2.setNumThreads(-1)
+        print(
+            f"preprocess: {rates[ours]:.0f} images/s on one core, {rates[ours] / rates[notebook]:.1f} times the loop "
+            f"of a notebook ({rates[notebook]:.1f}; PIL, equalize_adapthist, resize)"
+        )
+
+        splits = _table_of_files(folder, contents, n_images)
+        seconds = {workers: _write_store(splits, folder, workers) for workers in (1, 2)}
+        print(
+            f"preprocess: a store of {n_images} images on 2 processes {seconds[1] / seconds[2]:.2f} times as fast as "
+            f"on 1 ({n_images / seconds[2]:.0f} images/s, with the start of the processes)"
+        )
+
+
+def bench_memory() -> None:
+    """Peak memory of `write_store` stays flat however many images there are."""
+    peaks = {}
+    for n_images in (1_000, 20_000):
+        # A process of its own: a peak never falls again.
+        command = [sys.executable, "-c", f"from tests import bench; bench.print_peak({n_images})"]
+        peaks[n_images] = [float(word) for word in subprocess.check_output(command, text=True).split()]
+        head, worker = peaks[n_images]
+        print(f"memory: {n_images:6,} images: peak {head:.0f} MB in the stage, {worker:.0f} MB in a worker")
+    ratios = [large / small for small, large in zip(*peaks.values(), strict=True)]
+    print(f"memory: 20,000 images to 1,000: {ratios[0]:.2f} in the stage, {ratios[1]:.2f} in a worker")
+
+
+def print_peak(n_images: int) -> None:
+    """Peak memory in MB of this process and of its largest child, after writing a store of so many images."""
+    small = [cv2.imencode(".jpeg", one)[1].tobytes() for one in _renders(8)]
+    with tempfile.TemporaryDirectory() as name:
+        _write_store(_table_of_files(Path(name), small, n_images), Path(name), 2)
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        print(resource.getrusage(who).ru_maxrss / 1024)
+
+
+def bench_input(n_images: int = 4_096, batch_size: int = 32) -> None:
+    """Batches from the store, beside the rate at which `compact` trains on them."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(n_images) % 2
+    split = _split(rng.integers(0, 256, (n_images, 224, 224), np.uint8), labels, np.arange(n_images))
+    shown, rates = np.arange(n_images), {}
+    for augment in (0.0, 0.5):
+        stream = iter(train.batches(split, shown, batch_size=batch_size, augment=augment, seed=1))
+        next(stream)
+        start = time.perf_counter()
+        for _ in range(n_images // batch_size):
+            next(stream)
+        rates[augment] = n_images / (time.perf_counter() - start)
+    models.start_keras(1)
+    model = models.create_model("compact", dropout=0.1)
+    few = _split(split.images, labels, np.arange(1_024))
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train.fit(
+            model,
+            few,
+            _split(split.images, labels, np.arange(64)),
+            seed=1,
+            epochs=3,
+            batch_size=batch_size,
+            learning_rate=1e-3,
+            weight_decay=5e-4,
+            patience=3,
+            augment=0.0,
+            checkpoint=Path(folder) / "best.weights.h5",
+            report=lambda epoch, values: ends.append(time.perf_counter()),
+        )
+    trained = 2 * 1_024 / (ends[2] - ends[0])  # the first epoch traces the graph
+    print(
+        f"input: {rates[0.0]:.0f} images/s from the store, {rates[0.0] / trained:.0f} times the rate at which compact "
+        f"trains ({trained:.0f}); with augmentation of every second image {rates[0.5]:.0f}"
+    )
+
+
+def _full_resolution() -> tuple[list[bytes], str]:
+    """Real files in full resolution where they lie beside the checkout, else the phantom enlarged."""
+    sample = Path(__file__).resolve().parents[2] / "shared" / "data" / "chest_xray_fullres_sample.zip"
+    if sample.is_file():
+        with files.in_archive(sample) as listed:
+            return [listed.read(name) for name in listed.names if name.endswith(".jpeg")], "the Kermany set"
+    enlarged = [cv2.resize(one, (1_300, 1_000), interpolation=cv2.INTER_CUBIC) for one in _renders(64)]
+    return [cv2.imencode(".jpeg", one, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes() for one in enlarged], "the phantom"
+
+
+def _renders(n_images: int) -> list[Any]:
+    return [one.image for patient in phantom.plan(n_images, seed=1) for one in phantom.render(patient)][:n_images]
+
+
+def _table_of_files(folder: Path, contents: Sequence[bytes], n_images: int) -> pd.DataFrame:
+    """A table of as many images, which take turns with a few files."""
+    for number, content in enumerate(contents):
+        (folder / f"{number}.jpeg").write_bytes(content)
+    turn = [number % len(contents) for number in range(n_images)]
+    return pd.DataFrame(
+        {
+            "image_id": [f"{number:06}" for number in range(n_images)],
+            "uri": [str(folder / f"{number}.jpeg") for number in turn],
+            "sha256": [dataset.sha256_bytes(contents[number]) for number in turn],
+            "label": 0,
+            "split": "train",
+            "weight": 1.0,
+            "repeats": 1,
+        }
+    )
+
+
+def _write_store(splits: pd.DataFrame, folder: Path, workers: int) -> float:
+    """Seconds it takes."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=folder) as resume:
+        path = folder / f"{workers}.zarr"
+        preprocess.write_store(splits, path, size=224, **LOOK, workers=workers, attributes={}, resume=Path(resume))
+    return time.perf_counter() - start
+
+
 def _by_patient(groups: Any, share: float) -> tuple[Any, Any]:
+    from sklearn.model_selection import GroupShuffleSplit
+
     first, second = next(GroupShuffleSplit(1, test_size=share, random_state=1).split(groups, groups=groups))
     return first, second
 
@@ -95,7 +246,12 @@ def _report(name: str, y_true: Any, y_score: Any) -> None:
     print(f"phantom: {name}: AUC {metrics.roc_auc(y_true, y_score):.3f} [{low:.3f}, {high:.3f}], n = {len(y_true)}")
 
 
-BENCHES = {"phantom": bench_phantom}
+BENCHES = {
+    "preprocess": bench_preprocess,
+    "memory": bench_memory,
+    "input": bench_input,
+    "phantom": bench_phantom,
+}
 
 
 def main() -> None:

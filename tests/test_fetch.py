@@ -1,20 +1,30 @@
 """An archive arrives whole or not at all, and one manifest row stands for each of its images."""
 
+import hashlib
 import http.server
+import io
+import json
 import re
 import struct
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from pneumonia import UserError, dataset, fetch
+from pneumonia import UserError, dataset, download, fetch, files
 
 NORMALS = (
     "train/NORMAL/IM-0115-0001.jpeg",
@@ -29,6 +39,7 @@ PNEUMONIAS = (
     "test/PNEUMONIA/person1_virus_6.jpeg",
 )
 VAL = ("val/NORMAL/NORMAL2-IM-1427-0001.jpeg", "val/PNEUMONIA/person1946_bacteria_4874.jpeg")
+KERMANY = (*NORMALS, *PNEUMONIAS, *VAL)
 
 
 def content_of(name: str) -> bytes:
@@ -45,93 +56,25 @@ def zipped(path: Path, names: Iterable[str], method: int = zipfile.ZIP_STORED) -
 
 
 def plain(path: Path, **how: Any) -> Path:
-    return zipped(path, [f"chest_xray/{name}" for name in (*NORMALS, *PNEUMONIAS, *VAL)], **how)
-
-
-def as_on_kaggle(path: Path) -> Path:
-    """The tree twice, and what a Mac leaves behind."""
-    images = (*NORMALS, *PNEUMONIAS, *VAL)
-    junk = [f"__MACOSX/chest_xray/{Path(name).parent}/._{Path(name).name}" for name in images]
-    return zipped(
-        path,
-        [
-            *(f"chest_xray/chest_xray/{name}" for name in images),
-            "chest_xray/chest_xray/train/.DS_Store",
-            *(f"chest_xray/{name}" for name in junk),
-            f"chest_xray/{Path(NORMALS[0]).parent}/._IM-0115-0001.jpeg",
-            "chest_xray/train/NORMAL/.DS_Store",
-            "chest_xray/__MACOSX/train/NORMAL/IM-9999-0001.jpeg",
-            "chest_xray/",
-            "chest_xray/train/",
-            *(f"chest_xray/{name}" for name in images),
-        ],
-    )
-
-
-def as_on_mendeley(path: Path) -> Path:
-    images = (*NORMALS, *PNEUMONIAS)
-    junk = [f"__MACOSX/chest_xray/{Path(name).parent}/._{Path(name).name}" for name in images]
-    return zipped(path, ["chest_xray/", *(f"chest_xray/{name}" for name in images), "chest_xray/.DS_Store", *junk])
+    return zipped(path, [f"chest_xray/{name}" for name in KERMANY], **how)
 
 
 def bring(data: str, url: str | Path | None, folder: Path = Path("data/raw"), **settings: Any) -> Path:
-    settings = {"sha256": None, "n_images": 40, "seed": 1, "workers": 1} | settings
-    fetch.fetch(data, folder, url=None if url is None else str(url), **settings)
+    fetched(data, url, folder, **settings)
     return folder / f"{data}.zip"
+
+
+def fetched(data: str, url: str | Path | None, folder: Path = Path("data/raw"), **settings: Any) -> fetch.Fetched:
+    settings = {"sha256": None, "n_images": 40, "seed": 1, "workers": 1} | settings
+    with dataset.resumable("fetch", data, url) as resume:
+        return fetch.fetch(data, folder, url=None if url is None else str(url), resume=resume, **settings)
 
 
 def manifest_of(path: Path) -> pd.DataFrame:
     return fetch.read_archive("chest_xray", path)[0]
 
 
-# --- the layouts of the Kermany set ---
-
-
-def test_every_layout_gives_the_same_images(tmp_path: Path) -> None:
-    ids = sorted(name.removesuffix(".jpeg") for name in (*NORMALS, *PNEUMONIAS, *VAL))
-    as_unpacked = zipped(tmp_path / "d.zip", (*NORMALS, *PNEUMONIAS, *VAL))
-    for path in (plain(tmp_path / "a.zip"), as_on_kaggle(tmp_path / "b.zip"), as_unpacked):
-        assert manifest_of(path)["image_id"].to_list() == ids
-    without_val = [image_id for image_id in ids if not image_id.startswith("val/")]
-    assert manifest_of(as_on_mendeley(tmp_path / "c.zip"))["image_id"].to_list() == without_val
-
-
-def test_a_doubled_tree_is_read_once_from_its_outer_copy(tmp_path: Path) -> None:
-    path = as_on_kaggle(tmp_path / "b.zip")
-    manifest = manifest_of(path)
-    assert manifest["uri"].to_list() == [f"zip://chest_xray/{i}.jpeg::{path}" for i in manifest["image_id"]]
-    assert all(dataset.read_bytes(row.uri) == content_of(row.uri.split("::")[0]) for row in manifest.itertuples())
-
-
-def test_rows_say_what_the_names_say(tmp_path: Path) -> None:
-    manifest = manifest_of(plain(tmp_path / "a.zip")).set_index("image_id")
-    facts = manifest[["label", "patient_id", "subtype", "source_split"]].apply(tuple, axis=1).to_dict()
-    assert facts == {
-        "train/NORMAL/IM-0115-0001": (0, "IM-0115", "normal", "train"),
-        "train/NORMAL/IM-0666-0001-0002": (0, "IM-0666", "normal", "train"),
-        "train/NORMAL/NORMAL2-IM-0115-0001": (0, "NORMAL2-IM-0115", "normal", "train"),
-        "test/NORMAL/NORMAL2-IM-0666-0001": (0, "NORMAL2-IM-0666", "normal", "test"),
-        "train/PNEUMONIA/person1_bacteria_1": (1, "bacteria-1", "bacteria", "train"),
-        "train/PNEUMONIA/person1_bacteria_2": (1, "bacteria-1", "bacteria", "train"),
-        "train/PNEUMONIA/person23_virus_60": (1, "virus-23", "virus", "train"),
-        "test/PNEUMONIA/person1_virus_6": (1, "virus-1", "virus", "test"),
-        "val/NORMAL/NORMAL2-IM-1427-0001": (0, "NORMAL2-IM-1427", "normal", "val"),
-        "val/PNEUMONIA/person1946_bacteria_4874": (1, "bacteria-1946", "bacteria", "val"),
-    }
-
-
-def test_a_number_with_both_subtypes_or_prefixes_is_two_patients(tmp_path: Path) -> None:
-    patients = manifest_of(plain(tmp_path / "a.zip")).set_index("image_id")["patient_id"]
-    assert patients["train/PNEUMONIA/person1_bacteria_1"] == patients["train/PNEUMONIA/person1_bacteria_2"]
-    assert patients["train/PNEUMONIA/person1_bacteria_1"] != patients["test/PNEUMONIA/person1_virus_6"]
-    assert patients["train/NORMAL/IM-0115-0001"] != patients["train/NORMAL/NORMAL2-IM-0115-0001"]
-
-
-def test_a_name_of_no_known_form_is_a_patient_of_its_own(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "a.zip", ["train/NORMAL/a.jpeg", "train/PNEUMONIA/a.JPG", "train/PNEUMONIA/b.jpeg"])
-    manifest = manifest_of(path)
-    assert manifest["patient_id"].is_unique
-    assert manifest["subtype"].to_list() == ["normal", "pneumonia", "pneumonia"]
+# --- the manifest ---
 
 
 def test_manifest_keeps_its_contract(tmp_path: Path) -> None:
@@ -151,7 +94,7 @@ def test_manifest_keeps_its_contract(tmp_path: Path) -> None:
     assert manifest["image_id"].is_unique
     assert manifest["image_id"].is_monotonic_increasing
     for row in manifest.itertuples():
-        content = dataset.read_bytes(row.uri)
+        content = files.read_bytes(row.uri)
         assert (row.bytes, row.sha256) == (len(content), dataset.sha256_bytes(content))
     dataset.write_table(manifest, tmp_path / "manifest.csv")
     pd.testing.assert_frame_equal(dataset.read_table(tmp_path / "manifest.csv"), manifest)
@@ -165,7 +108,7 @@ def test_an_archive_is_kept_as_it_came(in_project: Path) -> None:
     archive = bring("chest_xray", path, sha256=dataset.sha256_file(path))
     assert archive == Path("data/raw/chest_xray.zip")
     assert archive.read_bytes() == path.read_bytes()
-    assert [p.name for p in archive.parent.iterdir()] == ["chest_xray.zip"]
+    assert sorted(p.name for p in archive.parent.iterdir()) == ["chest_xray.zip", "source.json"]
 
 
 @pytest.mark.parametrize("inside", ["", ".dvc/tmp/exps/standalone/tmpabc", ".dvc/tmp/exps/tmpabc"])
@@ -206,7 +149,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_an_archive_comes_over_http(in_project: Path, server: str) -> None:
     path = plain(in_project / "www" / "mine.zip")
     assert bring("chest_xray", f"{server}/mine.zip").read_bytes() == path.read_bytes()
-    with pytest.raises(UserError, match=rf"^{server}/other.zip: the download failed \(.*404.*by hand"):
+    with pytest.raises(UserError, match=rf"^{server}/other\.zip: no such file; correct fetch\.url$"):
         bring("chest_xray", f"{server}/other.zip")
 
 
@@ -258,11 +201,17 @@ def like_the_phantom(path: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (lambda path: None, r"^fetch\.url = bad\.zip: no such file \(.*/bad\.zip\); correct the path$"),
-    "folder": (lambda path: path.mkdir(), r"^bad\.zip: the download failed \(IsADirectoryError.*set fetch\.url to its"),
-    "empty": (lambda path: path.touch(), r"^bad\.zip: 0 bytes arrived, but they are no complete zip archive"),
-    "cut": (cut, r"^bad\.zip: [\d,]+ bytes arrived, but they are no complete zip archive .*; download it again$"),
-    "no zip": (lambda path: path.write_text("<html>"), r"^bad\.zip: 6 bytes arrived, but they are no complete zip"),
+    "missing": (lambda path: None, r"^/.*/bad\.zip: no such file; correct fetch\.url$"),
+    "folder": (lambda path: path.mkdir(), r"^/.*/bad\.zip: no images in the layout of data = chest_xray$"),
+    "empty": (lambda path: path.touch(), r"^/.*/bad\.zip: the file is empty; correct fetch\.url$"),
+    "cut": (
+        cut,
+        r"^chest_xray\.zip: [\d,]+ bytes arrived, but they are no complete zip archive .*; download it again$",
+    ),
+    "no zip": (
+        lambda path: path.write_text("<html>"),
+        r"^chest_xray\.zip: 6 bytes arrived, but they are no complete zip",
+    ),
     "flipped": (flipped, r"^chest_xray\.zip: \S+/person23_virus_60\.jpeg is damaged \(Bad CRC-32.*download .* again$"),
     "undecodable": (undecodable, r"^chest_xray\.zip: \S+/IM-0115-0001\.jpeg is damaged .*download .* again$"),
     "encrypted": (encrypted, r"^chest_xray\.zip: \S+/IM-0115-0001\.jpeg is damaged .*encrypted"),
@@ -274,7 +223,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-@pytest.mark.parametrize("previous", [{}, {"chest_xray.zip": b"the archive of yesterday"}])
+@pytest.mark.parametrize("previous", [{}, {"chest_xray.zip": b"the archive of yesterday", "source.json": b"{}"}])
 def test_a_bad_archive_is_one_line_and_leaves_what_was_there(
     in_project: Path, kind: str, previous: dict[str, bytes]
 ) -> None:
@@ -291,41 +240,492 @@ def test_a_bad_archive_is_one_line_and_leaves_what_was_there(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == previous
 
 
+def refused(data: str, url: str | Path | None, **settings: Any) -> str:
+    """The one line with which a source is refused; what was brought before stays, and nothing is left behind."""
+    raw = Path("data/raw")
+    raw.mkdir(parents=True, exist_ok=True)
+    (raw / f"{data}.zip").write_bytes(b"the archive of yesterday")
+    with pytest.raises(UserError) as caught:
+        fetched(data, url, **settings)
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == {f"{data}.zip": b"the archive of yesterday"}
+    assert "\n" not in str(caught.value)
+    assert ".partial" not in str(caught.value)
+    return str(caught.value)
+
+
 def test_another_archive_than_the_checksum_names_is_refused(in_project: Path) -> None:
     path = plain(in_project / "mine.zip")
-    with pytest.raises(UserError) as caught:
-        bring("chest_xray", "mine.zip", sha256="0" * 64)
-    assert f"mine.zip: SHA-256 is {dataset.sha256_file(path)}, fetch.sha256 expects {'0' * 64}" in str(caught.value)
-    assert "download the archive again or correct fetch.sha256" in str(caught.value)
-    assert list(Path("data/raw").iterdir()) == []
+    line = refused("chest_xray", "mine.zip", sha256="0" * 64)
+    assert f"mine.zip: SHA-256 is {dataset.sha256_file(path)}, {'0' * 64} was expected" in line
+    assert "download it again or correct fetch.sha256" in line
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a.zip", "carrier-pigeon://a.zip"])
-def test_an_unreachable_address_is_one_line_with_the_remedy(in_project: Path, url: str) -> None:
-    with pytest.raises(UserError, match=rf"^{url}: the download failed \(.*(connect|not known).*by hand") as caught:
-        bring("chest_xray", url)
-    assert "\n" not in str(caught.value)
-    assert list(Path("data/raw").iterdir()) == []
+def test_an_unreachable_address_is_one_line_with_the_remedy(
+    in_project: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    line = refused("chest_xray", url)
+    assert re.match(rf"{url}: the download failed \(.*(connect|not known).*by hand", line)
 
 
-def test_a_member_that_would_fill_the_memory_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "MAX_MEMBER_BYTES", 100)
-    with pytest.raises(UserError, match=r"unpacks to \d+ bytes, more than 100; this is not an X-ray archive"):
-        manifest_of(plain(tmp_path / "a.zip", method=zipfile.ZIP_DEFLATED))
+def test_a_member_that_would_fill_the_memory_is_not_unpacked(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
+    plain(in_project / "a.zip", method=zipfile.ZIP_DEFLATED)
+    expected = r"chest_xray\.zip: \S+ unpacks to \d+ bytes, more than 100; this is not an X-ray archive"
+    assert re.fullmatch(expected, refused("chest_xray", "a.zip"))
+
+
+def test_a_harmful_archive_does_not_get_its_name(in_project: Path) -> None:
+    zipped(in_project / "a.zip", ["chest_xray/train/NORMAL/a.jpeg", "../train/PNEUMONIA/b.jpeg"])
+    assert refused("chest_xray", "a.zip").startswith("chest_xray.zip: member '../train/PNEUMONIA/b.jpeg' leads out")
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain(in_project / "a.zip")
+    archive = bring("chest_xray", "a.zip")
+    before = {path.name: path.read_bytes() for path in archive.parent.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(download, "bring", full)
+    with pytest.raises(OSError, match="No space left"):
+        bring("chest_xray", "a.zip")
+    assert {path.name: path.read_bytes() for path in archive.parent.iterdir()} == before
 
 
 def test_an_unknown_data_set_lists_the_known_ones(in_project: Path) -> None:
-    with pytest.raises(UserError, match=r"^data = 'chest-xray' is unknown; known: phantom, chest_xray"):
-        bring("chest-xray", None)
+    known = ", ".join(fetch.DATASETS)
+    with pytest.raises(UserError, match=rf"^data = 'chest-xray' is unknown; known: {known}$"):
+        fetch.fetch(
+            "chest-xray", Path("data/raw"), url=None, sha256=None, n_images=9, seed=1, workers=1, resume=in_project
+        )
     assert list(in_project.iterdir()) == []
 
 
+@pytest.mark.parametrize("data", ["folder", "rsna"])
+def test_a_source_without_a_published_address_needs_one(in_project: Path, data: str) -> None:
+    line = refused(data, None)
+    assert line == f"data = {data} needs fetch.url: where the images lie (folder, table or archive; path or URL)"
+
+
+# --- the table of sources ---
+
+
 @pytest.mark.parametrize("name", fetch.DATASETS)
-def test_every_source_states_its_licence_and_where_it_comes_from(name: str) -> None:
+def test_every_source_states_its_licence_where_it_comes_from_and_who_a_patient_is(name: str) -> None:
     row = fetch.source(name)
-    assert all((row.title, row.licence, row.citation))
-    assert row.synthetic or row.url.startswith("https://")
-    assert re.fullmatch("[a-z_]+", name)
+    assert all((row.title, row.licence, row.citation, row.patients))
+    assert re.fullmatch("[a-z_0-9]+", name)
+    assert row.url == "" or row.url.startswith("https://")
+    assert row.checksum == "" or (row.url and re.fullmatch("md5:[0-9a-f]{32}", row.checksum))
+
+
+def test_only_the_phantom_is_synthetic_and_only_ones_own_images_have_no_published_count() -> None:
+    assert [name for name, row in fetch.DATASETS.items() if row.synthetic] == ["phantom"]
+    assert [name for name, row in fetch.DATASETS.items() if not row.n_images] == ["phantom", "folder"]
+
+
+def test_published_arrays_of_every_size_have_checksums_of_their_own() -> None:
+    rows = {name: row for name, row in fetch.DATASETS.items() if name.startswith("pneumoniamnist")}
+    assert list(rows) == ["pneumoniamnist", *(f"pneumoniamnist_{side}" for side in (64, 128, 224))]
+    assert len({row.checksum for row in rows.values()}) == len({row.url for row in rows.values()}) == 4
+    assert all(f"/{name}.npz" in row.url and row.checksum.startswith("md5:") for name, row in rows.items())
+    assert files.MAX_FILE_BYTES > 4708 * 224 * 224 + 1000  # the largest array is read as a member of an archive
+
+
+@pytest.fixture
+def brought(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """Addresses and checksums that are asked for; nothing is brought."""
+    calls = []
+
+    def bring(url: str, target: Path, *, resume: Path, checksum: str | None = None) -> str:
+        calls.append((url, checksum))
+        raise UserError("enough")
+
+    monkeypatch.setattr(download, "bring", bring)
+    return calls
+
+
+@pytest.mark.parametrize("data", [name for name, row in fetch.DATASETS.items() if row.url])
+def test_the_published_checksum_is_of_the_published_address_and_the_own_of_the_own(
+    in_project: Path, brought: list[tuple[str, str | None]], data: str
+) -> None:
+    row = fetch.source(data)
+    for url in (None, "https://example.org/a.zip"):
+        for sha256 in (None, "0" * 64):
+            assert refused(data, url, sha256=sha256) == "enough"
+    assert brought == [
+        (row.url, row.checksum or None),
+        (row.url, row.checksum or None),
+        ("https://example.org/a.zip", None),
+        ("https://example.org/a.zip", f"sha256:{'0' * 64}"),
+    ]
+
+
+def test_an_archive_with_another_md5_than_the_published_one_is_refused(
+    in_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = plain(in_project / "mine.zip")
+    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    for checksum in (md5, "0" * 32):
+        row = fetch.DATASETS["chest_xray"]._replace(url=path.as_uri(), checksum=f"md5:{checksum}")
+        monkeypatch.setitem(fetch.DATASETS, "chest_xray", row)
+        if checksum == md5:
+            assert fetched("chest_xray", None).record["sha256"] == dataset.sha256_file(path)
+    Path("data/raw/source.json").unlink()
+    assert f"MD5 is {md5}, the published one is {'0' * 32}" in refused("chest_xray", None)
+
+
+def test_source_json_says_where_the_images_come_from(in_project: Path) -> None:
+    path = plain(in_project / "mine.zip")
+    brought = fetched("chest_xray", "mine.zip")
+    row = fetch.source("chest_xray")
+    assert brought.record == {
+        "data": "chest_xray",
+        "title": row.title,
+        "licence": row.licence,
+        "citation": row.citation,
+        "patients": row.patients,
+        "url": "mine.zip",
+        "sha256": dataset.sha256_file(path),
+        "n_images": 10,
+    }
+    assert dataset.read_json("data/raw/source.json") == brought.record
+
+
+# --- folders and tables, used in place ---
+
+
+def tree(root: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content_of(f"/{name}"))
+    return root
+
+
+def dicom(**header: str) -> bytes:
+    """The header of a DICOM file without an image."""
+    element = Dataset()
+    element.file_meta = FileMetaDataset()
+    element.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    element.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    element.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    for keyword, value in header.items():
+        setattr(element, keyword, value)
+    file = io.BytesIO()
+    element.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def test_a_folder_is_used_where_it_lies(in_project: Path) -> None:
+    tree(in_project / "my::images 1", ["NORMAL/p1/a.png", "PNEUMONIA/b.png", "PNEUMONIA/ä::c.png", "notes.txt"])
+    manifest, boxes, record = fetched("folder", "my::images 1")
+    assert manifest["image_id"].to_list() == ["NORMAL/p1/a.png", "PNEUMONIA/b.png", "PNEUMONIA/ä::c.png"]
+    assert manifest["uri"].to_list() == [f"{in_project}/my::images 1/{name}" for name in manifest["image_id"]]
+    assert manifest["patient_id"].to_list() == ["p1", "PNEUMONIA/b.png", "PNEUMONIA/ä::c.png"]
+    for row in manifest.itertuples():
+        content = files.read_bytes(row.uri)
+        assert (row.bytes, row.sha256) == (len(content), dataset.sha256_bytes(content))
+    assert len(boxes) == 0
+    assert [path.name for path in Path("data/raw").iterdir()] == ["source.json"]  # all that DVC has to keep
+    assert dataset.read_json("data/raw/source.json") == record
+    assert (record["url"], record["n_images"], "sha256" in record) == ("my::images 1", 3, False)
+
+
+def test_a_folder_in_an_archive_is_brought_as_an_archive(in_project: Path) -> None:
+    zipped(in_project / "mine.zip", ["top/train/NORMAL/a.png", "top/test/PNEUMONIA/p2/b.png"])
+    manifest = fetched("folder", "mine.zip").manifest.set_index("image_id")
+    assert manifest["uri"].to_list() == [f"zip://{name}::data/raw/folder.zip" for name in manifest.index]
+    assert manifest["source_split"].to_list() == ["test", "train"]
+
+
+def test_a_folder_of_another_file_system_is_used_where_it_lies(in_project: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("NORMAL/a b.png", "PNEUMONIA/b.png"):
+        memory.pipe(f"/box/{name}", content_of(f"/{name}"))
+    try:
+        for url in ("memory://box", "memory://box/mine.csv"):
+            memory.pipe("/box/mine.csv", b"path,label,patient_id\nNORMAL/a b.png,0,p\nPNEUMONIA/b.png,1,q\n")
+            manifest = fetched("folder", url).manifest
+            assert manifest["uri"].to_list() == ["memory:///box/NORMAL/a b.png", "memory:///box/PNEUMONIA/b.png"]
+            assert [files.read_bytes(uri) for uri in manifest["uri"]] == [b"a b.png " * 20, b"b.png " * 20]
+    finally:
+        memory.rm("/", recursive=True)
+
+
+def test_the_header_of_a_dicom_file_says_who_the_patient_is_where_nothing_else_does(in_project: Path) -> None:
+    (in_project / "mine" / "NORMAL" / "p1").mkdir(parents=True)
+    tree(in_project / "mine", ["PNEUMONIA/c.png"])
+    for name in ("NORMAL/a.dcm", "NORMAL/p1/b.dcm"):
+        (in_project / "mine" / name).write_bytes(dicom(PatientID="007", PatientSex="F", PatientAge="043Y"))
+    manifest = fetched("folder", "mine").manifest.set_index("image_id")
+    assert manifest["patient_id"].to_dict() == {
+        "NORMAL/a.dcm": "007",
+        "NORMAL/p1/b.dcm": "p1",
+        "PNEUMONIA/c.png": "PNEUMONIA/c.png",
+    }
+    assert manifest[["sex", "age"]].apply(tuple, axis=1).to_list() == [("F", "43"), ("F", "43"), ("", "")]
+    assert "view" not in manifest
+
+
+def test_a_table_goes_before_the_header_of_a_dicom_file_and_its_columns_reach_the_manifest(in_project: Path) -> None:
+    (in_project / "mine").mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        (in_project / "mine" / name).write_bytes(dicom(PatientID="007", PatientSex="F", ViewPosition="AP"))
+    head = "path,label,patient_id,split,subtype,sex,age,view\n"
+    (in_project / "mine" / "t.CSV").write_text(f"{head}a.dcm,1,p1,train,virus,M,5,\nb.dcm,0,,test,,,,PA\n")
+    manifest = fetched("folder", in_project / "mine" / "t.CSV").manifest
+    columns = ["patient_id", "source_split", "subtype", "sex", "age", "view"]
+    assert manifest[columns].apply(tuple, axis=1).to_list() == [
+        ("p1", "train", "virus", "M", "5", "AP"),
+        ("007", "test", "normal", "F", "", "PA"),
+    ]
+    assert manifest["uri"].to_list() == [f"{in_project}/mine/a.dcm", f"{in_project}/mine/b.dcm"]
+    assert [path.name for path in Path("data/raw").iterdir()] == ["source.json"]
+    dataset.write_table(manifest, "manifest.csv")
+    back = dataset.read_table("manifest.csv")
+    assert back["patient_id"].to_list() == ["p1", "007"]
+    assert back["age"].isna().to_list() == [False, True]
+
+
+def test_the_challenge_of_rsna_is_used_where_it_lies(in_project: Path) -> None:
+    (in_project / "rsna" / "stage_2_train_images").mkdir(parents=True)
+    for name in ("aa", "bb"):
+        content = dicom(PatientID=name, PatientSex="F", PatientAge="051Y", ViewPosition="PA")
+        (in_project / "rsna" / "stage_2_train_images" / f"{name}.dcm").write_bytes(content)
+    head = "patientId,x,y,width,height,Target\n"
+    (in_project / "rsna" / "stage_2_train_labels.csv").write_text(f"{head}bb,9,2,3,4,1\nbb,1,2,3,4.5,1\naa,,,,,0\n")
+    mapping = [{"subset_img_id": "aa", "img_id": "00000013_005.png"}]
+    (in_project / "rsna" / "pneumonia-challenge-dataset-mappings_2018.json").write_text(json.dumps(mapping))
+    manifest, boxes, _ = fetched("rsna", "rsna")
+    columns = ["image_id", "label", "patient_id", "sex", "age", "view"]
+    assert manifest[columns].apply(tuple, axis=1).to_list() == [
+        ("aa", 0, "00000013", "F", "51", "PA"),
+        ("bb", 1, "bb", "F", "51", "PA"),
+    ]
+    assert manifest["uri"].to_list() == [f"{in_project}/rsna/stage_2_train_images/{name}.dcm" for name in ("aa", "bb")]
+    assert boxes.to_dict("list") == {
+        "image_id": ["bb", "bb"],
+        "x": [1.0, 9.0],
+        "y": [2.0, 2.0],
+        "width": [3.0, 3.0],
+        "height": [4.5, 4.0],
+    }
+    assert [path.name for path in Path("data/raw").iterdir()] == ["source.json"]
+
+
+def test_an_unpacked_kermany_tree_is_used_where_it_lies(in_project: Path) -> None:
+    tree(in_project / "chest_xray", KERMANY)
+    manifest = fetched("chest_xray", "chest_xray").manifest
+    zipped_manifest = manifest_of(plain(in_project / "a.zip"))
+    assert manifest.drop(columns="uri").equals(zipped_manifest.drop(columns="uri"))
+    assert not Path("data/raw/chest_xray.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "url", "expected"),
+    [
+        ("folder", "no/folder", r"/.*/no/folder: no such file; correct fetch\.url"),
+        ("folder", "~nobody_here/mine", r"/.*/~nobody_here/mine: no such file; correct fetch\.url"),
+        ("folder", "mine/no.csv", r"/.*/mine/no\.csv: no such file"),
+        ("folder", "empty", r"/.*/empty: no images in the layout of data = folder"),
+        ("folder", "half", r"/.*/half: no image of class 0 \(normal\); a classifier needs both classes"),
+        ("rsna", "mine", r"/.*/mine: no images in the layout of data = rsna; it looks like data = folder"),
+        ("rsna", "kermany", r"/.*/kermany: no images in the layout of data = rsna; it looks like data = chest_xray"),
+        ("folder", "rsna", r"/.*/rsna: no images in the layout of data = folder; it looks like data = rsna"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_one_line(in_project: Path, data: str, url: str, expected: str) -> None:
+    tree(in_project / "mine", ["NORMAL/a.png", "PNEUMONIA/b.png"])
+    tree(in_project / "half", ["PNEUMONIA/b.png"])
+    tree(in_project / "empty", ["a.png"])
+    tree(in_project / "kermany", KERMANY)
+    (in_project / "rsna").mkdir()  # the table without its images: what is missing is not what is wrong
+    (in_project / "rsna" / "stage_2_train_labels.csv").write_text("patientId,x,y,width,height,Target\naa,,,,,0\n")
+    assert re.fullmatch(expected, refused(data, url))
+
+
+@pytest.mark.parametrize("url", ["mine", "mine/t.csv"])
+def test_a_checksum_of_a_folder_is_refused(in_project: Path, url: str) -> None:
+    tree(in_project / "mine", ["NORMAL/a.png", "PNEUMONIA/b.png"])
+    line = refused("folder", url, sha256="0" * 64)
+    assert line == f"fetch.sha256 is of an archive, but {url} is used in place; set it to null"
+
+
+def test_a_file_that_cannot_be_read_ends_the_listing(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 200)
+    tree(in_project / "mine", ["NORMAL/a.png", "PNEUMONIA/a_very_long_name.png"])
+    line = refused("folder", "mine")
+    assert line == f"{in_project}/mine/PNEUMONIA/a_very_long_name.png: larger than 200 bytes, which no X-ray is"
+
+
+# --- kaggle ---
+
+
+@pytest.fixture
+def kaggle(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A `kagglehub` that has two sets, and the names that it was asked for."""
+    asked = []
+
+    def download_of(kind: str, name: str) -> str:
+        asked.append(f"{kind} {name}")
+        if "paultimothymooney" in name:
+            return str(tree(in_project / "cache" / name, [f"chest_xray/{one}" for one in KERMANY]))
+        if "rsna" in name:
+            return str(tree(in_project / "cache" / name, ["NORMAL/a.png", "PNEUMONIA/b.png"]))
+        raise RuntimeError("403 Client Error.\n\nPermission denied")
+
+    module = SimpleNamespace(
+        dataset_download=partial(download_of, "dataset"), competition_download=partial(download_of, "competition")
+    )
+    monkeypatch.setitem(sys.modules, "kagglehub", module)
+    return asked
+
+
+def test_a_set_of_kaggle_is_used_where_kagglehub_puts_it(in_project: Path, kaggle: list[str]) -> None:
+    manifest, _, record = fetched("chest_xray", "kaggle://paultimothymooney/chest-xray-pneumonia")
+    folder = f"{in_project}/cache/paultimothymooney/chest-xray-pneumonia/chest_xray"
+    assert manifest["uri"].to_list() == [f"{folder}/{name}.jpeg" for name in manifest["image_id"]]
+    assert len(manifest) == len(KERMANY)
+    assert record["url"] == "kaggle://paultimothymooney/chest-xray-pneumonia"
+    assert set(kaggle) == {"dataset paultimothymooney/chest-xray-pneumonia"}
+
+
+def test_a_competition_of_kaggle_is_asked_for_as_one(in_project: Path, kaggle: list[str]) -> None:
+    assert len(fetched("folder", "kaggle://competitions/rsna-pneumonia-detection-challenge").manifest) == 2
+    assert set(kaggle) == {"competition rsna-pneumonia-detection-challenge"}
+
+
+def test_a_set_that_kaggle_refuses_is_one_line(in_project: Path, kaggle: list[str]) -> None:
+    line = refused("folder", "kaggle://some/body")
+    assert line == (
+        "kaggle://some/body: the download failed (RuntimeError: 403 Client Error. Permission denied); check the name "
+        "and your Kaggle credentials"
+    )
+
+
+def test_kaggle_without_kagglehub_is_one_line_with_the_remedy(
+    in_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    line = refused("folder", "kaggle://some/body")
+    assert line == "fetch.url = kaggle://… needs the package kagglehub: pip install kagglehub"
+
+
+# --- pneumoniamnist ---
+
+
+def arrays_of(sizes: dict[str, int] | None = None, side: int = 28) -> dict[str, npt.NDArray[Any]]:
+    noise, arrays = np.random.default_rng(0), {}
+    for split, n in (sizes or {"train": 5, "val": 2, "test": 3}).items():
+        arrays[f"{split}_images"] = noise.integers(0, 256, (n, side, side), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(n) % 2).astype(np.uint8)[:, None]
+    return arrays
+
+
+def test_arrays_become_images_with_the_same_pixels(in_project: Path) -> None:
+    arrays = arrays_of()
+    np.savez_compressed("mine.npz", **arrays)
+    manifest, boxes, record = fetched("pneumoniamnist", "mine.npz")
+    expected = [f"{split}/{number:05}" for split, n in (("test", 3), ("train", 5), ("val", 2)) for number in range(n)]
+    assert manifest["image_id"].to_list() == expected
+    assert manifest["patient_id"].to_list() == expected  # a patient of pneumoniamnist is its image
+    for row in manifest.itertuples():
+        split, number = row.image_id.split("/")
+        np.testing.assert_array_equal(dataset.read_image(row.uri), arrays[f"{split}_images"][int(number)])
+        assert (row.source_split, row.label) == (split, arrays[f"{split}_labels"][int(number), 0])
+        assert row.subtype == dataset.LABELS[row.label]
+        assert row.uri == f"zip://images/{row.image_id}.png::data/raw/pneumoniamnist.zip"
+    assert len(boxes) == 0
+    assert record["sha256"] == dataset.sha256_file("mine.npz")
+    assert sorted(path.name for path in Path("data/raw").iterdir()) == ["pneumoniamnist.zip", "source.json"]
+
+
+def test_the_same_arrays_give_the_same_archive(in_project: Path) -> None:
+    np.savez("a.npz", **arrays_of(side=64))
+    np.savez_compressed("b.npz", **arrays_of(side=64))
+    first, second = (bring("pneumoniamnist_64", f"{name}.npz", Path(name)) for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def header_of(shape: tuple[int, ...]) -> bytes:
+    """An .npy file that claims a shape and holds no pixels."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def claiming(shape: tuple[int, ...], path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in arrays_of():
+            archive.writestr(f"{name}.npy", header_of(shape))
+
+
+BAD_ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "pickled": (
+        lambda path: np.savez(path, **(arrays_of() | {"train_images": np.array([{}, None], object)})),
+        r"not the arrays of PneumoniaMNIST \(Object arrays cannot be loaded.*; bring the published \.npz",
+    ),
+    "pickled labels": (
+        lambda path: np.savez(path, **(arrays_of() | {"test_labels": np.array([{}, None, 1], object)})),
+        r"not the arrays of PneumoniaMNIST \(Object arrays cannot be loaded.*; bring the published \.npz",
+    ),
+    "other names": (lambda path: np.savez(path, a=np.zeros(3)), r"not the arrays .*train_labels.*"),
+    "fewer labels": (
+        lambda path: np.savez(path, **(arrays_of() | {"val_labels": np.zeros(1, np.uint8)})),
+        r"not the arrays .*shorter.*",
+    ),
+    "fourteen labels": (
+        lambda path: np.savez(path, **(arrays_of() | {"train_labels": np.zeros((5, 14), np.uint8)})),
+        r"not the arrays .*longer.*",
+    ),
+    "third class": (
+        lambda path: np.savez(path, **(arrays_of() | {"train_labels": np.full((5, 1), 2, np.uint8)})),
+        r"not the arrays of PneumoniaMNIST \(2\); .*",
+    ),
+    "shares of 1": (
+        lambda path: np.savez(path, **(arrays_of() | {"train_images": np.full((5, 28, 28), 0.5)})),
+        r"not the arrays of PneumoniaMNIST \(train_images are float64 \(5, 28, 28\), not uint8 \(n, side, side\)\).*",
+    ),
+    "four axes": (
+        lambda path: np.savez(path, **(arrays_of() | {"train_images": np.zeros((5, 28, 28, 3), np.uint8)})),
+        r"not the arrays .*train_images are uint8 \(5, 28, 28, 3\), not .*",
+    ),
+    "no pixels": (lambda path: np.savez(path, **arrays_of(side=0)), r"not the arrays .*"),
+    "claims the memory": (partial(claiming, (10**7, 10**4, 10**4)), r"not the arrays .*"),
+    "claims more than it holds": (partial(claiming, (2, 28, 28)), r"not the arrays .*"),
+    "claims less than nothing": (partial(claiming, (-1, 28, 28)), r"not the arrays .*"),
+    "no npz": (lambda path: path.write_bytes(b"<html>"), r"6 bytes arrived, but they are no complete zip archive.*"),
+    "array alone": (lambda path: path.write_bytes(header_of((2, 28, 28))), r"\d+ bytes arrived, but .*"),
+    "images": (partial(zipped, names=[f"chest_xray/{name}" for name in NORMALS]), r"not the arrays .*"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARRAYS)
+def test_what_are_no_arrays_of_pneumoniamnist_is_one_line(in_project: Path, kind: str) -> None:
+    make, expected = BAD_ARRAYS[kind]
+    make(in_project / "bad.npz")
+    assert re.fullmatch(rf"pneumoniamnist\.zip: {expected}", refused("pneumoniamnist", "bad.npz"))
+
+
+def test_the_real_arrays_have_the_published_counts_and_keep_every_pixel(in_project: Path, repo: Path) -> None:
+    path = repo.parent / "shared" / "data" / "pneumoniamnist.npz"
+    if not path.is_file():
+        pytest.skip("the arrays of PneumoniaMNIST do not lie beside the checkout")
+    manifest = fetched("pneumoniamnist", path).manifest
+    assert len(manifest) == fetch.source("pneumoniamnist").n_images == 5856
+    assert manifest["source_split"].value_counts().to_dict() == {"train": 4708, "test": 624, "val": 524}
+    assert manifest.groupby("source_split")["label"].sum().to_dict() == {"test": 390, "train": 3494, "val": 389}
+    assert manifest["patient_id"].is_unique
+    with np.load(path, allow_pickle=False) as arrays:
+        pixels = {split: arrays[f"{split}_images"] for split in dataset.SPLITS}
+        labels = {split: arrays[f"{split}_labels"].ravel() for split in dataset.SPLITS}
+    for row in manifest.iloc[::40].itertuples():
+        split, number = row.image_id.split("/")
+        np.testing.assert_array_equal(dataset.read_image(row.uri), pixels[split][int(number)])
+        assert row.label == labels[split][int(number)]
 
 
 # --- the phantom ---
@@ -404,11 +804,11 @@ def test_the_real_archive_has_the_published_counts(real_manifest: pd.DataFrame) 
     assert counts == {
         ("test", 0): 234,
         ("test", 1): 390,
-        ("train", 0): 1341,
-        ("train", 1): 3875,
-        ("val", 0): 8,
-        ("val", 1): 8,
+        ("train", 0): 1341 + 8,  # val counts as train
+        ("train", 1): 3875 + 8,
     }
+    val = real_manifest[real_manifest["image_id"].str.startswith("val/")]
+    assert val["label"].value_counts().to_dict() == {0: 8, 1: 8}
     assert real_manifest["subtype"].value_counts().to_dict() == {"bacteria": 2780, "normal": 1583, "virus": 1493}
 
 

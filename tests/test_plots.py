@@ -48,8 +48,17 @@ def history() -> Figure:
 
 
 def classes() -> Figure:
-    counts = {"n_patients": 20, "n_normal": 11, "n_pneumonia": 33, "shown_normal": 22, "shown_pneumonia": 44}
-    return plots.classes({"train": counts, "val": counts, "test": counts}, TITLE)
+    counts = {"n_patients": 20, "n_normal": 11, "n_pneumonia": 33, "weight_normal": 22.5, "weight_pneumonia": 21.5}
+    # What an epoch shows is not drawn: class weights balance the classes without showing an image twice.
+    shown = {"shown_normal": 98, "shown_pneumonia": 99}
+    return plots.classes({"train": counts | shown, "val": counts | shown, "test": counts | shown}, TITLE)
+
+
+def measures() -> Figure:
+    rng = np.random.default_rng(1)
+    names = ("width", "height", "bytes", "mean", "std", "entropy")
+    table = pd.DataFrame({name: rng.normal(100, 10, 30) for name in names})
+    return plots.measures(table.assign(label=[0, 1, 1] * 10, valid=[True] * 27 + [False] * 3), TITLE)
 
 
 def trials() -> Figure:
@@ -74,7 +83,7 @@ def saliency() -> Figure:
 
 
 CHARTS = {one.__name__: one for one in (roc, precision_recall, calibration, confusion, history, classes, trials)}
-PICTURES = {one.__name__: one for one in (before_after, saliency)}
+PICTURES = {one.__name__: one for one in (before_after, saliency, measures)}
 FIGURES = CHARTS | PICTURES
 
 
@@ -194,13 +203,27 @@ def test_history_of_one_epoch_is_visible() -> None:
     assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
 
 
-def test_classes_writes_the_number_of_images_on_each_bar() -> None:
-    axes = classes().axes[0]
-    written = sorted(text.get_text() for text in axes.texts)
-    assert written == sorted(["11", "33", "22", "44"] * 3)
+def test_classes_draws_images_before_and_their_weight_after() -> None:
+    figure = classes()
+    axes = figure.axes[0]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    bars = {bar.get_label(): [patch.get_height() for patch in bar] for bar in axes.containers}
+    assert list(bars) == legend
+    assert bars == {
+        "normal, before: images": [11, 11, 11],
+        "pneumonia, before: images": [33, 33, 33],
+        "normal, after: weight in an epoch": [22.5, 22.5, 22.5],
+        "pneumonia, after: weight in an epoch": [21.5, 21.5, 21.5],
+    }
+    assert sorted(text.get_text() for text in axes.texts) == sorted(["11", "33", "22.5", "21.5"] * 3)
     assert [label.get_text() for label in axes.get_xticklabels()] == [
         f"{name}\n20 patients" for name in ("train", "val", "test")
     ]
+
+
+def test_classes_stand_side_by_side_in_the_order_before_then_after() -> None:
+    places = [[patch.get_x() for patch in bar] for bar in classes().axes[0].containers]
+    assert np.diff(np.array(places).T.ravel()).min() > 0.19, "no bar hides another"
 
 
 def test_trials_tells_pruned_from_complete() -> None:
@@ -261,3 +284,16 @@ def test_saliency_leaves_the_anatomy_visible_where_the_map_is_low() -> None:
     alpha = overlay.get_alpha()
     assert alpha[0, 0] == 0
     assert 0.5 < alpha[4, 20] < 1
+
+
+def test_measures_show_the_valid_images_of_each_class_on_a_scale_of_their_own() -> None:
+    figure = measures()
+    assert "n = 27 valid images" in figure.get_suptitle()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["normal (9)", "pneumonia (18)"]
+    assert [axes.get_xlabel().split(" (")[0] for axes in figure.axes] == [
+        *("width", "height", "size of the file", "mean", "standard deviation", "entropy")
+    ]
+    for axes in figure.axes:
+        for colour in (plots.BLUE, plots.ORANGE):
+            shares = [bar.get_height() for bar in axes.patches if to_hex(bar.get_facecolor()) == colour]
+            assert sum(shares) == pytest.approx(1)

@@ -18,9 +18,12 @@ FRACTIONS = {"test_fraction": 0.2, "val_fraction": 0.2}
 
 def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """A table as `validate` writes it; what a row does not say is made up, each file different."""
-    defaults = {"label": 1, "subtype": "s", "source_split": "", "width": 300, "valid": True, "reason": ""}
+    defaults = {"label": 1, "subtype": "s", "source_split": "", "width": 300, "look_alike": ""}
     return pd.DataFrame(
-        [{"image_id": f"i{n:04}", "sha256": f"file {n}"} | defaults | row for n, row in enumerate(rows)]
+        [
+            {"image_id": f"i{n:04}", "sha256": f"file {n}"} | defaults | {"valid": True, "reason": ""} | row
+            for n, row in enumerate(rows)
+        ]
     )
 
 
@@ -40,9 +43,12 @@ def split_of(table: pd.DataFrame, **settings: Any) -> dict[str, str]:
 
 @st.composite
 def archives(draw: st.DrawFn) -> pd.DataFrame:
-    """Patients with 1-5 images, some files shared, some rows bad, with or without an official test split."""
+    """Patients with 1-5 images, some files shared, some alike, some rows bad, with official splits or without."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    official = draw(st.booleans())
+    shares = {"": 1.0} | draw(
+        st.sampled_from([{}, {"test": 0.15}, {"val": 0.1}, {"test": 0.15, "val": 0.1}, {"test": 0.15, "val": 0.005}])
+    )
+    shares[""] -= sum(shares.values()) - 1
     shared = draw(st.sampled_from([0.0, 0.05, 0.3]))
     rows = []
     for patient in range(draw(st.integers(20, 80))):
@@ -52,24 +58,28 @@ def archives(draw: st.DrawFn) -> pd.DataFrame:
                 {
                     "patient_id": f"p{patient}",
                     "label": label,
-                    "source_split": rng.choice(["train", "val", "test"], p=[0.8, 0.05, 0.15]) if official else "",
+                    "source_split": str(rng.choice(list(shares), p=list(shares.values()))),
                     "valid": bool(rng.random() > 0.05),
                 }
                 | ({"sha256": f"shared {label} {rng.integers(20)}"} if rng.random() < shared else {})
             )
     table = table_of(rows)
+    for _ in range(draw(st.integers(0, 4))):
+        members = rng.choice(np.flatnonzero(table["valid"]), rng.integers(2, 5), replace=False)
+        table.loc[members, "look_alike"] = table.loc[members, "image_id"].min()
     return table.sample(frac=1, random_state=rng.integers(2**31))
 
 
 def linked_patients(table: pd.DataFrame) -> dict[str, str]:
-    """patient -> representative of all patients tied to him by identical files, by plain repetition."""
+    """patient -> representative of all patients tied to him by files that are or look the same, by repetition."""
     leader = {patient: patient for patient in table["patient_id"]}
+    alike = table[table["look_alike"] != ""]
+    ties = [its for rows, key in ((table, "sha256"), (alike, "look_alike")) for _, its in rows.groupby(key)]
     for _ in leader:
         before = dict(leader)
-        for _, together in table.groupby("sha256")["patient_id"]:
-            first = min(leader[patient] for patient in together)
-            changing = {leader[patient] for patient in together}
-            leader = {patient: first if its in changing else its for patient, its in leader.items()}
+        for together in ties:
+            changing = {leader[patient] for patient in together["patient_id"]}
+            leader = {patient: min(changing) if its in changing else its for patient, its in leader.items()}
         if leader == before:
             break
     return leader
@@ -88,7 +98,11 @@ def test_no_patient_in_two_splits(table: pd.DataFrame, seed: int) -> None:
     person = linked_patients(valid)
     assert splits.groupby(splits["patient_id"].map(person))["split"].nunique().max() == 1
     assert set(splits["split"]) == {"train", "val", "test"}
-    assert (splits.groupby("split")["label"].nunique() == 2).loc[["train", "val"]].all()
+    drawn = splits[~splits["source_split"].isin(["val", "test"])]
+    # Where both are official nothing is drawn; people of both classes can fill a fold of a small set by themselves.
+    of_one_class = valid.groupby(valid["patient_id"].map(person))["label"].nunique().eq(1).all()
+    if len(set(drawn["split"])) > 1 and of_one_class:
+        assert (drawn.groupby("split")["label"].nunique() == 2).all()
 
     sealed = valid[valid["source_split"] == "test"]
     if len(sealed):
@@ -97,10 +111,18 @@ def test_no_patient_in_two_splits(table: pd.DataFrame, seed: int) -> None:
     assert not outside["sha256"].duplicated().any()
     assert not outside["sha256"].isin(sealed["sha256"]).any()
 
-    # Nothing is left out but copies of a kept file and people of the sealed test split.
+    official = valid[valid["source_split"] == "val"]
+    untied = official[~official["patient_id"].map(person).isin(sealed["patient_id"].map(person))]
+    if len(untied):
+        val = splits[splits["split"] == "val"]
+        assert set(val["source_split"]) == {"val"}
+        assert set(val["sha256"]) == set(untied["sha256"])
+
+    # Nothing is left out but copies of a kept file and people of a split that judges.
     left_out = valid[~valid["image_id"].isin(splits["image_id"])]
-    in_test = left_out["patient_id"].map(person).isin(sealed["patient_id"].map(person))
-    assert (left_out["sha256"].isin(splits["sha256"]) | in_test).all()
+    judges = pd.concat([sealed, untied])["patient_id"].map(person)
+    judged = left_out["patient_id"].map(person).isin(judges)
+    assert (left_out["sha256"].isin(splits["sha256"]) | judged).all()
     assert splits["image_id"].is_unique
     assert splits["image_id"].is_monotonic_increasing
 
@@ -150,18 +172,106 @@ def test_patients_who_share_a_file_count_as_one(seed: int) -> None:
     assert len(set(together["split"])) == 1
 
 
-def test_validation_is_drawn_anew_from_train_and_the_official_validation_split() -> None:
-    rows = crowd(90, source_split="train")
-    for row in rows[:4]:
-        row["source_split"] = "val"
-    rows += [{"patient_id": f"t{n}", "label": n % 2, "source_split": "test"} for n in range(20)]
-    table = table_of(rows)
-    splits = assign_splits(table, **FRACTIONS, seed=1)
+@pytest.mark.parametrize("seed", range(8))
+def test_patients_whose_images_look_alike_count_as_one(seed: int) -> None:
+    rows = crowd()
+    for image in (2, 8, 20):  # of p001, p004, p010
+        rows[image]["look_alike"] = "i0002"
+    for image in (21, 31):  # the other image of p010, and one of p015
+        rows[image]["look_alike"] = "i0021"
+    splits = assign_splits(table_of(rows), **FRACTIONS, seed=seed)
+    together = splits[splits["patient_id"].isin(["p001", "p004", "p010", "p015"])]
+    assert len(together) == 8, "none of them is left out: they differ, byte by byte"
+    assert len(set(together["split"])) == 1
+
+
+def test_images_without_a_look_alike_are_not_tied_to_one_another() -> None:
+    assert len(set(split_of(table_of(crowd())).values())) == 3
+
+
+def test_who_looks_like_a_patient_of_the_sealed_test_split_is_left_out() -> None:
+    rows = crowd(source_split="train")
+    rows[2]["look_alike"] = "i0002"
+    rows.append({"patient_id": "other", "source_split": "test", "look_alike": "i0002"})
+    split = split_of(table_of(rows))
+    assert split["i0120"] == "test"
+    assert {"i0002", "i0003"}.isdisjoint(split)
+    assert len(split) == 119
+
+
+# --- official validation splits ---
+
+
+def with_val(*rows: dict[str, Any], of_train: int = 90, test: bool = True) -> list[dict[str, Any]]:
+    """Images `i0000` on of train, 20 of test, 20 of val, then `rows`; no patient in two."""
+    judges = [{"patient_id": f"t{n}", "label": n % 2, "source_split": "test"} for n in range(20)] if test else []
+    judges += [{"patient_id": f"v{n}", "label": n % 2, "source_split": "val"} for n in range(20)]
+    return [*crowd(of_train // 2, source_split="train"), *judges, *rows]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("test", [True, False])
+def test_an_official_validation_split_stays_as_it_is(test: bool, seed: int) -> None:
+    table = table_of(with_val(test=test))
+    splits = assign_splits(table, **FRACTIONS, seed=seed)
+    assert len(splits) == len(table)
+    assert splits["split"].eq("val").equals(splits["source_split"].eq("val"))
+    assert splits["split"].value_counts().to_dict() == (
+        {"train": 90, "test": 20, "val": 20} if test else {"train": 72, "test": 18, "val": 20}
+    )
+
+
+def test_without_an_official_validation_split_one_is_drawn_from_train() -> None:
+    rows = [row for row in with_val(of_train=180) if row["source_split"] != "val"]
+    splits = assign_splits(table_of(rows), **FRACTIONS, seed=1)
     val = splits[splits["split"] == "val"]
     assert len(val) == pytest.approx(0.2 * 180, abs=6)
-    assert set(val["source_split"]) >= {"train"}
-    assert (splits.loc[splits["source_split"] == "val", "split"] != "test").all()
-    assert splits["source_split"].value_counts().to_dict() == {"train": 176, "test": 20, "val": 4}
+    assert set(val["source_split"]) == {"train"}
+    assert splits["source_split"].value_counts().to_dict() == {"train": 180, "test": 20}
+
+
+@pytest.mark.parametrize("train_first", [True, False])
+def test_of_copies_in_train_and_validation_the_one_in_validation_stays(train_first: bool) -> None:
+    copies = [
+        {"image_id": f"{'ab'[first]}", "patient_id": "twice", "source_split": split, "sha256": "same"}
+        for first, split in enumerate(("train", "val") if train_first else ("val", "train"))
+    ]
+    splits = assign_splits(table_of(with_val(*copies)), **FRACTIONS, seed=1)
+    copy = splits[splits["sha256"] == "same"]
+    assert copy[["source_split", "split"]].to_numpy().tolist() == [["val", "val"]]
+
+
+@pytest.mark.parametrize("tie", [{}, {"sha256": "file 110"}, {"look_alike": "alike"}], ids=["id", "file", "look"])
+@pytest.mark.parametrize("test", [True, False])
+def test_patients_of_an_official_validation_split_lose_their_rows_in_train(tie: dict[str, str], test: bool) -> None:
+    """`file 110` and `file 90` are of a validation patient, with and without an official test split."""
+    one = 110 if test else 90
+    if "sha256" in tie:
+        tie = {"sha256": f"file {one}"}
+    patient = "x" if tie else "v0"
+    rows = with_val({"patient_id": patient, "source_split": "train"} | tie, test=test)
+    rows += [{"patient_id": patient, "source_split": "train"} for _ in range(3)]
+    if "look_alike" in tie:
+        rows[one] |= tie
+    for seed in range(8):
+        splits = assign_splits(table_of(rows), **FRACTIONS, seed=seed)
+        assert len(splits) == len(rows) - 4
+        assert patient not in set(splits.loc[splits["split"] != "val", "patient_id"])
+        assert splits["split"].eq("val").sum() == 20, "what judges stays as it is"
+
+
+def test_patients_of_the_sealed_test_split_lose_their_rows_in_train_and_validation() -> None:
+    rows = with_val(*({"patient_id": "t0", "source_split": split} for split in ("train", "val")))
+    splits = assign_splits(table_of(rows), **FRACTIONS, seed=1)
+    assert splits.loc[splits["patient_id"] == "t0", "split"].to_list() == ["test"]
+    assert splits["split"].value_counts().to_dict() == {"train": 90, "test": 20, "val": 20}
+
+
+def test_an_official_validation_split_of_test_patients_alone_is_replaced_by_a_drawn_one() -> None:
+    rows = [row | ({"patient_id": "t0"} if row["source_split"] == "val" else {}) for row in with_val(of_train=180)]
+    splits = assign_splits(table_of(rows), **FRACTIONS, seed=1)
+    assert splits["source_split"].value_counts().to_dict() == {"train": 180, "test": 20}
+    assert splits["split"].eq("val").sum() == pytest.approx(0.2 * 180, abs=6)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -290,6 +400,7 @@ def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:
             assert row["shown_normal"] == row["shown_pneumonia"] == row["n_pneumonia"]
         else:
             assert (row["shown_normal"], row["shown_pneumonia"]) == (row["n_normal"], row["n_pneumonia"])
+        assert (row["weight_normal"], row["weight_pneumonia"]) == (row["shown_normal"], row["shown_pneumonia"])
     assert sum(row["n_images"] for row in report["splits"].values()) == 88
     assert report["n_left_out_duplicates_or_test_patients"] == 1
     assert report["digest"] == dataset.digest(splits)
@@ -297,12 +408,42 @@ def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:
     assert summarise(table.assign(source_split="test"), splits, "none")["official_test"] is True
 
 
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [("class_weight", (5.5, 5.5)), ("oversample", (8, 8)), ("undersample", (3, 3)), ("none", (3, 8))],
+)
+def test_the_report_says_what_each_class_weighs_in_an_epoch(strategy: str, expected: tuple[float, float]) -> None:
+    valid = table_of([{}]).iloc[:0]
+    splits = balance(SPLIT, strategy=strategy, seed=1).assign(sha256="")
+    rows = summarise(valid, splits, strategy)["splits"]
+    assert (rows["train"]["weight_normal"], rows["train"]["weight_pneumonia"]) == expected
+    assert (rows["val"]["weight_normal"], rows["val"]["weight_pneumonia"]) == (1, 5)
+    assert (rows["test"]["weight_normal"], rows["test"]["weight_pneumonia"]) == (4, 2)
+
+
 # --- the real archive ---
 
 
 @pytest.fixture(scope="module")
 def real_splits(real_manifest: pd.DataFrame) -> pd.DataFrame:
-    return assign_splits(real_manifest.assign(valid=True, reason=""), **FRACTIONS, seed=1)
+    return assign_splits(real_manifest.assign(valid=True, reason="", look_alike=""), **FRACTIONS, seed=1)
+
+
+def test_the_real_archive_holds_30_groups_of_62_identical_files(real_manifest: pd.DataFrame) -> None:
+    sizes = real_manifest["sha256"].value_counts()
+    assert ((sizes > 1).sum(), sizes[sizes > 1].sum()) == (30, 62)
+    assert len(real_manifest) == 5856
+
+
+def test_no_normal_patient_of_the_real_archive_crosses_into_test(
+    real_splits: pd.DataFrame, real_manifest: pd.DataFrame
+) -> None:
+    """So none is left out for it: every normal image of train that is no copy is learnt from."""
+    normal = real_manifest[real_manifest["label"] == 0]
+    sides = normal.assign(test=normal["source_split"] == "test").groupby("patient_id")["test"].nunique()
+    assert sides.max() == 1
+    left_out = normal[~normal["image_id"].isin(real_splits["image_id"])]
+    assert left_out["sha256"].isin(real_splits["sha256"]).all()
 
 
 def test_the_real_test_split_keeps_all_its_624_images(real_splits: pd.DataFrame) -> None:
@@ -321,6 +462,7 @@ def test_no_patient_of_the_real_archive_is_in_two_splits(
 def test_the_real_archive_loses_only_duplicates(real_splits: pd.DataFrame, real_manifest: pd.DataFrame) -> None:
     outside = real_manifest[real_manifest["source_split"] != "test"]
     assert len(real_splits) == 624 + outside["sha256"].nunique()
+    assert real_splits["split"].eq("test").sum() == 624
 
 
 def test_validation_of_the_real_archive_is_a_fifth_with_the_shares_of_train(real_splits: pd.DataFrame) -> None:
@@ -340,6 +482,7 @@ def test_a_split_has_the_share_that_was_asked_for(fraction: float) -> None:
             "sha256": [f"{i:064x}" for i in range(n)],
             "label": [int(i % 4 > 0) for i in range(n)],
             "source_split": "",
+            "look_alike": "",
             "valid": True,
             "reason": "",
         }

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from test_images import dicom
 
 from pneumonia import UserError, dataset, validate
-from pneumonia.validate import dhash, measure, require_enough
+from pneumonia.validate import MEASURES, NEAR, dhash, look_alike, measure, require_enough, turned
 
 Manifest = Callable[..., pd.DataFrame]
 LIMITS = {"min_side": 64, "min_std": 4.0}
@@ -30,9 +32,9 @@ def xray(seed: int, height: int = 96, width: int = 80) -> np.ndarray:
     return np.clip(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
 
 
-def jpeg(pixels: np.ndarray) -> bytes:
+def encoded(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
+    Image.fromarray(pixels).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -42,12 +44,61 @@ def jpeg(pixels: np.ndarray) -> bytes:
 def test_a_good_image_is_measured(write_manifest: Manifest) -> None:
     manifest = write_manifest({"half": np.repeat([[0, 200]], 64, axis=0).repeat(50, axis=1).astype(np.uint8)})
     (row,) = measure(manifest, **LIMITS, workers=1).to_dict("records")
-    expected = {"width": 100, "height": 64, "mean": 100.0, "std": 100.0, "valid": True, "reason": ""}
-    assert {name: row[name] for name in expected} == expected
+    assert {name: row[name] for name in MEASURES} == {
+        "width": 100,
+        "height": 64,
+        "mode": "L",
+        "mean": 100.0,
+        "std": 100.0,
+        "entropy": 1.0,
+        "saturated": 0.5,
+        "turned": 0,
+        "dhash": "0180" * 16,  # up to the mixed pixel in the middle of 17, and up again
+        "look_alike": "",
+        "valid": True,
+        "reason": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [([7], 0.0), ([7, 9], 1.0), ([0, 1, 200, 255], 2.0), ([1, 1, 2, 3], 1.5), (list(range(256)), 8.0)],
+)
+def test_entropy_of_known_values(write_manifest: Manifest, values: list[int], bits: float) -> None:
+    pixels = np.resize(np.array(values, np.uint8), (64, 64))
+    entropy = measure(write_manifest({"a": pixels}), **LIMITS, workers=1)["entropy"]
+    assert entropy.to_list() == [bits]
+    assert not np.signbit(entropy).any(), "-0.0 would stand in the table"
+
+
+@pytest.mark.parametrize(
+    ("values", "share"), [([1, 254], 0.0), ([0, 100], 0.5), ([255, 100, 100, 100], 0.25), ([0, 255], 1.0)]
+)
+def test_saturated_is_the_share_of_black_and_white_pixels(
+    write_manifest: Manifest, values: list[int], share: float
+) -> None:
+    pixels = np.resize(np.array(values, np.uint8), (64, 64))
+    assert measure(write_manifest({"a": pixels}), **LIMITS, workers=1)["saturated"].to_list() == [share]
+
+
+def test_mode_is_that_of_the_file(write_manifest: Manifest) -> None:
+    gray = xray(1)
+    files = {
+        "gray": gray,
+        "colour": np.repeat(gray[..., None], 3, axis=2),
+        "deep": encoded(gray.astype(np.uint16) << 4, "PNG"),
+        "negative": dicom(255 - gray, PhotometricInterpretation="MONOCHROME1"),
+        "broken": b"no image",
+    }
+    table = measure(write_manifest(files), **LIMITS, workers=1)
+    assert table["mode"].to_list() == ["L", "RGB", "I;16", "MONOCHROME1", ""]
+    readable = table.iloc[:4]
+    assert readable["valid"].all()
+    assert (readable[["mean", "std", "dhash"]] == readable.iloc[0][["mean", "std", "dhash"]]).all(axis=None)
 
 
 def test_each_defect_is_quarantined_with_its_reason(write_manifest: Manifest) -> None:
-    whole = jpeg(xray(3, 200, 200))
+    whole = encoded(xray(3, 200, 200), "JPEG")
     manifest = write_manifest(
         {
             "good": xray(1),
@@ -65,10 +116,10 @@ def test_each_defect_is_quarantined_with_its_reason(write_manifest: Manifest) ->
     )
     table = measure(manifest, **LIMITS, workers=1).set_index("image_id")
     found = table["reason"].to_dict()
-    assert "cut.png: cannot be read as an image (image file is truncated" in found.pop("cut")
-    assert "no-image.png: cannot be read as an image" in found.pop("no-image")
-    assert "nothing.png: cannot be read as an image" in found.pop("nothing")
+    assert found.pop("cut").startswith("cannot be read as an image (image file is truncated")
     assert found == {
+        "no-image": "cannot be read as an image (neither JPEG, PNG nor DICOM)",
+        "nothing": "cannot be read as an image (neither JPEG, PNG nor DICOM)",
         "good": "",
         "just-large-enough": "",
         "low": "shorter side under 64 pixels",
@@ -85,7 +136,12 @@ def test_a_missing_file_is_a_row_and_no_crash(write_manifest: Manifest) -> None:
     Path(manifest.loc[1, "uri"]).unlink()
     table = measure(manifest, **LIMITS, workers=1)
     assert table["valid"].to_list() == [True, False]
-    assert table.loc[1, ["width", "height", "mean", "std", "dhash"]].to_list() == [0, 0, 0.0, 0.0, ""]
+    assert table.loc[1, list(MEASURES)].to_dict() == {
+        **dict.fromkeys(("width", "height", "mean", "std", "entropy", "saturated", "turned"), 0),
+        **dict.fromkeys(("mode", "dhash", "look_alike"), ""),
+        "valid": False,
+        "reason": "cannot be read as an image (no such file)",
+    }
 
 
 def test_identical_files_of_one_label_are_valid(write_manifest: Manifest) -> None:
@@ -98,34 +154,144 @@ def test_no_row_is_lost_and_columns_follow_the_contract(write_manifest: Manifest
     manifest.index = pd.Index([7, 7, 0])
     table = measure(manifest, **LIMITS, workers=1)
     assert table["image_id"].to_list() == ["005", "003", "004"]
-    assert list(table) == [*manifest, "width", "height", "mean", "std", "dhash", "valid", "reason"]
+    assert list(table) == [*manifest, *MEASURES]
     dataset.write_table(table, tmp_path / "valid.csv")
     pd.testing.assert_frame_equal(dataset.read_table(tmp_path / "valid.csv"), table)
 
 
 def test_measures_do_not_depend_on_the_number_of_workers(write_manifest: Manifest) -> None:
-    manifest = pd.concat([write_manifest({f"{n}": xray(n) for n in range(6)})] * 50, ignore_index=True)
-    pd.testing.assert_frame_equal(measure(manifest, **LIMITS, workers=2), measure(manifest, **LIMITS, workers=1))
+    few = write_manifest({f"{n}": xray(n) for n in range(5)} | {"broken": b"no image"})
+    manifest = pd.concat([few] * 50, ignore_index=True)  # more than one chunk
+    manifest["image_id"] = [f"i{n:03}" for n in range(300)]
+    one = measure(manifest, **LIMITS, workers=1)
+    assert one["valid"].sum() == 250
+    pd.testing.assert_frame_equal(measure(manifest, **LIMITS, workers=2), one, check_exact=True)
+
+
+def a_project(folder: Path) -> pd.DataFrame:
+    """Good files and every kind of bad one, named from the project's folder, which becomes the current one."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    (data / "good.png").write_bytes(encoded(xray(1), "PNG"))
+    (data / "broken.png").write_bytes(b"no image")
+    (data / "folder.png").mkdir()
+    (data / "no.zip").write_bytes(b"no archive")
+    with zipfile.ZipFile(data / "a.zip", "w") as archive:
+        archive.writestr("good.png", encoded(xray(2), "PNG"))
+    names = ["good.png", "broken.png", "folder.png", "missing.png"]
+    zipped = ["zip://good.png::data/a.zip", "zip://gone.png::data/a.zip", "zip://x.png::data/no.zip"]
+    uris = [*(f"data/{name}" for name in names), *zipped, "zip://x.png::data/gone.zip"]
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{n}" for n in range(len(uris))],
+            "uri": uris,
+            "label": [n % 2 for n in range(len(uris))],
+            "patient_id": [f"p{n}" for n in range(len(uris))],
+            "subtype": "s",
+            "source_split": "",
+            "bytes": 9,
+            "sha256": [f"{n:064x}" for n in range(len(uris))],
+        }
+    )
+
+
+def test_the_table_is_the_same_bytes_whatever_the_folder_of_the_project_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    for name in ("here", "in another/place"):
+        manifest = a_project(tmp_path / name)
+        monkeypatch.chdir(tmp_path / name)
+        table = measure(manifest, **LIMITS, workers=1)
+        assert table["valid"].to_list() == [True, False, False, False, True, False, False, False]
+        assert not table["reason"].str.contains(str(tmp_path), regex=False).any()
+        assert table.loc[2, "reason"].startswith("cannot be read as an image (cannot be read (IsADirectoryError")
+        assert "gone.png" in table.loc[5, "reason"], "a member of the archive is called the same everywhere"
+        dataset.write_table(table, tmp_path / name / "valid.csv")
+        written.append((tmp_path / name / "valid.csv").read_bytes())
+    assert written[0] == written[1]
+
+
+# --- resuming ---
+
+
+@pytest.fixture
+def ten(write_manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """Ten images, one of them bad, in chunks of three."""
+    monkeypatch.setattr(validate, "_CHUNK", 3)
+    return write_manifest({f"{n}": xray(n) for n in range(9)} | {"9": b"no image"})
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the images that were measured; one that `calls` holds as `crash NAME` fails."""
+    seen: list[str] = []
+    really = validate._measure
+
+    def measure_one(uri: str) -> dict[str, Any]:
+        if f"crash {Path(uri).stem}" in seen:
+            raise MemoryError
+        seen.append(Path(uri).stem)
+        return really(uri)
+
+    monkeypatch.setattr(validate, "_measure", measure_one)
+    return seen
+
+
+def test_after_a_crash_only_the_rest_is_measured(ten: pd.DataFrame, calls: list[str], tmp_path: Path) -> None:
+    resume = tmp_path / "resume"
+    resume.mkdir()
+    expected = measure(ten, **LIMITS, workers=1)
+    assert len(calls) == 10
+    calls[:] = ["crash 4"]  # in the middle of the second chunk
+    with pytest.raises(MemoryError):
+        measure(ten, **LIMITS, workers=1, resume=resume)
+    assert calls[1:] == ["0", "1", "2", "3"]
+    calls.clear()
+    table = measure(ten, **LIMITS, workers=1, resume=resume)
+    assert calls == ["3", "4", "5", "6", "7", "8", "9"]
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    calls.clear()
+    pd.testing.assert_frame_equal(measure(ten, **LIMITS, workers=1, resume=resume), expected, check_exact=True)
+    assert calls == []
+
+
+def test_a_chunk_lost_from_the_middle_is_measured_again(ten: pd.DataFrame, calls: list[str], tmp_path: Path) -> None:
+    resume = tmp_path / "resume"
+    resume.mkdir()
+    expected = measure(ten, **LIMITS, workers=1, resume=resume)
+    (resume / "1.json").unlink()
+    (resume / "3.json").unlink()
+    calls.clear()
+    pd.testing.assert_frame_equal(measure(ten, **LIMITS, workers=1, resume=resume), expected, check_exact=True)
+    assert calls == ["3", "4", "5", "9"]
+
+
+def test_limits_are_judged_anew_when_measures_are_resumed(ten: pd.DataFrame, tmp_path: Path) -> None:
+    assert measure(ten, **LIMITS, workers=1, resume=tmp_path)["valid"].sum() == 9
+    assert measure(ten, min_side=81, min_std=4.0, workers=1, resume=tmp_path)["valid"].sum() == 0
 
 
 # --- the perceptual hash ---
 
 
 def test_dhash_of_a_known_image() -> None:
-    rising = np.tile(np.arange(9, dtype=np.uint8), (8, 1))
-    assert dhash(rising) == "f" * 16
-    assert dhash(rising[:, ::-1]) == "0" * 16
-    one_step = np.zeros((8, 9), np.uint8)
+    rising = np.tile(np.arange(17, dtype=np.uint8), (16, 1))
+    assert dhash(rising) == "f" * 64
+    assert dhash(rising[:, ::-1]) == "0" * 64
+    one_step = np.zeros((16, 17), np.uint8)
     one_step[0, 1:] = 9  # the first pixel pair of the first row is the first bit
-    assert dhash(one_step) == "8000000000000000"
+    assert dhash(one_step) == "8" + "0" * 63
+    one_step[15, 16] = 9  # and the last of the last row the last
+    assert dhash(one_step) == "8" + "0" * 62 + "1"
 
 
 def test_dhash_looks_at_all_pixels_and_not_at_samples() -> None:
     """Blocks that grow brighter to the right, with dark grains that grow darker where sampling would look."""
-    image = np.tile(np.repeat(np.arange(100, 190, 10), 10), (80, 1)).astype(np.uint8)
+    image = np.tile(np.repeat(np.arange(80, 250, 10), 10), (160, 1)).astype(np.uint8)
     for place in (0, 4, 5):
-        image[place::10, place::10] = np.arange(90, 0, -10)
-    assert dhash(image) == "f" * 16
+        image[place::10, place::10] = np.arange(80, -5, -5)
+    assert dhash(image) == "f" * 64
 
 
 def bits_apart(a: str, b: str) -> int:
@@ -136,16 +302,188 @@ def bits_apart(a: str, b: str) -> int:
 def test_a_rescaled_copy_has_nearly_the_same_dhash_and_another_image_not(seed: int, height: int, width: int) -> None:
     image, other = xray(seed, 240, 200), xray(seed + 1, 240, 200)
     copy = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    assert bits_apart(dhash(image), dhash(copy)) <= 6
-    assert bits_apart(dhash(image), dhash(other)) >= 10
+    assert bits_apart(dhash(image), dhash(copy)) <= NEAR
+    assert bits_apart(dhash(image), dhash(other)) > 4 * NEAR
+
+
+# --- look-alikes ---
+
+
+def alike(*rows: tuple[str, str, int], **columns: Any) -> pd.DataFrame:
+    """A measured table of `(image_id, patient_id, hash as a number)`; all files differ and are valid."""
+    table = pd.DataFrame(rows, columns=["image_id", "patient_id", "dhash"])
+    table["dhash"] = [f"{number:064x}" for number in table["dhash"]]
+    table["sha256"] = [f"file {n}" for n in range(len(table))]
+    return table.assign(valid=True, **columns)
+
+
+def bits(first: int, count: int) -> int:
+    return (2**count - 1) << first
+
+
+FAR = bits(100, 100)
+
+
+def test_a_copy_under_another_patient_is_found_however_it_was_saved(write_manifest: Manifest) -> None:
+    image = xray(1, 240, 200)
+    files = {
+        "z-source": image,
+        "other": xray(2, 240, 200),
+        "compressed": encoded(image, "JPEG", quality=50),
+        "smaller": cv2.resize(image, (150, 180), interpolation=cv2.INTER_AREA),
+        "larger": cv2.resize(image, (260, 300), interpolation=cv2.INTER_CUBIC),
+        "brighter": np.clip(image * 0.8 + 40, 0, 255).astype(np.uint8),
+    }
+    manifest = write_manifest(files)
+    table = measure(manifest, **LIMITS, workers=1)
+    assert table["look_alike"].to_list() == ["brighter", "", "brighter", "brighter", "brighter", "brighter"]
+    assert table["valid"].all(), "which of them is wrong is for a person to say"
+    same = measure(manifest.assign(patient_id="p"), **LIMITS, workers=1)
+    assert same["look_alike"].eq("").all(), "of one patient two pictures may look the same"
+
+
+def test_identical_files_are_no_look_alikes(write_manifest: Manifest) -> None:
+    table = measure(write_manifest({"a": xray(1), "b": xray(1)}), **LIMITS, workers=1)
+    assert table["look_alike"].to_list() == ["", ""]
+
+
+def test_a_copy_of_identical_files_looks_like_both(write_manifest: Manifest) -> None:
+    files = {"a": xray(1), "b": xray(1), "c": encoded(xray(1), "JPEG", quality=80)}
+    assert measure(write_manifest(files), **LIMITS, workers=1)["look_alike"].to_list() == ["a", "a", "a"]
+
+
+@pytest.mark.parametrize(("apart", "found"), [(0, True), (NEAR, True), (NEAR + 1, False)])
+@pytest.mark.parametrize("first", [0, 59, 200], ids=["low word", "across words", "high word"])
+def test_hashes_up_to_the_limit_apart_are_alike(first: int, apart: int, found: bool) -> None:
+    table = alike(("a", "p", FAR), ("b", "q", FAR ^ bits(first, apart)), ("c", "r", bits(0, 256)))
+    assert look_alike(table) == (["a", "a", ""] if found else ["", "", ""])
+
+
+def test_a_chain_of_look_alikes_shares_the_smallest_id() -> None:
+    """The ends are 20 bits apart, and the smallest id is neither the first row nor the middle."""
+    table = alike(("n", "p", 0), ("z", "q", bits(0, 10)), ("a", "s", FAR), ("b", "r", bits(0, 20)))
+    assert look_alike(table) == ["b", "b", "", "b"]
+
+
+def test_a_patient_joins_the_group_with_the_images_that_look_like_anothers() -> None:
+    table = alike(("a", "p", 0), ("b", "q", 1), ("c", "p", 3), ("d", "p", FAR))
+    assert look_alike(table) == ["a", "a", "a", ""]
+
+
+def test_quarantined_images_look_like_no_other() -> None:
+    table = alike(("a", "p", 0), ("b", "q", 0), ("c", "r", 0))
+    table.loc[0, ["valid", "dhash"]] = [False, ""]
+    assert look_alike(table) == ["", "b", "b"]
+    table.loc[1, "valid"] = False
+    assert look_alike(table) == ["", "", ""]
+
+
+@pytest.mark.parametrize("n_rows", [0, 1])
+def test_a_table_of_no_or_one_row_holds_no_look_alikes_and_nothing_turned(n_rows: int) -> None:
+    table = alike(("a", "p", 0)).assign(thumbnail="00ff" * 128).iloc[:n_rows]
+    assert look_alike(table) == [""] * n_rows
+    assert turned(table) == [0] * n_rows
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8), st.integers(0, 40), st.booleans()), max_size=14))
+def test_look_alikes_are_the_groups_that_pairs_form(rows: list[tuple[int, int, int, bool]]) -> None:
+    """Against a search of all pairs, repeated until nothing changes."""
+    table = alike(*((f"{n * 7 % 17:02}", f"p{who}", bits(0, 4 * length)) for n, (who, _, length, _) in enumerate(rows)))
+    table["sha256"] = [f"file {content}" for _, content, _, _ in rows]
+    table["valid"] = [valid for *_, valid in rows]
+    group: dict[int, set[int]] = {n: {n} for n in range(len(rows))}
+    for a, (who, content, length, valid) in enumerate(rows):
+        for b, (other_who, other_content, other_length, other_valid) in enumerate(rows):
+            near = 4 * abs(length - other_length) <= NEAR
+            if valid and other_valid and near and who != other_who and content != other_content:
+                merged = group[a] | group[b]
+                group |= dict.fromkeys(merged, merged)
+    ids = table["image_id"].to_list()
+    assert look_alike(table) == [min(ids[n] for n in its) if len(its) > 1 else "" for its in group.values()]
+
+
+# --- turned images ---
+
+
+def upright(seed: int) -> np.ndarray:
+    """Like any other of these: a bright corner at the top left, a dark side to the right, and own shadows."""
+    y, x = np.mgrid[0:1:96j, 0:1:80j]
+    picture = 120 + 80 * np.exp(-((x - 0.2) ** 2 + (y - 0.15) ** 2) / 0.05) - 60 * x + 0.2 * (xray(seed) - 128.0)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def test_turned_images_are_found_with_their_degrees_anticlockwise(write_manifest: Manifest) -> None:
+    files = {f"{n:02}": upright(n) for n in range(40)}
+    planted = {"03": 90, "14": 180, "15": 270, "39": 90}
+    files |= {name: np.rot90(files[name], degrees // 90).copy() for name, degrees in planted.items()}
+    table = measure(write_manifest(files), **LIMITS, workers=1).set_index("image_id")
+    assert table["turned"][table["turned"] != 0].to_dict() == planted
+    assert table["valid"].all(), "a turned image is reported, and learnt from"
+
+
+def test_pillow_turns_as_many_degrees_in_the_same_direction(write_manifest: Manifest) -> None:
+    files = {f"{n:02}": upright(n) for n in range(20)}
+    files["07"] = np.asarray(Image.fromarray(files["07"]).rotate(90, expand=True))  # "counter clockwise"
+    assert measure(write_manifest(files), **LIMITS, workers=1)["turned"].to_list() == [0] * 7 + [90] + [0] * 12
+
+
+@pytest.mark.parametrize(("share", "degrees"), [(0.9, 0), (1.05, 0), (1.5, 90), (5.0, 90)])
+def test_an_image_is_turned_only_where_that_fits_clearly_better(share: float, degrees: int) -> None:
+    """One that is as much its own turned form as itself may be a symmetrical patient."""
+    typical = np.zeros((16, 16))
+    typical[:4, 3:9] = 20
+    mixed = typical + share * np.rot90(typical)
+    pictures = [np.rint(100 + one).astype(np.uint8) for one in (*[typical] * 5, mixed)]
+    table = pd.DataFrame({"thumbnail": [one.tobytes().hex() for one in pictures]})
+    assert turned(table) == [0] * 5 + [degrees]
+
+
+def test_one_image_counts_as_upright(write_manifest: Manifest) -> None:
+    manifest = write_manifest({"a": np.rot90(upright(1)).copy()})
+    assert measure(manifest, **LIMITS, workers=1)["turned"].to_list() == [0]
+
+
+def test_flat_and_unreadable_images_count_as_upright(write_manifest: Manifest) -> None:
+    manifest = write_manifest({name: np.full((80, 80), 90, np.uint8) for name in "abc"} | {"d": b"no image"})
+    table = measure(manifest, min_side=64, min_std=0.0, workers=1)
+    assert table["turned"].to_list() == [0, 0, 0, 0]
+    assert table["valid"].to_list() == [True, True, True, False]
+
+
+# --- findings ---
+
+
+def test_findings_name_each_image_and_what_is_wrong_with_it() -> None:
+    table = pd.DataFrame(
+        {
+            "image_id": ["good", "bad", "turned", "copy", "both"],
+            "valid": [True, False, True, True, True],
+            "reason": ["", "blank", "", "", ""],
+            "turned": [0, 0, 180, 0, 90],
+            "look_alike": ["", "", "", "both", "both"],
+        }
+    )
+    assert validate.findings(table).to_numpy().tolist() == [
+        ["bad", "quarantined: blank"],
+        ["turned", "turned by 180 degrees"],
+        ["both", "turned by 90 degrees"],
+        ["copy", "looks like both"],
+        ["both", "looks like both"],
+    ]
+    assert list(validate.findings(table)) == ["image_id", "finding"]
+
+
+def test_a_table_without_findings_has_none(write_manifest: Manifest) -> None:
+    table = measure(write_manifest({"a": xray(1), "b": xray(2)}), **LIMITS, workers=1)
+    assert validate.findings(table).empty
+    assert list(validate.findings(table)) == ["image_id", "finding"]
 
 
 # --- the report ---
 
 
-@pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, validate.Report]:
-    """A table of 40 images, three of them bad, four of them copies, and what the suite says of it."""
+def forty(**columns: Any) -> pd.DataFrame:
+    """A measured table of 40 good images of 40 patients."""
     n = 40
     table = pd.DataFrame(
         {
@@ -159,45 +497,140 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, va
             "sha256": [f"{k:064x}" for k in range(n)],
             "width": 300,
             "height": 200,
+            "mode": "L",
             "mean": 120.0,
             "std": 50.0,
-            "dhash": "0" * 16,
+            "entropy": 7.0,
+            "saturated": 0.01,
+            "turned": 0,
+            "dhash": "0" * 64,
+            "look_alike": "",
             "valid": True,
             "reason": "",
         }
     )
+    return table.assign(**columns)
+
+
+def failed(report: validate.Report) -> dict[str, int]:
+    """Names of the expectations that were not met, and how many values did not meet them."""
+    return {row["name"]: row["unexpected"] for row in report.summary["expectations"] if not row["success"]}
+
+
+Reported = tuple[pd.DataFrame, validate.Report]
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """A table of 40 images, three of them bad, five of them copies, and what the suites say of it."""
+    table = forty()
     table.loc[:2, ["valid", "reason", "width"]] = [False, "shorter side under 64 pixels", 20]
     table.loc[[10, 11, 12], "sha256"] = "a" * 64
     table.loc[[20, 21], "sha256"] = "b" * 64
+    table.loc[[30, 32, 34], "patient_id"] = "p30"
     folder = tmp_path_factory.mktemp("reports") / "data_docs"
     folder.mkdir()
     (folder / "stale.html").touch()
     return table, validate.report(table, **LIMITS, max_bad_fraction=0.05, docs=folder)
 
 
-def test_summary_keeps_the_contract(reported: tuple[pd.DataFrame, validate.Report], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> validate.Report:
+    """What the suites say where every new defect is planted, each one in no more than 5 % of the images."""
+    table = forty()
+    table.loc[[4, 5], "sha256"] = "c" * 64
+    table.loc[[4, 5], ["valid", "reason"]] = [False, "the same file carries both labels"]
+    table.loc[[10, 11], "look_alike"] = "i10"
+    table.loc[[20, 21], "turned"] = 180
+    table.loc[30, "patient_id"] = "p31"  # of a child of both classes
+    table.loc[table["label"] == 1, "patient_id"] = [f"q{k % 9}" for k in range(20)]
+    table.loc[[30, 31], "patient_id"] = "q0"
+    docs = tmp_path_factory.mktemp("planted") / "data_docs"
+    return validate.report(table, **LIMITS, max_bad_fraction=0.05, docs=docs)
+
+
+@pytest.fixture(scope="module")
+def measures_off(tmp_path_factory: pytest.TempPathFactory) -> validate.Report:
+    """What the suites say where three images, more than 5 %, are turned, empty of information or saturated."""
+    table = forty()
+    table.loc[:2, "turned"] = 90
+    table.loc[10:12, "entropy"] = 3.9
+    table.loc[20:22, "saturated"] = 0.51
+    docs = tmp_path_factory.mktemp("off") / "data_docs"
+    return validate.report(table, **LIMITS, max_bad_fraction=0.05, docs=docs)
+
+
+def test_summary_keeps_the_contract(reported: Reported, tmp_path: Path) -> None:
     summary = reported[1].summary
     rows = summary["expectations"]
     assert {name: value for name, value in summary.items() if name != "expectations"} == {
         "n_images": 40,
         "n_valid": 37,
         "n_quarantined": 3,
+        "n_patients": {"normal": 16, "pneumonia": 19},
+        "n_patients_of_both_classes": 0,
         "duplicate_groups": 2,
         "duplicate_files": 5,
+        "label_conflicts": 2,
+        "look_alike_groups": 0,
+        "look_alike_files": 0,
+        "n_turned": 0,
     }
-    assert len(rows) >= 14
+    assert len(rows) >= 20
     assert all(set(row) == {"name", "success", "unexpected"} for row in rows)
     assert len({row["name"] for row in rows}) == len(rows)
     dataset.write_json(summary, tmp_path / "validation.json")
     assert dataset.read_json(tmp_path / "validation.json") == summary
 
 
-def test_what_fails_shows_and_the_rest_passes(reported: tuple[pd.DataFrame, validate.Report]) -> None:
-    failed = {row["name"]: row["unexpected"] for row in reported[1].summary["expectations"] if not row["success"]}
-    assert failed == {
+def test_summary_counts_what_was_planted(planted: validate.Report) -> None:
+    summary = planted.summary
+    expected = {
+        "n_quarantined": 2,
+        "n_patients": {"normal": 19, "pneumonia": 9},
+        "n_patients_of_both_classes": 1,
+        "duplicate_groups": 1,
+        "label_conflicts": 1,
+        "look_alike_groups": 1,
+        "look_alike_files": 2,
+        "n_turned": 2,
+    }
+    assert {name: summary[name] for name in expected} == expected
+
+
+def test_what_fails_shows_and_the_rest_passes(reported: Reported) -> None:
+    assert failed(reported[1]) == {
         "expect_column_values_to_be_between(width)": 3,
         "expect_column_values_to_be_in_set(valid)": 3,
         "expect_column_values_to_be_unique(sha256)": 5,
+    }
+
+
+def test_one_look_alike_or_label_conflict_or_class_of_few_patients_is_too_much(planted: validate.Report) -> None:
+    """Of bad and turned images and copies 5 % are allowed."""
+    assert failed(planted) == {
+        "expect_column_values_to_be_in_set(look_alike)": 2,
+        "expect_column_values_to_not_match_regex(reason)": 2,
+        "expect_column_values_to_be_between(n_patients)": 1,
+    }
+
+
+def test_more_turned_empty_or_saturated_images_than_allowed_fail(measures_off: validate.Report) -> None:
+    assert failed(measures_off) == {
+        "expect_column_values_to_be_in_set(turned)": 3,
+        "expect_column_values_to_be_between(entropy)": 3,
+        "expect_column_values_to_be_between(saturated)": 3,
+    }
+
+
+def test_a_class_of_hardly_any_images_fails(tmp_path: Path) -> None:
+    table = pd.concat([forty()] * 4, ignore_index=True)
+    names = [f"{n:064x}" for n in range(160)]
+    table = table.assign(image_id=names, sha256=names, patient_id=names, label=[0] * 158 + [1] * 2)
+    report = validate.report(table, **LIMITS, max_bad_fraction=0.05, docs=tmp_path / "data_docs")
+    assert failed(report) == {
+        "expect_column_values_to_be_between(share)": 2,  # one class has too little, the other too much
+        "expect_column_values_to_be_between(n_patients)": 1,
     }
 
 
@@ -212,37 +645,44 @@ class Words(HTMLParser):
         self.said += "" if self.cdata_elem else data
 
 
-def test_the_page_for_people_stands_on_disk_and_leads_to_what_failed(
-    reported: tuple[pd.DataFrame, validate.Report],
-) -> None:
+def said(page: Path) -> str:
+    words = Words()
+    words.feed(page.read_text())
+    return " ".join(words.said.split())
+
+
+def test_the_page_for_people_is_that_of_the_images_and_says_what_failed(reported: Reported) -> None:
     page = reported[1].page
     docs = next(folder for folder in page.parents if folder.name == "data_docs")
-    (results,) = (docs / "validations").rglob("*.html")
-    assert results == page
-    assert quote(results.relative_to(docs).as_posix()) in (docs / "index.html").read_text()
-    words = Words()
-    words.feed(results.read_text())
-    said = " ".join(words.said.split())
-    assert "Failed" in said
-    assert "patient_id" in said
-    assert "values must be unique, at least 95 % of the time. 5 unexpected values found." in said
+    assert page.relative_to(docs).parts[:2] == ("validations", "images")
+    for word in ("Failed", "patient_id", "look_alike", "turned"):
+        assert word in said(page)
+    assert "values must be unique, at least 95 % of the time. 5 unexpected values found." in said(page)
     assert not (docs / "stale.html").exists()
     assert [path.name for path in docs.parent.iterdir()] == ["data_docs"]
 
 
-def test_the_report_of_a_table_is_the_same_every_time(
-    reported: tuple[pd.DataFrame, validate.Report], tmp_path: Path
-) -> None:
+def test_the_site_has_a_page_for_the_images_and_one_for_the_classes(planted: validate.Report) -> None:
+    docs = next(folder for folder in planted.page.parents if folder.name == "data_docs")
+    pages = {page.relative_to(docs).parts[1]: page for page in (docs / "validations").rglob("*.html")}
+    assert set(pages) == {"images", "classes"}
+    index = (docs / "index.html").read_text()
+    assert all(quote(page.relative_to(docs).as_posix()) in index for page in pages.values())
+    assert "n_patients" in said(pages["classes"])
+    assert "n_patients" not in said(pages["images"])
+
+
+def test_the_report_of_a_table_is_the_same_every_time(reported: Reported, tmp_path: Path) -> None:
     again = validate.report(reported[0], **LIMITS, max_bad_fraction=0.05, docs=tmp_path / "data_docs")
     assert again.summary == reported[1].summary
 
 
-def test_the_report_takes_its_limits_from_the_settings(
-    reported: tuple[pd.DataFrame, validate.Report], tmp_path: Path
-) -> None:
+def test_the_report_takes_its_limits_from_the_settings(reported: Reported, tmp_path: Path) -> None:
     loose = validate.report(reported[0], min_side=10, min_std=60.0, max_bad_fraction=0.1, docs=tmp_path / "data_docs")
-    failed = {row["name"] for row in loose.summary["expectations"] if not row["success"]}
-    assert failed == {"expect_column_values_to_be_between(std)", "expect_column_values_to_be_unique(sha256)"}
+    assert set(failed(loose)) == {
+        "expect_column_values_to_be_between(std)",
+        "expect_column_values_to_be_unique(sha256)",
+    }
 
 
 def test_great_expectations_and_tensorflow_wait_until_they_are_needed(repo: Path) -> None:
@@ -272,7 +712,7 @@ def test_a_share_of_bad_images_up_to_the_limit_passes() -> None:
 
 
 def test_too_many_bad_images_stop_with_share_limit_and_commonest_reason() -> None:
-    reasons = {k: f"zip://{k}.jpeg::a.zip: cannot be read as an image (truncated)" for k in range(3)}
+    reasons = dict.fromkeys(range(3), "cannot be read as an image (truncated)")
     table = measured([False] * 5 + [True] * 5, [0, 1] * 5, reasons)
     with pytest.raises(UserError) as caught:
         require_enough(table, 0.1)
@@ -292,7 +732,29 @@ def test_a_class_without_a_valid_image_stops_whatever_the_limit(lost: int, name:
 # --- the real archive ---
 
 
-def test_every_image_of_the_real_archive_is_valid(real_manifest: pd.DataFrame) -> None:
-    table: Any = measure(real_manifest, **LIMITS, workers=2)
-    assert table["valid"].all()
-    assert (table[["width", "height"]] == 224).all(axis=None)
+@pytest.fixture(scope="module")
+def real_table(real_manifest: pd.DataFrame) -> pd.DataFrame:
+    return measure(real_manifest, **LIMITS, workers=2)
+
+
+def test_every_image_of_the_real_archive_is_valid(real_table: pd.DataFrame) -> None:
+    assert len(real_table) == 5856
+    assert real_table["valid"].all()
+    assert (real_table[["width", "height"]] == 224).all(axis=None)
+
+
+def test_the_real_archive_holds_copies_within_a_patient_and_no_look_alikes_of_others(real_table: pd.DataFrame) -> None:
+    copies = real_table[real_table["sha256"].duplicated(keep=False)]
+    assert (copies["sha256"].nunique(), len(copies)) == (30, 62)
+    assert real_table["look_alike"].eq("").all()
+    assert copies.groupby("sha256")["label"].nunique().max() == 1
+
+
+def test_an_image_of_the_real_archive_under_another_patient_is_found(real_table: pd.DataFrame) -> None:
+    planted = pd.concat([real_table, real_table.iloc[[100]].assign(image_id="a", patient_id="b", sha256="c")])
+    found = np.array(look_alike(planted))
+    assert set(np.flatnonzero(found != "")) == {100, 5856}
+
+
+def test_no_image_of_the_real_archive_is_turned(real_table: pd.DataFrame) -> None:
+    assert real_table["turned"].eq(0).all()

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import re
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import zarr
-from PIL import Image
+from filelock import FileLock
 
-from pneumonia import UserError
+from pneumonia import UserError, files, images
 
 LABELS = {0: "normal", 1: "pneumonia"}
 SPLITS = ("train", "val", "test")
@@ -45,12 +40,13 @@ _TEXT = {
     "lung_mask_uri": "str",
     "sex": "str",
     "view": "str",
+    "mode": "str",
     "dhash": "str",
+    "look_alike": "str",
     "reason": "str",
     "split": "str",
 }
 _DVC_EXPERIMENT = re.compile(r"(.*?)[/\\]\.dvc[/\\]tmp[/\\]exps[/\\]")
-_ZIP_URI = re.compile(r"zip://(?P<member>.+?)::(?P<archive>.+)")
 
 
 class Split(NamedTuple):
@@ -101,6 +97,26 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         remove(partial)
 
 
+@contextmanager
+def resumable(stage: str, *key: object) -> Iterator[Path]:
+    """A folder for what must survive a crash of `stage`: the same one for the same `key`, for one process at a time.
+
+    It lies under the project's root, outside of what DVC removes before a stage runs, stays when the block fails,
+    and goes when the block ends well.
+
+    Args:
+        stage: name of a stage.
+        key: all that decides what the stage makes: settings, digests of data and code.
+    """
+    name = sha256_bytes("\n".join(map(str, key)).encode())[:16]
+    folder = project_root() / ".resume" / stage / name
+    # Beside the folder, since it must not go with it: another process may wait for it.
+    with FileLock(folder.with_suffix(".lock")):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        remove(folder)
+
+
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table as CSV: the same table gives the same bytes on every platform."""
     with written_whole(path) as partial:
@@ -144,22 +160,6 @@ def sha256_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_bytes(uri: str) -> bytes:
-    """The bytes behind a `uri` of the manifest: a member of an archive, a path, or an fsspec URL.
-
-    Raises:
-        UserError: the file is missing, or its archive is damaged there.
-    """
-    member = _ZIP_URI.fullmatch(uri)
-    try:
-        if member:
-            return _archive(member["archive"]).read(member["member"])
-        with fsspec.open(uri, "rb") as file:
-            return bytes(file.read())
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{uri}: cannot be read ({error})") from error
-
-
 def read_image(uri: str) -> npt.NDArray[np.uint8]:
     """One image as the whole project sees it: one channel, before any processing.
 
@@ -167,7 +167,7 @@ def read_image(uri: str) -> npt.NDArray[np.uint8]:
     split, so that a colour channel would give the answer away.
 
     Args:
-        uri: `zip://MEMBER::ARCHIVE`, a path, or an fsspec URL of a JPEG or PNG file.
+        uri: `zip://MEMBER::ARCHIVE`, a path, or an fsspec URL of a JPEG, PNG or DICOM file.
 
     Returns:
         uint8 (height, width), 0-255.
@@ -175,29 +175,11 @@ def read_image(uri: str) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: the file is missing, truncated, or no image.
     """
-    content = read_bytes(uri)
+    content = files.read_bytes(uri)
     try:
-        return decode(content)
+        return images.decode(content)
     except UserError as error:
         raise UserError(f"{uri}: cannot be read as an image ({error})") from error
-
-
-def decode(content: bytes) -> npt.NDArray[np.uint8]:
-    """The pixels of a JPEG or PNG file, uint8 (height, width), 0-255.
-
-    Pillow, because it refuses a truncated JPEG where OpenCV silently fills the rest with gray.
-
-    Raises:
-        UserError: truncated, or no image.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.draft("L", image.size)  # a JPEG decodes its luminance only, at a third of the work
-            if image.mode.startswith("I;16"):  # which Pillow would clip at 255, not scale
-                return (np.asarray(image) >> 8).astype(np.uint8)
-            return np.asarray(image.convert("L"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(str(error)) from error
 
 
 def create_store(path: str | Path, attributes: dict[str, Any]) -> zarr.Group:
@@ -248,17 +230,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_rounded(one) for one in value]
     return float(f"{value:.6g}") if isinstance(value, (float, np.floating)) else value
-
-
-def _archive(path: str) -> zipfile.ZipFile:
-    """An open archive: opening reads the whole directory of members, so it is done once for each file."""
-    status = Path(path).stat()
-    return _open_archive(str(Path(path).resolve()), status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=4)
-def _open_archive(path: str, mtime_ns: int, size: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
 
 
 def remove(path: Path) -> None:

@@ -1,18 +1,18 @@
 """Bring the images: one immutable zip under `data/raw/`, one manifest row per image, one boxes row per finding.
 
-`DATASETS` is the table of sources. An archive is copied whole, checked, and never unpacked; the phantom is
-rendered here. Adding a source is one row and the function that reads its layout.
+`DATASETS` is the table of sources. An archive is copied whole, checked, and never unpacked; a folder is used where it
+lies; the phantom is rendered here. Adding a source is one row and the function in `sources` that reads its layout.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import re
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import cv2
@@ -21,17 +21,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pneumonia import UserError, compute, dataset, phantom
+from pneumonia import UserError, compute, dataset, download, files, images, phantom, sources
 
 MANIFEST = ("image_id", "uri", "label", "patient_id", "subtype", "source_split", "bytes", "sha256")
 BOXES = ("image_id", "x", "y", "width", "height")
 
-# Members of an archive are read whole, so a forged size would be a way to exhaust the memory.
-MAX_MEMBER_BYTES = 256 * 2**20
-
-_CHEST_XRAY_MEMBER = re.compile(r"(?:^|.*/)(train|val|test)/(NORMAL|PNEUMONIA)/([^/]+\.jpe?g)", re.IGNORECASE)
-_CHEST_XRAY_PERSON = re.compile(r"person(\d+)_(bacteria|virus)_")
-_CHEST_XRAY_NORMAL = re.compile(r"(NORMAL2-)?IM-(\d+)-")
+_READERS = 8
+"""Files read at a time for the manifest: disks and networks answer several as fast as one."""
 
 
 class Source(NamedTuple):
@@ -39,81 +35,89 @@ class Source(NamedTuple):
 
     Attributes:
         title: what the images are.
-        url: published address of the archive; empty where the images are made here.
         licence, citation: as their authors state them.
+        patients: the rule that says which images are of one patient.
+        read: lists the files of a place in this layout.
+        url: published address of the archive; empty where there is none.
+        checksum: of the published archive, as its publishers state it; empty where they state none.
+        n_images: in the published set; 0 where there is none.
         synthetic: no patients; said wherever a figure of it shows.
-        read: lists an open archive: manifest rows without `uri`, `bytes` and `sha256` (`member` instead), and boxes.
     """
 
     title: str
-    url: str
     licence: str
     citation: str
-    synthetic: bool
-    read: Callable[[zipfile.ZipFile], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+    patients: str
+    read: sources.Reader
+    url: str = ""
+    checksum: str = ""
+    n_images: int = 0
+    synthetic: bool = False
 
 
-def _read_phantom(archive: zipfile.ZipFile) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    if "radiographs.csv" not in archive.namelist():
-        return [], []
-    return [  # type: ignore[return-value]
-        list(csv.DictReader(io.TextIOWrapper(archive.open(name), encoding="utf-8", newline="")))
-        for name in ("radiographs.csv", "boxes.csv")
-    ]
+class Fetched(NamedTuple):
+    """What `fetch` brought.
 
-
-def _read_chest_xray(archive: zipfile.ZipFile) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The Kermany set, in the layouts it is published in.
-
-    The archive of Kaggle holds the tree twice (once under `chest_xray/chest_xray`) and `__MACOSX` junk, the one
-    of Mendeley has no `val`. A patient is (subtype, number) for pneumonia, because 170 numbers occur with both
-    subtypes, one in train and one in test: the numbering restarts. It is (`NORMAL2-` or not, number) for normals.
+    Attributes:
+        manifest: the columns `MANIFEST` and what more the source has, sorted by `image_id`.
+        boxes: the columns `BOXES`, in pixels of the source image; empty where the source has none.
+        record: where it came from; also `source.json` beside the archive.
     """
-    rows: dict[str, dict[str, Any]] = {}
-    for name in sorted(archive.namelist(), key=lambda name: (name.count("/"), name)):
-        match = _CHEST_XRAY_MEMBER.fullmatch(name)
-        if not match or "__MACOSX" in name or match[3].startswith("._"):
-            continue
-        split, folder, file = match[1].lower(), match[2].upper(), match[3]
-        person = _CHEST_XRAY_PERSON.match(file) if folder == "PNEUMONIA" else None
-        normal = _CHEST_XRAY_NORMAL.match(file) if folder == "NORMAL" else None
-        if person:
-            patient, subtype = f"{person[2]}-{person[1]}", person[2]
-        elif normal:
-            patient, subtype = f"{normal[1] or ''}IM-{normal[2]}", "normal"
-        else:
-            patient, subtype = f"{folder}-{Path(file).stem}", folder.lower()
-        image_id = f"{split}/{folder}/{Path(file).stem}"
-        rows.setdefault(
-            image_id,
-            {
-                "image_id": image_id,
-                "member": name,
-                "label": int(folder == "PNEUMONIA"),
-                "patient_id": patient,
-                "subtype": subtype,
-                "source_split": split,
-            },
-        )
-    return list(rows.values()), []
+
+    manifest: pd.DataFrame
+    boxes: pd.DataFrame
+    record: dict[str, Any]
+
+
+def _medmnist(name: str, size: int, md5: str) -> Source:
+    return Source(
+        title=f"PneumoniaMNIST: the Kermany set cropped to a square and shrunk to {size} pixels",
+        licence="CC BY 4.0",
+        citation="Yang et al. (2023), MedMNIST v2, doi:10.1038/s41597-022-01721-8",
+        patients="not published: each image stands for a patient",
+        read=sources.read_pneumoniamnist,
+        url=f"https://zenodo.org/records/10519652/files/{name}.npz?download=1",
+        checksum=f"md5:{md5}",
+        n_images=5856,
+    )
 
 
 DATASETS = {
     "phantom": Source(
         title="synthetic frontal chest radiographs, made here from a small physical model",
-        url="",
         licence="MIT, as this project",
         citation="none: no patients",
+        patients="the one that was drawn",
+        read=sources.read_phantom,
         synthetic=True,
-        read=_read_phantom,
     ),
     "chest_xray": Source(
-        title="5,856 paediatric chest X-rays of Guangzhou Women and Children's Medical Center",
-        url="https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
+        title="paediatric chest X-rays of Guangzhou Women and Children's Medical Center",
         licence="CC BY 4.0",
         citation="Kermany, Zhang, Goldbaum (2018), Mendeley Data, doi:10.17632/rscbjbr9sj.2",
-        synthetic=False,
-        read=_read_chest_xray,
+        patients="(subtype, number) for pneumonia, (NORMAL2- or not, number) for normals",
+        read=sources.read_chest_xray,
+        url="https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
+        n_images=5856,
+    ),
+    "pneumoniamnist": _medmnist("pneumoniamnist", 28, "28209eda62fecd6e6a2d98b1501bb15f"),
+    "pneumoniamnist_64": _medmnist("pneumoniamnist_64", 64, "8f4eceb4ccffa70c672198ea285246c6"),
+    "pneumoniamnist_128": _medmnist("pneumoniamnist_128", 128, "05b46931834c231683c68f40c47b2971"),
+    "pneumoniamnist_224": _medmnist("pneumoniamnist_224", 224, "d6a3c71de1b945ea11211b03746c1fe1"),
+    "folder": Source(
+        title="images of your own",
+        licence="yours",
+        citation="yours",
+        patients="table, else folder between class and image, else DICOM header, else each image stands for one",
+        read=sources.read_folder,
+    ),
+    "rsna": Source(
+        title="frontal chest X-rays of the RSNA Pneumonia Detection Challenge 2018, with boxes",
+        licence="terms of the challenge; images of the NIH Clinical Center",
+        citation="Shih et al. (2019), Radiology: Artificial Intelligence, doi:10.1148/ryai.2019180041",
+        patients="the one of NIH ChestX-ray14 where the published mapping lies beside, else each image stands for one",
+        read=sources.read_rsna,
+        n_images=26_684,
     ),
 }
 
@@ -134,139 +138,209 @@ def fetch(
     n_images: int,
     seed: int,
     workers: int | None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Put the archive of a data set, complete and checked, into `folder`; returns its manifest and its boxes.
+    resume: Path,
+) -> Fetched:
+    """Put the archive of a data set, complete and checked, into `folder`; or list a folder where it lies.
 
     Args:
         data: a key of `DATASETS`.
-        folder: where `<data>.zip` goes.
-        url: path or fsspec URL that replaces the published address; a relative path counts from the project's
-            root. The phantom ignores it.
+        folder: where `<data>.zip` and `source.json` go.
+        url: replaces the published address: path, fsspec URL, or `kaggle://OWNER/NAME`; of an archive, or of a folder
+            or table that is used in place. A relative path counts from the project's root. The phantom ignores it.
         sha256: what the archive at `url` must have; None = not checked.
         n_images, seed: of the phantom.
         workers: processes that render the phantom.
-
-    Returns:
-        As `read_archive`.
+        resume: an existing folder that survives a crash; holds what has arrived of a download.
 
     Raises:
-        UserError: missing, cut short, damaged, not the archive that `sha256` names, or one that `read_archive`
-            refuses.
+        UserError: missing, cut short, damaged, not the archive that `sha256` names, or not in the layout of `data`.
     """
     origin = source(data)
     target = folder / f"{data}.zip"
-    with dataset.written_whole(target) as partial:
-        if origin.synthetic:
-            if url:
-                print(f"data = {data} is made here: fetch.url is ignored")
+    if not origin.synthetic and not url and not origin.url:
+        raise UserError(f"data = {data} needs fetch.url: where the images lie (folder, table or archive; path or URL)")
+    if origin.synthetic:
+        if url:
+            print(f"data = {data} is made here: fetch.url is ignored")
+        with dataset.written_whole(target) as partial:
             _render(partial, n_images, seed, workers)
-        else:
-            _copy(url or origin.url, partial)
-            arrived = dataset.sha256_file(partial)
-            if url and sha256 and arrived != sha256:
-                raise UserError(
-                    f"{url}: SHA-256 is {arrived}, fetch.sha256 expects {sha256}; download the archive again or "
-                    "correct fetch.sha256"
-                )
-        _check_archive(partial, url or origin.url or data)
-        # Before it gets its name: what a failed stage leaves in an out's folder stops `dvc checkout`.
-        return read_archive(data, partial, stored=target)
+            manifest, boxes = read_archive(data, partial, stored=target)
+        record = {"sha256": dataset.sha256_file(target)}
+    elif url and (place := _in_place(url, sha256)):
+        manifest, boxes = _read(data, *place)
+        record = {"url": url}
+    else:
+        address = _address(url) if url else origin.url
+        checksum = (f"sha256:{sha256}" if sha256 else None) if url else origin.checksum or None
+        with dataset.written_whole(target) as partial:
+            arrived = download.bring(address, partial, resume=resume, checksum=checksum)
+            if origin.read is sources.read_pneumoniamnist:
+                _unpack_arrays(partial, stored=target)
+            # Before it gets its name: what a failed stage leaves in an out's folder stops `dvc checkout`.
+            manifest, boxes = read_archive(data, partial, stored=target)
+        record = {"url": url or origin.url, "sha256": arrived}
+    facts = {name: getattr(origin, name) for name in ("title", "licence", "citation", "patients")}
+    whole = {"data": data, **facts, **record, "n_images": len(manifest)}
+    dataset.write_json(whole, folder / "source.json")
+    return Fetched(manifest, boxes, whole)
 
 
 def read_archive(data: str, path: Path, *, stored: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The manifest and the boxes of an archive.
-
-    Reading each member whole verifies its CRC, so that a flipped bit ends here and not in a model.
 
     Args:
         data: a key of `DATASETS`.
         path: of the archive.
         stored: where it will lie, as rows and messages name it; None = `path`.
 
-    Returns:
-        Manifest with the columns `MANIFEST` and what more the source has; boxes with the columns `BOXES` in
-        pixels of the source image, empty where the source has none. Rows are sorted by `image_id`.
-
     Raises:
-        UserError: another layout, an empty class, or a damaged member.
+        UserError: a harmful or damaged archive, another layout, or an empty class.
     """
-    stored = stored or path
-    with zipfile.ZipFile(path) as archive:
-        rows, boxes = source(data).read(archive)
-        if not rows:
-            others = [name for name, other in DATASETS.items() if name != data and other.read(archive)[0]]
-            hint = f"; it looks like data = {others[0]}" if others else ""
-            raise UserError(f"{stored.name}: no images in the layout of data = {data}{hint}")
-        for row in tqdm(rows, desc="fetch", unit="image", disable=None, leave=False):
-            member = row.pop("member")
-            content = _read_member(archive, member, stored)
-            row |= {
-                "uri": _uri(member, stored),
-                "bytes": len(content),
-                "sha256": dataset.sha256_bytes(content),
-            }
-            if mask := row.pop("lung_mask_member", ""):
-                row["lung_mask_uri"] = _uri(mask, stored)
-    manifest = pd.DataFrame(rows).sort_values("image_id", ignore_index=True)
+    with files.in_archive(path, stored=stored) as listed:
+        return _read(data, listed)
+
+
+def _read(data: str, listed: files.Files, read: sources.Reader | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows, boxes = (read or source(data).read)(listed)
+    if not rows:
+        others = [name for name, other in DATASETS.items() if name != data and _fits(other, listed)]
+        hint = f"; it looks like data = {others[0]}" if others else ""
+        raise UserError(f"{listed.place}: no images in the layout of data = {data}{hint}")
+    if data == "folder" and any(row["subtype"] in ("bacteria", "virus") for row in sources.read_chest_xray(listed)[0]):
+        print("NOTE: these files are named like those of data = chest_xray, which knows who the patients are")
+    with ThreadPoolExecutor(_READERS) as pool:
+        described = pool.map(lambda row: _describe(row, listed), rows)
+        manifest = pd.DataFrame(tqdm(described, "fetch", len(rows), unit="image", disable=None, leave=False))
+    manifest = manifest.sort_values("image_id", ignore_index=True)
     manifest["label"] = manifest["label"].astype(int)
     for label, name in dataset.LABELS.items():
         if not (manifest["label"] == label).any():
-            raise UserError(f"{stored.name}: no image of class {label} ({name}); a classifier needs both classes")
-    more = [name for name in manifest if name not in MANIFEST]
+            raise UserError(f"{listed.place}: no image of class {label} ({name}); a classifier needs both classes")
+    more = [str(name) for name in manifest if name not in MANIFEST]
+    manifest[more] = manifest[more].fillna("")
     table = pd.DataFrame(boxes, columns=list(BOXES))
     table[list(BOXES[1:])] = table[list(BOXES[1:])].apply(pd.to_numeric)  # text where a table in the archive has them
     table = table.sort_values(list(BOXES), ignore_index=True)
     return manifest[[*MANIFEST, *more]], table
 
 
-def _read_member(archive: zipfile.ZipFile, member: str, path: Path) -> bytes:
+def _fits(other: Source, listed: files.Files) -> bool:
     try:
-        size = archive.getinfo(member).file_size
-        if size > MAX_MEMBER_BYTES:
-            raise UserError(
-                f"{path.name}: {member} unpacks to {size:,} bytes, more than {MAX_MEMBER_BYTES:,}; "
-                "this is not an X-ray archive"
-            )
-        return archive.read(member)
-    # RuntimeError: encrypted, or packed by a method that is not known here.
-    except (zipfile.BadZipFile, KeyError, OSError, EOFError, RuntimeError, zlib.error) as error:
-        raise UserError(f"{path.name}: {member} is damaged ({error}); download the archive again") from error
+        return bool(other.read(listed)[0])
+    except UserError:  # the layout is known, and something in it is missing
+        return True
 
 
-def _uri(member: str, path: Path) -> str:
-    return f"zip://{member}::{path.as_posix()}"
+def _describe(row: dict[str, Any], listed: files.Files) -> dict[str, Any]:
+    """A row of the manifest: what the source lists, and what the file itself says."""
+    row = dict(row)
+    member, mask = row.pop("member"), row.pop("lung_mask_member", "")
+    content = listed.read(member)
+    header = images.header(content)
+    known = header | {name: value for name, value in row.items() if value != ""}
+    return {
+        **known,
+        "patient_id": known.get("patient_id", row["image_id"]),
+        "source_split": row["source_split"],
+        "uri": listed.uri(member),
+        "bytes": len(content),
+        "sha256": dataset.sha256_bytes(content),
+        **({"lung_mask_uri": listed.uri(mask)} if mask else {}),
+    }
 
 
-def _copy(url: str, target: Path) -> None:
-    local = "://" not in url
-    address = str(dataset.project_root() / Path(url).expanduser()) if local else url
+def _in_place(url: str, sha256: str | None) -> tuple[files.Files, sources.Reader | None] | None:
+    """The files of a folder, or of the folder a table lies in, and how to read the table; None for an archive."""
+    address = _address(url)
+    if PurePosixPath(address).suffix.lower() == ".csv":
+        parent, _, table = address.rpartition("/")
+        place, read = files.in_folder(parent), partial(sources.read_table, table)
+    elif _is_folder(address):
+        place, read = files.in_folder(address), None
+    else:
+        return None
+    if sha256:
+        raise UserError(f"fetch.sha256 is of an archive, but {url} is used in place; set it to null")
+    return place, read
+
+
+def _is_folder(address: str) -> bool:
+    # Over HTTP every page with links in it would count as a folder.
+    if address.startswith(("http://", "https://")):
+        return False
+    if "://" not in address:
+        return Path(address).is_dir()
     try:
-        with fsspec.open(address, "rb") as arriving, open(target, "wb") as file:
-            size = getattr(arriving, "size", None)
-            with tqdm(total=size, desc="fetch", unit="B", unit_scale=True, disable=None, leave=False) as bar:
-                while block := arriving.read(2**20):
-                    bar.update(file.write(block))
-    # fsspec leaves the errors of its transports as they are, and each has a family of its own.
-    except Exception as error:
-        if isinstance(error, FileNotFoundError) and not error.__cause__:
+        system, path = fsspec.core.url_to_fs(address)
+        return bool(system.isdir(path))
+    except Exception:  # whatever it is, bringing the file will say it
+        return False
+
+
+def _address(url: str) -> str:
+    """What fsspec opens: an absolute path, or the URL as it is; a set of Kaggle is brought first."""
+    if url.startswith("kaggle://"):
+        return _from_kaggle(url.removeprefix("kaggle://"))
+    # Not Path.expanduser(), which fails where there is no such user.
+    return url if "://" in url else str(dataset.project_root() / os.path.expanduser(url))
+
+
+def _from_kaggle(handle: str) -> str:
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise UserError("fetch.url = kaggle://… needs the package kagglehub: pip install kagglehub") from error
+    try:
+        if handle.startswith("competitions/"):
+            return str(kagglehub.competition_download(handle.removeprefix("competitions/")))
+        return str(kagglehub.dataset_download(handle))
+    except Exception as error:  # kagglehub passes on what its transport raises
+        raise UserError(
+            f"kaggle://{handle}: the download failed ({type(error).__name__}: {' '.join(str(error).split())}); check "
+            "the name and your Kaggle credentials"
+        ) from error
+
+
+def _unpack_arrays(path: Path, *, stored: Path) -> None:
+    """Turn MedMNIST's arrays into an archive of one PNG for each image and a table, at the same path.
+
+    PNG keeps every pixel, so that each image can be read by itself as all other sources' images can.
+    """
+    with files.in_archive(path, stored=stored):
+        pass  # an .npz file is a zip archive, and no less able to do harm than another
+    rows = []
+    with dataset.written_whole(path) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        try:
+            for row, image in _images_of_arrays(path):
+                rows.append(row)
+                _add(archive, row["member"], image)
+        # numpy and OpenCV name neither the kinds of damage nor of wrong files that they meet alike.
+        # MemoryError: a header that claims more than there is.
+        except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, cv2.error) as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"fetch.url = {url}: no such file{f' ({address})' if local else ''}; correct the path"
+                f"{stored.name}: not the arrays of PneumoniaMNIST ({reason}); bring the published .npz"
             ) from error
-        reason = error.__cause__ or error  # over HTTP, an unreachable server is a FileNotFoundError with this cause
-        raise UserError(
-            f"{url}: the download failed ({type(reason).__name__}: {reason}); check the network, or bring the archive "
-            "by hand and set fetch.url to its path"
-        ) from error
+        _add(archive, "pneumoniamnist.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode())
 
 
-def _check_archive(path: Path, name: str) -> None:
-    try:
-        zipfile.ZipFile(path).close()
-    except zipfile.BadZipFile as error:
-        raise UserError(
-            f"{name}: {path.stat().st_size:,} bytes arrived, but they are no complete zip archive ({error}); "
-            "download it again"
-        ) from error
+def _images_of_arrays(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        for split in dataset.SPLITS:
+            labels, pixels = arrays[f"{split}_labels"].ravel(), arrays[f"{split}_images"]
+            if pixels.dtype != np.uint8 or pixels.ndim != 3:  # OpenCV would round shares of 1 to black and white
+                raise ValueError(f"{split}_images are {pixels.dtype} {pixels.shape}, not uint8 (n, side, side)")
+            for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+                image_id = f"{split}/{number:05}"
+                row = {
+                    "image_id": image_id,
+                    "member": f"images/{image_id}.png",
+                    "label": int(label),
+                    "patient_id": "",
+                    "subtype": dataset.LABELS[int(label)],
+                    "source_split": split,
+                }
+                yield row, cv2.imencode(".png", image)[1].tobytes()
 
 
 def _render(target: Path, n_images: int, seed: int, workers: int | None) -> None:
@@ -280,8 +354,9 @@ def _render(target: Path, n_images: int, seed: int, workers: int | None) -> None
     boxes: list[dict[str, Any]] = []
     first: list[bytes] = []
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for files in compute.run(_render_chunk, patients, workers=workers, chunk=16, label="fetch", unit="patient"):
-            for row, image, mask, found in files:
+        parts = compute.chunks(patients, 16)
+        for rendered in compute.run(_render_chunk, parts, workers=workers, label="fetch", unit="patient"):
+            for row, image, mask, found in rendered:
                 rows.append(row)
                 boxes += found
                 first = first if len(first) == 3 else [*first, image]

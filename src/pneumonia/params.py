@@ -61,8 +61,10 @@ class Rebalance(Section):
 class Preprocess(Section):
     image_size: Annotated[int, Field(ge=16, le=2048)]
     aspect: Literal["pad", "squash"]
+    crop: Annotated[float, Field(ge=0, le=0.4)]
     clip_limit: Annotated[float, Field(ge=0, le=40)]
     tile_grid: Annotated[int, Field(ge=1, le=64)]
+    clahe: Literal["before", "after"]
 
 
 class Tune(Section):
@@ -99,6 +101,7 @@ class Promote(Section):
 
 class Compute(Section):
     workers: Annotated[int, Field(ge=1)] | None
+    dask: Annotated[str, Field(pattern=r"^(tcp|tls|ucx|ws|wss|inproc)://")] | None
 
 
 class Params(Section):

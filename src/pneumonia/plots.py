@@ -102,16 +102,50 @@ def history(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def classes(summary: Mapping[str, Mapping[str, int]], title: str) -> Figure:
-    """Images per split and class: as they are, and as an epoch shows them after rebalancing."""
-    with _figure("split", "images", title) as (figure, axes):
+def measures(table: pd.DataFrame, title: str) -> Figure:
+    """How the valid images of each class differ before anything has learnt: what differs here may be a shortcut."""
+    units = {
+        "width": "width (pixels)",
+        "height": "height (pixels)",
+        "bytes": "size of the file (bytes)",
+        "mean": "mean (gray levels)",
+        "std": "standard deviation (gray levels)",
+        "entropy": "entropy (bits)",
+    }
+    valid = table[table["valid"]]
+    colours = {0: BLUE, 1: ORANGE}
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(2, 3, figsize=(10, 5.6))
+        figure.suptitle(f"{title}\nn = {len(valid)} valid images, each class scaled to its own number")
+        for place, (name, label) in zip(axes.flat, units.items(), strict=True):
+            edges = np.histogram_bin_edges(valid[name].astype(float), bins=40)
+            for kind, colour in colours.items():
+                values = valid.loc[valid["label"] == kind, name].astype(float)
+                place.hist(
+                    values, edges, weights=np.full(len(values), 1 / max(len(values), 1)), color=colour, alpha=0.6
+                )
+            place.set_xlabel(label)
+        for place in axes[:, 0]:
+            place.set_ylabel("share of the class")
+        counts = valid["label"].value_counts()
+        names = {0: "normal", 1: "pneumonia"}
+        handles = [Rectangle((0, 0), 1, 1, color=colours[kind], alpha=0.6) for kind in colours]
+        labels = [f"{names[kind]} ({counts.get(kind, 0)})" for kind in colours]
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    """Images per split and class before rebalancing, and what they weigh in an epoch after it."""
+    with _figure("split", "images, or their weight", title) as (figure, axes):
         positions = np.arange(len(summary))
         bars = (("n_normal", BLUE, -0.3), ("n_pneumonia", ORANGE, -0.1))
-        for prefix, alpha, shift in (("n", 1.0, 0.0), ("shown", 0.45, 0.4)):
+        for prefix, alpha, shift in (("n", 1.0, 0.0), ("weight", 0.45, 0.4)):
             for key, colour, offset in bars:
                 name = key.replace("n_", f"{prefix}_", 1)
                 heights = [split[name] for split in summary.values()]
-                label = f"{key[2:]}, {'in the split' if prefix == 'n' else 'shown in an epoch'}"
+                label = f"{key[2:]}, {'before: images' if prefix == 'n' else 'after: weight in an epoch'}"
                 drawn = axes.bar(positions + offset + shift, heights, 0.19, color=colour, alpha=alpha, label=label)
                 axes.bar_label(drawn, size=7)
         axes.set_xticks(positions, [f"{name}\n{split['n_patients']} patients" for name, split in summary.items()])

@@ -21,34 +21,40 @@ MAX_FOLDS = 20
 def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: float, seed: int) -> pd.DataFrame:
     """The valid rows with a `split`, no patient in two of them.
 
-    A source's official test split stays as it is, all rows of it; its official validation split is pooled with
-    train and drawn again (the one of the Kermany set has 16 images). Elsewhere an exact duplicate keeps one row.
-    Patients who share an identical file count as one: one of them is a wrong number. Patients of a sealed test
-    lose their rows outside it.
+    A source's official test split stays as it is, all rows of it, and so does an official validation split. Elsewhere
+    an exact duplicate keeps one row. Patients who share an identical file, or one that looks the same, count as one:
+    one of them is a wrong number. Patients of an official split lose their rows in the splits that learn from it:
+    test before validation before train.
 
     Args:
         table: as `validate` wrote it.
         test_fraction: of the images, where the source has no official test split.
-        val_fraction: of what is not test.
+        val_fraction: of what is not test, where the source has no official validation split.
         seed: of the draw.
 
     Raises:
         UserError: too few patients of a class to draw a split.
     """
     valid = table[table["valid"]].drop(columns=["valid", "reason"]).sort_values("image_id", ignore_index=True)
-    sealed = valid["source_split"].eq("test").to_numpy()
     groups = _patient_groups(valid)  # before copies go: a copy that goes still says who is one patient
-    kept_copy = sealed | ~valid["sha256"].duplicated().to_numpy()
-    valid, groups, sealed = valid[kept_copy].reset_index(drop=True), groups[kept_copy], sealed[kept_copy]
-    split = np.full(len(valid), "train", dtype=object)
-    split[sealed] = "test"
-    if not sealed.any():
-        split[_draw(valid, groups, np.arange(len(valid)), test_fraction, seed, "test")] = "test"
-    leaking = (split != "test") & np.isin(groups, groups[split == "test"])
-    pool = np.flatnonzero((split != "test") & ~leaking)
-    split[_draw(valid, groups, pool, val_fraction, seed, "validation")] = "val"
-    kept: pd.DataFrame = valid.assign(split=split)[~leaking]
-    return kept.reset_index(drop=True)
+    official = valid["source_split"].where(valid["source_split"].isin(["test", "val"]), "train").to_numpy(object)
+    # Of copies the one in the official validation split stays; those in a sealed test split all do.
+    first = valid.assign(rank=official != "val").sort_values(["rank", "image_id"])["sha256"].duplicated()
+    kept = (official == "test") | ~first.sort_index().to_numpy()
+    valid, groups, split = valid[kept].reset_index(drop=True), groups[kept], official[kept]
+    if not (split == "test").any():
+        # Not from patients of an official validation split, which would lose rows by it.
+        pool = np.flatnonzero((split == "train") & ~np.isin(groups, groups[split == "val"]))
+        split[_draw(valid, groups, pool, test_fraction, seed, "test")] = "test"
+    learnt = np.ones(len(valid), dtype=bool)
+    for judge in ("test", "val"):
+        learners = {"test": ["train", "val"], "val": ["train"]}[judge]
+        learnt &= ~(np.isin(split, learners) & np.isin(groups, groups[split == judge]))
+    if not (learnt & (split == "val")).any():
+        pool = np.flatnonzero(learnt & (split == "train"))
+        split[_draw(valid, groups, pool, val_fraction, seed, "validation")] = "val"
+    rows: pd.DataFrame = valid.assign(split=split)[learnt]
+    return rows.reset_index(drop=True)
 
 
 def require_both_classes(splits: pd.DataFrame) -> None:
@@ -91,7 +97,10 @@ def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
 
 
 def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[str, Any]:
-    """`rebalance.json`: images, patients and images an epoch shows, per split and class; what was left out."""
+    """`rebalance.json`: images, patients and images an epoch shows, per split and class; what was left out.
+
+    `n_` counts images, `shown_` how often an epoch shows them, `weight_` what they weigh in its loss.
+    """
     rows = {
         split: {
             "n_images": len(part),
@@ -99,6 +108,10 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
             **{f"n_{name}": int(part["label"].eq(label).sum()) for label, name in dataset.LABELS.items()},
             **{
                 f"shown_{name}": int(part.loc[part["label"].eq(label), "repeats"].sum())
+                for label, name in dataset.LABELS.items()
+            },
+            **{
+                f"weight_{name}": round(float((part["weight"] * part["repeats"])[part["label"].eq(label)].sum()), 1)
                 for label, name in dataset.LABELS.items()
             },
         }
@@ -116,11 +129,12 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
 
 
 def _patient_groups(table: pd.DataFrame) -> npt.NDArray[np.intp]:
-    """A number for each row, equal for rows of one patient and of patients who share an identical file."""
+    """A number for each row, equal for rows of one patient and of patients who share an image."""
+    alike = table["look_alike"].where(table["look_alike"] != "", table["sha256"])
     patients, n_patients = pd.factorize(table["patient_id"])[0], table["patient_id"].nunique()
-    files = pd.factorize(table["sha256"])[0] + n_patients
-    nodes = int(files.max()) + 1
-    links = coo_array((np.ones(len(table)), (patients, files)), shape=(nodes, nodes))
+    images = pd.factorize(pd.concat([table["sha256"], alike]))[0] + n_patients
+    nodes = int(images.max()) + 1
+    links = coo_array((np.ones(len(images)), (np.tile(patients, 2), images)), shape=(nodes, nodes))
     components = connected_components(links, directed=False)[1]
     return np.asarray(components[patients], dtype=np.intp)
 

@@ -1,0 +1,446 @@
+"""Files of an archive, a folder or a URL are read as they are, and an archive that could do harm is refused."""
+
+import os
+import re
+import stat
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pneumonia import UserError, files
+
+NAMES = (
+    "a.png",
+    "deep/er/a b.png",
+    "deep/ä–日.png",
+    "xy::z.png",
+    "deep/zip://z::q.zip/w.png",
+    "[1]*?.png",
+    "a#b%20c.png",
+)
+
+
+def content_of(name: str) -> bytes:
+    return f"{name} ".encode() * 20
+
+
+CONTENT = {name: content_of(name) for name in ("a.png", "b/c.png")}
+
+
+def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def refused(path: Path, *, stored: Path | None = None) -> str:
+    """The one line with which an archive, or the first of its members that is read, is refused."""
+    with pytest.raises(UserError) as caught, files.in_archive(path, stored=stored) as listed:  # noqa: PT012
+        for name in listed.names:
+            listed.read(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.rm("/", recursive=True)
+
+
+# --- a file is found again by its uri ---
+
+
+def test_the_files_of_an_archive_are_found_again_by_their_uri(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "my own.zip", {name: content_of(name) for name in (*NAMES, "deep/")})
+    with files.in_archive(path) as listed:
+        assert listed.names == sorted(NAMES)
+        assert listed.place == "my own.zip"
+        assert listed.uri("a.png") == f"zip://a.png::{path}"
+        for name in listed.names:
+            assert files.read_bytes(listed.uri(name)) == listed.read(name) == content_of(name)
+
+
+def test_an_archive_is_named_by_where_it_will_lie(tmp_path: Path) -> None:
+    path = zipped(tmp_path / ".partial-a.zip", CONTENT)
+    with files.in_archive(path, stored=Path("data/raw/a.zip")) as listed:
+        assert (listed.place, listed.uri("a.png")) == ("a.zip", "zip://a.png::data/raw/a.zip")
+    path.write_bytes(b"no archive")
+    assert refused(path, stored=Path("data/raw/a.zip")).startswith("a.zip: 10 bytes arrived")
+
+
+@pytest.mark.parametrize("folder", ["plain", "with space", "ünï", "two::colons"])
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_the_files_of_a_folder_are_found_again_by_their_uri(tmp_path: Path, folder: str, ending: str) -> None:
+    names = sorted({name.replace("://", ":") for name in NAMES})
+    for name in names:
+        (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / name).write_bytes(content_of(name))
+    listed = files.in_folder(f"{tmp_path}/{folder}{ending}")
+    assert listed.names == names
+    assert listed.uri("a.png") == f"{tmp_path}/{folder}/a.png"
+    for name in names:
+        assert files.read_bytes(listed.uri(name)) == listed.read(name) == content_of(name)
+
+
+def test_a_file_url_of_a_folder_gives_paths(tmp_path: Path) -> None:
+    (tmp_path / "a b.png").write_bytes(b"1")
+    listed = files.in_folder(f"file://{tmp_path}")
+    assert listed.uri("a b.png") == f"{tmp_path}/a b.png"
+    assert listed.read("a b.png") == files.read_bytes(f"file://{tmp_path}/a b.png") == b"1"
+
+
+def test_a_folder_may_be_named_from_the_current_one(in_project: Path) -> None:
+    (in_project / "mine").mkdir()
+    (in_project / "mine" / "a.png").write_bytes(b"1")
+    listed = files.in_folder("mine")
+    assert (listed.names, listed.uri("a.png")) == (["a.png"], f"{in_project}/mine/a.png")
+
+
+def test_the_files_of_another_file_system_are_found_again_by_their_uri(memory: fsspec.AbstractFileSystem) -> None:
+    names = sorted(name for name in NAMES if "::" not in name)
+    for name in names:
+        memory.pipe(f"/box/{name}", content_of(name))
+    listed = files.in_folder("memory://box")
+    assert listed.names == names
+    for name in names:
+        assert listed.uri(name).startswith("memory://")
+        assert files.read_bytes(listed.uri(name)) == listed.read(name) == content_of(name)
+
+
+def test_two_colons_in_a_name_are_refused_where_they_would_name_another_file_system(
+    memory: fsspec.AbstractFileSystem,
+) -> None:
+    memory.pipe("/box/xy::z.png", b"1")
+    listed = files.in_folder("memory://box")
+    with pytest.raises(UserError, match=r"^memory://box: xy::z\.png: `::` in a name .*rename the file$"):
+        listed.read("xy::z.png")
+
+
+@pytest.mark.parametrize("name", [b"\xff.png", b"a\nb.png", b"Icon\r"])
+def test_a_name_that_no_table_can_hold_is_refused_and_hinders_no_other(tmp_path: Path, name: bytes) -> None:
+    (tmp_path / os.fsdecode(name)).touch()
+    (tmp_path / "good.png").write_bytes(b"1")
+    listed = files.in_folder(str(tmp_path))
+    assert listed.read("good.png") == b"1"
+    with pytest.raises(UserError) as caught:
+        listed.read(os.fsdecode(name))
+    assert str(caught.value) == f"{tmp_path}: {os.fsdecode(name)!r}: a name that no table can hold; rename the file"
+
+
+def test_a_member_that_no_table_can_hold_has_no_uri_and_hinders_no_other(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"Icon\r": b"", "a.png": b"1"})
+    with files.in_archive(path) as listed:
+        assert files.read_bytes(listed.uri("a.png")) == b"1"
+        with pytest.raises(UserError, match=r"^a\.zip: 'Icon\\r': a name that no table can hold; rename the file$"):
+            listed.uri("Icon\r")
+
+
+def test_a_folder_that_is_not_there_has_no_files(tmp_path: Path) -> None:
+    assert files.in_folder(f"{tmp_path}/no").names == []
+
+
+def test_a_folder_that_cannot_be_listed_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^carrier-pigeon://a: cannot be listed \(ValueError.*correct fetch\.url$"):
+        files.in_folder("carrier-pigeon://a")
+
+
+def test_what_a_file_system_says_in_several_lines_is_said_in_one(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("403 Client Error.\n\nAccess denied")
+
+    monkeypatch.setattr(type(memory), "find", refuse)
+    monkeypatch.setattr(type(memory), "_open", refuse)
+    reason = r"\(RuntimeError: 403 Client Error\. Access denied\)"
+    with pytest.raises(UserError, match=rf"^memory://box: cannot be listed {reason}; correct fetch\.url$"):
+        files.in_folder("memory://box")
+    with pytest.raises(UserError, match=rf"^memory://box/a\.png: cannot be read {reason}$"):
+        files.read_bytes("memory://box/a.png")
+
+
+def test_a_uri_is_made_absolute_from_the_current_folder(in_project: Path) -> None:
+    assert files.absolute("a b.png") == f"{in_project}/a b.png"
+    assert files.absolute("zip://xy::z.png::data/raw/a.zip") == f"zip://xy::z.png::{in_project}/data/raw/a.zip"
+    zipped(in_project / "a.zip", CONTENT)
+    assert files.read_bytes("zip://b/c.png::a.zip") == CONTENT["b/c.png"]
+
+
+@pytest.mark.parametrize("uri", ["/a/b.png", "zip://x.png::/a/b.zip", "s3://bucket/a.png", "memory:///a.png"])
+def test_what_is_absolute_stays_as_it_is(uri: str) -> None:
+    assert files.absolute(uri) == uri
+
+
+# --- what cannot be read ---
+
+
+@pytest.mark.parametrize("uri", ["zip://x.png::no.zip", "no.png", "file:///no/such.png", "memory:///no.png"])
+def test_a_missing_file_is_one_line(in_project: Path, uri: str) -> None:
+    with pytest.raises(UserError, match=f"^{uri}: no such file$"):
+        files.read_bytes(uri)
+
+
+@pytest.mark.parametrize("uri", ["zip://y.png::a.zip", "zip://a.png::text.zip", "carrier-pigeon://a.png", "folder"])
+def test_what_cannot_be_read_is_one_line(in_project: Path, uri: str) -> None:
+    zipped(in_project / "a.zip", CONTENT)
+    (in_project / "text.zip").write_text("no archive")
+    (in_project / "folder").mkdir()
+    with pytest.raises(UserError, match=rf"^{uri}: cannot be read \(.+\)$") as caught:
+        files.read_bytes(uri)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_larger_than_any_x_ray_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: fsspec.AbstractFileSystem
+) -> None:
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
+    memory.pipe("/a.png", b"x" * 101)
+    (tmp_path / "a.png").write_bytes(b"x" * 101)
+    (tmp_path / "b.png").write_bytes(b"x" * 100)
+    for uri in (f"{tmp_path}/a.png", "memory:///a.png"):
+        with pytest.raises(UserError, match=rf"^{uri}: larger than 100 bytes, which no X-ray is$"):
+            files.read_bytes(uri)
+    assert len(files.read_bytes(f"{tmp_path}/b.png")) == 100
+    expected = "a.zip: a.png unpacks to 101 bytes, more than 100; this is not an X-ray archive"
+    assert refused(zipped(tmp_path / "a.zip", {"a.png": b"x" * 101})) == expected
+
+
+def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 2**20)
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(50 * 2**30)  # sparse: no bytes on the disk
+    tracemalloc.start()
+    with pytest.raises(UserError, match="larger than 1,048,576 bytes"):
+        files.read_bytes(f"{tmp_path}/a.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
+
+
+def test_an_archive_replaced_under_its_name_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    for content in (b"old", b"new"):
+        zipped(tmp_path / "b.zip", {"a.png": content}).replace(path)
+        os.utime(path, ns=(content[0], content[0]))
+        assert files.read_bytes(f"zip://a.png::{path}") == content
+
+
+# --- archives that are not whole ---
+
+
+def cut(path: Path) -> None:
+    content = zipped(path, CONTENT).read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+NOT_WHOLE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.touch(),
+    "no zip": lambda path: path.write_text("<html>Please sign in</html>"),
+    "cut": cut,
+    "gzip": lambda path: path.write_bytes(b"\x1f\x8b\x08\0" * 50),
+    "end only": lambda path: path.write_bytes(b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 3, 3, 150, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_WHOLE)
+def test_what_is_no_whole_archive_is_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.zip"
+    NOT_WHOLE[kind](path)
+    expected = rf"a\.zip: {path.stat().st_size} bytes arrived, but they are no complete zip .*; download it again"
+    assert re.fullmatch(expected, refused(path))
+
+
+def flipped(path: Path) -> None:
+    content = zipped(path, CONTENT).read_bytes()
+    path.write_bytes(content.replace(CONTENT["b/c.png"], CONTENT["b/c.png"].replace(b"c", b"b", 1)))
+
+
+def undecodable(path: Path) -> None:
+    """A block of a kind that Deflate does not have."""
+    content = bytearray(zipped(path, {"b/c.png": content_of("b/c.png")}, zipfile.ZIP_DEFLATED).read_bytes())
+    content[30 + struct.unpack_from("<H", content, 26)[0]] = 0b111
+    path.write_bytes(content)
+
+
+def encrypted(path: Path) -> None:
+    content = bytearray(zipped(path, {"b/c.png": content_of("b/c.png")}).read_bytes())
+    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + place] |= 1
+    path.write_bytes(content)
+
+
+def with_two_names(path: Path) -> None:
+    content = zipped(path, {"b/c.png": content_of("b/c.png")}).read_bytes()
+    path.write_bytes(content.replace(b"b/c.png", b"b/d.png", 1))
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "flipped": (flipped, "CRC-32"),
+    "undecodable": (undecodable, "invalid block type"),
+    "encrypted": (encrypted, "encrypted"),
+    "with two names": (with_two_names, "differ"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_member_that_cannot_be_unpacked_is_named(tmp_path: Path, kind: str) -> None:
+    make, reason = DAMAGED[kind]
+    make(tmp_path / "a.zip")
+    line = refused(tmp_path / "a.zip")
+    assert re.fullmatch(r"a\.zip: b/c\.png is damaged \(.+\); download the archive again", line)
+    assert reason in line
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_any_flipped_byte_leaves_the_content_or_is_one_line(tmp_path: Path, method: int) -> None:
+    members = {"ä.png": bytes(range(64)) * 2, "b.png": b"b" * 99}
+    path = zipped(tmp_path / "a.zip", members, method)
+    whole = path.read_bytes()
+    read, lines = 0, []
+    for place in range(len(whole)):
+        for flip in (0x01, 0x80, 0xFF):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+            try:
+                with files.in_archive(path) as listed:
+                    contents = [listed.read(name) for name in listed.names]
+            except UserError as error:
+                lines.append(str(error))
+            else:  # only names and dates, and how many members there are, have no checksum
+                assert set(contents) <= set(members.values())
+                read += 1
+    assert read
+    assert len(lines) > 200
+    assert not any("\n" in line for line in lines)
+
+
+# --- archives that could do harm ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../x.png", "a/../../x.png", "a/..", "/x.png", "//server/share/x.png", "/"),
+        *("..\\x.png", "a\\..\\..\\x.png", "\\x.png", "\\\\server\\share\\x.png", "C:\\x.png", "C:x.png"),
+    ],
+)
+def test_a_member_that_leads_out_of_the_archive_is_refused(tmp_path: Path, name: str) -> None:
+    path = zipped(tmp_path / "a.zip", {"good.png": b"1", "N" * len(name): b"2"})
+    path.write_bytes(path.read_bytes().replace(b"N" * len(name), name.encode()))  # zipfile would tame some of them
+    assert refused(path) == f"a.zip: member {name!r} leads out of the archive; do not use this file"
+
+
+@pytest.mark.parametrize("name", ["a..b.png", "...", "..a/b.png", "a/.../b.png", "ab:c.png", "C/x.png"])
+def test_dots_and_colons_within_a_name_do_no_harm(tmp_path: Path, name: str) -> None:
+    with files.in_archive(zipped(tmp_path / "a.zip", {name: b"1"})) as listed:
+        assert listed.names == [name]
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK], ids=oct)
+def test_a_link_or_a_device_is_refused(tmp_path: Path, kind: int) -> None:
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = (kind | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert refused(tmp_path / "a.zip") == "a.zip: member 'link.png' is a link or a device; do not use this file"
+
+
+@pytest.mark.parametrize("mode", [0, 0o644, stat.S_IFREG | 0o644], ids=oct)
+def test_files_and_folders_of_every_packer_are_read(tmp_path: Path, mode: int) -> None:
+    member, folder = zipfile.ZipInfo("deep/a.png"), zipfile.ZipInfo("deep/")
+    member.external_attr, folder.external_attr = mode << 16, (stat.S_IFDIR | 0o755) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(folder, b"")
+        archive.writestr(member, b"1")
+    with files.in_archive(tmp_path / "a.zip") as listed:
+        assert listed.names == ["deep/a.png"]
+        assert listed.read("deep/a.png") == b"1"
+
+
+def test_a_member_that_claims_ten_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"a.png": b"x" * 50})
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\x01\x02")
+    extra = struct.pack("<2HQ", 1, 8, 10 * 10**9)  # zip64: the size that does not fit into 32 bits
+    struct.pack_into("<L", content, place + 24, 0xFFFFFFFF)
+    struct.pack_into("<H", content, place + 30, len(extra))
+    content[place + 46 + len("a.png") : place + 46 + len("a.png")] = extra
+    end = content.index(b"PK\x05\x06")
+    struct.pack_into("<L", content, end + 12, end - place)
+    path.write_bytes(content)
+    expected = "a.zip: a.png unpacks to 10,000,000,000 bytes, more than 268,435,456; this is not an X-ray archive"
+    assert refused(path) == expected
+
+
+def test_a_member_that_hides_its_size_is_not_unpacked_further_than_it_says(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"a.png": bytes(20 * 2**20)}, zipfile.ZIP_DEFLATED)
+    content = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        struct.pack_into("<L", content, content.index(signature) + place, 1000)
+    path.write_bytes(content)
+    tracemalloc.start()
+    assert refused(path).startswith("a.zip: a.png is damaged (Bad CRC-32")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 2**20
+
+
+def test_a_bomb_is_refused_and_small_files_may_shrink(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"a.png": bytes(2**20 + 1)}, zipfile.ZIP_DEFLATED)
+    assert refused(path) == "a.zip: a.png unpacks to more than 200 times its size; this is not an X-ray archive"
+    zipped(path, {"blank.png": bytes(2**20)}, zipfile.ZIP_DEFLATED)
+    with files.in_archive(path) as listed:
+        assert listed.read("blank.png") == bytes(2**20)
+
+
+def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_MEMBERS", 3)
+    members = {f"{number}.png": b"1" for number in range(4)}
+    expected = "a.zip: 4 members, more than 3; this is not an X-ray archive"
+    assert refused(zipped(tmp_path / "a.zip", members)) == expected
+    with files.in_archive(zipped(tmp_path / "a.zip", dict(list(members.items())[:3]))) as listed:
+        assert len(listed.names) == 3
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 9, 97])
+def test_a_method_of_packing_that_hides_its_size_or_is_unknown_is_refused(tmp_path: Path, method: int) -> None:
+    content = bytearray(zipped(tmp_path / "a.zip", CONTENT).read_bytes())
+    for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(signature) + place] = method
+    (tmp_path / "a.zip").write_bytes(content)
+    expected = f"a.zip: a.png is packed by method {method}; pack it again with Deflate"
+    assert refused(tmp_path / "a.zip") == expected
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", b"1")
+        archive.writestr("a.png", b"2")
+    assert refused(tmp_path / "a.zip") == "a.zip: holds 'a.png' twice; pack it again"
+
+
+def test_a_refused_archive_leaves_no_open_file_and_writes_nothing(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"x" * 9: b"1"})
+    path.write_bytes(path.read_bytes().replace(b"x" * 9, b"../../x/y"))
+    before = len(os.listdir("/proc/self/fd"))
+    refused(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_members_are_read_by_several_threads_at_once(tmp_path: Path) -> None:
+    members = {f"{number:03}.png": bytes([number]) * 5000 for number in range(200)}
+    path = zipped(tmp_path / "a.zip", members, zipfile.ZIP_DEFLATED)
+    with files.in_archive(path) as listed, ThreadPoolExecutor(8) as pool:
+        assert dict(zip(listed.names, pool.map(listed.read, listed.names), strict=True)) == members
+        found = pool.map(files.read_bytes, map(listed.uri, listed.names))
+        assert dict(zip(listed.names, found, strict=True)) == members
