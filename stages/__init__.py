@@ -35,6 +35,8 @@ def run(main: Callable[[], None]) -> None:
     except BaseException as error:
         if "DVC_STAGE" in os.environ:
             discard_outs(os.environ["DVC_STAGE"])
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit("stopped; run again to go on: finished work is kept")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             sys.exit(f"ERROR: the disk is full ({error}); free some space and run again: finished work is kept")
         if isinstance(error, (UserError, OSError)):
@@ -49,8 +51,10 @@ def discard_outs(stage: str) -> None:
         dataset.remove(Path(out))
 
 
-def tracked(stage: str, params: Params, parent: str | None = None) -> AbstractContextManager[str]:
-    """The MLflow run of a stage, with the settings of its section."""
+def tracked(
+    stage: str, params: Params, parent: str | None = None, resume: Path | None = None
+) -> AbstractContextManager[str]:
+    """The MLflow run of a stage, with the settings of its section; the one noted in `resume` goes on."""
     from pneumonia import tracking
 
     section = getattr(params, "validation" if stage == "validate" else stage, None)
@@ -62,6 +66,7 @@ def tracked(stage: str, params: Params, parent: str | None = None) -> AbstractCo
         synthetic=is_synthetic(params),
         params={"seed": params.seed, "data": params.data, "model": params.model, "weights": params.weights, **settings},
         parent=parent,
+        resume=resume,
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from pneumonia import compute, dataset, params, preprocess
+from pneumonia import code_digest, dataset, params, preprocess
 from stages import DATA, origin, run, tracked
 
 N_SHOWN = 6
@@ -16,19 +16,9 @@ def main() -> None:
     splits = dataset.read_table(DATA / "splits.csv")
     digest = dataset.digest(splits)
     look = {"size": how.image_size, **how.model_dump(exclude={"image_size"})}
-    key = (dataset.sha256_file(DATA / "splits.csv"), look, compute.code_digest())
+    key = (dataset.sha256_file(DATA / "splits.csv"), look, code_digest())
     with tracked("preprocess", settings), dataset.resumable("preprocess", *key) as resume:
         tracking.tag(data_digest=digest)
-        start = time.perf_counter()
-        n_prepared = preprocess.write_store(
-            splits,
-            DATA / "images.zarr",
-            **look,
-            **settings.compute.model_dump(),
-            attributes={"data": settings.data, "digest": digest},
-            resume=resume,
-        )
-        rate = n_prepared / (time.perf_counter() - start)
         shown = splits.groupby("label").head(N_SHOWN // 2)
         pairs = [(dataset.read_image(row.uri), row.image_id) for row in shown.itertuples()]
         sheet = [(image, preprocess.prepare(image, **look), name) for image, name in pairs]
@@ -36,6 +26,16 @@ def main() -> None:
             plots.before_after(sheet, f"{origin(settings)}: source images above, prepared below"),
             "plots/before_after.png",
         )
+        start = time.perf_counter()
+        n_prepared = preprocess.write_store(
+            splits,
+            DATA / "images.zarr",
+            **look,
+            **settings.compute.model_dump(),
+            attributes={"data": settings.data, "digest": digest, "prepared": look},
+            resume=resume,
+        )
+        rate = n_prepared / (time.perf_counter() - start)
         tracking.log_metrics({"images_per_second": rate, "n_images": len(splits)})
     kept = len(splits) - n_prepared
     print(f"{len(splits)} images at {how.image_size} px in data/images.zarr, {rate:.0f} images/s")

@@ -1,6 +1,6 @@
 """Fit the chosen model with the best settings found; keep the epoch with the best validation AUC."""
 
-from pneumonia import backbone, dataset, models, params, plots, tracking, train
+from pneumonia import backbone, code_digest, dataset, models, params, plots, tracking, train
 from stages import DATA, MODELS, REPORTS, run, title, tracked
 
 
@@ -12,13 +12,14 @@ def main() -> None:
     weights = backbone.read(DATA / "backbone")
     train_split = dataset.read_split(store, "train")
     digest = str(store.attrs["digest"])
-    with tracked("train", settings) as run_id:
+    key = (settings.model, settings.seed, settings.train, best, weights.name, dict(store.attrs), code_digest())
+    with dataset.resumable("train", *key) as resume, tracked("train", settings, resume=resume) as run_id:
         tracking.tag(weights=weights.name)
         tracking.log_params({"learning_rate": best["learning_rate"], "dropout": best["dropout"]})
         tracking.log_dataset(
             train_split.image_ids, train_split.labels, data=settings.data, digest=digest, context="train"
         )
-        model = models.create_model(settings.model, weights=weights.path, dropout=best["dropout"])
+        model = train.start(settings.model, weights=weights.paths, dropout=best["dropout"], images=train_split.images)
         history = train.fit(
             model,
             train_split,
@@ -26,7 +27,7 @@ def main() -> None:
             seed=settings.seed,
             learning_rate=best["learning_rate"],
             **settings.train.model_dump(),
-            checkpoint=dataset.project_root() / ".resume" / "train" / f"{run_id}.weights.h5",
+            resume=resume,
             report=lambda epoch, values: tracking.log_metrics(values, step=epoch),
         )
         models.save_model(model, MODELS / "model.keras")
@@ -41,6 +42,9 @@ def main() -> None:
             "data_digest": digest,
         }
         tracking.tag(model_id=record["model_id"])
+        layers = models.summary(model)
+        tracking.log_table(layers, "architecture.json")
+        tracking.log_figure(plots.architecture(layers, settings.model), "plots/architecture.png")
         tracking.log_figure(plots.history(history, title(settings)), "plots/history.png")
         dataset.write_json(record, MODELS / "run.json")
     kept = history.loc[history["val_auc"].idxmax()]

@@ -9,19 +9,20 @@ def main() -> None:
     models.start_keras(settings.seed)
     store = dataset.open_store(DATA / "images.zarr")
     weights = backbone.read(DATA / "backbone")
-    with tracked("tune", settings) as run_id:
+    with tracked("tune", settings):
         tracking.tag(weights=weights.name, data_digest=str(store.attrs["digest"]))
         best, trials = tune.search(
             settings.model,
             dataset.read_split(store, "train"),
             dataset.read_split(store, "val"),
-            weights=weights.path,
+            weights=weights.paths,
             seed=settings.seed,
             **settings.tune.model_dump(),
             batch_size=settings.train.batch_size,
             weight_decay=settings.train.weight_decay,
             augment=settings.train.augment,
-            checkpoint=dataset.project_root() / ".resume" / "tune" / f"{run_id}.weights.h5",
+            label_smoothing=settings.train.label_smoothing,
+            average=settings.train.average,
             trial_run=lambda number, values: tracking.child_run(f"trial-{number}", values, killed_by=tune.Pruned),
         )
         dataset.write_json(best._asdict(), REPORTS / "tune" / "best.json")

@@ -1,6 +1,6 @@
 """Decode and measure every image, run the expectation suite, quarantine what is bad."""
 
-from pneumonia import compute, dataset, params, validate
+from pneumonia import code_digest, dataset, params, validate
 from stages import DATA, REPORTS, origin, run, tracked
 
 
@@ -10,16 +10,15 @@ def main() -> None:
     settings = params.load()
     limits, docs = settings.validation, REPORTS / "data_docs"
     manifest = dataset.read_table(DATA / "manifest.csv")
-    key = (dataset.sha256_file(DATA / "manifest.csv"), compute.code_digest())
-    with tracked("validate", settings):
-        with dataset.resumable("validate", *key) as resume:
-            table = validate.measure(
-                manifest,
-                min_side=limits.min_side,
-                min_std=limits.min_std,
-                **settings.compute.model_dump(),
-                resume=resume,
-            )
+    key = (dataset.sha256_file(DATA / "manifest.csv"), code_digest())
+    with tracked("validate", settings), dataset.resumable("validate", *key) as resume:
+        table = validate.measure(
+            manifest,
+            min_side=limits.min_side,
+            min_std=limits.min_std,
+            **settings.compute.model_dump(),
+            resume=resume,
+        )
         report = validate.report(table, **limits.model_dump(), docs=docs)
         tracking.log_dataset(
             table["image_id"], table["label"], data=settings.data, digest=dataset.digest(table), context="validate"

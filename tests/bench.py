@@ -78,7 +78,9 @@ def bench_phantom(n_images: int = 4_000, n_test: int = 1_000) -> None:
             weight_decay=5e-4,
             patience=15,
             augment=0.5,
-            checkpoint=Path(folder) / "best.weights.h5",
+            label_smoothing=0.0,
+            average=0.0,
+            resume=Path(folder),
         )
     seen = len(fit) * len(history)
     print(f"phantom: compact trained with {seen / (time.perf_counter() - start):.0f} images/s")
@@ -176,7 +178,9 @@ def bench_input(n_images: int = 4_096, batch_size: int = 32) -> None:
             weight_decay=5e-4,
             patience=3,
             augment=0.0,
-            checkpoint=Path(folder) / "best.weights.h5",
+            label_smoothing=0.0,
+            average=0.0,
+            resume=Path(folder),
             report=lambda epoch, values: ends.append(time.perf_counter()),
         )
     trained = 2 * 1_024 / (ends[2] - ends[0])  # the first epoch traces the graph

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -83,7 +83,7 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.is_file()}
 
 
-def note() -> dict[str, str]:
+def note() -> dict[str, Any]:
     return dict(dataset.read_json(FOLDER / "backbone.json"))
 
 
@@ -92,7 +92,7 @@ def note() -> dict[str, str]:
 
 @pytest.mark.parametrize("weights", ["auto", "imagenet", "none"])
 def test_a_model_without_a_backbone_has_no_weights_and_asks_nobody(cache: Path, weights: str) -> None:
-    assert bring("", weights, FOLDER, cache=cache) == Backbone("none", None)
+    assert bring((), weights, FOLDER, cache=cache) == Backbone("none")
     assert files(FOLDER) == {"backbone.json"}
     assert note() == {"weights": "none"}
     assert not cache.exists()
@@ -100,23 +100,23 @@ def test_a_model_without_a_backbone_has_no_weights_and_asks_nobody(cache: Path, 
 
 def test_a_misspelt_word_is_said_even_where_no_weights_are_needed(cache: Path) -> None:
     with pytest.raises(UserError, match="weights = imagnet: no such file"):
-        bring("", "imagnet", FOLDER, cache=cache)
+        bring((), "imagnet", FOLDER, cache=cache)
 
 
 def test_none_means_none_even_where_weights_are_cached(server: str, cache: Path) -> None:
     cache.mkdir()
     (cache / "net.h5").write_bytes(WEIGHTS)
-    assert bring(f"{server}/whole/net.h5", "none", FOLDER, cache=cache) == Backbone("none", None)
+    assert bring([f"{server}/whole/net.h5"], "none", FOLDER, cache=cache) == Backbone("none")
     assert Server.asked == []
 
 
 @pytest.mark.parametrize(("name", "kept"), [("mine.h5", "backbone.h5"), ("mine.weights.h5", "backbone.weights.h5")])
 def test_a_file_is_copied_with_its_sha256_and_the_suffix_keras_goes_by(name: str, kept: str, project: Path) -> None:
     (project / name).write_bytes(WEIGHTS)
-    brought = bring(NO_SERVER, name, FOLDER)
-    assert brought == backbone.read(FOLDER) == Backbone(name, FOLDER / kept)
+    brought = bring([NO_SERVER], name, FOLDER)
+    assert brought == backbone.read(FOLDER) == Backbone(name, (FOLDER / kept,))
     assert (FOLDER / kept).read_bytes() == WEIGHTS
-    assert note() == {"weights": name, "file": kept, "sha256": dataset.sha256_bytes(WEIGHTS)}
+    assert note() == {"weights": name, "files": [{"file": kept, "sha256": dataset.sha256_bytes(WEIGHTS)}]}
     assert files(FOLDER) == {"backbone.json", kept}
 
 
@@ -128,22 +128,22 @@ def test_a_relative_path_counts_from_the_root_of_the_project(
     here = project / inside
     here.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(here)
-    brought = bring(NO_SERVER, "mine.h5", FOLDER)
-    assert brought.path
-    assert (here / brought.path).read_bytes() == WEIGHTS
+    brought = bring([NO_SERVER], "mine.h5", FOLDER)
+    (path,) = brought.paths
+    assert (here / path).read_bytes() == WEIGHTS
 
 
 def test_a_path_may_be_absolute_or_start_from_home(project: Path) -> None:
     (project / "home").mkdir()
     (project / "home" / "mine.h5").write_bytes(WEIGHTS)
     for weights in (str(project / "home" / "mine.h5"), "~/mine.h5"):
-        assert bring(NO_SERVER, weights, FOLDER).name == weights
+        assert bring([NO_SERVER], weights, FOLDER).name == weights
 
 
 @pytest.mark.parametrize("weights", ["no/such.h5", "imagnet", "."])
 def test_a_missing_file_is_one_line_that_lists_the_known_words(project: Path, weights: str) -> None:
     with pytest.raises(UserError) as caught:
-        bring(NO_SERVER, weights, FOLDER)
+        bring([NO_SERVER], weights, FOLDER)
     expected = f"weights = {weights}: no such file ({project / weights}); known words: auto, imagenet, none"
     assert str(caught.value) == expected
     assert not FOLDER.exists()
@@ -151,10 +151,10 @@ def test_a_missing_file_is_one_line_that_lists_the_known_words(project: Path, we
 
 def test_what_was_there_is_replaced(project: Path) -> None:
     (project / "mine.h5").write_bytes(WEIGHTS)
-    bring(NO_SERVER, "mine.h5", FOLDER)
-    bring(NO_SERVER, "none", FOLDER)
+    bring([NO_SERVER], "mine.h5", FOLDER)
+    bring([NO_SERVER], "none", FOLDER)
     assert files(FOLDER) == {"backbone.json"}
-    assert backbone.read(FOLDER) == Backbone("none", None)
+    assert backbone.read(FOLDER) == Backbone("none")
 
 
 # --- ImageNet ---
@@ -164,30 +164,30 @@ def test_what_was_there_is_replaced(project: Path) -> None:
 def test_cached_weights_need_no_network(cache: Path, weights: str) -> None:
     cache.mkdir()
     (cache / "net_no_top.h5").write_bytes(WEIGHTS)
-    brought = bring(NO_SERVER, weights, FOLDER, cache=cache)
-    assert brought == Backbone("imagenet", FOLDER / "backbone.h5")
-    assert note()["sha256"] == dataset.sha256_bytes(WEIGHTS)
+    brought = bring([NO_SERVER], weights, FOLDER, cache=cache)
+    assert brought == Backbone("imagenet", (FOLDER / "backbone.h5",))
+    assert note()["files"][0]["sha256"] == dataset.sha256_bytes(WEIGHTS)
 
 
 def test_the_cache_is_that_of_keras(project: Path) -> None:
     of_keras = project / "home" / ".keras" / "models"
     of_keras.mkdir(parents=True)
     (of_keras / "net_no_top.h5").write_bytes(WEIGHTS)
-    assert bring(NO_SERVER, "imagenet", FOLDER).name == "imagenet"
+    assert bring([NO_SERVER], "imagenet", FOLDER).name == "imagenet"
 
 
 @pytest.mark.parametrize("weights", ["auto", "imagenet"])
 def test_a_download_is_cached_and_made_once(server: str, cache: Path, weights: str) -> None:
     for _ in range(2):
-        brought = bring(f"{server}/whole/net.h5", weights, FOLDER, cache=cache)
-        assert brought.path
-        assert brought.path.read_bytes() == WEIGHTS
+        brought = bring([f"{server}/whole/net.h5"], weights, FOLDER, cache=cache)
+        (path,) = brought.paths
+        assert path.read_bytes() == WEIGHTS
     assert Server.asked == ["/whole/net.h5"]
     assert files(cache) == {"net.h5"}
 
 
 def test_auto_without_a_network_warns_and_goes_on(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bring(NO_SERVER, "auto", FOLDER, cache=cache) == Backbone("none", None)
+    assert bring([NO_SERVER], "auto", FOLDER, cache=cache) == Backbone("none")
     said = capsys.readouterr().out
     assert said.startswith("WARNING: no ImageNet weights (")
     assert "starts from random weights and will be weaker" in said
@@ -197,10 +197,10 @@ def test_auto_without_a_network_warns_and_goes_on(cache: Path, capsys: pytest.Ca
 
 def test_imagenet_without_a_network_is_one_line_with_the_remedies(cache: Path) -> None:
     with pytest.raises(UserError) as caught:
-        bring(NO_SERVER, "imagenet", FOLDER, cache=cache)
+        bring([NO_SERVER], "imagenet", FOLDER, cache=cache)
     said = str(caught.value)
     assert said.startswith(f"weights = imagenet: {NO_SERVER} cannot be reached (")
-    assert said.endswith(f"put the file into {cache}, give its path as weights, or set weights: none")
+    assert said.endswith(f"put the file into {cache}, set weights to the path of a file, or to none")
     assert "\n" not in said
     assert not FOLDER.exists()
 
@@ -208,10 +208,10 @@ def test_imagenet_without_a_network_is_one_line_with_the_remedies(cache: Path) -
 @pytest.mark.parametrize("kind", ["missing", "cut", "rubbish"])
 def test_a_failed_download_never_appears_in_the_cache(server: str, cache: Path, kind: str) -> None:
     url = f"{server}/{kind}/net.h5"
-    assert bring(url, "auto", FOLDER, cache=cache) == Backbone("none", None)
+    assert bring([url], "auto", FOLDER, cache=cache) == Backbone("none")
     assert files(cache) == set()
     with pytest.raises(UserError, match=rf"^weights = imagenet: {url} cannot be reached \("):
-        bring(url, "imagenet", FOLDER, cache=cache)
+        bring([url], "imagenet", FOLDER, cache=cache)
     assert files(cache) == set()
 
 
@@ -221,8 +221,99 @@ def test_auto_gives_up_on_a_slow_server_at_its_deadline(
 ) -> None:
     monkeypatch.setattr(backbone, "AUTO_SECONDS", 0.5)
     start = time.monotonic()
-    assert bring(f"{server}/{kind}/net.h5", "auto", FOLDER, cache=cache) == Backbone("none", None)
+    assert bring([f"{server}/{kind}/net.h5"], "auto", FOLDER, cache=cache) == Backbone("none")
     assert time.monotonic() - start < 5  # the server takes 10 s
     assert "WARNING: no ImageNet weights" in capsys.readouterr().out
     assert files(cache) == set()
     assert note() == {"weights": "none"}
+
+
+# --- a model of two backbones ---
+
+TWO = ("http://127.0.0.1:1/one_no_top.h5", "http://127.0.0.1:1/two_notop.h5")
+
+
+def write(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(WEIGHTS + name.encode())
+
+
+def test_both_files_are_kept_in_the_order_of_the_backbones(cache: Path) -> None:
+    write(cache, "two_notop.h5", "one_no_top.h5")
+    brought = bring(TWO, "imagenet", FOLDER, cache=cache)
+    assert brought == backbone.read(FOLDER)
+    assert brought == Backbone("imagenet", (FOLDER / "backbone-1.h5", FOLDER / "backbone-2.h5"))
+    assert [path.read_bytes()[len(WEIGHTS) :] for path in brought.paths] == [b"one_no_top.h5", b"two_notop.h5"]
+    digests = [dataset.sha256_file(path) for path in brought.paths]
+    assert note() == {
+        "weights": "imagenet",
+        "files": [{"file": f"backbone-{place}.h5", "sha256": digests[place - 1]} for place in (1, 2)],
+    }
+
+
+def test_both_files_are_downloaded_once(server: str, cache: Path) -> None:
+    for _ in range(2):
+        assert bring([f"{server}/whole/one.h5", f"{server}/whole/two.h5"], "auto", FOLDER, cache=cache).paths
+    assert Server.asked == ["/whole/one.h5", "/whole/two.h5"]
+
+
+def test_auto_takes_both_or_none_and_says_so(server: str, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bring([f"{server}/whole/one.h5", TWO[1]], "auto", FOLDER, cache=cache) == Backbone("none")
+    assert files(FOLDER) == {"backbone.json"}
+    assert note() == {"weights": "none"}
+    assert "no ImageNet weights for its 2 backbones, which take them all or none (" in capsys.readouterr().out
+    assert files(cache) == {"one.h5"}  # what came is not asked for again
+
+
+def test_imagenet_names_the_file_that_cannot_be_had(cache: Path) -> None:
+    write(cache, "one_no_top.h5")
+    with pytest.raises(UserError, match=f"^weights = imagenet: {TWO[1]} cannot be reached") as caught:
+        bring(TWO, "imagenet", FOLDER, cache=cache)
+    assert str(caught.value).endswith("set weights to the path of a folder with all files, or to none")
+    assert not FOLDER.exists()
+
+
+def test_the_deadline_is_one_for_both(server: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "AUTO_SECONDS", 0.5)
+    start = time.monotonic()
+    urls = [f"{server}/slow/one.h5", f"{server}/slow/two.h5"]
+    assert bring(urls, "auto", FOLDER, cache=cache) == Backbone("none")
+    assert time.monotonic() - start < 5
+    assert Server.asked == ["/slow/one.h5"]
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["one_no_top.h5", "two_notop.h5"], ["backbone-1.h5", "backbone-2.h5"]),
+        (["one_no_top.weights.h5", "two_notop.h5"], ["backbone-1.weights.h5", "backbone-2.h5"]),
+    ],
+)
+def test_a_folder_holds_a_file_for_each_backbone(names: list[str], kept: list[str], project: Path) -> None:
+    write(project / "mine", *names, "another.h5")
+    assert bring(TWO, "mine", FOLDER) == Backbone("mine", tuple(FOLDER / name for name in kept))
+    assert [(FOLDER / name).read_bytes()[len(WEIGHTS) :].decode() for name in kept] == names
+
+
+@pytest.mark.parametrize("names", [["one_no_top.h5"], ["one_no_top.weights.h5", "another.h5"]])
+def test_a_folder_that_lacks_a_file_is_one_line_that_names_it(names: list[str], project: Path) -> None:
+    write(project / "mine", *names)
+    with pytest.raises(UserError) as caught:
+        bring(TWO, "mine", FOLDER)
+    assert str(caught.value) == (
+        "weights = mine: the model has 2 backbones and takes a folder with a file for each; "
+        f"{project / 'mine'} has no two_notop.h5 or two_notop.weights.h5"
+    )
+    assert not FOLDER.exists()
+
+
+def test_a_file_is_not_enough_for_two_backbones(project: Path) -> None:
+    write(project, "one_no_top.h5")
+    with pytest.raises(UserError, match=r"takes a folder .* has no one_no_top\.h5 or .*; no two_notop\.h5 or "):
+        bring(TWO, "one_no_top.h5", FOLDER)
+
+
+def test_a_model_without_a_backbone_does_not_mind_the_folder_of_another(project: Path) -> None:
+    write(project / "mine", "one_no_top.h5")
+    assert bring((), "mine", FOLDER) == Backbone("none")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from distributed import Client
 
+import pneumonia
 from pneumonia import UserError, compute, dataset, preprocess, validate
 
 # Workers import this file by name, so what they run stands at its top level.
@@ -122,6 +123,78 @@ def test_workers_stay_a_few_jobs_ahead_of_the_reader_and_stop_with_it(tmp_path: 
     time.sleep(0.3)  # in which the rest would be done, were it handed out
     results.close()  # type: ignore[attr-defined]
     assert {path.name for path in tmp_path.iterdir()} <= {"0", "1", "2", "3"}
+
+
+# --- the end of the parent ---
+
+
+def endless(jobs: Sequence[Path]) -> None:
+    (jobs[0] / f"{os.getpid()}").touch()
+    time.sleep(300)
+
+
+HEAD = """
+import sys
+from pathlib import Path
+from pneumonia import compute
+from tests import test_compute
+folder = Path(sys.argv[1])
+if __name__ == "__main__":
+    list(compute.run(test_compute.endless, [[folder]] * 2, workers=2, label="test"))
+"""
+
+
+@contextmanager
+def working(folder: Path, repo: Path) -> Iterator[tuple[subprocess.Popen[bytes], set[int]]]:
+    """A process with two workers that never end, and their ids; nothing of it is left."""
+    script, workers = folder / "head.py", folder / "workers"
+    script.write_text(HEAD)
+    workers.mkdir()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(repo / "src"), str(repo)])}
+    head = subprocess.Popen(
+        [sys.executable, str(script), str(workers)],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _until(lambda: len(list(workers.iterdir())) == 2)
+        yield head, {int(path.name) for path in workers.iterdir()}
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+
+
+def _until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    give_up = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def _lives(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, repo: Path) -> None:
+    with working(tmp_path, repo) as (head, workers):
+        assert all(map(_lives, workers))
+        head.kill()
+        head.wait()
+        _until(lambda: not any(map(_lives, workers)), seconds=10)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_leave_an_interrupt_to_their_parent(tmp_path: Path, repo: Path) -> None:
+    with working(tmp_path, repo) as (_, workers):
+        for worker in workers:
+            os.kill(worker, signal.SIGINT)
+        time.sleep(1)
+        assert all(map(_lives, workers))
 
 
 # --- a Dask cluster, on the loopback interface ---
@@ -277,8 +350,8 @@ def test_a_cluster_without_workers_is_one_line(tmp_path: Path) -> None:
 
 def test_the_code_digest_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "compute.py").write_text("a = 1")
-    monkeypatch.setattr(compute, "__file__", str(tmp_path / "compute.py"))
-    before = compute.code_digest()
-    assert before == compute.code_digest()
+    monkeypatch.setattr(pneumonia, "__file__", str(tmp_path / "__init__.py"))
+    before = pneumonia.code_digest()
+    assert before == pneumonia.code_digest()
     (tmp_path / "compute.py").write_text("a = 2")
-    assert compute.code_digest() != before
+    assert pneumonia.code_digest() != before

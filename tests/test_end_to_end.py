@@ -223,7 +223,7 @@ def test_second_repro_runs_nothing(project: Project) -> None:
 
 def test_another_model_reruns_from_backbone_on_and_coming_back_runs_nothing(project: Project) -> None:
     before = len(project.runs())
-    output = project.dvc("exp", "run", "-S", "model=mobilenet", "-S", "weights=none", "-S", "tune.n_trials=1")
+    output = project.dvc("exp", "run", "-S", "model=shallow", "-S", "tune.n_trials=1")
     assert project.stages_run(output) == STAGES[STAGES.index("backbone") :]
     versions = project.client.search_model_versions("name = 'pneumonia-phantom'")
     assert sorted(int(one.version) for one in versions) == [1, 2]
@@ -278,7 +278,7 @@ def test_an_empty_store_gets_a_champion_again(project: Project) -> None:
         ("train.epochs", "many", "train.epochs = 'many'"),
         ("rebalance.strategy", "magic", "'class_weight', 'oversample', 'undersample' or 'none'"),
         ("data", "moon", "data = 'moon' is unknown; known: phantom, chest_xray"),
-        ("model", "moon", "model = 'moon' is unknown; known: compact, mobilenet"),
+        ("model", "moon", "model = 'moon' is unknown; known: compact, vanilla"),
     ],
 )
 def test_wrong_settings_end_in_one_line(project: Project, key: str, value: str, said: str) -> None:
@@ -380,10 +380,8 @@ def small_arrays(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("data", "make"),
-    [("folder", mixed_folder), pytest.param("pneumoniamnist", small_arrays, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "make"), [("folder", mixed_folder), ("pneumoniamnist", small_arrays)])
 def test_images_of_ones_own_run_end_to_end(tmp_path: Path, data: str, make: Callable[[Path], Path]) -> None:
     project = Project(tmp_path / "project")
     place = make(tmp_path / ("own" if data == "folder" else "own.npz"))
@@ -416,19 +414,43 @@ def test_a_temporary_experiment_logs_to_the_same_store_with_dvc_lock_committed(p
 
 
 @pytest.mark.slow
-def test_a_killed_train_runs_again_and_ends_well(project: Project) -> None:
-    with project.changed({"train.epochs": 50}):
+def test_a_killed_train_goes_on_from_its_last_epoch_in_the_same_run(project: Project) -> None:
+    def kept() -> set[Path]:
+        return {path for path in (project.folder / ".resume").rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+    with project.changed({"train.epochs": 40, "train.patience": 40}):
+        project.dvc("repro", "tune")
+        leftovers = kept()
+        started = {run.info.run_id for run in project.runs("train")}
         command = [sys.executable, "-m", "dvc", "repro", "train"]
         killed = subprocess.Popen(command, cwd=project.folder, env=project.environment, start_new_session=True)
-        started = {run.info.run_id for run in project.runs("train")}
         deadline = time.monotonic() + 120
-        while {run.info.run_id for run in project.runs("train")} <= started:
+        while len(finished := epochs_logged(project, started)) < 3:
             assert time.monotonic() < deadline
-            time.sleep(0.5)
+            assert killed.poll() is None, "it ended before it could be killed"
+            time.sleep(0.1)
         os.killpg(killed.pid, signal.SIGKILL)
         killed.wait()
-    assert project.stages_run(project.dvc("repro", "train")) == []
-    assert (project.folder / "models/model.keras").is_file()
+        # It may have got further before the signal came.
+        before = epochs_logged(project, started)
+        assert finished <= before
+        assert project.stages_run(project.dvc("repro", "train")) == ["train"]
+    (run,) = [run for run in project.runs("train") if run.info.run_id not in started]
+    assert run.info.status == "FINISHED"
+    history = project.client.get_metric_history(run.info.run_id, "val_auc")
+    steps = [one.step for one in history]
+    assert sorted(set(steps)) == list(range(1, 41))
+    # The epoch in which it was killed may be done twice, those before are not.
+    assert all(steps.count(step) == 1 for step in before if step < max(before))
+    assert pd.read_csv(project.folder / "reports/history.csv")["epoch"].tolist() == list(range(1, 41))
+    assert json.loads((project.folder / "models/run.json").read_text())["run_id"] == run.info.run_id
+    assert kept() <= leftovers
+
+
+def epochs_logged(project: Project, known: set[str]) -> set[int]:
+    """Epochs of the new train run that the store knows of."""
+    new = [run.info.run_id for run in project.runs("train") if run.info.run_id not in known]
+    return {one.step for run_id in new for one in project.client.get_metric_history(run_id, "val_auc")}
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ NO_BOXES = np.zeros((0, 4))
 def known_to_models() -> Iterator[None]:
     """Grad-CAM asks the table of models for the layer to explain."""
     models.start_keras(1)
-    row = models.Model(build=lambda *_: None, size=SIZE, explain="features", weights_url="", source="built by hand")
+    row = models.Model(build=lambda *_: None, size=SIZE, explain="features", weights_urls=(), source="built by hand")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models.MODELS, "by_hand", row)
         yield

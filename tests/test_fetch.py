@@ -202,7 +202,10 @@ def like_the_phantom(path: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, r"^/.*/bad\.zip: no such file; correct fetch\.url$"),
-    "folder": (lambda path: path.mkdir(), r"^/.*/bad\.zip: no images in the layout of data = chest_xray$"),
+    "folder": (
+        lambda path: path.mkdir(),
+        r"^/.*/bad\.zip: no images in the layout of data = chest_xray \(train/NORMAL/.*\); (found: .*|it is empty)$",
+    ),
     "empty": (lambda path: path.touch(), r"^/.*/bad\.zip: the file is empty; correct fetch\.url$"),
     "cut": (
         cut,
@@ -217,8 +220,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "encrypted": (encrypted, r"^chest_xray\.zip: \S+/IM-0115-0001\.jpeg is damaged .*encrypted"),
     "no normal": (partial(zipped, names=PNEUMONIAS), r"^chest_xray\.zip: no image of class 0 \(normal\)"),
     "no pneumonia": (partial(zipped, names=NORMALS), r"^chest_xray\.zip: no image of class 1 \(pneumonia\)"),
-    "phantom": (like_the_phantom, r"layout of data = chest_xray; it looks like data = phantom$"),
-    "other": (partial(zipped, names=["a/b.jpeg"]), r"^chest_xray\.zip: no images in the layout of data = chest_xray$"),
+    "phantom": (like_the_phantom, r"layout of data = chest_xray \(.*\); found: .*; it looks like data = phantom$"),
+    "other": (
+        partial(zipped, names=["a/b.jpeg"]),
+        r"^chest_xray\.zip: no images in the layout of data = chest_xray \(train/NORMAL/.*\); (found: .*|it is empty)$",
+    ),
 }
 
 
@@ -530,11 +536,23 @@ def test_an_unpacked_kermany_tree_is_used_where_it_lies(in_project: Path) -> Non
         ("folder", "no/folder", r"/.*/no/folder: no such file; correct fetch\.url"),
         ("folder", "~nobody_here/mine", r"/.*/~nobody_here/mine: no such file; correct fetch\.url"),
         ("folder", "mine/no.csv", r"/.*/mine/no\.csv: no such file"),
-        ("folder", "empty", r"/.*/empty: no images in the layout of data = folder"),
+        ("folder", "empty", r"/.*/empty: no images in the layout of data = folder \(images below .*\); found: a\.png"),
         ("folder", "half", r"/.*/half: no image of class 0 \(normal\); a classifier needs both classes"),
-        ("rsna", "mine", r"/.*/mine: no images in the layout of data = rsna; it looks like data = folder"),
-        ("rsna", "kermany", r"/.*/kermany: no images in the layout of data = rsna; it looks like data = chest_xray"),
-        ("folder", "rsna", r"/.*/rsna: no images in the layout of data = folder; it looks like data = rsna"),
+        (
+            "rsna",
+            "mine",
+            r"/.*/mine: no images in the layout of data = rsna \(.*\); found: .*; it looks like data = folder",
+        ),
+        (
+            "rsna",
+            "kermany",
+            r"/.*/kermany: no images in the layout of data = rsna \(.*\); found: .*; it looks like data = chest_xray",
+        ),
+        (
+            "folder",
+            "rsna",
+            r"/.*/rsna: no images in the layout of data = folder \(.*\); found: .*; it looks like data = rsna",
+        ),
     ],
 )
 def test_a_folder_that_does_not_fit_is_one_line(in_project: Path, data: str, url: str, expected: str) -> None:
@@ -687,7 +705,7 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "shares of 1": (
         lambda path: np.savez(path, **(arrays_of() | {"train_images": np.full((5, 28, 28), 0.5)})),
-        r"not the arrays of PneumoniaMNIST \(train_images are float64 \(5, 28, 28\), not uint8 \(n, side, side\)\).*",
+        r"not the arrays of PneumoniaMNIST \(train_images are float64 \(5, 28, 28\), not uint8 \(n, 28, 28\)\).*",
     ),
     "four axes": (
         lambda path: np.savez(path, **(arrays_of() | {"train_images": np.zeros((5, 28, 28, 3), np.uint8)})),
@@ -824,3 +842,17 @@ def test_no_patient_of_the_real_test_split_stands_elsewhere(real_manifest: pd.Da
     patients = real_manifest.groupby(real_manifest["source_split"].eq("test"))["patient_id"].agg(set)
     assert patients[True] & patients[False] == set()
     assert real_manifest.groupby("patient_id")["label"].nunique().max() == 1
+
+
+def test_arrays_of_another_size_are_refused(in_project: Path) -> None:
+    np.savez(in_project / "small.npz", **arrays_of())
+    with pytest.raises(UserError, match=r"uint8 \(5, 28, 28\), not uint8 \(n, 64, 64\)\); bring the published"):
+        bring("pneumoniamnist_64", in_project / "small.npz")
+
+
+def test_files_that_are_not_used_are_counted(in_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("NORMAL/a.png", "PNEUMONIA/b.png", "SICK/c.png", "NORMAL/d.tif"):
+        (in_project / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (in_project / "mine" / name).write_bytes(name.encode())
+    bring("folder", in_project / "mine")
+    assert "NOTE: 2 of 4 files are not used, below no class or no image: NORMAL/d.tif" in capsys.readouterr().out

@@ -304,6 +304,32 @@ def test_a_falling_rescale_turns_dark_and_bright() -> None:
     assert_shows(dicom(LEVELS, bits=12, RescaleSlope=-1, RescaleIntercept=0), 255 - images.decode(dicom(LEVELS)))
 
 
+@pytest.mark.parametrize("meaning", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("limit", [None, 65000])
+def test_padding_is_background_and_takes_no_part_in_the_stretch(meaning: str, limit: int | None) -> None:
+    body = np.linspace(1000, 3000, 60).astype(np.uint16).reshape(6, 10)
+    framed = np.pad(body, 2, constant_values=65535)
+    framed[0] = limit or 65535
+    plain = images.decode(dicom(body, PhotometricInterpretation=meaning))
+    padding = {"PixelPaddingValue": 65535, "PixelPaddingRangeLimit": limit}
+    shown = images.decode(dicom(framed, PhotometricInterpretation=meaning, **padding))
+    np.testing.assert_array_equal(shown[2:-2, 2:-2], plain)
+    assert shown[:2].max() == shown[-2:].max() == shown[:, :2].max() == 0
+
+
+def test_an_image_of_padding_alone_is_black() -> None:
+    assert_shows(dicom(np.full((4, 4), 7, np.uint16), PixelPaddingValue=7), np.zeros((4, 4)))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_graphics_above_the_stored_bits_are_not_shown(signed: bool) -> None:
+    values = np.linspace(-2000, 2000, 40).astype(np.int16) if signed else np.linspace(0, 4000, 40).astype(np.uint16)
+    values = values.reshape(4, 10)
+    drawn = values & 0x0FFF
+    drawn[1] |= 0x1000  # a line in bit 12
+    np.testing.assert_array_equal(images.decode(dicom(drawn, bits=12)), images.decode(dicom(values)))
+
+
 def test_a_constant_image_is_black() -> None:
     assert_shows(dicom(np.full((4, 6), 1234, np.uint16)), np.zeros((4, 6)))
 

@@ -109,7 +109,7 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("seed", 2**31, "seed = 2147483648: input should be less than 2147483648"),
         ("fetch.n_images", 39, "fetch.n_images = 39: input should be greater than or equal to 40"),
         ("rebalance.test_fraction", 0.6, "rebalance.test_fraction = 0.6: input should be less than or equal to 0.5"),
-        ("rebalance.val_fraction", 0, "rebalance.val_fraction = 0: input should be greater than 0"),
+        ("rebalance.val_fraction", 0, "rebalance.val_fraction = 0: input should be greater than or equal to 0.05"),
         ("preprocess.image_size", 8, "preprocess.image_size = 8: input should be greater than or equal to 16"),
         ("train.augment", 1.5, "train.augment = 1.5: input should be less than or equal to 1"),
         ("train.weight_decay", math.nan, "train.weight_decay = nan: input should be less than or equal to 1"),

@@ -61,6 +61,23 @@ def measures() -> Figure:
     return plots.measures(table.assign(label=[0, 1, 1] * 10, valid=[True] * 27 + [False] * 3), TITLE)
 
 
+NETWORK = pd.DataFrame(
+    [
+        ("pixels", "InputLayer", "any x any x 1", 0, 0),
+        ("densenet_conv4", "64 Conv2D", "14 x 14 x 1280", 4_372_480, 0),
+        ("mobilenet_expanded_conv", "DepthwiseConv2D, Conv2D", "112 x 112 x 16", 992, 0),
+        ("dense1", "Dense", "256", 51_380_480, 51_380_480),
+        ("drop", "Dropout", "256", 0, 0),
+        ("logit", "Dense", "1", 257, 257),
+    ],
+    columns=["name", "kind", "output", "parameters", "trainable"],
+)
+
+
+def architecture() -> Figure:
+    return plots.architecture(NETWORK, TITLE)
+
+
 def trials() -> Figure:
     table = {
         "trial": [0, 1, 2],
@@ -83,7 +100,7 @@ def saliency() -> Figure:
 
 
 CHARTS = {one.__name__: one for one in (roc, precision_recall, calibration, confusion, history, classes, trials)}
-PICTURES = {one.__name__: one for one in (before_after, saliency, measures)}
+PICTURES = {one.__name__: one for one in (before_after, saliency, measures, architecture)}
 FIGURES = CHARTS | PICTURES
 
 
@@ -297,3 +314,40 @@ def test_measures_show_the_valid_images_of_each_class_on_a_scale_of_their_own() 
         for colour in (plots.BLUE, plots.ORANGE):
             shares = [bar.get_height() for bar in axes.patches if to_hex(bar.get_facecolor()) == colour]
             assert sum(shares) == pytest.approx(1)
+
+
+def test_architecture_has_a_row_for_each_block_and_the_total_in_its_title() -> None:
+    figure = architecture()
+    assert figure.get_suptitle() == f"{TITLE}\n55,754,209 parameters, 51,380,737 of them trainable"
+    words, bars = figure.axes
+    for column in ("name", "kind", "output"):
+        rows = [text for text in words.texts if text.get_position()[1] >= 0]
+        at = {text.get_text(): text.get_position()[1] for text in rows if text.get_text() in set(NETWORK[column])}
+        assert set(at) == set(NETWORK[column])
+    counts = [f"{count:,}" if count else "" for count in NETWORK["parameters"]]
+    assert [text.get_text() for text in sorted(bars.texts, key=lambda one: one.get_position()[1])] == counts
+    low, high = bars.get_ylim()
+    assert low > high, "the pixels stand on top"
+
+
+def test_architecture_tells_frozen_from_trained_by_bars_as_long_as_the_parameters() -> None:
+    figure = architecture()
+    bars = figure.axes[1]
+    ends = {
+        to_hex(bar.get_facecolor()): [bar.get_x() + bar.get_width() for bar in container]
+        for container in bars.containers
+        for bar in container
+    }
+    assert ends[plots.BLUE] == [51_380_480, 257]
+    assert ends[plots.GRAY] == [1, 4_372_480, 992, 1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["trained", "frozen"]
+
+
+def test_no_words_of_an_architecture_run_into_each_other() -> None:
+    figure = architecture()
+    figure.draw_without_rendering()
+    words, bars = figure.axes
+    boxes = [text.get_window_extent() for text in words.texts]
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+    assert max(box.x1 for box in boxes) < bars.get_window_extent().x0
+    assert max(text.get_window_extent().x1 for text in bars.texts) < figure.bbox.x1

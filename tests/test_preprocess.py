@@ -471,7 +471,11 @@ def test_an_image_that_is_not_the_one_fetch_saw_is_refused_and_the_old_store_kep
         changed.write_bytes(changed.read_bytes()[:-100])
     else:
         changed.unlink()
-    expected = "no such file$" if change == "gone" else "has changed since fetch saw it; .* dvc repro -f -s fetch$"
+    expected = (
+        "no such file; bring it back and run again, or .*"
+        if change == "gone"
+        else "has changed since fetch saw it; .* dvc repro -f -s fetch$"
+    )
     with pytest.raises(UserError, match=rf"c\.png: .*{expected}"):
         write(splits, store, resume=tmp_path / "second", size=32)
     assert contents(tmp_path / "data") == before
@@ -661,3 +665,19 @@ def test_on_a_full_disk_the_old_store_stays_and_with_more_space_the_run_goes_on(
     write(splits, store, resume=resume, size=128)
     assert prepared == [f"{n:02}" for n in range(n_before - 4, 60)], "the chunk that did not fit, and those after it"
     assert contents(store) == contents(tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("aspect", ["pad", "squash"])
+def test_a_mask_lies_where_its_image_lies(aspect: str) -> None:
+    """The same picture as image and as mask has its centre at the same place, to a tenth of a pixel."""
+    rng = np.random.default_rng(2)
+    shifts = []
+    for _ in range(20):
+        picture = np.zeros((1903, 2237), np.uint8)
+        (top, bottom), (left, right) = np.sort(rng.integers(100, 1800, (2, 2)), axis=1)
+        picture[top : bottom + 60, left : right + 60] = 255
+        image = preprocess.prepare(picture, size=224, clip_limit=0, tile_grid=8, aspect=aspect)
+        mask = preprocess.prepare_mask(picture, size=224, aspect=aspect)
+        centres = [np.array([np.average(axis, weights=one) for axis in np.indices(one.shape)]) for one in (image, mask)]
+        shifts.append(centres[1] - centres[0])
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.1

@@ -494,7 +494,30 @@ def test_a_split_has_the_share_that_was_asked_for(fraction: float) -> None:
 
 
 def test_a_split_without_both_classes_is_refused() -> None:
-    splits = pd.DataFrame({"split": ["train", "train", "test", "test"], "label": [0, 1, 1, 1]})
-    with pytest.raises(UserError, match="split test has 2 images of one class only"):
+    splits = pd.DataFrame({"split": ["train", "train", "val", "val", "test", "test"], "label": [0, 1, 0, 1, 1, 1]})
+    with pytest.raises(UserError, match="split test has 2 images of one class only; each split needs both"):
         rebalance.require_both_classes(splits)
-    rebalance.require_both_classes(splits.iloc[:2])
+    rebalance.require_both_classes(splits.assign(label=[0, 1] * 3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patients_who_share_a_file_with_both_labels_count_as_one(seed: int) -> None:
+    """The file itself is quarantined; that the two are one person is still known by it."""
+    rows = crowd(60)
+    table = table_of(rows)
+    clash = table.iloc[[0, 70]].assign(sha256="f" * 64, valid=False, reason=dataset.BOTH_LABELS)
+    clash["image_id"] = ["clash-1", "clash-2"]
+    first, second = clash["patient_id"]
+    assert first != second
+    table = pd.concat([table, clash], ignore_index=True)
+    splits = rebalance.assign_splits(table, test_fraction=0.2, val_fraction=0.2, seed=seed)
+    assert not splits["image_id"].isin(clash["image_id"]).any()
+    of = splits.groupby("patient_id")["split"].first()
+    assert of[first] == of[second]
+
+
+def test_official_splits_that_leave_nothing_to_learn_from_are_one_line() -> None:
+    table = pd.concat([table_of(crowd(4)).assign(split="test"), table_of(crowd(4)).assign(split="val")])
+    with pytest.raises(UserError, match=r"split train has no images; each split needs both classes") as refusal:
+        rebalance.require_both_classes(table)
+    assert "\n" not in str(refusal.value)

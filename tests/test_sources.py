@@ -252,8 +252,8 @@ WRONG_RSNA = {
         r"here: 2 of the 3 images in stage_2_train_labels\.csv are not there \(the first: bb\.dcm\); bring them.*",
     ),
     "column": (
-        {"stage_2_train_labels.csv": LABELS.replace("Target", "target")},
-        r"stage_2_train_labels\.csv lacks the column Target; it needs patientId, x, y, width, height, Target",
+        {"stage_2_train_labels.csv": LABELS.replace("Target", "label")},
+        r"stage_2_train_labels\.csv lacks the column Target, it has .*; it needs patientId, .*, Target, with .*",
     ),
     "no rows": ({"stage_2_train_labels.csv": HEAD}, r"stage_2_train_labels\.csv has no rows; it needs .*"),
     "box": (
@@ -275,7 +275,7 @@ WRONG_RSNA = {
     ),
     "detailed": (
         {"stage_2_detailed_class_info.csv": "patientId,kind\naa,Normal\n"},
-        r"stage_2_detailed_class_info\.csv lacks the column class; it needs patientId, class",
+        r"stage_2_detailed_class_info\.csv lacks the column class, it has .*; it needs patientId, class, .*",
     ),
     "encoding": ({"stage_2_train_labels.csv": b"\xff\xfe"}, r"here: stage_2_train_labels\.csv is no CSV file in .*"),
     "mapping": (
@@ -334,6 +334,44 @@ def test_junk_and_unknown_folders_of_a_tree_are_no_rows() -> None:
     ) == []  # fmt: skip
 
 
+def patients(*names: str) -> dict[str, tuple[int, str]]:
+    return {str(row["image_id"]): (int(row["label"]), str(row["patient_id"])) for row in folder(*names)}
+
+
+def test_a_number_is_no_class_where_a_word_names_one() -> None:
+    """Patients are numbered too: `0/PNEUMONIA` is patient 0."""
+    assert patients("0/PNEUMONIA/a.png", "1/NORMAL/b.png", "7/NORMAL/c.png") == {
+        "0/PNEUMONIA/a.png": (1, "0"),
+        "1/NORMAL/b.png": (0, "1"),
+        "7/NORMAL/c.png": (0, "7"),
+    }
+    assert patients("PNEUMONIA/0/a.png", "NORMAL/0/b.png") == {
+        "PNEUMONIA/0/a.png": (1, "0"),
+        "NORMAL/0/b.png": (0, "0"),
+    }
+
+
+def test_folders_above_the_class_are_the_patient_only_where_there_are_several() -> None:
+    assert patients("set/NORMAL/a.png", "set/PNEUMONIA/b.png") == {
+        "set/NORMAL/a.png": (0, ""),
+        "set/PNEUMONIA/b.png": (1, ""),
+    }
+    assert patients("ann/first/NORMAL/a.png", "ann/next/NORMAL/b.png")["ann/next/NORMAL/b.png"] == (0, "ann/next")
+    assert patients("x/NORMAL/p1/a.png", "y/NORMAL/p1/b.png")["y/NORMAL/p1/b.png"] == (0, "p1")
+
+
+def test_a_split_may_stand_below_the_class_too() -> None:
+    rows = {row["image_id"]: row for row in folder("NORMAL/test/a.png", "NORMAL/train/p1/b.png")}
+    assert (rows["NORMAL/test/a.png"]["source_split"], rows["NORMAL/test/a.png"]["patient_id"]) == ("test", "")
+    assert rows["NORMAL/train/p1/b.png"]["patient_id"] == "p1"
+
+
+@pytest.mark.parametrize("name", ["NORMAL/PNEUMONIA/a.png", "normal/x/pneumonia/a.png", "0/1/a.png"])
+def test_a_path_that_names_two_classes_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^{name}: two folders of this path name a class; keep one"):
+        folder(name)
+
+
 # --- a table of one's own ---
 
 FILES = ("a.png", "b.png", "deep/c.dcm")
@@ -383,6 +421,19 @@ def test_a_table_as_excel_writes_it_is_read(mark: bytes, ending: str) -> None:
     assert by_image(read(text, ["ä b.png"]), "patient_id") == {"ä b.png": "p, 1"}
 
 
+def test_a_table_may_be_written_by_hand() -> None:
+    rows = read("Path, Label ,PATIENT_ID\n./a.png,0,p1\ndeep/../b.png,1,p2\n")
+    assert [(row["member"], row["label"], row["patient_id"]) for row in rows] == [
+        ("a.png", 0, "p1"),
+        ("b.png", 1, "p2"),
+    ]
+
+
+def test_a_line_with_too_many_cells_is_refused() -> None:
+    with pytest.raises(UserError, match=r"mine\.csv, line 2: more cells than columns; put quotes around"):
+        read("path,label,patient_id\na.png,0,p1,more\n")
+
+
 def test_a_field_that_a_line_lacks_is_empty() -> None:
     assert by_image(read("path,label,patient_id,split\na.png,1\n"), "patient_id", "source_split") == {"a.png": ("", "")}
 
@@ -391,11 +442,14 @@ TABLE = "path,label,patient_id,split\n"
 WRONG_TABLE = {
     "column": (
         "path,label\na.png,0\n",
-        r"mine\.csv lacks the column patient_id; it needs path, label, patient_id and may have split, subtype, .*",
+        r"mine\.csv lacks the column patient_id, it has path, label; it needs path, .*",
     ),
-    "semicolons": ("path;label;patient_id\na.png;0;p\n", r"mine\.csv lacks the column path; it needs .*"),
-    "no rows": (TABLE, r"mine\.csv has no rows; it needs path, label, patient_id and may have split, .*, view"),
-    "empty": ("", r"mine\.csv has no rows; .*"),
+    "semicolons": (
+        "path;label;patient_id\na.png;0;p\n",
+        r"mine\.csv lacks the column path, it has path;label;patient_id; it needs .*, with commas between",
+    ),
+    "no rows": (TABLE, r"mine\.csv has no rows; it needs path, label, patient_id and may have split, .*, view, .*"),
+    "empty": ("", r"mine\.csv lacks the column path, it has none; .*"),
     "label": (f"{TABLE}a.png,0,p,\nb.png,sick,q\n", r"mine\.csv, line 3: label 'sick'; known: normal, 0, pneumonia, 1"),
     "no label": (f"{TABLE}a.png,,p,\n", r"mine\.csv, line 2: label ''; known: .*"),
     "split": (

@@ -1,5 +1,8 @@
 """Augmentation one movement at a time, batches image by image, then fits of a network of a few weights."""
 
+import subprocess
+import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +80,9 @@ def fit(model: Any, folder: Path, **changes: Any) -> pd.DataFrame:
         "weight_decay": 0.0,
         "patience": 99,
         "augment": 0.0,
-        "checkpoint": folder / "resume" / "toy.weights.h5",
+        "label_smoothing": 0.0,
+        "average": 0.0,
+        "resume": folder,
     } | changes
     splits = options.pop("train"), options.pop("val")
     return train.fit(model, *splits, **options)
@@ -249,6 +254,23 @@ def test_pixels_stay_within_0_and_255(seed: int, height: int, width: int, fracti
     assert distorted.max() <= 255
 
 
+# --- the start ------------------------------------------------------------------------------------------------------
+
+
+def test_only_weights_of_a_backbone_are_unfolded_and_on_images_from_all_of_the_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[NDArray] = []
+    monkeypatch.setattr(models, "create_model", lambda name, weights, dropout: (name, tuple(weights), dropout))
+    monkeypatch.setattr(models, "unfold", lambda model, images: seen.append(images))
+    images = np.arange(1000)
+    assert train.start("mobilenet", weights=(), dropout=0.1, images=images) == ("mobilenet", (), 0.1)
+    assert seen == []
+    weights = (Path("a.h5"),)
+    assert train.start("mobilenet", weights=weights, dropout=0.1, images=images, n_images=10)[1] == weights
+    assert seen[0].tolist() == list(range(0, 1000, 100))
+
+
 # --- batches --------------------------------------------------------------------------------------------------------
 
 
@@ -404,25 +426,127 @@ def test_dropped_images_are_not_shown(tmp_path: Path) -> None:
         fit(toy_model(), tmp_path, train=poisoned)
 
 
-def test_an_exception_in_the_report_stops_the_fit_and_leaves_no_checkpoint(tmp_path: Path) -> None:
-    class StopHere(Exception):  # noqa: N818 - as `TrialPruned`, no error
-        pass
-
-    checkpoint, told = tmp_path / "toy.weights.h5", []
-
-    def report(epoch: int, values: Mapping[str, float]) -> None:
-        told.append(epoch)
-        if epoch == 2:
-            assert checkpoint.exists()
-            raise StopHere
-
-    with pytest.raises(StopHere):
-        fit(toy_model(), tmp_path, checkpoint=checkpoint, report=report)
-    assert told == [1, 2]
-    assert list(tmp_path.iterdir()) == []
+class Killed(BaseException):
+    """As a process ends that is killed: nothing catches it."""
 
 
-def test_a_finished_fit_leaves_no_checkpoint(tmp_path: Path) -> None:
+def killed_in(epoch: int, told: list[int]) -> train.Report:
+    def report(now: int, values: Mapping[str, float]) -> None:
+        told.append(now)
+        if now == epoch:
+            raise Killed
+
+    return report
+
+
+def dropping_model() -> Any:
+    """One whose training draws random numbers of its own, and has statistics that move."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    pixels = layers.Input((None, None, 1), name="pixels")
+    x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(pixels))
+    x = layers.Dropout(0.5)(layers.BatchNormalization()(x))
+    logit = layers.Dense(1, name="logit")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(pixels, layers.Activation("sigmoid", name="probability")(logit))
+
+
+@pytest.mark.parametrize("average", [0.0, 0.8])
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_cut_fit_goes_on_and_ends_as_if_it_had_not_been_cut(epoch: int, average: float, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    options = {"epochs": 5, "augment": 0.5, "average": average, "learning_rate": 0.01, "weight_decay": 0.01}
+    expected = dropping_model()
+    history = fit(expected, whole, **options)
+
+    told: list[int] = []
+    with pytest.raises(Killed):
+        fit(dropping_model(), cut, **options, report=killed_in(epoch + 1, told))
+    continued = dropping_model()
+    after = fit(continued, cut, **options, report=lambda now, values: told.append(now))
+    # The epoch in which it was killed is done again, those before are not.
+    assert told == [*range(1, epoch + 2), *range(epoch + 1, 6)]
+    pd.testing.assert_frame_equal(after, history)
+    for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert list(cut.iterdir()) == []
+
+
+def test_a_fit_that_was_cut_after_its_last_epoch_is_only_finished(tmp_path: Path) -> None:
+    expected = toy_model()
+    (tmp_path / "whole").mkdir()
+    history = fit(expected, tmp_path / "whole", epochs=2)
+    model = toy_model()
+
+    def cut(path: str) -> None:
+        raise Killed
+
+    model.load_weights = cut
+    (tmp_path / "cut").mkdir()
+    with pytest.raises(Killed):
+        fit(model, tmp_path / "cut", epochs=2)
+    continued, told = toy_model(), []
+    after = fit(continued, tmp_path / "cut", epochs=2, report=lambda now, values: told.append(now))
+    assert told == []
+    pd.testing.assert_frame_equal(after, history)
+    for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_the_average_of_the_weights_is_what_is_judged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "AVERAGE_EVERY", 1)
+    model = toy_model(brightness=0.0)
+    taken: list[float] = []
+
+    def remember(epoch: int, values: Mapping[str, float]) -> None:
+        taken.append(float(model.get_weights()[0][0, 0]))  # the weights that training goes on with
+
+    fit(model, tmp_path, train=toy_split(8), epochs=1, batch_size=8, average=0.75, report=remember)
+    # One step: the average is three quarters of the start, which is 0, and a quarter of where the step led.
+    assert taken[0] != 0
+    assert model.get_weights()[0][0, 0] == pytest.approx(taken[0] / 4, rel=1e-6)
+
+
+def test_label_smoothing_keeps_the_scores_from_the_extremes(tmp_path: Path) -> None:
+    def widest(label_smoothing: float) -> float:
+        model, spread = toy_model(), []
+
+        def measure(epoch: int, values: Mapping[str, float]) -> None:
+            spread.append(float(np.abs(models.predict_scores(model, toy_split().images) - 0.5).max()))
+
+        fit(model, tmp_path, epochs=8, learning_rate=0.2, label_smoothing=label_smoothing, report=measure)
+        return spread[-1]
+
+    assert widest(0.4) < 0.35 < 0.45 < widest(0.0)
+
+
+def test_two_processes_give_the_same_weights(tmp_path: Path) -> None:
+    code = """
+        import hashlib, sys
+        from pathlib import Path
+        from pneumonia import models
+        models.start_keras(1)
+        from tests import test_train
+        model = models.create_model("compact", dropout=0.3, size=128)
+        test_train.fit(model, Path(sys.argv[1]), augment=0.7, epochs=2, average=0.9, learning_rate=0.001)
+        digest = hashlib.sha256()
+        for one in model.get_weights():
+            digest.update(one.tobytes())
+        print(digest.hexdigest())
+    """
+    digests = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / name)]
+        ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+        digests.add(ended.stdout.split()[-1])
+    assert len(digests) == 1
+
+
+def test_a_finished_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     fit(toy_model(), tmp_path, epochs=1)
     assert [one for one in tmp_path.rglob("*") if one.is_file()] == []
 

@@ -1,5 +1,9 @@
 """From a chest X-ray archive to a trustworthy, explained, versioned pneumonia classifier."""
 
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
 __version__ = "0.1.0"
 
 
@@ -8,3 +12,17 @@ class UserError(Exception):
 
     The message says what arrived, what was expected, and the remedy.
     """
+
+
+_DECIDING = ("numpy", "opencv-python-headless", "pandas", "pillow", "pydicom", "scipy", "zarr")
+
+
+def code_digest() -> str:
+    """SHA-256 over the source of this package and the versions of the libraries that decide what it computes.
+
+    What a worker, or an earlier run that was cut off, must have in common with this one.
+    """
+    digest = hashlib.sha256(" ".join(version(name) for name in _DECIDING).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -5,9 +5,11 @@ Only where, never what: a result does not depend on the number or the place of t
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
-from pneumonia import UserError
+from pneumonia import UserError, code_digest
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -75,14 +77,6 @@ def chunks(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
     return [jobs[start : start + size] for start in range(0, len(jobs), size)]
 
 
-def code_digest() -> str:
-    """SHA-256 over the source of this package: what a worker, or an earlier run, must have in common with this one."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
 def _on_this_machine(
     function: Callable[[Sequence[Job]], Result], parts: Sequence[Sequence[Job]], workers: int, label: str
 ) -> Iterator[Result]:
@@ -114,11 +108,24 @@ def _on_this_machine(
 @contextmanager
 def _processes(workers: int) -> Iterator[Executor]:
     # Spawned, not forked: a forked child of a process with threads can hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave it to the parent when a worker ends: Ctrl-C reaches all at once, and none may wait for one that is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _on_cluster(
@@ -141,8 +148,19 @@ def _on_cluster(
         # A Dask worker that dies gives its chunks to another by itself. Results are not shared between equal calls:
         # what a file holds may have changed.
         pool = client.get_executor(pure=False)
+
+        def result_of(future: Future[Result]) -> Result:
+            while True:
+                try:
+                    return future.result(_CONNECT_SECONDS)
+                except TimeoutError:
+                    if future.done():  # one of the function's own
+                        raise
+                    if not client.ncores():
+                        tqdm.write(f"{label}: no workers are left at {address}; waiting for one to start")
+
         try:
-            yield from _in_order(pool, sum(client.ncores().values()), function, parts, {}, 0)
+            yield from _in_order(pool, sum(client.ncores().values()), function, parts, {}, 0, result_of)
         except KilledWorker as error:
             raise UserError(
                 f"{label}: several Dask workers died over one chunk of images, most often for lack of memory; "
@@ -186,12 +204,13 @@ def _in_order(
     parts: Sequence[Sequence[Job]],
     under_way: dict[int, Future[Result]],
     first: int,
+    result_of: Callable[[Future[Result]], Result] = Future.result,
 ) -> Iterator[Result]:
     """Results from part `first` on; `under_way` keeps what was handed out and not yet yielded."""
     for number in range(first, len(parts)):
         for ahead in range(number, min(number + _AHEAD * width, len(parts))):
             if ahead not in under_way:
                 under_way[ahead] = pool.submit(function, parts[ahead])
-        result = under_way[number].result()
+        result = result_of(under_way[number])
         del under_way[number]
         yield result

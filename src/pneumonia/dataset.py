@@ -27,6 +27,9 @@ from pneumonia import UserError, files, images
 LABELS = {0: "normal", 1: "pneumonia"}
 SPLITS = ("train", "val", "test")
 
+BOTH_LABELS = "the same file carries both labels"
+"""Reason of a quarantine that still tells who is one patient."""
+
 IMAGES_PER_CHUNK = 256
 """Images a chunk of the store holds: 12 MiB at 224 px, so that 5,856 images are 26 files."""
 
@@ -180,6 +183,21 @@ def read_image(uri: str) -> npt.NDArray[np.uint8]:
         return images.decode(content)
     except UserError as error:
         raise UserError(f"{uri}: cannot be read as an image ({error})") from error
+
+
+def read_unchanged(uri: str, sha256: str) -> bytes:
+    """The bytes of a file of the manifest, as `fetch` saw it.
+
+    Raises:
+        UserError: it is gone, cannot be reached, or is another one by now.
+    """
+    try:
+        content = files.read_bytes(uri)
+    except UserError as error:
+        raise UserError(f"{error}; bring it back and run again, or look again: dvc repro -f -s fetch") from error
+    if sha256_bytes(content) != sha256:
+        raise UserError(f"{uri}: the file has changed since fetch saw it; look again: dvc repro -f -s fetch")
+    return content
 
 
 def create_store(path: str | Path, attributes: dict[str, Any]) -> zarr.Group:

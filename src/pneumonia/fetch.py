@@ -41,6 +41,8 @@ class Source(NamedTuple):
         url: published address of the archive; empty where there is none.
         checksum: of the published archive, as its publishers state it; empty where they state none.
         n_images: in the published set; 0 where there is none.
+        side: pixels, of an archive of MedMNIST's arrays; 0 = the archive holds files.
+        layout: what `read` looks for, as a message says it.
         synthetic: no patients; said wherever a figure of it shows.
     """
 
@@ -52,6 +54,8 @@ class Source(NamedTuple):
     url: str = ""
     checksum: str = ""
     n_images: int = 0
+    side: int = 0
+    layout: str = ""
     synthetic: bool = False
 
 
@@ -79,6 +83,7 @@ def _medmnist(name: str, size: int, md5: str) -> Source:
         url=f"https://zenodo.org/records/10519652/files/{name}.npz?download=1",
         checksum=f"md5:{md5}",
         n_images=5856,
+        side=size,
     )
 
 
@@ -97,6 +102,7 @@ DATASETS = {
         citation="Kermany, Zhang, Goldbaum (2018), Mendeley Data, doi:10.17632/rscbjbr9sj.2",
         patients="(subtype, number) for pneumonia, (NORMAL2- or not, number) for normals",
         read=sources.read_chest_xray,
+        layout="train/NORMAL/*.jpeg, train/PNEUMONIA/*.jpeg, test/…",
         url="https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
         n_images=5856,
     ),
@@ -110,6 +116,7 @@ DATASETS = {
         citation="yours",
         patients="table, else folder between class and image, else DICOM header, else each image stands for one",
         read=sources.read_folder,
+        layout="images below folders NORMAL and PNEUMONIA (or 0 and 1), or fetch.url of a table path,label,patient_id",
     ),
     "rsna": Source(
         title="frontal chest X-rays of the RSNA Pneumonia Detection Challenge 2018, with boxes",
@@ -117,6 +124,7 @@ DATASETS = {
         citation="Shih et al. (2019), Radiology: Artificial Intelligence, doi:10.1148/ryai.2019180041",
         patients="the one of NIH ChestX-ray14 where the published mapping lies beside, else each image stands for one",
         read=sources.read_rsna,
+        layout="stage_2_train_labels.csv and the DICOM files it names",
         n_images=26_684,
     ),
 }
@@ -174,8 +182,8 @@ def fetch(
         checksum = (f"sha256:{sha256}" if sha256 else None) if url else origin.checksum or None
         with dataset.written_whole(target) as partial:
             arrived = download.bring(address, partial, resume=resume, checksum=checksum)
-            if origin.read is sources.read_pneumoniamnist:
-                _unpack_arrays(partial, stored=target)
+            if origin.side:
+                _unpack_arrays(partial, stored=target, side=origin.side)
             # Before it gets its name: what a failed stage leaves in an out's folder stops `dvc checkout`.
             manifest, boxes = read_archive(data, partial, stored=target)
         record = {"url": url or origin.url, "sha256": arrived}
@@ -205,9 +213,17 @@ def _read(data: str, listed: files.Files, read: sources.Reader | None = None) ->
     if not rows:
         others = [name for name, other in DATASETS.items() if name != data and _fits(other, listed)]
         hint = f"; it looks like data = {others[0]}" if others else ""
-        raise UserError(f"{listed.place}: no images in the layout of data = {data}{hint}")
+        expected = source(data).layout
+        top = sorted({f"{name.split('/')[0]}{'/' if '/' in name else ''}" for name in listed.names})
+        found = f"found: {', '.join(top[:5])}{', …' if len(top) > 5 else ''}" if top else "it is empty"
+        raise UserError(
+            f"{listed.place}: no images in the layout of data = {data}{f' ({expected})' if expected else ''}; "
+            f"{found}{hint}"
+        )
     if data == "folder" and any(row["subtype"] in ("bacteria", "virus") for row in sources.read_chest_xray(listed)[0]):
         print("NOTE: these files are named like those of data = chest_xray, which knows who the patients are")
+    if data == "folder" and not read and (unused := sorted(set(listed.names) - {row["member"] for row in rows})):
+        print(f"NOTE: {len(unused)} of {len(listed.names)} files are not used, below no class or no image: {unused[0]}")
     with ThreadPoolExecutor(_READERS) as pool:
         described = pool.map(lambda row: _describe(row, listed), rows)
         manifest = pd.DataFrame(tqdm(described, "fetch", len(rows), unit="image", disable=None, leave=False))
@@ -301,7 +317,7 @@ def _from_kaggle(handle: str) -> str:
         ) from error
 
 
-def _unpack_arrays(path: Path, *, stored: Path) -> None:
+def _unpack_arrays(path: Path, *, stored: Path, side: int) -> None:
     """Turn MedMNIST's arrays into an archive of one PNG for each image and a table, at the same path.
 
     PNG keeps every pixel, so that each image can be read by itself as all other sources' images can.
@@ -311,7 +327,7 @@ def _unpack_arrays(path: Path, *, stored: Path) -> None:
     rows = []
     with dataset.written_whole(path) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         try:
-            for row, image in _images_of_arrays(path):
+            for row, image in _images_of_arrays(path, side):
                 rows.append(row)
                 _add(archive, row["member"], image)
         # numpy and OpenCV name neither the kinds of damage nor of wrong files that they meet alike.
@@ -324,12 +340,13 @@ def _unpack_arrays(path: Path, *, stored: Path) -> None:
         _add(archive, "pneumoniamnist.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode())
 
 
-def _images_of_arrays(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _images_of_arrays(path: Path, side: int) -> Iterator[tuple[dict[str, Any], bytes]]:
     with np.load(path, allow_pickle=False) as arrays:
         for split in dataset.SPLITS:
             labels, pixels = arrays[f"{split}_labels"].ravel(), arrays[f"{split}_images"]
-            if pixels.dtype != np.uint8 or pixels.ndim != 3:  # OpenCV would round shares of 1 to black and white
-                raise ValueError(f"{split}_images are {pixels.dtype} {pixels.shape}, not uint8 (n, side, side)")
+            # OpenCV would round shares of 1 to black and white.
+            if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side):
+                raise ValueError(f"{split}_images are {pixels.dtype} {pixels.shape}, not uint8 (n, {side}, {side})")
             for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
                 image_id = f"{split}/{number:05}"
                 row = {

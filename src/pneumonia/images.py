@@ -182,8 +182,12 @@ def _decode_dicom(content: bytes) -> npt.NDArray[np.uint8]:
         raise UserError(f"a DICOM file with pixels for {len(pixels)} frames, expected one")
     if colour:
         return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)
-    shown = _shown(pixels, dataset)
-    return 255 - shown if meaning == "MONOCHROME1" else shown
+    padded = _padded(pixels, dataset)
+    shown = _shown(_stored_bits(pixels, dataset), dataset, padded)
+    if meaning == "MONOCHROME1":
+        shown = 255 - shown
+    shown[padded] = 0
+    return shown
 
 
 def _check_decoder(dataset: Dataset) -> None:
@@ -206,7 +210,29 @@ def _check_decoder(dataset: Dataset) -> None:
         )
 
 
-def _shown(stored: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.uint8]:
+def _padded(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Where the detector saw nothing and its software filled up the rectangle; background, whatever the value."""
+    if dataset.get("PixelPaddingValue") is None:
+        return np.zeros(pixels.shape, dtype=bool)
+    value = int(dataset.PixelPaddingValue)
+    limit = int(dataset.get("PixelPaddingRangeLimit") or value)
+    return np.asarray((pixels >= min(value, limit)) & (pixels <= max(value, limit)))
+
+
+def _stored_bits(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
+    """The bits that belong to the image: old files keep graphics of their own in those above."""
+    bits, low = int(dataset.BitsStored), int(dataset.HighBit) + 1 - int(dataset.BitsStored)
+    if low < 0 or not 1 <= bits <= dataset.BitsAllocated:
+        raise UserError(f"a DICOM file of {bits} bits stored below bit {dataset.HighBit}")
+    if bits == dataset.BitsAllocated:
+        return pixels
+    values: npt.NDArray[Any] = (pixels.astype(np.int32) >> low) & (2**bits - 1)
+    if dataset.PixelRepresentation:  # two's complement
+        values -= (values >= 2 ** (bits - 1)) * 2**bits
+    return values
+
+
+def _shown(stored: npt.NDArray[Any], dataset: Dataset, padded: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Stored values as the header wants them shown, in 8 bits.
 
     First to what they measure (modality LUT or rescale), then to what is shown of it: the first VOI LUT, else the
@@ -219,6 +245,7 @@ def _shown(stored: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.uint8]:
     Args:
         stored: integers of at most 16 bits (height, width).
         dataset: the header they came with.
+        padded: bool (height, width), pixels that take no part in minimum and maximum.
 
     Returns:
         uint8 (height, width), 0-255, not yet inverted for MONOCHROME1.
@@ -228,7 +255,9 @@ def _shown(stored: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.uint8]:
     """
     first = int(stored.min())
     place = np.subtract(stored, first, dtype=np.int32)
-    occurring = np.bincount(place.ravel()) > 0
+    occurring = np.bincount(place[~padded], minlength=int(place.max()) + 1) > 0
+    if padded.all():
+        return np.zeros(stored.shape, np.uint8)
     # A header may hold a slope of 1e300; what comes of it is refused below.
     with np.errstate(all="ignore"):
         values = _measured(first + np.arange(len(occurring), dtype=np.float64), dataset)

@@ -53,8 +53,8 @@ class Validate(Section):
 
 class Rebalance(Section):
     strategy: Literal["class_weight", "oversample", "undersample", "none"]
-    test_fraction: Annotated[float, Field(gt=0, le=0.5)]
-    val_fraction: Annotated[float, Field(gt=0, le=0.5)]
+    test_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
+    val_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
     seed: Seed
 
 
@@ -82,6 +82,8 @@ class Train(Section):
     patience: Annotated[int, Field(ge=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
     augment: Annotated[float, Field(ge=0, le=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    average: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Evaluate(Section):

@@ -102,6 +102,47 @@ def history(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def architecture(table: pd.DataFrame, title: str) -> Figure:
+    """The blocks of a network from the pixels to the probability, and where its parameters are.
+
+    Bars are on a log scale: on a linear one the largest dense layer would leave nothing of the others.
+
+    Args:
+        table: as `models.summary` makes it.
+        title: says which network.
+    """
+    total, learning = table["parameters"].sum(), table["trainable"].sum()
+    rows = np.arange(len(table))
+    with plt.rc_context(_STYLE):
+        figure, (words, bars) = plt.subplots(
+            1, 2, figsize=(10, 1.3 + 0.2 * len(table)), sharey=True, width_ratios=(3, 2)
+        )
+        figure.suptitle(f"{title}\n{total:,} parameters, {learning:,} of them trainable", size=10)
+        for place, column in ((0.0, "name"), (0.34, "kind"), (0.76, "output")):
+            words.text(
+                place, -1.2, {"name": "block", "output": "output shape"}.get(column, column), size=8, weight="bold"
+            )
+            for row, text in zip(rows, table[column], strict=True):
+                words.text(place, row, text, size=8, va="center")
+        words.set_axis_off()
+        frozen = table["trainable"] == 0
+        drawn = np.maximum(table["parameters"], 1)  # a block without parameters has no bar
+        for part, colour, label in ((~frozen, BLUE, "trained"), (frozen, GRAY, "frozen")):
+            if (table["parameters"][part] > 0).any():
+                bars.barh(rows[part], drawn[part] - 1, left=1, height=0.7, color=colour, label=label)
+        for row, count in zip(rows, table["parameters"], strict=True):
+            bars.text(max(count, 1) * 1.15, row, f"{count:,}" if count else "", size=7, va="center")
+        bars.set_xscale("log")
+        bars.set_xlim(1, max(drawn.max(), 10) ** 1.25)  # room for the longest bar's number
+        bars.set_ylim(len(table) - 0.4, -1.8)
+        bars.set_xlabel("parameters (log scale)")
+        bars.grid(visible=False, axis="y")
+        bars.tick_params(left=False, labelleft=False)
+        _legend(figure)
+    plt.close(figure)
+    return figure
+
+
 def measures(table: pd.DataFrame, title: str) -> Figure:
     """How the valid images of each class differ before anything has learnt: what differs here may be a shortcut."""
     units = {

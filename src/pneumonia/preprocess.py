@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
-from pneumonia import UserError, compute, dataset, files, images
+from pneumonia import compute, dataset, files, images
 
 Gray = npt.NDArray[np.uint8]
 
@@ -63,10 +63,7 @@ def prepare(
     place, content = _cut(image, size=size, aspect=aspect, crop=crop)
     if clahe == "before":
         content = _equalise(content, clip_limit, tile_grid)
-    # The sides that shrink by area; enlarged by area, pixels would stay blocks.
-    shrunk = (min(place.width, content.shape[1]), min(place.height, content.shape[0]))
-    content = np.asarray(cv2.resize(content, shrunk, interpolation=cv2.INTER_AREA), np.uint8)
-    content = np.asarray(cv2.resize(content, place[2:], interpolation=cv2.INTER_LINEAR), np.uint8)
+    content = _resize(content, place)
     if clahe == "after":
         content = _equalise(content, clip_limit, tile_grid)
     return _pad(content, place, size)
@@ -75,8 +72,8 @@ def prepare(
 def prepare_mask(mask: Gray, *, size: int, aspect: str = "pad", crop: float = 0.0) -> Gray:
     """A mask under the geometry of `prepare`: uint8 (size, size), 0 or 255."""
     place, content = _cut(mask, size=size, aspect=aspect, crop=crop)
-    small: Any = cv2.resize(content, (place.width, place.height), interpolation=cv2.INTER_NEAREST)
-    return _pad(np.where(small > 127, 255, 0).astype(np.uint8), place, size)
+    # Resized as the image is, then cut in half: taking the nearest pixel would move it by half a pixel of the store.
+    return _pad(np.where(_resize(content, place) > 127, 255, 0).astype(np.uint8), place, size)
 
 
 def placement(width: int, height: int, *, size: int, aspect: str = "pad") -> Placement:
@@ -202,7 +199,7 @@ def write_store(
     )
     results = compute.run(function, parts, workers=workers, label="preprocess", dask=dask)
     for (arrays, start), result in zip(pending, results, strict=True):
-        for array, pixels in zip(arrays, result, strict=False):  # no masks: one array for two results
+        for array, pixels in zip(arrays, result, strict=True):
             array[start : start + len(pixels)] = pixels
     # A move that breaks off leaves a store with holes that nobody would fill: then all starts anew.
     begun.unlink()
@@ -211,19 +208,18 @@ def write_store(
     return sum(map(len, parts))
 
 
-def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, size: int, **settings: Any) -> tuple[Gray, Gray]:
+def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, size: int, **settings: Any) -> list[Gray]:
+    """The images, and the masks where there are any: uint8 (n, size, size)."""
     cv2.setNumThreads(1)  # the processes share the cores already; OpenCV's own threads would fight them for these
     pixels = np.zeros((len(jobs), size, size), np.uint8)
     masks = np.zeros_like(pixels)
     geometry = {name: settings[name] for name in ("aspect", "crop")}
     for row, (uri, sha256, mask_uri) in enumerate(jobs):
-        content = files.read_bytes(uri)
-        if dataset.sha256_bytes(content) != sha256:
-            raise UserError(f"{uri}: the file has changed since fetch saw it; look again: dvc repro -f -s fetch")
+        content = dataset.read_unchanged(uri, sha256)
         pixels[row] = prepare(images.decode(content), size=size, **settings)
         if mask_uri:
             masks[row] = prepare_mask(dataset.read_image(mask_uri), size=size, **geometry)
-    return pixels, masks
+    return [pixels, masks] if jobs[0][2] else [pixels]
 
 
 def _margins(width: int, height: int, crop: float) -> tuple[int, int]:
@@ -236,6 +232,13 @@ def _cut(image: Gray, *, size: int, aspect: str, crop: float) -> tuple[Placement
     x, y = _margins(width, height, crop)
     content = image[y : height - y, x : width - x]
     return placement(content.shape[1], content.shape[0], size=size, aspect=aspect), content
+
+
+def _resize(content: Gray, place: Placement) -> Gray:
+    # The sides that shrink by area, so that nothing aliases; enlarged by area, pixels would stay blocks.
+    shrunk = (min(place.width, content.shape[1]), min(place.height, content.shape[0]))
+    smaller = cv2.resize(content, shrunk, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(smaller, place[2:], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _equalise(image: Gray, clip_limit: float, tile_grid: int) -> Gray:

@@ -35,8 +35,10 @@ def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: fl
     Raises:
         UserError: too few patients of a class to draw a split.
     """
-    valid = table[table["valid"]].drop(columns=["valid", "reason"]).sort_values("image_id", ignore_index=True)
-    groups = _patient_groups(valid)  # before copies go: a copy that goes still says who is one patient
+    # Copies go, and files with both labels have gone, but they still say who is one patient.
+    linking = table[table["valid"] | (table["reason"] == dataset.BOTH_LABELS)].sort_values("image_id")
+    groups = _patient_groups(linking)[linking["valid"].to_numpy()]
+    valid = linking[linking["valid"]].drop(columns=["valid", "reason"]).reset_index(drop=True)
     official = valid["source_split"].where(valid["source_split"].isin(["test", "val"]), "train").to_numpy(object)
     # Of copies the one in the official validation split stays; those in a sealed test split all do.
     first = valid.assign(rank=official != "val").sort_values(["rank", "image_id"])["sha256"].duplicated()
@@ -63,9 +65,14 @@ def require_both_classes(splits: pd.DataFrame) -> None:
     Raises:
         UserError: names the split that lacks a class.
     """
-    for name, part in splits.groupby("split"):
+    for name in dataset.SPLITS:
+        part = splits[splits["split"] == name]
         if part["label"].nunique() < 2:
-            raise UserError(f"split {name} has {len(part)} images of one class only; each split needs both classes")
+            what = f"{len(part)} images of one class only" if len(part) else "no images"
+            raise UserError(
+                f"split {name} has {what}; each split needs both classes, and patients of an official split leave the "
+                "splits that learn"
+            )
 
 
 def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:

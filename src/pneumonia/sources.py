@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import posixpath
 import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
@@ -23,7 +24,8 @@ Rows = list[dict[str, Any]]
 Listing = tuple[Rows, Rows]
 Reader = Callable[[Files], Listing]
 
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".dcm", ".dicom"}
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".dcm", ".dicom", ""}
+"""DICOM files often have none."""
 CLASSES = {"normal": 0, "0": 0, "pneumonia": 1, "1": 1}
 """Names of a class, in a folder's name or in a table, in any case of letters."""
 
@@ -140,28 +142,39 @@ def read_rsna(files: Files) -> Listing:
 
 
 def read_folder(files: Files) -> Listing:
-    """A tree of one's own: `CLASS/image` or `CLASS/PATIENT/image`, with folders `train`, `val`, `test` or without.
+    """A tree of one's own: images below a folder for their class, with folders `train`, `val`, `test` or without.
 
-    Classes are `NORMAL` and `PNEUMONIA`, or `0` and `1`. A patient is the folder between class and image; without
-    one it is what the header of a DICOM file says; without that, each image stands for one.
+    Classes are `NORMAL` and `PNEUMONIA`, or `0` and `1`. A patient is the first folder below the class; without one,
+    the folders above it, where there are several (`PATIENT/CLASS/image`); without those it is what the header of a
+    DICOM file says; without that, each image stands for one.
+
+    Raises:
+        UserError: a path names two classes.
     """
-    rows = []
+    found = []
     for name in files.names:
         *folders, file = name.split("/")
         if PurePosixPath(file).suffix.lower() not in IMAGE_SUFFIXES or _is_junk(name):
             continue
-        depth = next((depth for depth, folder in enumerate(folders) if folder.lower() in CLASSES), None)
-        if depth is None:
-            continue
         split = next((folder.lower() for folder in folders if folder.lower() in dataset.SPLITS), "")
-        label = CLASSES[folders[depth].lower()]
-        below = [folder for folder in folders[depth + 1 :] if folder.lower() not in dataset.SPLITS]
+        folders = [folder for folder in folders if folder.lower() not in dataset.SPLITS]
+        # Numbers are classes where no word is: patients and visits are numbered too.
+        words = [depth for depth, folder in enumerate(folders) if folder.lower() in dataset.LABELS.values()]
+        depths = words or [depth for depth, folder in enumerate(folders) if folder.lower() in CLASSES]
+        if len(depths) > 1:
+            raise UserError(f"{name}: two folders of this path name a class; keep one, or bring a table")
+        if depths:
+            found.append((name, split, folders[: depths[0]], folders[depths[0]], folders[depths[0] + 1 :]))
+    several = len({tuple(above) for _, _, above, _, _ in found}) > 1
+    rows = []
+    for name, split, above, folder, below in found:
+        label = CLASSES[folder.lower()]
         rows.append(
             {
                 "image_id": name,
                 "member": name,
                 "label": label,
-                "patient_id": below[0] if below else "",
+                "patient_id": below[0] if below else "/".join(above) if several else "",
                 "subtype": dataset.LABELS[label],
                 "source_split": split,
             }
@@ -186,7 +199,9 @@ def read_table(table: str, files: Files) -> Listing:
     splits: dict[str, tuple[str, int]] = {}
     for line, row in _lines(files, table, _TABLE_COLUMNS, _TABLE_OPTIONS):
         where = f"{table}, line {line}"
-        member, label = row["path"].strip(), row["label"].strip().lower()
+        member, label = posixpath.normpath(row["path"].strip()), row["label"].strip().lower()
+        if None in row:
+            raise UserError(f"{where}: more cells than columns; put quotes around a cell with a comma")
         patient, split = row["patient_id"].strip(), row.get("split", "").strip().lower()
         if label not in CLASSES:
             raise UserError(f"{where}: label {row['label']!r}; known: {', '.join(CLASSES)}")
@@ -233,22 +248,23 @@ def _table(files: Files, name: str, needed: Sequence[str] = (), optional: Sequen
 def _lines(
     files: Files, name: str, needed: Sequence[str] = (), optional: Sequence[str] = ()
 ) -> list[tuple[int, dict[str, Any]]]:
-    """As `_table`, each row with the number of its line, which empty lines shift."""
+    """As `_table`, each row with the number of its line, which empty lines shift; names in any case of letters."""
     try:
         table = csv.DictReader(io.StringIO(files.read(name).decode("utf-8-sig"), newline=""), restval="")
+        columns = [column.strip() for column in table.fieldnames or []]
+        known = {column.lower(): column for column in (*needed, *optional)}
+        table.fieldnames = [known.get(column.lower(), column) for column in columns]
         rows = [(table.line_num, row) for row in table]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{files.place}: {name} is no CSV file in UTF-8 ({error})") from error
-    missing = [column for column in needed if rows and column not in rows[0][1]]
+    missing = [column for column in needed if column not in table.fieldnames]
     if missing or (needed and not rows):
         more = f" and may have {', '.join(optional)}" if optional else ""
-        raise UserError(
-            f"{name} {f'lacks the column {missing[0]}' if missing else 'has no rows'}; it needs "
-            f"{', '.join(needed)}{more}"
-        )
+        problem = f"lacks the column {missing[0]}, it has {', '.join(columns) or 'none'}" if missing else "has no rows"
+        raise UserError(f"{name} {problem}; it needs {', '.join(needed)}{more}, with commas between")
     return rows
 
 
 def _is_junk(name: str) -> bool:
-    """What a Mac leaves in an archive."""
-    return "__MACOSX" in name or PurePosixPath(name).name.startswith("._")
+    """What a Mac leaves in an archive, and hidden files."""
+    return "__MACOSX" in name or PurePosixPath(name).name.startswith(".")

@@ -87,7 +87,14 @@ def registered_name(data: str) -> str:
 
 @contextmanager
 def start_run(
-    stage: str, *, data: str, model: str, synthetic: bool, params: Mapping[str, Any], parent: str | None = None
+    stage: str,
+    *,
+    data: str,
+    model: str,
+    synthetic: bool,
+    params: Mapping[str, Any],
+    parent: str | None = None,
+    resume: Path | None = None,
 ) -> Iterator[str]:
     """A run of one stage, named after it; gives its id. A failing stage leaves a run marked FAILED.
 
@@ -97,10 +104,12 @@ def start_run(
         synthetic: whether the data set is.
         params: settings to log.
         parent: id of the run that this one belongs under.
+        resume: an existing folder that survives a crash; the run that is noted there goes on, a new one is noted.
     """
     uri = open_store()
     with _said_in_one_line(uri):
         experiment = _experiment(data)
+        earlier = _noted_run(resume)
     tags = {
         "stage": stage,
         "data": data,
@@ -110,13 +119,27 @@ def start_run(
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
     }
     with mlflow.start_run(
+        run_id=earlier,
         experiment_id=experiment,
         run_name=stage,
         parent_run_id=parent,
         tags={name: value for name, value in tags.items() if value},
     ) as run:
+        if resume:
+            (resume / "run_id").write_text(run.info.run_id, encoding="utf-8")
         mlflow.log_params(dict(params))
         yield run.info.run_id
+
+
+def _noted_run(resume: Path | None) -> str | None:
+    """The id in `resume`, if this store has that run."""
+    if not resume or not (resume / "run_id").is_file():
+        return None
+    noted = (resume / "run_id").read_text(encoding="utf-8")
+    try:
+        return str(mlflow.get_run(noted).info.run_id)
+    except MlflowException:  # it was in another store, or was removed
+        return None
 
 
 @contextmanager

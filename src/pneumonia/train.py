@@ -1,11 +1,12 @@
-"""Fit a network: augmented batches, warm-up and cosine, the best epoch kept by validation AUC.
+"""Fit a network: augmented batches, warm-up and cosine, the best epoch kept by validation AUC; a cut fit goes on.
 
 Validation chooses the epoch; test is not known here. Compute code tells its progress to a plain callable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,27 @@ MAX_CONTRAST = 0.25
 MAX_BRIGHTNESS = 20.0  # gray levels
 MAX_NOISE = 8.0  # gray levels
 
+AVERAGE_EVERY = 5
+"""Steps between two takes of the running average of the weights: each costs a copy of all of them."""
+
+
+def start(
+    name: str, *, weights: Sequence[Path], dropout: float, images: npt.NDArray[np.uint8], n_images: int = 512
+) -> Any:
+    """A new network, ready for `fit`.
+
+    Args:
+        name: a key of `models.MODELS`.
+        weights: files of its backbone; none = random.
+        dropout: share of channels dropped in training, 0-1.
+        images: uint8 (n, height, width), of the train split.
+        n_images: of them that are looked at where the weights lack statistics, see `models.unfold`.
+    """
+    model = models.create_model(name, weights=weights, dropout=dropout)
+    if weights:
+        models.unfold(model, images[:: max(1, len(images) // n_images)])
+    return model
+
 
 def fit(
     model: Any,
@@ -40,11 +62,16 @@ def fit(
     weight_decay: float,
     patience: int,
     augment: float,
-    checkpoint: Path,
+    label_smoothing: float,
+    average: float,
+    resume: Path,
     report: Report = lambda epoch, values: None,
     label: str = "train",
 ) -> pd.DataFrame:
     """Train `model` in place and leave it with the weights of its best epoch.
+
+    After each epoch all that the next one depends on is written to `resume`. A call that finds it there goes on
+    from it, and ends with the weights that an uninterrupted one would have ended with, bit by bit.
 
     Args:
         model: as `models.create_model` makes it.
@@ -56,12 +83,15 @@ def fit(
         weight_decay: of AdamW.
         patience: epochs without a better validation AUC before the fit stops.
         augment: fraction of the images that are distorted, 0-1.
-        checkpoint: `.weights.h5` file that holds the best epoch while the fit goes on; removed at its end.
-        report: told after each epoch.
+        label_smoothing: how far labels are drawn towards one half, 0-1.
+        average: decay of the running average of all weights, taken every `AVERAGE_EVERY` steps, which is what is
+            judged and kept; 0 = the weights themselves.
+        resume: an existing folder that survives a crash, of these settings and data alone. Empty at the end.
+        report: told after each epoch, not again after those of an earlier call.
         label: what the progress bar says.
 
     Returns:
-        One row per epoch: `epoch, loss, val_loss, val_auc, learning_rate`.
+        One row per epoch, those of earlier calls included: `epoch, loss, val_loss, val_auc, learning_rate`.
 
     Raises:
         UserError: a split without both classes, a batch larger than the data, or a loss that is not finite.
@@ -79,39 +109,64 @@ def fit(
     )
     model.compile(
         optimizer=keras.optimizers.AdamW(schedule, weight_decay=weight_decay, clipnorm=1.0),
-        loss=keras.losses.BinaryCrossentropy(),
+        loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
         jit_compile=False,  # on a CPU compiling costs more than it saves
     )
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    history: list[dict[str, float]] = []
-    with _progress_bar(epochs * steps, label) as bar:
-        callbacks = [
-            # First, so that the others find `val_auc` among the epoch's logs.
-            keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: _judge(model, val, epoch, logs, history, report, bar),
-                on_train_batch_end=lambda batch, logs: bar.update(),
-            ),
-            keras.callbacks.ModelCheckpoint(
-                str(checkpoint), monitor="val_auc", mode="max", save_best_only=True, save_weights_only=True
-            ),
-            keras.callbacks.EarlyStopping(monitor="val_auc", mode="max", patience=patience),
-        ]
-        try:
+    model.optimizer.build(model.trainable_variables)
+    mean = [one.copy() for one in model.get_weights()] if average else []
+    history = _restore(model, mean, resume)
+    best = resume / "best.weights.h5"
+    with _progress_bar(epochs * steps, len(history) * steps, label) as bar:
+
+        def end_of_batch(batch: int, logs: dict[str, float]) -> None:
+            if not np.isfinite(logs["loss"]):
+                raise UserError(
+                    f"the loss is not finite in epoch {len(history) + 1}; lower tune.learning_rate and run again"
+                )
+            bar.update()
+            if average and batch % AVERAGE_EVERY == 0:
+                for kept, now in zip(mean, model.get_weights(), strict=True):
+                    kept += (1 - average) * (now - kept)
+
+        def end_of_epoch(epoch: int, logs: dict[str, float]) -> None:
+            current = model.get_weights()
+            if average:
+                model.set_weights(mean)
+            values = {"loss": round(float(logs["loss"]), 6), **_judge(model, val)}
+            if all(values["val_auc"] > row["val_auc"] for row in history):
+                model.save_weights(str(best))
+            model.set_weights(current)
+            history.append({"epoch": epoch + 1, **values})
+            bar.set_postfix(epoch=epoch + 1, val_auc=f"{values['val_auc']:.3f}")
+            report(epoch + 1, values)
+            _back_up(model, mean, history, resume)
+            model.stop_training = _waited(history) >= patience
+
+        if len(history) < epochs and _waited(history) < patience:
             model.fit(
-                batches(train, shown, batch_size=batch_size, augment=augment, seed=seed),
+                batches(train, shown, batch_size=batch_size, augment=augment, seed=seed, first_epoch=len(history)),
                 steps_per_epoch=steps,
+                initial_epoch=len(history),
                 epochs=epochs,
                 shuffle=False,  # the stream comes shuffled
-                callbacks=callbacks,
+                callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_of_epoch, on_train_batch_end=end_of_batch)],
                 verbose=0,
             )
-            model.load_weights(str(checkpoint))
-        finally:
-            checkpoint.unlink(missing_ok=True)
+        model.load_weights(str(best))
+    for file in (best, resume / "state.npz"):
+        file.unlink()
     return pd.DataFrame(history)
 
 
-def batches(split: dataset.Split, shown: npt.NDArray[np.intp], *, batch_size: int, augment: float, seed: int) -> Any:
+def batches(
+    split: dataset.Split,
+    shown: npt.NDArray[np.intp],
+    *,
+    batch_size: int,
+    augment: float,
+    seed: int,
+    first_epoch: int = 0,
+) -> Any:
     """An endless tf.data stream of training batches; each epoch in a new order, the last, smaller batch left out.
 
     Args:
@@ -120,6 +175,7 @@ def batches(split: dataset.Split, shown: npt.NDArray[np.intp], *, batch_size: in
         batch_size: images a batch.
         augment: fraction of the images that are distorted.
         seed: the same seed gives the same batches.
+        first_epoch: epochs that are left out at the start; what follows is the same as without.
 
     Returns:
         tf.data.Dataset of (float32 (batch, size, size, 1) 0-255, float32 (batch, 1), float32 (batch, 1)):
@@ -132,7 +188,9 @@ def batches(split: dataset.Split, shown: npt.NDArray[np.intp], *, batch_size: in
 
     def rows() -> Any:
         rng = np.random.default_rng(seed)
-        step = 0
+        for _ in range(first_epoch):
+            rng.permutation(shown)
+        step = first_epoch * (len(shown) // batch_size)
         while True:
             order = rng.permutation(shown)
             for start in range(0, len(order) - batch_size + 1, batch_size):
@@ -211,31 +269,50 @@ def _check(train: dataset.Split, val: dataset.Split, shown: int, batch_size: int
         raise UserError(f"train.batch_size = {batch_size} is larger than the {shown} images of an epoch; lower it")
 
 
-def _judge(
-    model: Any,
-    val: dataset.Split,
-    epoch: int,
-    logs: dict[str, float],
-    history: list[dict[str, float]],
-    report: Report,
-    bar: Any,
-) -> None:
-    if not np.isfinite(logs["loss"]):
-        raise UserError(f"the loss is not finite in epoch {epoch + 1}; lower tune.learning_rate and run again")
+def _judge(model: Any, val: dataset.Split) -> dict[str, float]:
     scores = models.predict_scores(model, val.images)
     y_true = val.labels.astype(int)
-    # The exact AUC over all validation images; the streaming one of Keras is an approximation.
-    logs["val_auc"] = metrics.roc_auc(y_true, scores)
     likelihood = np.clip(np.where(y_true == 1, scores, 1 - scores), 1e-7, 1)
-    logs["val_loss"] = float(-np.log(likelihood).mean())
-    values = {name: round(float(logs[name]), 6) for name in ("loss", "val_loss", "val_auc")}
-    values["learning_rate"] = float(model.optimizer.learning_rate)
-    history.append({"epoch": epoch + 1, **values})
-    bar.set_postfix(epoch=epoch + 1, val_auc=f"{values['val_auc']:.3f}")
-    report(epoch + 1, values)
+    return {
+        "val_loss": round(float(-np.log(likelihood).mean()), 6),
+        # The exact AUC over all validation images; the streaming one of Keras is an approximation.
+        "val_auc": round(metrics.roc_auc(y_true, scores), 6),
+        "learning_rate": float(model.optimizer.learning_rate),
+    }
 
 
-def _progress_bar(total: int, label: str) -> Any:
+def _waited(history: list[dict[str, float]]) -> int:
+    """Epochs since the best one."""
+    aucs = [row["val_auc"] for row in history]
+    return len(aucs) - 1 - aucs.index(max(aucs)) if aucs else 0
+
+
+def _state(model: Any) -> list[Any]:
+    """All that changes in training: weights, moving statistics, the seeds of dropout, moments of the optimiser."""
+    return [one for layer in model.layers for one in layer.variables] + list(model.optimizer.variables)
+
+
+def _back_up(model: Any, mean: list[npt.NDArray[Any]], history: list[dict[str, float]], resume: Path) -> None:
+    arrays = [one.numpy() for one in _state(model)] + mean
+    with dataset.written_whole(resume / "state.npz") as partial, open(partial, "wb") as file:
+        np.savez(file, *arrays, history=np.array(json.dumps(history)))
+
+
+def _restore(model: Any, mean: list[npt.NDArray[Any]], resume: Path) -> list[dict[str, float]]:
+    """Put back what an earlier call left in `resume`; returns its history, empty where there is nothing."""
+    if not (resume / "state.npz").is_file():
+        return []
+    state = _state(model)
+    with np.load(resume / "state.npz", allow_pickle=False) as saved:
+        for number, variable in enumerate(state):
+            variable.assign(saved[f"arr_{number}"])
+        for number, kept in enumerate(mean, start=len(state)):
+            kept[...] = saved[f"arr_{number}"]
+        history: list[dict[str, float]] = json.loads(str(saved["history"]))
+    return history
+
+
+def _progress_bar(total: int, done: int, label: str) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=label, unit="batch", disable=None, leave=False)
+    return tqdm(total=total, initial=done, desc=label, unit="batch", disable=None, leave=False)

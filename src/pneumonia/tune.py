@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import optuna
 import pandas as pd
 
-from pneumonia import dataset, models, train
+from pneumonia import dataset, train
 
 TrialRun = Callable[[int, Mapping[str, float]], AbstractContextManager[train.Report]]
 """Opened around each trial with its number and hyper-parameters; gives what is told after each epoch."""
@@ -34,7 +35,7 @@ def search(
     train_split: dataset.Split,
     val_split: dataset.Split,
     *,
-    weights: Path | None,
+    weights: Sequence[Path],
     seed: int,
     n_trials: int,
     epochs: int,
@@ -43,7 +44,8 @@ def search(
     batch_size: int,
     weight_decay: float,
     augment: float,
-    checkpoint: Path,
+    label_smoothing: float,
+    average: float,
     trial_run: TrialRun,
 ) -> tuple[Best, pd.DataFrame]:
     """The best of `n_trials` settings by validation AUC, and all of them.
@@ -54,12 +56,11 @@ def search(
     Args:
         name: a key of `models.MODELS`.
         train_split, val_split: of the image store.
-        weights: of the backbone; None = random.
+        weights: files of the backbone; none = random.
         seed: of the sampler, of each trial's initial weights and of its batches.
         n_trials, epochs: trials, and epochs of each.
         learning_rate, dropout: ranges; the first is searched on a log scale.
-        batch_size, weight_decay, augment: as in `train.fit`.
-        checkpoint: as in `train.fit`.
+        batch_size, weight_decay, augment, label_smoothing, average: as in `train.fit`.
         trial_run: opened around each trial.
 
     Returns:
@@ -89,21 +90,24 @@ def search(
 
             keras.utils.clear_session()
             keras.utils.set_random_seed(seed)
-            history = train.fit(
-                models.create_model(name, weights=weights, dropout=drop),
-                train_split,
-                val_split,
-                seed=seed,
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=rate,
-                weight_decay=weight_decay,
-                patience=epochs,
-                augment=augment,
-                checkpoint=checkpoint,
-                report=report,
-                label=f"trial {trial.number + 1}/{n_trials}",
-            )
+            with tempfile.TemporaryDirectory() as folder:  # a trial that was cut is not worth going on with
+                history = train.fit(
+                    train.start(name, weights=weights, dropout=drop, images=train_split.images),
+                    train_split,
+                    val_split,
+                    seed=seed,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    learning_rate=rate,
+                    weight_decay=weight_decay,
+                    patience=epochs,
+                    augment=augment,
+                    label_smoothing=label_smoothing,
+                    average=average,
+                    resume=Path(folder),
+                    report=report,
+                    label=f"trial {trial.number + 1}/{n_trials}",
+                )
         return float(history["val_auc"].max())
 
     study.optimize(objective, n_trials=n_trials)
