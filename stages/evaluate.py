@@ -12,10 +12,11 @@ def main() -> None:
     trained = train_run(settings, record)
     with tracked("evaluate", settings, parent=trained.run_id):
         tracking.tag(weights=record["weights"], data_digest=record["data_digest"])
-        predictions = evaluate.predict(
-            model, dataset.open_store(DATA / "images.zarr"), dataset.read_table(DATA / "splits.csv")
-        )
+        store = dataset.open_store(DATA / "images.zarr")
+        predictions = evaluate.predict(model, store, dataset.read_table(DATA / "splits.csv"))
         headline, full = evaluate.judge(predictions, **settings.evaluate.model_dump())
+        full["robustness"] = evaluate.robustness(model, store)
+        headline["val"]["robust_auc"] = full["robustness"]["mean"]
         curves = evaluate.curves(predictions, headline["threshold"])
         dataset.write_table(predictions, REPORTS / "predictions.csv")
         dataset.write_json(headline, REPORTS / "metrics.json")
@@ -37,6 +38,11 @@ def main() -> None:
         tracking.mirror(trained, headline, {tracking.PREDICTIONS: REPORTS / "predictions.csv"})
     low, high = test["auc_low"], test["auc_high"]
     print(f"test AUC {test['auc']:.4f} [{low:.4f}, {high:.4f}], n = {test['n']} ({test['n_positive']} pneumonia)")
+    weakest = min(full["robustness"], key=lambda name: full["robustness"][name])
+    print(
+        f"validation AUC {full['robustness']['clean']:.4f}, {full['robustness']['mean']:.4f} on average under changes "
+        f"of sharpness, contrast and noise, least {full['robustness'][weakest]:.4f} ({weakest})"
+    )
     print(f"at the threshold {headline['threshold']:.3f} chosen on validation:")
     for name in ("accuracy", "sensitivity", "specificity", "precision", "f1"):
         if name in test:

@@ -11,7 +11,7 @@ import sklearn.metrics
 import zarr
 from numpy.typing import NDArray
 
-from pneumonia import dataset, evaluate, metrics, models
+from pneumonia import dataset, evaluate, metrics, models, stress
 
 SIZE = 8
 COLUMNS = ["image_id", "sha256", "patient_id", "split", "label", "score", "subtype"]
@@ -127,6 +127,21 @@ def test_scores_survive_the_table_on_disk(predicted: tuple[pd.DataFrame, pd.Data
 
 
 # --- judge ----------------------------------------------------------------------------------------------------------
+
+
+def test_robustness_is_the_auc_of_validation_as_it_is_and_under_each_stress(tmp_path: Path) -> None:
+    store, model = make_store(tmp_path / "images.zarr", make_splits()), brightness_model()
+    found = evaluate.robustness(model, store)
+    assert list(found) == ["clean", *stress.STRESSES, "mean"]
+    val = dataset.read_split(store, "val")
+    for name in stress.STRESSES:
+        scores = models.predict_scores(model, stress.stressed(val.images, name))
+        assert found[name] == pytest.approx(sklearn.metrics.roc_auc_score(val.labels, scores))
+    assert found["clean"] == pytest.approx(
+        sklearn.metrics.roc_auc_score(val.labels, models.predict_scores(model, val.images))
+    )
+    aucs = [value for name, value in found.items() if name != "mean"]
+    assert found["mean"] == pytest.approx(np.mean(aucs))
 
 
 def test_the_headline_has_the_keys_of_the_contract() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import zarr
 
-from pneumonia import dataset, metrics, models
+from pneumonia import dataset, metrics, models, stress
 
 HEADLINE = (
     "n",
@@ -92,6 +92,24 @@ def judge(
     }
     test = predictions[predictions["split"] == "test"]
     return headline, {"level": level, **full, "subgroups": _subgroups(test, thresholds["youden"], level)}
+
+
+def robustness(model: Any, store: zarr.Group) -> dict[str, float]:
+    """AUC on validation as it is and under each of `stress.STRESSES`, and their mean.
+
+    Where clean validation images no longer tell models apart, the mean does; like all that chooses, it knows no test
+    image.
+
+    Args:
+        model: trained.
+        store: the image store.
+    """
+    split = dataset.read_split(store, "val")
+    labels = split.labels.astype(int)
+    aucs = {"clean": metrics.roc_auc(labels, models.predict_scores(model, split.images))}
+    for name in stress.STRESSES:
+        aucs[name] = metrics.roc_auc(labels, models.predict_scores(model, stress.stressed(split.images, name)))
+    return aucs | {"mean": sum(aucs.values()) / len(aucs)}
 
 
 def curves(predictions: pd.DataFrame, threshold: float) -> dict[str, pd.DataFrame]:
