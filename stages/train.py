@@ -12,7 +12,8 @@ def main() -> None:
     weights = backbone.read(DATA / "backbone")
     train_split = dataset.read_split(store, "train")
     digest = str(store.attrs["digest"])
-    key = (settings.model, settings.seed, settings.train, best, weights.name, dict(store.attrs), code_digest())
+    brought = dataset.read_json(DATA / "backbone" / "backbone.json")  # with the content of the weights, not their name
+    key = (settings.model, settings.seed, settings.train, best, brought, dict(store.attrs), code_digest())
     with dataset.resumable("train", *key) as resume, tracked("train", settings, resume=resume) as run_id:
         tracking.tag(weights=weights.name)
         tracking.log_params({"learning_rate": best["learning_rate"], "dropout": best["dropout"]})

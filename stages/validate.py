@@ -19,12 +19,13 @@ def main() -> None:
             **settings.compute.model_dump(),
             resume=resume,
         )
+        findings = validate.findings(table)
         report = validate.report(table, **limits.model_dump(), docs=docs)
         tracking.log_dataset(
             table["image_id"], table["label"], data=settings.data, digest=dataset.digest(table), context="validate"
         )
         tracking.log_metrics(report.summary)
-        tracking.log_table(validate.findings(table), "findings.json")
+        tracking.log_table(findings, "findings.json")
         tracking.log_figure(plots.measures(table, f"{origin(settings)}: measures"), "plots/measures.png")
         tracking.log_file(docs, "data_docs")
         validate.require_enough(table, limits.max_bad_fraction)
@@ -35,7 +36,7 @@ def main() -> None:
         f"{report.summary['n_valid']} of {len(table)} images are valid, {report.summary['n_quarantined']} quarantined; "
         f"{report.summary['duplicate_groups']} groups of identical files"
     )
-    for row in validate.findings(table).head(8).itertuples():
+    for row in findings.head(8).itertuples():
         print(f"  {row.image_id}: {row.finding}")
     print(f"{len(report.summary['expectations'])} expectations, failed: {', '.join(failed) or 'none'}")
     print(f"report: {report.page}")

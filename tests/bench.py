@@ -23,6 +23,16 @@ from PIL import Image
 
 from pneumonia import compute, dataset, files, images, metrics, models, phantom, preprocess, train
 
+RECIPE: dict[str, Any] = {
+    "seed": 1,
+    "batch_size": 32,
+    "learning_rate": 1e-3,
+    "weight_decay": 5e-4,
+    "patience": 15,
+    "augment": 0.0,
+    "label_smoothing": 0.0,
+    "average": 0.0,
+}
 LOOK = {"aspect": "pad", "crop": 0.0, "clip_limit": 2.0, "tile_grid": 8, "clahe": "after"}
 
 
@@ -71,15 +81,7 @@ def bench_phantom(n_images: int = 4_000, n_test: int = 1_000) -> None:
             model,
             _split(images, labels, learn[fit]),
             _split(images, labels, learn[val]),
-            seed=1,
-            epochs=15,
-            batch_size=32,
-            learning_rate=1e-3,
-            weight_decay=5e-4,
-            patience=15,
-            augment=0.5,
-            label_smoothing=0.0,
-            average=0.0,
+            **RECIPE | {"epochs": 15, "augment": 0.5},
             resume=Path(folder),
         )
     seen = len(fit) * len(history)
@@ -172,15 +174,7 @@ def bench_input(n_images: int = 4_096, batch_size: int = 32) -> None:
             model,
             few,
             _split(split.images, labels, np.arange(64)),
-            seed=1,
-            epochs=3,
-            batch_size=batch_size,
-            learning_rate=1e-3,
-            weight_decay=5e-4,
-            patience=3,
-            augment=0.0,
-            label_smoothing=0.0,
-            average=0.0,
+            **RECIPE | {"epochs": 3, "batch_size": batch_size},
             resume=Path(folder),
             report=lambda epoch, values: ends.append(time.perf_counter()),
         )

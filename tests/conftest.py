@@ -17,6 +17,22 @@ from pneumonia import dataset, fetch
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
 
+# Names as in the Kermany set: patients with several images, numbers that occur twice, and one of each kind in `val`.
+NORMALS = (
+    "train/NORMAL/IM-0115-0001.jpeg",
+    "train/NORMAL/IM-0666-0001-0002.jpeg",
+    "train/NORMAL/NORMAL2-IM-0115-0001.jpeg",
+    "test/NORMAL/NORMAL2-IM-0666-0001.jpeg",
+)
+PNEUMONIAS = (
+    "train/PNEUMONIA/person1_bacteria_1.jpeg",
+    "train/PNEUMONIA/person1_bacteria_2.jpeg",
+    "train/PNEUMONIA/person23_virus_60.jpeg",
+    "test/PNEUMONIA/person1_virus_6.jpeg",
+)
+VAL = ("val/NORMAL/NORMAL2-IM-1427-0001.jpeg", "val/PNEUMONIA/person1946_bacteria_4874.jpeg")
+KERMANY = (*NORMALS, *PNEUMONIAS, *VAL)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

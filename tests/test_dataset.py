@@ -1,6 +1,5 @@
 """What travels between stages arrives as it was sent, whole or not at all."""
 
-import io
 import os
 import struct
 import subprocess
@@ -18,24 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pneumonia import UserError, dataset
-
-GRADIENT = np.add.outer(np.arange(40), np.arange(60) * 3).astype(np.uint8)
+from tests.test_files import zipped
+from tests.test_images import GRADIENT, encoded
 
 # No control characters: Python 3.11 writes a carriage return unquoted, and pandas reads it as the end of a row.
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=12)
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def zipped(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
 
 
 def files_under(folder: Path) -> dict[str, bytes]:

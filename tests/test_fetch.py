@@ -20,26 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from pneumonia import UserError, dataset, download, fetch, files
-
-NORMALS = (
-    "train/NORMAL/IM-0115-0001.jpeg",
-    "train/NORMAL/IM-0666-0001-0002.jpeg",
-    "train/NORMAL/NORMAL2-IM-0115-0001.jpeg",
-    "test/NORMAL/NORMAL2-IM-0666-0001.jpeg",
-)
-PNEUMONIAS = (
-    "train/PNEUMONIA/person1_bacteria_1.jpeg",
-    "train/PNEUMONIA/person1_bacteria_2.jpeg",
-    "train/PNEUMONIA/person23_virus_60.jpeg",
-    "test/PNEUMONIA/person1_virus_6.jpeg",
-)
-VAL = ("val/NORMAL/NORMAL2-IM-1427-0001.jpeg", "val/PNEUMONIA/person1946_bacteria_4874.jpeg")
-KERMANY = (*NORMALS, *PNEUMONIAS, *VAL)
+from tests.conftest import KERMANY, NORMALS, PNEUMONIAS
+from tests.test_images import dicom as a_dicom_file
 
 
 def content_of(name: str) -> bytes:
@@ -412,17 +396,7 @@ def tree(root: Path, names: Iterable[str]) -> Path:
 
 
 def dicom(**header: str) -> bytes:
-    """The header of a DICOM file without an image."""
-    element = Dataset()
-    element.file_meta = FileMetaDataset()
-    element.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    element.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    element.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    for keyword, value in header.items():
-        setattr(element, keyword, value)
-    file = io.BytesIO()
-    element.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+    return a_dicom_file(np.zeros((2, 2), np.uint8), **header)
 
 
 def test_a_folder_is_used_where_it_lies(in_project: Path) -> None:

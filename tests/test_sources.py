@@ -10,21 +10,7 @@ import pytest
 
 from pneumonia import UserError, sources
 from pneumonia.files import Files
-
-NORMALS = (
-    "train/NORMAL/IM-0115-0001.jpeg",
-    "train/NORMAL/IM-0666-0001-0002.jpeg",
-    "train/NORMAL/NORMAL2-IM-0115-0001.jpeg",
-    "test/NORMAL/NORMAL2-IM-0666-0001.jpeg",
-)
-PNEUMONIAS = (
-    "train/PNEUMONIA/person1_bacteria_1.jpeg",
-    "train/PNEUMONIA/person1_bacteria_2.jpeg",
-    "train/PNEUMONIA/person23_virus_60.jpeg",
-    "test/PNEUMONIA/person1_virus_6.jpeg",
-)
-VAL = ("val/NORMAL/NORMAL2-IM-1427-0001.jpeg", "val/PNEUMONIA/person1946_bacteria_4874.jpeg")
-KERMANY = (*NORMALS, *PNEUMONIAS, *VAL)
+from tests.conftest import KERMANY, NORMALS, PNEUMONIAS
 
 
 def place(contents: dict[str, bytes | str] | Iterable[str]) -> Files:
@@ -36,6 +22,13 @@ def place(contents: dict[str, bytes | str] | Iterable[str]) -> Files:
         return content if isinstance(content, bytes) else content.encode()
 
     return Files("here", sorted(given), read, lambda name: f"memory://{name}")
+
+
+def rows_of(listing: sources.Listing) -> sources.Rows:
+    """What a source without boxes lists."""
+    rows, boxes = listing
+    assert boxes == []
+    return rows
 
 
 def by_image(rows: sources.Rows, *columns: str) -> dict[str, Any]:
@@ -54,9 +47,7 @@ def table(*rows: Iterable[object]) -> str:
 
 
 def chest_xray(names: Iterable[str]) -> sources.Rows:
-    rows, boxes = sources.read_chest_xray(place(names))
-    assert boxes == []
-    return rows
+    return rows_of(sources.read_chest_xray(place(names)))
 
 
 def junk(names: Iterable[str]) -> list[str]:
@@ -300,9 +291,7 @@ def test_what_is_wrong_with_rsna_is_one_line(kind: str) -> None:
 
 
 def folder(*names: str) -> sources.Rows:
-    rows, boxes = sources.read_folder(place(names))
-    assert boxes == []
-    return rows
+    return rows_of(sources.read_folder(place(names)))
 
 
 def test_a_folder_tree_names_class_patient_and_split() -> None:
@@ -378,9 +367,7 @@ FILES = ("a.png", "b.png", "deep/c.dcm")
 
 
 def read(text: str | bytes, names: Iterable[str] = FILES) -> sources.Rows:
-    rows, boxes = sources.read_table("mine.csv", place({**dict.fromkeys(names, b""), "mine.csv": text}))
-    assert boxes == []
-    return rows
+    return rows_of(sources.read_table("mine.csv", place({**dict.fromkeys(names, b""), "mine.csv": text})))
 
 
 def test_a_table_names_class_and_patient() -> None:

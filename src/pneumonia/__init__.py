@@ -14,7 +14,16 @@ class UserError(Exception):
     """
 
 
-_DECIDING = ("numpy", "opencv-python-headless", "pandas", "pillow", "pydicom", "scipy", "zarr")
+def reason(error: BaseException) -> str:
+    """Kind and words of another library's error in one line, which the errors of some transports are not.
+
+    >>> reason(TimeoutError())
+    'TimeoutError'
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+_DECIDING = ("keras", "numpy", "opencv-python-headless", "pandas", "pillow", "pydicom", "scipy", "tensorflow", "zarr")
 
 
 def code_digest() -> str:

@@ -21,7 +21,7 @@ import aiohttp
 import fsspec
 from tqdm import tqdm
 
-from pneumonia import UserError
+from pneumonia import UserError, reason
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -288,8 +288,9 @@ def _verdict(url: str, error: Exception) -> Exception:
 
 
 def _reason(error: BaseException) -> str:
-    text = f"{error.status} {error.message}" if isinstance(error, aiohttp.ClientResponseError) else str(error)
-    return f"{type(error).__name__}: {' '.join(text.split())}".removesuffix(": ")
+    if isinstance(error, aiohttp.ClientResponseError):  # whose words repeat the address
+        return f"{type(error).__name__}: {error.status} {error.message}"
+    return reason(error)
 
 
 def _given_up(url: str, have: int, size: int | None, cut: _CutError) -> UserError:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pneumonia import UserError, compute, dataset, download, files, images, phantom, sources
+from pneumonia import UserError, compute, dataset, download, files, images, phantom, reason, sources
 
 MANIFEST = ("image_id", "uri", "label", "patient_id", "subtype", "source_split", "bytes", "sha256")
 BOXES = ("image_id", "x", "y", "width", "height")
@@ -312,8 +312,7 @@ def _from_kaggle(handle: str) -> str:
         return str(kagglehub.dataset_download(handle))
     except Exception as error:  # kagglehub passes on what its transport raises
         raise UserError(
-            f"kaggle://{handle}: the download failed ({type(error).__name__}: {' '.join(str(error).split())}); check "
-            "the name and your Kaggle credentials"
+            f"kaggle://{handle}: the download failed ({reason(error)}); check the name and your Kaggle credentials"
         ) from error
 
 
@@ -333,9 +332,9 @@ def _unpack_arrays(path: Path, *, stored: Path, side: int) -> None:
         # numpy and OpenCV name neither the kinds of damage nor of wrong files that they meet alike.
         # MemoryError: a header that claims more than there is.
         except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, cv2.error) as error:
-            reason = " ".join(str(error).split())
+            said = " ".join(str(error).split())
             raise UserError(
-                f"{stored.name}: not the arrays of PneumoniaMNIST ({reason}); bring the published .npz"
+                f"{stored.name}: not the arrays of PneumoniaMNIST ({said}); bring the published .npz"
             ) from error
         _add(archive, "pneumoniamnist.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode())
 

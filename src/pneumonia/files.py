@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import fsspec
 
-from pneumonia import UserError
+from pneumonia import UserError, reason
 
 MAX_FILE_BYTES = 256 * 2**20
 """Files are read whole: a larger one is no X-ray, and a forged size a way to exhaust the memory."""
@@ -99,7 +99,7 @@ def in_folder(url: str) -> Files:
         found = system.find(root)
     # fsspec leaves the errors of its transports as they are, and each has a family of its own.
     except Exception as error:
-        raise UserError(f"{url}: cannot be listed ({_reason(error)}); correct fetch.url") from error
+        raise UserError(f"{url}: cannot be listed ({reason(error)}); correct fetch.url") from error
     prefix = str(root).rstrip("/") + "/"
     local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
 
@@ -130,7 +130,7 @@ def read_bytes(uri: str) -> bytes:
     except FileNotFoundError as error:
         raise UserError(f"{uri}: no such file") from error
     except Exception as error:  # as in `in_folder`
-        raise UserError(f"{uri}: cannot be read ({_reason(error)})") from error
+        raise UserError(f"{uri}: cannot be read ({reason(error)})") from error
     if len(content) > MAX_FILE_BYTES:
         raise UserError(f"{uri}: larger than {MAX_FILE_BYTES:,} bytes, which no X-ray is")
     return content
@@ -183,11 +183,6 @@ def _require_harmless(archive: zipfile.ZipFile, name: str) -> None:
 def _require_writable(place: str, name: str) -> None:
     if _UNWRITABLE.search(name):
         raise UserError(f"{place}: {name!r}: a name that no table can hold; rename the file")
-
-
-def _reason(error: Exception) -> str:
-    """In one line, which the errors of some transports are not."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _unpack(archive: zipfile.ZipFile, member: str) -> bytes:

@@ -13,7 +13,8 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,28 +106,19 @@ def _shallow(size: int, weights: tuple[str, ...], dropout: float) -> Any:
     return _classifier("shallow", pixels, x)
 
 
-def _mobilenet(size: int, weights: tuple[str, ...], dropout: float) -> Any:
+def _fine_tuned(
+    name: str, application: str, scaling: Mapping[str, Any], size: int, weights: tuple[str, ...], dropout: float
+) -> Any:
+    """One of `keras.applications` under a pooling and a logit, all of it trained."""
     import keras
     from keras import layers
 
     pixels, x = _input(size, channels=3)
-    x = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(x)
-    x = _backbone(keras.applications.MobileNetV2, x, weights[:1], "mobilenet")
+    x = layers.Rescaling(**scaling, name="rescale")(x)
+    x = _backbone(getattr(keras.applications, application), x, weights, name)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dropout(dropout, name="drop")(x)
-    return _classifier("mobilenet", pixels, x)
-
-
-def _densenet(size: int, weights: tuple[str, ...], dropout: float) -> Any:
-    import keras
-    from keras import layers
-
-    pixels, x = _input(size, channels=3)
-    x = layers.Rescaling(**_IMAGENET, name="rescale")(x)
-    x = _backbone(keras.applications.DenseNet121, x, weights[:1], "densenet")
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    x = layers.Dropout(dropout, name="drop")(x)
-    return _classifier("densenet", pixels, x)
+    return _classifier(name, pixels, x)
 
 
 def _fusion(size: int, weights: tuple[str, ...], dropout: float) -> Any:
@@ -135,7 +127,7 @@ def _fusion(size: int, weights: tuple[str, ...], dropout: float) -> Any:
 
     pixels, rgb = _input(size, channels=3)
     halves = (
-        ("mobilenet", keras.applications.MobileNetV2, {"scale": 1 / 127.5, "offset": -1.0}, weights[:1]),
+        ("mobilenet", keras.applications.MobileNetV2, _PLUS_MINUS_ONE, weights[:1]),
         ("densenet", keras.applications.DenseNet169, _IMAGENET, weights[1:]),
     )
     features = []
@@ -159,6 +151,7 @@ _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _MOBILENET_V2 = f"{_APPLICATIONS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 _DENSENET = f"{_APPLICATIONS}/densenet/densenet{{depth}}_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
+_PLUS_MINUS_ONE: dict[str, Any] = {"scale": 1 / 127.5, "offset": -1.0}
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGENET: dict[str, Any] = {
     "scale": [1 / (255 * std) for std in _RGB_STD],
@@ -199,14 +192,14 @@ MODELS = {
         source="two conv+pool blocks, 1,625,281 parameters, as published for the Kermany set with accuracy .857",
     ),
     "mobilenet": Model(
-        build=_mobilenet,
+        build=partial(_fine_tuned, "mobilenet", "MobileNetV2", _PLUS_MINUS_ONE),
         size=224,
         explain="out_relu",
         weights_urls=(_MOBILENET_V2,),
         source="Sandler et al. (2018), MobileNetV2, arXiv:1801.04381",
     ),
     "densenet": Model(
-        build=_densenet,
+        build=partial(_fine_tuned, "densenet", "DenseNet121", _IMAGENET),
         size=224,
         explain="relu",
         weights_urls=(_DENSENET.format(depth=121),),

@@ -18,6 +18,8 @@ from matplotlib import pyplot as plt  # the backend is chosen first: there may b
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pneumonia import dataset
+
 BLUE, ORANGE, GRAY, GREEN = "#2166ac", "#d6604d", "#777777", "#1b7837"
 _STYLE: Any = {
     "axes.axisbelow": True,
@@ -169,9 +171,8 @@ def measures(table: pd.DataFrame, title: str) -> Figure:
         for place in axes[:, 0]:
             place.set_ylabel("share of the class")
         counts = valid["label"].value_counts()
-        names = {0: "normal", 1: "pneumonia"}
         handles = [Rectangle((0, 0), 1, 1, color=colours[kind], alpha=0.6) for kind in colours]
-        labels = [f"{names[kind]} ({counts.get(kind, 0)})" for kind in colours]
+        labels = [f"{dataset.LABELS[kind]} ({counts.get(kind, 0)})" for kind in colours]
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     plt.close(figure)
     return figure

@@ -49,8 +49,7 @@ def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: fl
         pool = np.flatnonzero((split == "train") & ~np.isin(groups, groups[split == "val"]))
         split[_draw(valid, groups, pool, test_fraction, seed, "test")] = "test"
     learnt = np.ones(len(valid), dtype=bool)
-    for judge in ("test", "val"):
-        learners = {"test": ["train", "val"], "val": ["train"]}[judge]
+    for judge, learners in (("test", ["train", "val"]), ("val", ["train"])):
         learnt &= ~(np.isin(split, learners) & np.isin(groups, groups[split == judge]))
     if not (learnt & (split == "val")).any():
         pool = np.flatnonzero(learnt & (split == "train"))

@@ -129,13 +129,14 @@ def fit(
                     kept += (1 - average) * (now - kept)
 
         def end_of_epoch(epoch: int, logs: dict[str, float]) -> None:
-            current = model.get_weights()
             if average:
+                current = model.get_weights()
                 model.set_weights(mean)
             values = {"loss": round(float(logs["loss"]), 6), **_judge(model, val)}
             if all(values["val_auc"] > row["val_auc"] for row in history):
                 model.save_weights(str(best))
-            model.set_weights(current)
+            if average:
+                model.set_weights(current)
             history.append({"epoch": epoch + 1, **values})
             bar.set_postfix(epoch=epoch + 1, val_auc=f"{values['val_auc']:.3f}")
             report(epoch + 1, values)
