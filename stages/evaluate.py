@@ -13,9 +13,10 @@ def main() -> None:
     with tracked("evaluate", settings, parent=trained.run_id):
         tracking.tag(weights=record["weights"], data_digest=record["data_digest"])
         store = dataset.open_store(DATA / "images.zarr")
-        predictions = evaluate.predict(model, store, dataset.read_table(DATA / "splits.csv"))
+        memory = settings.compute.memory
+        predictions = evaluate.predict(model, store, dataset.read_table(DATA / "splits.csv"), memory=memory)
         headline, full = evaluate.judge(predictions, **settings.evaluate.model_dump())
-        full["robustness"] = evaluate.robustness(model, store)
+        full["robustness"] = evaluate.robustness(model, store, memory=memory)
         headline["val"]["robust_auc"] = full["robustness"]["mean"]
         curves = evaluate.curves(predictions, headline["threshold"])
         dataset.write_table(predictions, REPORTS / "predictions.csv")

@@ -18,7 +18,7 @@ def main() -> None:
     record = dataset.read_json(MODELS / "run.json")
     model = models.load_model(MODELS / "model.keras")
     predictions = dataset.read_table(REPORTS / "predictions.csv").set_index("image_id")
-    test = dataset.read_split(dataset.open_store(DATA / "images.zarr"), "test")
+    test = dataset.read_split(dataset.open_store(DATA / "images.zarr"), "test", memory=0)  # few of them are looked at
     boxes = preprocess.boxes_in_store(
         dataset.read_table(DATA / "boxes.csv"), dataset.read_table(DATA / "splits.csv"), **geometry
     )

@@ -31,7 +31,8 @@ def main() -> None:
             splits,
             DATA / "images.zarr",
             **look,
-            **settings.compute.model_dump(),
+            workers=settings.compute.workers,
+            dask=settings.compute.dask,
             attributes={"data": settings.data, "digest": digest, "prepared": look},
             resume=resume,
         )

@@ -10,7 +10,9 @@ def main() -> None:
     store = dataset.open_store(DATA / "images.zarr")
     best = dataset.read_json(REPORTS / "tune" / "best.json")
     weights = backbone.read(DATA / "backbone")
-    train_split = dataset.read_split(store, "train")
+    memory = settings.compute.memory
+    train_split = dataset.read_split(store, "train", memory=memory)
+    recipe = train.Recipe(**settings.train.model_dump(exclude={"epochs", "patience"}))
     digest = str(store.attrs["digest"])
     brought = dataset.read_json(DATA / "backbone" / "backbone.json")  # with the content of the weights, not their name
     key = (settings.model, settings.seed, settings.train, best, brought, dict(store.attrs), code_digest())
@@ -20,17 +22,24 @@ def main() -> None:
         tracking.log_dataset(
             train_split.image_ids, train_split.labels, data=settings.data, digest=digest, context="train"
         )
-        model = train.start(settings.model, weights=weights.paths, dropout=best["dropout"], images=train_split.images)
-        history = train.fit(
-            model,
-            train_split,
-            dataset.read_split(store, "val"),
-            seed=settings.seed,
-            learning_rate=best["learning_rate"],
-            **settings.train.model_dump(),
-            resume=resume,
-            report=lambda epoch, values: tracking.log_metrics(values, step=epoch),
-        )
+        with models.on_devices():
+            model = train.start(
+                settings.model, weights=weights.paths, dropout=best["dropout"], images=train_split.images
+            )
+            history = train.fit(
+                model,
+                train_split,
+                dataset.read_split(store, "val", memory=memory),
+                recipe,
+                seed=settings.seed,
+                epochs=settings.train.epochs,
+                patience=settings.train.patience,
+                learning_rate=best["learning_rate"],
+                resume=resume,
+                pretrained=bool(weights.paths),
+                report=lambda epoch, values: tracking.log_metrics(values, step=epoch),
+            )
+        model = models.in_float32(model)
         models.save_model(model, MODELS / "model.keras")
         dataset.write_table(history, REPORTS / "history.csv")
         record = {

@@ -16,7 +16,8 @@ def main() -> None:
             manifest,
             min_side=limits.min_side,
             min_std=limits.min_std,
-            **settings.compute.model_dump(),
+            workers=settings.compute.workers,
+            dask=settings.compute.dask,
             resume=resume,
         )
         findings = validate.findings(table)

@@ -5,6 +5,7 @@ Ratios and AUCs are printed with n; absolute times depend on the machine, whose 
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import resource
@@ -12,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,19 @@ from PIL import Image
 
 from pneumonia import compute, dataset, files, images, metrics, models, phantom, preprocess, train
 
-RECIPE: dict[str, Any] = {
-    "seed": 1,
-    "batch_size": 32,
-    "learning_rate": 1e-3,
-    "weight_decay": 5e-4,
-    "patience": 15,
-    "augment": 0.0,
-    "label_smoothing": 0.0,
-    "average": 0.0,
-}
+RECIPE = train.Recipe(
+    batch_size=32,
+    weight_decay=5e-4,
+    augment=0.0,
+    mixup=0.0,
+    label_smoothing=0.0,
+    average=0.0,
+    head_epochs=0,
+    copies=1,
+    unfreeze=1.0,
+    layer_decay=1.0,
+)
+FIT: dict[str, Any] = {"seed": 1, "patience": 15, "learning_rate": 1e-3}
 LOOK = {"aspect": "pad", "crop": 0.0, "clip_limit": 2.0, "tile_grid": 8, "clahe": "after"}
 
 
@@ -81,7 +86,9 @@ def bench_phantom(n_images: int = 4_000, n_test: int = 1_000) -> None:
             model,
             _split(images, labels, learn[fit]),
             _split(images, labels, learn[val]),
-            **RECIPE | {"epochs": 15, "augment": 0.5},
+            RECIPE._replace(augment=0.5),
+            **FIT,
+            epochs=15,
             resume=Path(folder),
         )
     seen = len(fit) * len(history)
@@ -159,7 +166,9 @@ def bench_input(n_images: int = 4_096, batch_size: int = 32) -> None:
     split = _split(rng.integers(0, 256, (n_images, 224, 224), np.uint8), labels, np.arange(n_images))
     shown, rates = np.arange(n_images), {}
     for augment in (0.0, 0.5):
-        stream = iter(train.batches(split, shown, batch_size=batch_size, augment=augment, seed=1))
+        stream = iter(
+            train.batches(split.images, split, shown, RECIPE._replace(batch_size=batch_size, augment=augment), seed=1)
+        )
         next(stream)
         start = time.perf_counter()
         for _ in range(n_images // batch_size):
@@ -174,7 +183,9 @@ def bench_input(n_images: int = 4_096, batch_size: int = 32) -> None:
             model,
             few,
             _split(split.images, labels, np.arange(64)),
-            **RECIPE | {"epochs": 3, "batch_size": batch_size},
+            RECIPE._replace(batch_size=batch_size),
+            **FIT,
+            epochs=3,
             resume=Path(folder),
             report=lambda epoch, values: ends.append(time.perf_counter()),
         )
@@ -183,6 +194,216 @@ def bench_input(n_images: int = 4_096, batch_size: int = 32) -> None:
         f"input: {rates[0.0]:.0f} images/s from the store, {rates[0.0] / trained:.0f} times the rate at which compact "
         f"trains ({trained:.0f}); with augmentation of every second image {rates[0.5]:.0f}"
     )
+
+
+def bench_training(n_images: int = 384, rounds: int = 3) -> None:
+    """Training from the store, beside a notebook that feeds `fit` from an ImageDataGenerator, and beside PyTorch."""
+    models.start_keras(1)
+    contents, kind = _full_resolution()
+    labels = np.arange(n_images) % 2
+    prepared = [preprocess.prepare(images.decode(content), size=224, **LOOK) for content in contents]
+    split = _split(np.stack([prepared[n % len(prepared)] for n in range(n_images)]), labels, np.arange(n_images))
+
+    with tempfile.TemporaryDirectory() as name, _notebook_epochs(Path(name), contents, n_images) as epoch:
+        _beside("compact", split, 0.5, epoch, rounds, f"an ImageDataGenerator on {len(contents)} JPEG files, {kind}")
+    python = _python_with_torch()
+    if not python:
+        print(
+            "training: PyTorch is not installed, its loop is skipped; pip install torch, or name "
+            "by BENCH_TORCH_PYTHON an interpreter that has it"
+        )
+        return
+    for model in ("compact", "shallow"):
+        with _torch_epochs(python, model, split) as epoch:
+            _beside(model, split, 0.0, epoch, rounds, "a PyTorch loop without augmentation")
+
+
+def bench_head(n_images: int = 512, epochs: int = 4) -> None:
+    """A trial of a head on features computed once, beside one that runs the frozen backbone in every epoch."""
+    import keras
+
+    models.start_keras(1)
+    rng = np.random.default_rng(1)
+    pixels, labels = rng.integers(0, 256, (n_images, 224, 224), np.uint8), np.arange(n_images) % 2
+    split, few = (_split(pixels, labels, np.arange(n)) for n in (n_images, 16))
+    model = models.create_model("fusion")
+    seconds = {}
+    start = time.perf_counter()
+    features = train.frozen_features(model, split, few, seed=1, augment=0.0, copies=1)
+    seconds["features"] = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        train.fit(model, split, few, RECIPE, **FIT, epochs=epochs, resume=Path(folder), features=features)
+        seconds["head"] = time.perf_counter() - start
+    plain = keras.Model(model.input, model.output)
+    plain.compile(optimizer=keras.optimizers.AdamW(1e-3), loss="binary_crossentropy")
+    stream = train.batches(split.images, split, np.arange(n_images), RECIPE, seed=1)
+    start = time.perf_counter()
+    plain.fit(stream, steps_per_epoch=n_images // RECIPE.batch_size, epochs=epochs, verbose=0)
+    seconds["whole"] = time.perf_counter() - start
+    print(
+        f"head: a trial of the head of fusion, {n_images} images, {epochs} epochs: "
+        f"{seconds['whole'] / seconds['head']:.0f} times as fast on features as through the backbone; the features "
+        f"take {seconds['features'] / seconds['whole']:.2f} of a trial through the backbone, once for a study"
+    )
+
+
+def _beside(
+    name: str, split: dataset.Split, augment: float, other: Callable[[], float], rounds: int, label: str
+) -> None:
+    """Print how much faster `train.fit` is than `other`; the two take turns, epoch by epoch.
+
+    Args:
+        name: of the model.
+        split: to train on.
+        augment: fraction of the images that `train.fit` distorts.
+        other: trains for one epoch on as many images, and returns the seconds it took.
+        rounds: epochs of each that count.
+        label: what `other` is.
+    """
+    few = dataset.Split(*(part[:16] for part in split))
+    ours: list[float] = []
+    theirs: list[float] = []
+    since = time.perf_counter()
+
+    def take_turns(epoch: int, values: Any) -> None:
+        nonlocal since
+        ours.append(time.perf_counter() - since)
+        theirs.append(other())
+        since = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = models.create_model(name, dropout=0.1)
+        recipe = RECIPE._replace(augment=augment)
+        train.fit(model, split, few, recipe, **FIT, epochs=rounds + 1, resume=Path(folder), report=take_turns)
+    # The first round traces graphs and fills caches.
+    ratios = np.divide(theirs, ours)[1:]
+    n_images = len(split.labels)
+    print(
+        f"training: {name}, augment {augment}: {np.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] times as "
+        f"fast as {label} ({n_images / np.median(ours[1:]):.0f} to {n_images / np.median(theirs[1:]):.0f} images/s; "
+        f"{rounds} rounds of {n_images} images)"
+    )
+
+
+@contextmanager
+def _notebook_epochs(folder: Path, contents: Sequence[bytes], n_images: int) -> Iterator[Callable[[], float]]:
+    """One epoch of `compact` as notebooks train it: every file is decoded, resized and distorted in Python."""
+    import keras
+    import tensorflow as tf
+
+    table = _table_of_files(folder, contents, n_images)[["uri"]].assign(label=[str(n % 2) for n in range(n_images)])
+    generator = tf.keras.preprocessing.image.ImageDataGenerator(
+        rotation_range=8, width_shift_range=0.06, height_shift_range=0.06, zoom_range=0.1, brightness_range=(0.9, 1.1)
+    )
+    with redirect_stdout(io.StringIO()):  # it says how many files there are
+        flow = generator.flow_from_dataframe(
+            table,
+            x_col="uri",
+            y_col="label",
+            target_size=(models.MODELS["compact"].size,) * 2,
+            color_mode="grayscale",
+            class_mode="binary",
+            batch_size=RECIPE.batch_size,
+        )
+    model = models.create_model("compact", dropout=0.1)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3), loss="binary_crossentropy", metrics=["accuracy"])
+
+    def epoch() -> float:
+        start = time.perf_counter()
+        model.fit(flow, verbose=0)
+        return time.perf_counter() - start
+
+    yield epoch
+
+
+@contextmanager
+def _torch_epochs(python: str, name: str, split: dataset.Split) -> Iterator[Callable[[], float]]:
+    """One epoch of the model in PyTorch, in a process of its own: it and TensorFlow bring their own threads."""
+    source = f"from __future__ import annotations\n{inspect.getsource(torch_loop)}"
+    with tempfile.TemporaryDirectory() as folder:
+        pixels = Path(folder) / "pixels"
+        pixels.write_bytes(np.ascontiguousarray(split.images).tobytes())
+        call = f"torch_loop({name!r}, {str(pixels)!r}, {split.images.shape}, {RECIPE.batch_size})"
+        command = [python, "-W", "ignore", "-c", f"{source}\n{call}"]
+        # Threads that wait actively would slow PyTorch down wherever other work wants the cores.
+        passive = os.environ | {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+        with subprocess.Popen(command, env=passive, **pipes) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            to, answers = process.stdin, process.stdout
+
+            def epoch() -> float:
+                to.write("epoch\n")
+                return float(answers.readline())
+
+            yield epoch
+            to.close()
+
+
+def torch_loop(name: str, pixels: str, shape: tuple[int, int, int], batch_size: int) -> None:
+    """Train for one epoch on each line of stdin, and answer with its seconds. Runs where only PyTorch is installed."""
+    import os
+    import sys
+    import time
+
+    import torch
+    from torch import nn
+
+    class Resize(nn.Module):
+        def __init__(self, size: int, channels: int) -> None:
+            super().__init__()
+            self.size, self.channels = size, channels
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            resized = nn.functional.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
+            return resized.expand(-1, self.channels, -1, -1) / 255
+
+    def compact() -> nn.Module:
+        layers: list[nn.Module] = [Resize(256, 1)]
+        filters = (1, 8, 8, 8, 32, 32, 32, 64)
+        for block in range(1, 8):
+            layers += [nn.Conv2d(filters[block - 1], filters[block], 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Dropout2d(0.1)] if block > 3 else []
+        layers += [nn.Flatten(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 1)]
+        return nn.Sequential(*layers)
+
+    def shallow() -> nn.Module:
+        layers: list[nn.Module] = [Resize(64, 3), nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.1), nn.Flatten()]
+        layers += [nn.Linear(14 * 14 * 64, 128), nn.ReLU(), nn.Linear(128, 1)]
+        return nn.Sequential(*layers)
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_flush_denormal(True)  # as TensorFlow does
+    layout = torch.channels_last  # twice as fast here as PyTorch's default
+    model = {"compact": compact, "shallow": shallow}[name]().to(memory_format=layout)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=5e-4)
+    loss_of = nn.BCEWithLogitsLoss()
+    with open(pixels, "rb") as file:
+        images = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8).reshape(shape)
+    labels = (torch.arange(shape[0]) % 2).float()[:, None]
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        order = torch.randperm(shape[0])
+        for first in range(0, shape[0] - batch_size + 1, batch_size):
+            take = order[first : first + batch_size]
+            batch = images[take][:, None].float().contiguous(memory_format=layout)
+            loss = loss_of(model(batch), labels[take])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        print(time.perf_counter() - start, flush=True)
+
+
+def _python_with_torch() -> str | None:
+    """This interpreter, else the one that BENCH_TORCH_PYTHON names, if it has PyTorch."""
+    for python in (sys.executable, os.environ.get("BENCH_TORCH_PYTHON")):
+        find = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+        if python and subprocess.run([python, "-c", find], check=False).returncode == 0:
+            return python
+    return None
 
 
 def _full_resolution() -> tuple[list[bytes], str]:
@@ -249,6 +470,8 @@ BENCHES = {
     "preprocess": bench_preprocess,
     "memory": bench_memory,
     "input": bench_input,
+    "training": bench_training,
+    "head": bench_head,
     "phantom": bench_phantom,
 }
 

@@ -22,7 +22,7 @@ import pytest
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
-from pneumonia import dataset, phantom
+from pneumonia import dataset, models, phantom
 from tests.test_images import dicom
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -401,6 +401,24 @@ def test_images_of_ones_own_run_end_to_end(tmp_path: Path, data: str, make: Call
         assert archives == ["pneumoniamnist.zip"]
         splits = dataset.read_table(project.folder / "data/splits.csv")
         assert splits["split"].value_counts().to_dict() == {"train": 40, "val": 20, "test": 20}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", models.MODELS)
+def test_every_model_runs_as_an_experiment(project: Project, model: str) -> None:
+    path = project.folder / "params.yaml"
+    text = path.read_text()
+    little = ("-S", "tune.n_trials=0", "-S", "train.epochs=1", "-S", "weights=none")
+    try:
+        project.dvc("exp", "run", "-S", f"model={model}", *little)
+        record = dataset.read_json(project.folder / "models/run.json")
+        run = project.client.get_run(record["run_id"])
+        assert (record["model"], run.data.tags["model"]) == (model, model)
+        assert 0 <= project.report("metrics.json")["test"]["auc"] <= 1
+        assert project.report("promotion.json")["version"]
+        assert len(list((project.folder / "reports/saliency").glob("*.png"))) > 0
+    finally:
+        path.write_text(text)
 
 
 @pytest.mark.slow

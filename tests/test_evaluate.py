@@ -126,6 +126,43 @@ def test_scores_survive_the_table_on_disk(predicted: tuple[pd.DataFrame, pd.Data
     pd.testing.assert_frame_equal(read, table, check_exact=True, check_dtype=False)
 
 
+def streaming_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[pd.DataFrame, zarr.Group]:
+    """Noisy images, 70 to a split, in chunks of 32 and blocks of 64, so that there are borders to stumble on."""
+    monkeypatch.setattr(dataset, "IMAGES_PER_CHUNK", 32)
+    monkeypatch.setattr(dataset, "IMAGES_PER_BLOCK", 64)
+    splits = make_splits(210).assign(gray=0)
+    make_store(path, splits)
+    store = zarr.open_group(path, mode="r+")
+    for seed, name in enumerate(dataset.SPLITS):
+        labels = np.asarray(store[name]["labels"][:])
+        gray = np.random.default_rng(seed).integers(0, 200, (70, SIZE, SIZE)) // (1 + labels[:, None, None])
+        store[name]["images"][:] = gray.astype(np.uint8)
+    return splits, dataset.open_store(path)
+
+
+def test_streamed_images_have_the_same_predictions_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits, store = streaming_store(tmp_path / "images.zarr", monkeypatch)
+    whole = evaluate.predict(brightness_model(), store, splits)
+    assert whole["score"].nunique() > 100
+    seen = note_splits(monkeypatch)
+    table = evaluate.predict(brightness_model(), store, splits, memory=1e-9)
+    assert seen == [dataset.Pixels] * 2
+    pd.testing.assert_frame_equal(table, whole, check_exact=True)
+
+
+def note_splits(monkeypatch: pytest.MonkeyPatch) -> list[type]:
+    """The kinds of images that `read_split` gives from now on."""
+    seen, read = list[type](), dataset.read_split
+
+    def noted(*given: Any, **named: Any) -> dataset.Split:
+        split = read(*given, **named)
+        seen.append(type(split.images))
+        return split
+
+    monkeypatch.setattr(dataset, "read_split", noted)
+    return seen
+
+
 # --- judge ----------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +179,36 @@ def test_robustness_is_the_auc_of_validation_as_it_is_and_under_each_stress(tmp_
     )
     aucs = [value for name, value in found.items() if name != "mean"]
     assert found["mean"] == pytest.approx(np.mean(aucs))
+
+
+def test_robustness_is_the_same_streamed_in_blocks_and_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, store = streaming_store(tmp_path / "images.zarr", monkeypatch)
+    model, val = brightness_model(), dataset.read_split(store, "val").images
+    stressed = {name: stress.stressed(val, name) for name in stress.STRESSES}
+    expected = [models.predict_scores(model, images) for images in (val, *stressed.values())]
+    assert (expected[0] != expected[-1]).mean() > 0.9
+    seen, scores = note_splits(monkeypatch), list[NDArray]()
+    monkeypatch.setattr(metrics, "roc_auc", lambda y_true, y_score: scores.append(y_score) or 0.5)
+    for memory, kind in ((None, np.ndarray), (1e-9, dataset.Pixels)):
+        scores.clear()
+        evaluate.robustness(model, store, memory=memory)
+        assert seen.pop() is kind
+        np.testing.assert_array_equal(scores, expected)
+
+
+def test_robustness_reads_each_chunk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store = streaming_store(tmp_path / "images.zarr", monkeypatch)
+    reads, read = list[int](), dataset._read_chunk
+
+    def counted(array: zarr.Array[Any], number: int) -> NDArray:
+        reads.append(number)
+        return read(array, number)
+
+    monkeypatch.setattr(dataset, "_read_chunk", counted)
+    evaluate.robustness(brightness_model(), store, memory=1e-9)
+    assert reads == [0, 1, 2]
 
 
 def test_the_headline_has_the_keys_of_the_contract() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -253,6 +254,18 @@ def test_images_are_picked_by_id_in_the_order_asked() -> None:
         image_ids=np.array(["e", "d", "c", "b", "a"]),
     )
     assert explain.pick(split, ["a", "d", "a"]).ravel().tolist() == [4, 1, 4]
+
+
+def test_picked_images_need_not_be_in_memory(tmp_path: Path) -> None:
+    table = pd.DataFrame({"image_id": [f"{n:03}" for n in range(300)], "label": 1, "weight": 1.0, "repeats": 1})
+    path = tmp_path / "images.zarr"
+    images, _ = dataset.create_split(dataset.create_store(path, {}), "test", table, size=4, with_lungs=False)
+    images[:] = (np.arange(300) % 251).astype(np.uint8)[:, None, None]
+    split = dataset.read_split(dataset.open_store(path), "test", memory=0)
+    assert isinstance(split.images, dataset.Pixels)
+    found = explain.pick(split, ["299", "003", "299", "256"])
+    np.testing.assert_array_equal(found, np.repeat([48, 3, 48, 5], 16).reshape(4, 4, 4))
+    assert found.dtype == np.uint8
 
 
 # --- scores of maps -------------------------------------------------------------------------------------------------

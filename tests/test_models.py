@@ -7,15 +7,17 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from inspect import signature
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import zarr
 from numpy.typing import NDArray
 
-from pneumonia import UserError, explain, models
+from pneumonia import UserError, dataset, explain, models
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 90, 70), dtype=np.uint8)  # the size of no network
@@ -477,7 +479,7 @@ def test_unfolding_gives_each_normalisation_the_statistics_of_its_input_and_keep
     import keras
 
     images = np.random.default_rng(4).integers(0, 256, (40, 64, 64), dtype=np.uint8)
-    features = keras.Model(folded.inputs, folded.get_layer("pool").output)
+    features = keras.Model(folded.inputs, folded.get_layer("features").output)
     layers = normalisations(folded)
     before = features.predict(images[..., None], verbose=0)
     assert models.unfold(folded, images) == len(layers)
@@ -514,6 +516,22 @@ def test_a_score_does_not_depend_on_its_neighbours() -> None:
     together = models.predict_scores(compact, IMAGES)
     np.testing.assert_allclose(models.predict_scores(compact, IMAGES, batch_size=1), together, atol=1e-6)
     np.testing.assert_allclose(models.predict_scores(compact, IMAGES[::-1]), together[::-1], atol=1e-6)
+
+
+def test_scores_in_blocks_are_those_of_one_call_in_memory_and_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (150, 32, 32), dtype=np.uint8)
+    model = models.create_model("compact", size=128)
+    at_once = model.predict(images[..., None], batch_size=64, verbose=0)[:, 0]
+    assert len(set(at_once)) == 150
+    array = zarr.create_array({}, data=images, chunks=(50, 32, 32))
+    monkeypatch.setattr(dataset, "IMAGES_PER_BLOCK", 64)
+    np.testing.assert_array_equal(models.predict_scores(model, images), at_once)
+    np.testing.assert_array_equal(models.predict_scores(model, dataset.Pixels(array, 0)), at_once)
+
+
+def test_a_block_is_whole_batches() -> None:
+    (batch_size,) = [one.default for one in signature(models.predict_scores).parameters.values()][2:]
+    assert dataset.IMAGES_PER_BLOCK % batch_size == 0
 
 
 def test_a_model_that_cannot_be_saved_leaves_the_old_file(tmp_path: Path) -> None:
@@ -588,3 +606,94 @@ def test_what_was_held_back_is_shown_when_keras_cannot_be_imported(tmp_path: Pat
     assert ended.returncode == 1
     assert ended.stderr.startswith("words of a C library\nTraceback")
     assert ended.stderr.endswith("ImportError: broken\n")
+
+
+# --- parts of a network ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "densenet", "fusion"])
+def test_the_halves_of_a_network_with_a_backbone_are_the_network(name: str) -> None:
+    model = models.create_model(name, size=32)
+    body, head = models.halves(model)
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 40, 40, 1)).astype(np.float32)
+    features = np.asarray(body(pixels, training=False))
+    np.testing.assert_allclose(head(features, training=False), model(pixels, training=False), rtol=1e-5, atol=1e-7)
+    learning = {layer.name for layer in head.layers if layer.trainable_weights}
+    assert "logit" in learning
+    assert not learning & set(models.depths(model))
+
+
+@pytest.mark.parametrize("name", ["compact", "vanilla", "conv4", "shallow"])
+def test_a_network_without_backbone_is_all_head(name: str) -> None:
+    model = models.create_model(name)
+    assert models.halves(model) == (None, model)
+    assert models.depths(model) == {}
+
+
+def test_blocks_are_counted_from_the_head_down() -> None:
+    depths = models.depths(models.create_model("mobilenet", size=32))
+    assert depths["Conv_1_bn"] <= depths["Conv_1"] <= 2  # the last convolution and its normalisation
+    assert depths["block_16_expand"] == depths["block_16_project_BN"] == depths["Conv_1"] + 1
+    assert depths["block_1_expand"] == depths["block_16_expand"] + 15
+    assert depths["Conv1"] == max(depths.values())
+    densenet = models.depths(models.create_model("densenet", size=32))
+    assert densenet["conv5_block1_1_conv"] == densenet["conv5_block16_2_conv"]  # there a stage is a block
+    assert densenet["conv2_block1_1_conv"] > densenet["conv3_block1_1_conv"] > densenet["conv5_block1_1_conv"]
+
+
+def test_unfreezing_goes_from_the_top() -> None:
+    model = models.create_model("mobilenet", size=32)
+    depths = models.depths(model)
+    deepest = max(depths.values())
+    for share in (0.0, 0.3, 1.0):
+        models.unfreeze(model, share)
+        learns = {depths[name] for name in depths if model.get_layer(name).trainable_weights}
+        assert learns == set(range(1, round(share * deepest) + 1))
+        assert model.get_layer("logit").trainable
+
+
+# --- devices --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    with models.on_devices():
+        assert keras.config.dtype_policy().name == "float32"
+        assert not isinstance(tf.distribute.get_strategy(), tf.distribute.MirroredStrategy)
+
+
+@pytest.mark.parametrize(
+    ("capability", "policy"), [((9, 0), "mixed_bfloat16"), ((8, 0), "mixed_bfloat16"), ((7, 5), "float32")]
+)
+def test_a_gpu_that_has_bfloat16_computes_in_it(
+    capability: tuple[int, int], policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+    import tensorflow as tf
+
+    details = {"compute_capability": capability}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
+    with models.on_devices():
+        assert keras.config.dtype_policy().name == policy
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_network_of_half_precision_is_saved_in_single_precision() -> None:
+    import keras
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = models.create_model("shallow", size=32)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert half.get_layer("conv1").compute_dtype == "bfloat16"
+    plain = models.in_float32(half)
+    assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
+    assert plain.name == half.name
+    images = np.random.default_rng(1).integers(0, 256, (4, 32, 32), np.uint8)
+    np.testing.assert_allclose(models.predict_scores(plain, images), models.predict_scores(half, images), atol=0.02)
+    assert models.in_float32(plain) is plain

@@ -71,6 +71,8 @@ def test_settings_are_read_from_the_current_folder(in_project: Path) -> None:
         ("tune.dropout", [0, 0]),
         ("train.augment", 1),
         ("compute.workers", 1),
+        ("compute.memory", 2.5),
+        ("compute.memory", math.inf),
     ],
 )
 def test_the_ends_of_a_range_are_allowed(key: str, value: Any) -> None:
@@ -115,6 +117,8 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("train.weight_decay", math.nan, "train.weight_decay = nan: input should be less than or equal to 1"),
         ("evaluate.level", 1.0, "evaluate.level = 1.0: input should be less than 1"),
         ("compute.workers", 0, "compute.workers = 0: input should be greater than or equal to 1"),
+        ("compute.memory", 0, "compute.memory = 0: input should be greater than or equal to 2.5"),
+        ("compute.memory", None, "compute.memory = None: input should be a valid number"),
         ("fetch.sha256", "A" * 64, f"fetch.sha256 = '{'A' * 64}': string should match pattern '^[0-9a-f]{{64}}$'"),
         # names of a table
         ("preprocess.aspect", "crop", "preprocess.aspect = 'crop': input should be 'pad' or 'squash'"),

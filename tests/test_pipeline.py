@@ -104,6 +104,9 @@ def params_read(stage: str) -> set[str]:
     aliases = dict(re.findall(r"\b(how|limits)\b[^=\n]*= settings\.(\w+)\b(?!\()", source))
     keys = {key for name, section in aliases.items() for key in re.findall(rf"\b{name}\.(\w+)", source)}
     read = {f"{section}.{key}" for name, section in aliases.items() for key in keys}
+    for section, excluded in re.findall(r"settings\.(\w+)\.model_dump\(exclude=\{(.*?)\}\)", source):
+        read |= {f"{section}.{key}" for key in SETTINGS[section].keys() - set(re.findall(r"\w+", excluded))}
+    source = re.sub(r"settings\.\w+\.model_dump\(exclude", "", source)
     read |= set(re.findall(r"settings\.((?:\w+)(?:\.\w+)?)", source))
     return {re.sub(r"\.model_dump$", "", key).replace("validation", "validate") for key in read}
 

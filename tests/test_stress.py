@@ -37,6 +37,13 @@ def test_the_same_seed_gives_the_same_images(name: str) -> None:
     np.testing.assert_array_equal(stress.stressed(IMAGES, name, seed=3), stress.stressed(IMAGES, name, seed=3))
 
 
+@pytest.mark.parametrize("name", stress.STRESSES)
+def test_images_in_blocks_are_changed_as_all_at_once(name: str) -> None:
+    rng = np.random.default_rng(3)
+    blocks = [stress.stressed(IMAGES[start : start + 3], name, seed=rng) for start in (0, 3)]
+    np.testing.assert_array_equal(np.concatenate(blocks), stress.stressed(IMAGES, name, seed=3))
+
+
 @pytest.mark.parametrize("name", set(stress.STRESSES) - {"noise"})
 @pytest.mark.parametrize("gray", [0, 128, 255])
 def test_a_flat_image_stays_flat(name: str, gray: int) -> None:

@@ -11,21 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pneumonia import UserError, dataset, metrics, models, train
 
 SIZE = 12
-AMOUNTS = (
-    "MAX_ROTATION",
-    "MAX_SHIFT",
-    "MAX_ZOOM",
-    "MAX_GAMMA",
-    "MAX_CONTRAST",
-    "MAX_BRIGHTNESS",
-    "MAX_NOISE",
+RECIPE = train.Recipe(
+    batch_size=8,
+    weight_decay=0.0,
+    augment=0.0,
+    mixup=0.0,
+    label_smoothing=0.0,
+    average=0.0,
+    head_epochs=0,
+    copies=1,
+    unfreeze=1.0,
+    layer_decay=1.0,
 )
 
 
@@ -75,183 +76,17 @@ def fit(model: Any, folder: Path, **changes: Any) -> pd.DataFrame:
         "val": toy_split(16, seed=9),
         "seed": 3,
         "epochs": 3,
-        "batch_size": 8,
         "learning_rate": 0.05,
-        "weight_decay": 0.0,
         "patience": 99,
-        "augment": 0.0,
-        "label_smoothing": 0.0,
-        "average": 0.0,
         "resume": folder,
     } | changes
     splits = options.pop("train"), options.pop("val")
-    return train.fit(model, *splits, **options)
+    how = {name: options.pop(name) for name in train.Recipe._fields if name in options}
+    return train.fit(model, *splits, RECIPE._replace(**how), **options)
 
 
 def auc(model: Any, split: dataset.Split) -> float:
     return metrics.roc_auc(split.labels, models.predict_scores(model, split.images))
-
-
-def distort(images: NDArray, *, fraction: float = 1.0, seed: tuple[int, int] = (1, 0)) -> NDArray[np.float32]:
-    import tensorflow as tf
-
-    pixels = tf.constant(np.asarray(images)[..., None], tf.float32)
-    return train.distort(pixels, fraction=fraction, seed=tf.constant(seed, tf.int64)).numpy()[..., 0]
-
-
-def only(monkeypatch: pytest.MonkeyPatch, *kept: str) -> None:
-    """Switch all of augmentation off but this."""
-    for name in set(AMOUNTS) - set(kept):
-        monkeypatch.setattr(train, name, 0.0)
-
-
-# A plane: each movement turns it into another plane, which a least-squares fit of its middle reveals.
-SIDE = 64
-ACROSS, DOWN = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
-MIDDLE = slice(16, 48)
-
-
-def plane(image: NDArray) -> tuple[float, float, float]:
-    """(slope to the right, slope down, value at the centre) of the middle of an image that is a plane there."""
-    x, y = (grid[MIDDLE, MIDDLE].ravel() - (SIDE - 1) / 2 for grid in (ACROSS, DOWN))
-    terms = np.stack([x, y, np.ones(x.size)], axis=1)
-    fitted, *_ = np.linalg.lstsq(terms, image[MIDDLE, MIDDLE].ravel(), rcond=None)
-    assert np.abs(terms @ fitted - image[MIDDLE, MIDDLE].ravel()).max() < 0.01
-    return float(fitted[0]), float(fitted[1]), float(fitted[2])
-
-
-# --- augmentation ---------------------------------------------------------------------------------------------------
-
-
-def test_fraction_zero_changes_nothing() -> None:
-    images = toy_split().images
-    np.testing.assert_array_equal(distort(images, fraction=0.0), images)
-
-
-def test_without_any_amount_an_image_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch)
-    images = np.random.default_rng(1).integers(0, 256, (5, 17, 24))
-    np.testing.assert_allclose(distort(images), images, atol=0.001)
-
-
-def test_a_shift_moves_the_image_and_fills_with_black(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "MAX_SHIFT")
-    images = np.broadcast_to(100.0 + ACROSS, (40, SIDE, SIDE))
-    moved = distort(images)
-    shifts = np.array([plane(one)[2] - plane(images[0])[2] for one in moved])
-    assert np.abs(shifts).max() <= train.MAX_SHIFT * SIDE + 1e-3
-    assert shifts.min() < -1 < 1 < shifts.max()
-    for one in moved:
-        slope_right, slope_down, _ = plane(one)
-        assert (slope_right, slope_down) == pytest.approx((1, 0), abs=1e-4)
-    most = moved[shifts.argmax()]  # each pixel shows what stood to the right of it: nothing, at the right edge
-    assert most[SIDE // 2, -1] == pytest.approx(0, abs=1e-3)
-    down = np.array([plane(one)[2] for one in distort(np.broadcast_to(100.0 + DOWN, (40, SIDE, SIDE)))])
-    assert down.std() > 1
-    assert abs(np.corrcoef(down, shifts)[0, 1]) < 0.5  # drawn apart from the shift across
-
-
-def test_a_rotation_turns_about_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "MAX_ROTATION")
-    turned = [plane(one) for one in distort(np.broadcast_to(100.0 + ACROSS, (40, SIDE, SIDE)))]
-    assert [centre for *_, centre in turned] == pytest.approx([100 + (SIDE - 1) / 2] * 40, abs=1e-3)
-    assert [np.hypot(right, down) for right, down, _ in turned] == pytest.approx([1] * 40, abs=1e-4)
-    degrees = np.array([np.degrees(np.arctan2(down, right)) for right, down, _ in turned])
-    assert np.abs(degrees).max() <= train.MAX_ROTATION + 1e-3
-    assert degrees.min() < -2 < 2 < degrees.max()
-
-
-def test_a_zoom_stretches_about_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "MAX_ZOOM")
-    zoomed = [plane(one) for one in distort(np.broadcast_to(100.0 + ACROSS, (40, SIDE, SIDE)))]
-    assert [centre for *_, centre in zoomed] == pytest.approx([100 + (SIDE - 1) / 2] * 40, abs=1e-3)
-    assert [down for _, down, _ in zoomed] == pytest.approx([0] * 40, abs=1e-4)
-    slopes = np.array([right for right, *_ in zoomed])
-    assert 1 - train.MAX_ZOOM - 1e-4 <= slopes.min() < 0.97
-    assert 1.03 < slopes.max() <= 1 + train.MAX_ZOOM + 1e-4
-
-
-def test_left_stays_left() -> None:
-    """A flip would move the heart."""
-    images = np.zeros((200, SIDE, SIDE))
-    images[:, :, : SIDE // 4] = 200  # bright on the left
-    images[:, -SIDE // 4 :, :] = 100  # less bright below
-    images = distort(images)
-    assert (images[:, 20:40, 4:12].mean(axis=(1, 2)) > images[:, 20:40, -12:-4].mean(axis=(1, 2))).all()
-    assert (images[:, -12:-4, 24:40].mean(axis=(1, 2)) > images[:, 4:12, 24:40].mean(axis=(1, 2))).all()
-
-
-def test_gamma_keeps_black_white_and_the_order_of_the_grays(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "MAX_GAMMA")
-    grays = np.broadcast_to(np.linspace(0, 255, 64).reshape(1, 8, 8), (40, 8, 8))
-    bent = distort(grays).reshape(40, -1)
-    np.testing.assert_allclose(bent[:, [0, -1]], [[0, 255]] * 40, atol=1e-3)
-    assert (np.diff(bent, axis=1) > 0).all()
-    exponents = np.log(bent[:, 32] / 255) / np.log(grays[0].ravel()[32] / 255)
-    assert np.abs(np.log(exponents)).max() <= train.MAX_GAMMA + 1e-3
-    assert np.log(exponents).min() < -0.1 < 0.1 < np.log(exponents).max()
-
-
-def test_contrast_keeps_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "MAX_CONTRAST")
-    images = np.random.default_rng(1).integers(100, 156, (40, 16, 16))
-    stretched = distort(images)
-    np.testing.assert_allclose(stretched.mean(axis=(1, 2)), images.mean(axis=(1, 2)), atol=0.01)
-    factors = stretched.std(axis=(1, 2)) / images.std(axis=(1, 2))
-    assert 1 - train.MAX_CONTRAST - 1e-3 <= factors.min() < 0.9
-    assert 1.1 < factors.max() <= 1 + train.MAX_CONTRAST + 1e-3
-
-
-def test_brightness_adds_the_same_to_every_pixel_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "MAX_BRIGHTNESS")
-    images = np.random.default_rng(1).integers(30, 226, (40, 9, 7))
-    added = distort(images) - images
-    assert np.ptp(added, axis=(1, 2)).max() < 1e-3
-    amounts = added.mean(axis=(1, 2))
-    assert np.abs(amounts).max() <= train.MAX_BRIGHTNESS + 1e-3
-    assert amounts.min() < -8 < 8 < amounts.max()
-
-
-def test_noise_has_no_mean_and_differs_from_pixel_to_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "MAX_NOISE")
-    grain = distort(np.full((40, 32, 32), 128.0)) - 128
-    spread = grain.std(axis=(1, 2))
-    assert np.abs(grain.mean(axis=(1, 2))).max() < 1
-    assert spread.max() <= train.MAX_NOISE * 1.1
-    assert spread.max() > train.MAX_NOISE / 2
-    assert np.abs(np.corrcoef(grain.reshape(40, -1)) - np.eye(40)).max() < 0.2  # each image has its own
-
-
-def test_the_same_seed_distorts_alike_and_another_does_not() -> None:
-    images = toy_split().images
-    np.testing.assert_array_equal(distort(images, seed=(4, 2)), distort(images, seed=(4, 2)))
-    for other in ((5, 2), (4, 3)):
-        assert np.abs(distort(images, seed=(4, 2)) - distort(images, seed=other)).mean() > 1
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
-def test_about_the_given_fraction_of_the_images_is_touched(fraction: float) -> None:
-    images = np.random.default_rng(1).integers(0, 256, (600, SIZE, SIZE))
-    touched = np.abs(distort(images, fraction=fraction) - images).max(axis=(1, 2)) > 0.01
-    assert touched.mean() == pytest.approx(fraction, abs=0.06)  # three standard deviations of 600 draws
-
-
-@given(
-    st.integers(0, 2**62),
-    st.integers(1, 20),
-    st.integers(1, 20),
-    st.floats(0.01, 1),
-    st.sampled_from([0, 128, 255, None]),
-)
-@settings(max_examples=40, deadline=None)
-def test_pixels_stay_within_0_and_255(seed: int, height: int, width: int, fraction: float, gray: int | None) -> None:
-    shape = (3, height, width)
-    images = np.random.default_rng(seed).integers(0, 256, shape) if gray is None else np.full(shape, gray)
-    distorted = distort(images, fraction=fraction, seed=(seed, 1))
-    assert distorted.shape == shape
-    assert np.isfinite(distorted).all()
-    assert distorted.min() >= 0
-    assert distorted.max() <= 255
 
 
 # --- the start ------------------------------------------------------------------------------------------------------
@@ -287,7 +122,8 @@ def numbered_split(n: int) -> dataset.Split:
 
 
 def take(n: int, split: dataset.Split, shown: NDArray, **options: Any) -> list[tuple[NDArray, NDArray, NDArray]]:
-    stream = train.batches(split, shown, **({"batch_size": 4, "augment": 0.0, "seed": 5} | options))
+    how = {"batch_size": 4} | {name: options.pop(name) for name in train.Recipe._fields if name in options}
+    stream = train.batches(split.images, split, shown, RECIPE._replace(**how), **({"seed": 5} | options))
     return [tuple(part.numpy() for part in batch) for batch in stream.take(n)]
 
 
@@ -348,7 +184,7 @@ def test_a_separable_set_is_learnt(tmp_path: Path) -> None:
 def test_history_has_one_row_per_epoch_with_what_was_reported(tmp_path: Path) -> None:
     told: list[tuple[int, Mapping[str, float]]] = []
     history = fit(toy_model(), tmp_path, report=lambda epoch, values: told.append((epoch, dict(values))))
-    assert list(history) == ["epoch", "loss", "val_loss", "val_auc", "learning_rate"]
+    assert list(history) == ["epoch", "loss", "val_loss", "val_auc", "learning_rate", "seconds"]
     assert history["epoch"].tolist() == [1, 2, 3] == [epoch for epoch, _ in told]
     assert history.drop(columns="epoch").to_dict("records") == [values for _, values in told]
     assert np.isfinite(history.to_numpy()).all()
@@ -469,7 +305,7 @@ def test_a_cut_fit_goes_on_and_ends_as_if_it_had_not_been_cut(epoch: int, averag
     after = fit(continued, cut, **options, report=lambda now, values: told.append(now))
     # The epoch in which it was killed is done again, those before are not.
     assert told == [*range(1, epoch + 2), *range(epoch + 1, 6)]
-    pd.testing.assert_frame_equal(after, history)
+    pd.testing.assert_frame_equal(after.drop(columns="seconds"), history.drop(columns="seconds"))
     for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     assert list(cut.iterdir()) == []
@@ -491,7 +327,7 @@ def test_a_fit_that_was_cut_after_its_last_epoch_is_only_finished(tmp_path: Path
     continued, told = toy_model(), []
     after = fit(continued, tmp_path / "cut", epochs=2, report=lambda now, values: told.append(now))
     assert told == []
-    pd.testing.assert_frame_equal(after, history)
+    pd.testing.assert_frame_equal(after.drop(columns="seconds"), history.drop(columns="seconds"))
     for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -505,9 +341,9 @@ def test_the_average_of_the_weights_is_what_is_judged_and_kept(tmp_path: Path, m
         taken.append(float(model.get_weights()[0][0, 0]))  # the weights that training goes on with
 
     fit(model, tmp_path, train=toy_split(8), epochs=1, batch_size=8, average=0.75, report=remember)
-    # One step: the average is three quarters of the start, which is 0, and a quarter of where the step led.
+    # One step: the average is a tenth of the start, which is 0, and nine tenths of where the step led.
     assert taken[0] != 0
-    assert model.get_weights()[0][0, 0] == pytest.approx(taken[0] / 4, rel=1e-6)
+    assert model.get_weights()[0][0, 0] == pytest.approx(taken[0] * 0.9, rel=1e-6)
 
 
 def test_label_smoothing_keeps_the_scores_from_the_extremes(tmp_path: Path) -> None:
@@ -549,6 +385,243 @@ def test_two_processes_give_the_same_weights(tmp_path: Path) -> None:
 def test_a_finished_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     fit(toy_model(), tmp_path, epochs=1)
     assert [one for one in tmp_path.rglob("*") if one.is_file()] == []
+
+
+# --- backbones ------------------------------------------------------------------------------------------------------
+
+
+def backbone_model(seed: int = 1, frozen: bool = False) -> Any:
+    """Two blocks with normalisation, the layer `features`, and a head that drops some of them."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(seed)
+    pixels = layers.Input((None, None, 1), name="pixels")
+    x = layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
+    for block in (1, 2):
+        x = layers.Conv2D(4, 3, activation="relu", name=f"block_{block}_conv", trainable=not frozen)(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"block_{block}_bn", trainable=not frozen)(x)
+    x = layers.GlobalAveragePooling2D(name="features")(x)
+    logit = layers.Dense(1, name="logit")(layers.Dropout(0.3, name="drop")(x))
+    return keras.Model(pixels, layers.Activation("sigmoid", name="probability")(logit))
+
+
+def weights_of(model: Any, *layers: str) -> list[NDArray]:
+    return [weight for name in layers for weight in model.get_layer(name).get_weights()]
+
+
+def moved(before: list[NDArray], after: list[NDArray]) -> list[bool]:
+    return [bool((one != other).any()) for one, other in zip(before, after, strict=True)]
+
+
+LOWER, UPPER = ("block_1_conv", "block_1_bn"), ("block_2_conv", "block_2_bn")
+
+
+def test_the_head_learns_first_then_the_upper_part_of_the_backbone(tmp_path: Path) -> None:
+    model = backbone_model()
+    lower, upper, head = (weights_of(model, *names) for names in (LOWER, UPPER, ("logit",)))
+    told: list[tuple[list[bool], list[bool], list[bool]]] = []
+
+    def look(epoch: int, values: Mapping[str, float]) -> None:
+        now = (weights_of(model, *LOWER), weights_of(model, *UPPER), weights_of(model, "logit"))
+        told.append(tuple(moved(*pair) for pair in zip((lower, upper, head), now, strict=True)))
+
+    fit(model, tmp_path, epochs=4, head_epochs=2, unfreeze=0.5, pretrained=True, report=look)
+    for nothing, nothing_either, learnt in told[:2]:
+        assert not any(nothing + nothing_either)
+        assert all(learnt)
+    for nothing, learnt, _ in told[2:]:
+        assert not any(nothing)  # statistics of its normalisation included
+        assert all(learnt)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "pretrained", "unfreeze"), [(True, True, 1.0), (True, False, 1.0), (False, True, 0.0)]
+)
+def test_a_backbone_that_never_learns_leaves_all_epochs_to_the_head(
+    frozen: bool, pretrained: bool, unfreeze: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    whole = train.frozen_features
+    monkeypatch.setattr(train, "frozen_features", lambda *args, **options: calls.append(1) or whole(*args, **options))
+    model = backbone_model(frozen=frozen)
+    before = weights_of(model, *LOWER, *UPPER)
+    history = fit(model, tmp_path, epochs=5, head_epochs=1, unfreeze=unfreeze, pretrained=pretrained)
+    assert len(history) == 5
+    assert calls == [1]
+    assert not any(moved(before, weights_of(model, *LOWER, *UPPER)))
+
+
+def test_a_backbone_without_weights_learns_from_the_first_epoch(tmp_path: Path) -> None:
+    model = backbone_model()
+    before = weights_of(model, *LOWER, *UPPER)
+    fit(model, tmp_path, epochs=1, head_epochs=3, unfreeze=0.5, layer_decay=0.1, pretrained=False)
+    assert all(moved(before, weights_of(model, *LOWER, *UPPER)))
+
+
+def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentation() -> None:
+    model, split, val = backbone_model(), toy_split(20), toy_split(10, seed=9)
+    plain = train.frozen_features(model, split, val, seed=1, augment=0.0, copies=3, batch_size=8)
+    body, _ = models.halves(model)
+    assert plain.train.shape == (1, 20, 4)
+    np.testing.assert_allclose(plain.train[0], body.predict(split.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(plain.val, body.predict(val.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
+    copied = train.frozen_features(model, split, val, seed=1, augment=1.0, copies=3, batch_size=8)
+    assert copied.train.shape == (3, 20, 4)
+    for one, other in (
+        (copied.train[0], copied.train[1]),
+        (copied.train[1], copied.train[2]),
+        (copied.train[0], plain.train[0]),
+    ):
+        assert (np.abs(one - other).max(axis=1) > 1e-5).all()
+    np.testing.assert_array_equal(copied.val, plain.val)
+    again = train.frozen_features(model, split, val, seed=1, augment=1.0, copies=3, batch_size=8)
+    np.testing.assert_array_equal(copied.train, again.train)
+
+
+def test_batches_of_features_draw_from_all_copies_of_the_right_image() -> None:
+    split = numbered_split(16)
+    features = (1000 * np.arange(3)[:, None, None] + np.arange(16)[None, :, None]).astype(np.float32)  # (copies, n, 1)
+    stream = train.batches(features, split, np.arange(16), RECIPE._replace(batch_size=4), seed=1)
+    copies = set()
+    for inputs, labels, weights in stream.take(8):
+        copy, number = np.divmod(inputs.numpy(), 1000)
+        np.testing.assert_array_equal(labels, number % 2)
+        np.testing.assert_array_equal(weights, number / 8)
+        copies |= set(copy.ravel())
+    assert copies == {0, 1, 2}
+
+
+def test_given_features_are_used_and_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, val = toy_split(), toy_split(16, seed=9)
+    features = train.frozen_features(backbone_model(frozen=True), split, val, seed=3, augment=0.0, copies=1)
+    expected = fit(backbone_model(frozen=True), tmp_path, epochs=2)
+    monkeypatch.setattr(train, "frozen_features", None)
+    given = fit(backbone_model(frozen=True), tmp_path, epochs=2, features=features)
+    pd.testing.assert_frame_equal(given.drop(columns="seconds"), expected.drop(columns="seconds"))
+    zero = features._replace(val=np.zeros_like(features.val))
+    assert fit(backbone_model(frozen=True), tmp_path, epochs=2, features=zero)["val_auc"].tolist() == [0.5, 0.5]
+
+
+def test_a_lower_block_learns_more_slowly(tmp_path: Path) -> None:
+    def lengths(layer_decay: float) -> list[float]:
+        model = backbone_model()
+        before = weights_of(model, "block_1_conv", "block_2_conv", "logit")
+        options = {"learning_rate": 1e-3, "epochs": 2, "head_epochs": 0, "layer_decay": layer_decay}
+        (tmp_path / str(layer_decay)).mkdir()
+        fit(model, tmp_path / str(layer_decay), **options, pretrained=True)
+        after = weights_of(model, "block_1_conv", "block_2_conv", "logit")
+        return [float(np.abs(one - other).mean()) for one, other in zip(before, after, strict=True)][::2]
+
+    same, decayed = lengths(1.0), lengths(0.1)
+    first, second, head = (two / one for one, two in zip(same, decayed, strict=True))
+    assert first == pytest.approx(0.01, rel=0.3)  # AdamW's steps have the length of the learning rate
+    assert second == pytest.approx(0.1, rel=0.3)
+    assert head == pytest.approx(1, rel=0.3)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_cut_fit_of_two_phases_goes_on_wherever_it_was_cut(epoch: int, tmp_path: Path) -> None:
+    """In the head's epochs, between the phases, and in the second one."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    options = {"epochs": 5, "head_epochs": 2, "augment": 0.5, "copies": 2, "average": 0.8, "layer_decay": 0.5}
+    options |= {"learning_rate": 0.01, "mixup": 0.2, "pretrained": True}
+    expected = backbone_model()
+    history = fit(expected, whole, **options)
+    with pytest.raises(Killed):
+        fit(backbone_model(), cut, **options, report=killed_in(epoch + 1, []))
+    continued, told = backbone_model(), []
+    after = fit(continued, cut, **options, report=lambda now, values: told.append(now))
+    assert told == list(range(epoch + 1, 6))
+    pd.testing.assert_frame_equal(after.drop(columns="seconds"), history.drop(columns="seconds"))
+    for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_patience_is_counted_in_the_last_phase(tmp_path: Path) -> None:
+    history = fit(backbone_model(), tmp_path, epochs=8, head_epochs=4, patience=1, learning_rate=1e-9, pretrained=True)
+    assert len(history) == 4 + 2  # the best epoch of the second phase is its first
+
+
+# --- sets larger than memory ----------------------------------------------------------------------------------------
+
+
+def test_a_large_set_is_shuffled_pool_by_pool_alike_in_memory_and_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zarr
+
+    monkeypatch.setattr(dataset, "IMAGES_PER_CHUNK", 4)
+    monkeypatch.setattr(train, "POOL_BYTES", 2 * 4 * 16)  # two chunks of four images
+    split = numbered_split(30)
+    array = zarr.create_array(store=str(tmp_path / "images"), data=split.images, chunks=(4, 4, 4))
+    seen = numbers(take(15, split, np.arange(30), batch_size=2))
+    streamed = split._replace(images=dataset.Pixels(array, budget=2 * 4 * 16))
+    assert numbers(take(15, streamed, np.arange(30), batch_size=2)) == seen
+    assert sorted(seen) == list(range(30))
+    places = np.argsort(seen)  # where each image was shown
+    widths = [int(np.ptp(places[begin : begin + 4])) for begin in range(0, 30, 4)]
+    assert 4 <= max(widths) < 8  # the four images of a chunk are shown within a pool of two, mixed with the other
+
+
+def test_a_streamed_split_gives_the_same_model(tmp_path: Path) -> None:
+    import zarr
+
+    def fitted(images: Any) -> list[NDArray]:
+        model = toy_model()
+        fit(model, tmp_path, train=split._replace(images=images), epochs=2, augment=0.5)
+        return model.get_weights()
+
+    split = toy_split()
+    array = zarr.create_array(store=str(tmp_path / "images"), data=split.images, chunks=(8, SIZE, SIZE))
+    for one, two in zip(fitted(split.images), fitted(dataset.Pixels(array, budget=0)), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+# --- devices --------------------------------------------------------------------------------------------------------
+
+
+def test_two_devices_share_each_batch_and_learn_as_one_does(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from pathlib import Path
+        import numpy as np
+        import tensorflow as tf
+        cpus = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+        from pneumonia import models
+        from tests import test_train
+        models.start_keras(1)
+        folder, weights = Path(sys.argv[1]), []
+        for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+            with strategy.scope():
+                model = test_train.toy_model()
+                history = test_train.fit(model, folder, epochs=3, average=0.5, augment=0.5, learning_rate=0.01)
+            assert strategy.num_replicas_in_sync == 1 + len(weights)
+            weights.append((model.get_weights(), history["loss"].to_numpy()))
+        for one, two in zip(weights[0][0], weights[1][0], strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(weights[0][1], weights[1][1], rtol=1e-3)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=True, timeout=300)
+
+
+def test_half_precision_learns(tmp_path: Path) -> None:
+    import keras
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = toy_model()
+        history = fit(model, tmp_path, epochs=6, augment=0.5)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.get_layer("conv").compute_dtype == "bfloat16"
+    assert history["val_auc"].max() == 1
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path: Path) -> None:

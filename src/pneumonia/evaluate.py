@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import zarr
 
@@ -26,20 +27,21 @@ HEADLINE = (
 """What `metrics.json` holds of each split; `evaluation.json` has the rest, each figure with its interval."""
 
 
-def predict(model: Any, store: zarr.Group, splits: pd.DataFrame) -> pd.DataFrame:
+def predict(model: Any, store: zarr.Group, splits: pd.DataFrame, *, memory: float | None = None) -> pd.DataFrame:
     """Scores of the validation and test images.
 
     Args:
         model: trained.
         store: the image store.
         splits: as `rebalance` wrote it.
+        memory: as in `dataset.read_split`.
 
     Returns:
         `image_id, sha256, patient_id, split, label, score` and, where a source has it, `subtype`.
     """
     parts = []
     for name in ("val", "test"):
-        split = dataset.read_split(store, name)
+        split = dataset.read_split(store, name, memory=memory)
         parts.append(pd.DataFrame({"image_id": split.image_ids, "score": models.predict_scores(model, split.images)}))
     facts = splits[["image_id", "sha256", "patient_id", "split", "label", "subtype"]]
     table = facts.merge(pd.concat(parts), on="image_id", validate="one_to_one")
@@ -94,7 +96,7 @@ def judge(
     return headline, {"level": level, **full, "subgroups": _subgroups(test, thresholds["youden"], level)}
 
 
-def robustness(model: Any, store: zarr.Group) -> dict[str, float]:
+def robustness(model: Any, store: zarr.Group, *, memory: float | None = None) -> dict[str, float]:
     """AUC on validation as it is and under each of `stress.STRESSES`, and their mean.
 
     Where clean validation images no longer tell models apart, the mean does; like all that chooses, it knows no test
@@ -103,12 +105,17 @@ def robustness(model: Any, store: zarr.Group) -> dict[str, float]:
     Args:
         model: trained.
         store: the image store.
+        memory: as in `dataset.read_split`.
     """
-    split = dataset.read_split(store, "val")
+    split = dataset.read_split(store, "val", memory=memory)
     labels = split.labels.astype(int)
-    aucs = {"clean": metrics.roc_auc(labels, models.predict_scores(model, split.images))}
-    for name in stress.STRESSES:
-        aucs[name] = metrics.roc_auc(labels, models.predict_scores(model, stress.stressed(split.images, name)))
+    noise = {name: np.random.default_rng(0) for name in stress.STRESSES}
+    scores: dict[str, list[float]] = {name: [] for name in ("clean", *stress.STRESSES)}
+    for block in dataset.blocks(split.images):
+        scores["clean"] += models.predict_scores(model, block).tolist()
+        for name, rng in noise.items():
+            scores[name] += models.predict_scores(model, stress.stressed(block, name, seed=rng)).tolist()
+    aucs = {name: metrics.roc_auc(labels, np.array(values)) for name, values in scores.items()}
     return aucs | {"mean": sum(aucs.values()) / len(aucs)}
 
 

@@ -13,7 +13,8 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +117,7 @@ def _fine_tuned(
     pixels, x = _input(size, channels=3)
     x = layers.Rescaling(**scaling, name="rescale")(x)
     x = _backbone(getattr(keras.applications, application), x, weights, name)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.GlobalAveragePooling2D(name="features")(x)
     x = layers.Dropout(dropout, name="drop")(x)
     return _classifier(name, pixels, x)
 
@@ -251,6 +252,33 @@ def start_keras(seed: int | None = None) -> None:
         keras.utils.set_random_seed(seed)
 
 
+@contextmanager
+def on_devices() -> Iterator[None]:
+    """Networks made and trained inside use the GPUs of this machine; without any nothing changes.
+
+    Several share each batch (`tf.distribute.MirroredStrategy`). From Ampere on they compute in bfloat16, with weights
+    and logits in float32.
+    """
+    import keras
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    before = keras.config.dtype_policy()
+    if gpus and all(_has_bfloat16(gpu) for gpu in gpus):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        with tf.distribute.MirroredStrategy().scope() if len(gpus) > 1 else nullcontext():
+            yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _has_bfloat16(gpu: Any) -> bool:
+    import tensorflow as tf
+
+    return bool(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0))
+
+
 def create_model(
     name: str,
     *,
@@ -331,11 +359,56 @@ def _passes_through(layer: Any) -> bool:
     return bool((mean == 0).all() and np.ptp(variance) == 0)
 
 
+def halves(model: Any) -> tuple[Any, Any]:
+    """A network in two: its backbone, pixels to the layer `features`, and the head behind it; layers are shared.
+
+    Returns:
+        Two keras.Model; None and the network itself where it has no backbone.
+    """
+    import keras
+
+    if all(layer.name != "features" for layer in model.layers):
+        return None, model
+    features = model.get_layer("features").output
+    return keras.Model(model.input, features, name="backbone"), keras.Model(features, model.output, name="head")
+
+
+def depths(model: Any) -> dict[str, int]:
+    """Name of each backbone layer that has weights, and its block's place from the top: 1 is next to the head."""
+    body, _ = halves(model)
+    layers = [layer.name for layer in body.layers if layer.weights] if body else []
+    blocks = list(dict.fromkeys(map(_block, layers)))
+    return {name: len(blocks) - blocks.index(_block(name)) for name in layers}
+
+
+def unfreeze(model: Any, share: float) -> None:
+    """Let the upper `share` of the backbone's blocks learn, 0-1; in the others normalisation keeps its statistics."""
+    place = depths(model)
+    learns = round(share * max(place.values(), default=0))
+    for name, depth in place.items():
+        model.get_layer(name).trainable = depth <= learns
+
+
 def load_model(path: str | Path) -> Any:
     """The model of a `.keras` file; code in it is not run (`safe_mode`)."""
     import keras
 
     return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+def in_float32(model: Any) -> Any:
+    """The network as it computes on any machine: one trained in half precision made anew in single precision."""
+    import keras
+
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def single(layer: Any) -> Any:
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    plain = keras.models.clone_model(model, clone_function=single)
+    plain.set_weights(model.get_weights())
+    return plain
 
 
 def save_model(model: Any, path: str | Path) -> None:
@@ -344,12 +417,14 @@ def save_model(model: Any, path: str | Path) -> None:
         model.save(partial)
 
 
-def predict_scores(model: Any, images: npt.NDArray[np.uint8], batch_size: int = 64) -> npt.NDArray[np.float64]:
+def predict_scores(
+    model: Any, images: npt.NDArray[np.uint8] | dataset.Pixels, batch_size: int = 64
+) -> npt.NDArray[np.float64]:
     """Probability of pneumonia for each image.
 
     Args:
         model: as `create_model` makes it.
-        images: uint8 (n, height, width), 0-255, as `preprocess.prepare` makes them.
+        images: uint8 (n, height, width), 0-255, as `preprocess.prepare` makes them; in memory or in the store.
         batch_size: images scored at once.
 
     Returns:
@@ -357,8 +432,8 @@ def predict_scores(model: Any, images: npt.NDArray[np.uint8], batch_size: int = 
     """
     if len(images) == 0:
         return np.zeros(0)
-    scores = model.predict(images[..., None], batch_size=batch_size, verbose=0)
-    return np.asarray(scores[:, 0], dtype=np.float64)
+    scores = [model.predict(block[..., None], batch_size=batch_size, verbose=0) for block in dataset.blocks(images)]
+    return np.concatenate(scores)[:, 0].astype(np.float64)
 
 
 def summary(model: Any) -> pd.DataFrame:

@@ -68,7 +68,7 @@ class Preprocess(Section):
 
 
 class Tune(Section):
-    n_trials: Annotated[int, Field(ge=1)]
+    n_trials: Annotated[int, Field(ge=0)]
     epochs: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[
         tuple[LearningRate, LearningRate], BeforeValidator(_from_list), AfterValidator(_check_range)
@@ -82,8 +82,13 @@ class Train(Section):
     patience: Annotated[int, Field(ge=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
     augment: Annotated[float, Field(ge=0, le=1)]
+    mixup: Annotated[float, Field(ge=0, le=10)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     average: Annotated[float, Field(ge=0, lt=1)]
+    head_epochs: Annotated[int, Field(ge=0)]
+    copies: Annotated[int, Field(ge=1)]
+    unfreeze: Annotated[float, Field(ge=0, le=1)]
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
 
 
 class Evaluate(Section):
@@ -104,6 +109,7 @@ class Promote(Section):
 class Compute(Section):
     workers: Annotated[int, Field(ge=1)] | None
     dask: Annotated[str, Field(pattern=r"^(tcp|tls|ucx|ws|wss|inproc)://")] | None
+    memory: Annotated[float, Field(ge=2.5)]  # less would not hold a pool of `train`, and read each chunk many times
 
 
 class Params(Section):

@@ -62,13 +62,14 @@ STRESSES: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
 }
 
 
-def stressed(images: Gray, name: str, *, seed: int = 0) -> Gray:
+def stressed(images: Gray, name: str, *, seed: int | np.random.Generator = 0) -> Gray:
     """Images under one of `STRESSES`.
 
     Args:
         images: uint8 (n, height, width), 0-255.
         name: a key of `STRESSES`.
-        seed: of the noise, which is each image's own; the same seed gives the same images.
+        seed: of the noise, which is each image's own; the same seed gives the same images. A generator goes on
+            where it is: images that come in blocks get the noise that they would get all at once.
 
     Returns:
         uint8 (n, height, width), 0-255.

@@ -1,39 +1,82 @@
-"""Fit a network: augmented batches, warm-up and cosine, the best epoch kept by validation AUC; a cut fit goes on.
+"""Fit a network: where its backbone is pretrained the head first, then all of it. A fit that was cut goes on.
 
 Validation chooses the epoch; test is not known here. Compute code tells its progress to a plain callable.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pneumonia import UserError, dataset, metrics, models
+from pneumonia import UserError, augmentation, dataset, metrics, models
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Told after each epoch: its number from 1, and its metrics. May raise to stop the fit."""
 
-# How far augmentation goes. No flips: they move the heart.
-MAX_ROTATION = 8.0  # degrees
-MAX_SHIFT = 0.06  # of the side
-MAX_ZOOM = 0.10
-MAX_GAMMA = 0.35  # natural logarithm
-MAX_CONTRAST = 0.25
-MAX_BRIGHTNESS = 20.0  # gray levels
-MAX_NOISE = 8.0  # gray levels
-
 AVERAGE_EVERY = 5
 """Steps between two takes of the running average of the weights: each costs a copy of all of them."""
 
+POOL_BYTES = 2**30
+"""Of images that are shuffled together: chunks of the store, drawn anew in each epoch, so that a set which does not fit
+memory is read chunk by chunk. Sets up to this size are shuffled as a whole. Never depends on where the images lie."""
+
+
+class Recipe(NamedTuple):
+    """How a network is trained, beside what is searched for; section `train` of params.yaml.
+
+    Attributes:
+        batch_size: images a step.
+        weight_decay: of AdamW.
+        augment: fraction of the images that are distorted, 0-1.
+        mixup: alpha of `augmentation.mixup`; 0 = none.
+        label_smoothing: how far labels are drawn towards one half, 0-1.
+        average: decay of the running average of all weights, taken every `AVERAGE_EVERY` steps, which is what is
+            judged and kept; 0 = the weights themselves.
+        head_epochs: epochs in which only the head learns, on features that the pretrained backbone computes once.
+        copies: of each train image, differently distorted, whose features these epochs draw from.
+        unfreeze: share of the backbone's blocks, from the top, that learn afterwards, 0-1.
+        layer_decay: factor of the learning rate from each block of the backbone to the one below, 0-1.
+    """
+
+    batch_size: int
+    weight_decay: float
+    augment: float
+    mixup: float
+    label_smoothing: float
+    average: float
+    head_epochs: int
+    copies: int
+    unfreeze: float
+    layer_decay: float
+
+
+class Features(NamedTuple):
+    """What a frozen backbone makes of the images, computed once.
+
+    Attributes:
+        train: float32 (copies, n, d); copies of an image differ in their augmentation.
+        val: float32 (m, d).
+    """
+
+    train: npt.NDArray[np.float32]
+    val: npt.NDArray[np.float32]
+
 
 def start(
-    name: str, *, weights: Sequence[Path], dropout: float, images: npt.NDArray[np.uint8], n_images: int = 512
+    name: str,
+    *,
+    weights: Sequence[Path],
+    dropout: float,
+    images: npt.NDArray[np.uint8] | dataset.Pixels,
+    n_images: int = 512,
 ) -> Any:
     """A new network, ready for `fit`.
 
@@ -50,48 +93,100 @@ def start(
     return model
 
 
-def fit(
+def frozen_features(
     model: Any,
     train: dataset.Split,
     val: dataset.Split,
     *,
     seed: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    patience: int,
     augment: float,
-    label_smoothing: float,
-    average: float,
+    copies: int,
+    batch_size: int = 64,
+) -> Features:
+    """Run all images through the backbone, the train images `copies` times, each time distorted anew.
+
+    Args:
+        model: as `start` makes it, with a backbone.
+        train, val: splits of the image store.
+        seed: of the augmentation.
+        augment: fraction of the images that are distorted, 0-1; with 0 one copy is all there is.
+        copies: of the train images.
+        batch_size: images at once.
+    """
+    import tensorflow as tf
+
+    body, _ = models.halves(model)
+    copies, n = copies if augment else 1, len(train.labels)
+    made = np.empty((copies, n, body.output.shape[-1]), np.float32)
+    compute = tf.function(lambda pixels: body(pixels, training=False), reduce_retracing=True)
+    with _progress_bar(copies * n + len(val.labels), 0, "features", "image") as bar:
+
+        def run(images: Any, fraction: float, first: int) -> Iterator[tuple[slice, Any]]:
+            for begin in range(0, len(images), batch_size):
+                part = slice(begin, begin + batch_size)
+                pixels = tf.cast(images[part][..., None], tf.float32)
+                draw = tf.constant([seed, first + begin], tf.int64)
+                yield part, compute(augmentation.distort(pixels, fraction=fraction, seed=draw))
+                bar.update(len(pixels))
+
+        for copy in range(copies):
+            for part, values in run(train.images, augment, copy * n):
+                made[copy, part] = values
+        return Features(made, np.concatenate([np.asarray(values, np.float32) for _, values in run(val.images, 0.0, 0)]))
+
+
+def head_epochs(model: Any, recipe: Recipe, epochs: int, *, pretrained: bool) -> int:
+    """Epochs that train the head alone: all where the backbone never learns, none where it came without weights."""
+    body, _ = models.halves(model)
+    if body is None:
+        return 0
+    if not body.trainable_weights or (pretrained and recipe.unfreeze == 0):
+        return epochs
+    return min(recipe.head_epochs, epochs) if pretrained else 0
+
+
+def fit(
+    model: Any,
+    train: dataset.Split,
+    val: dataset.Split,
+    recipe: Recipe,
+    *,
+    seed: int,
+    epochs: int,
+    patience: int,
+    learning_rate: float,
     resume: Path,
+    pretrained: bool = False,
+    features: Features | None = None,
     report: Report = lambda epoch, values: None,
     label: str = "train",
 ) -> pd.DataFrame:
     """Train `model` in place and leave it with the weights of its best epoch.
 
+    A model with a pretrained backbone learns in two phases: first the head alone, then the upper blocks of the
+    backbone with it. A backbone that is built frozen stays so, and the first phase is all there is; for any other
+    model the second is.
+
     After each epoch all that the next one depends on is written to `resume`. A call that finds it there goes on
     from it, and ends with the weights that an uninterrupted one would have ended with, bit by bit.
 
     Args:
-        model: as `models.create_model` makes it.
+        model: as `start` makes it.
         train, val: splits of the image store.
+        recipe: how.
         seed: of the order of the images and of the augmentation; the model's initial weights are the caller's.
-        epochs: at most; the learning rate warms up over the first and falls along a cosine to the last.
-        batch_size: images a step.
+        epochs: at most, of both phases; in each the learning rate warms up over its first epoch and falls along a
+            cosine to its last.
+        patience: epochs of the last phase without a better validation AUC before the fit stops.
         learning_rate: peak of AdamW.
-        weight_decay: of AdamW.
-        patience: epochs without a better validation AUC before the fit stops.
-        augment: fraction of the images that are distorted, 0-1.
-        label_smoothing: how far labels are drawn towards one half, 0-1.
-        average: decay of the running average of all weights, taken every `AVERAGE_EVERY` steps, which is what is
-            judged and kept; 0 = the weights themselves.
         resume: an existing folder that survives a crash, of these settings and data alone. Empty at the end.
+        pretrained: the backbone came with weights; without them all of it learns from the first epoch.
+        features: what `frozen_features` makes with this recipe and seed; None = made here where needed.
         report: told after each epoch, not again after those of an earlier call.
         label: what the progress bar says.
 
     Returns:
-        One row per epoch, those of earlier calls included: `epoch, loss, val_loss, val_auc, learning_rate`.
+        One row per epoch, those of earlier calls included: `epoch, loss, val_loss, val_auc, learning_rate, seconds`.
 
     Raises:
         UserError: a split without both classes, a batch larger than the data, or a loss that is not finite.
@@ -99,24 +194,30 @@ def fit(
     import keras
 
     shown = np.repeat(np.arange(len(train.labels)), train.repeats)
-    _check(train, val, len(shown), batch_size)
-    steps = len(shown) // batch_size
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=learning_rate / 10,
-        decay_steps=max(1, (epochs - 1) * steps),
-        warmup_target=learning_rate,
-        warmup_steps=steps,
-    )
-    model.compile(
-        optimizer=keras.optimizers.AdamW(schedule, weight_decay=weight_decay, clipnorm=1.0),
-        loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
-        jit_compile=False,  # on a CPU compiling costs more than it saves
-    )
-    model.optimizer.build(model.trainable_variables)
-    mean = [one.copy() for one in model.get_weights()] if average else []
-    history = _restore(model, mean, resume)
-    best = resume / "best.weights.h5"
-    with _progress_bar(epochs * steps, len(history) * steps, label) as bar:
+    _check(train, val, len(shown), recipe.batch_size)
+    steps, best = len(shown) // recipe.batch_size, resume / "best.weights.h5"
+    n_head = head_epochs(model, recipe, epochs, pretrained=pretrained)
+    history, saved = _read(resume)
+    n_saved = len(history)
+
+    def learn(network: Any, images: Any, score: Callable[[], npt.NDArray[np.float64]], first: int, last: int) -> None:
+        """Epochs `first` + 1 to `last` of `network`, a part of `model`, on `images` or features of them."""
+        schedule = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=learning_rate / 10,
+            decay_steps=max(1, (last - first - 1) * steps),
+            warmup_target=learning_rate,
+            warmup_steps=steps,
+        )
+        network.compile(
+            optimizer=_optimizer(schedule, recipe, models.depths(model) if pretrained else {}),
+            loss=keras.losses.BinaryCrossentropy(label_smoothing=recipe.label_smoothing),
+            jit_compile=False,  # on a CPU compiling costs more than it saves
+        )
+        network.optimizer.build(network.trainable_variables)
+        mean = [one.copy() for one in network.get_weights()] if recipe.average else []
+        if len(history) > first:
+            _restore(_variables(network) + network.optimizer.variables, saved, mean)
+        began = time.monotonic()
 
         def end_of_batch(batch: int, logs: dict[str, float]) -> None:
             if not np.isfinite(logs["loss"]):
@@ -124,35 +225,66 @@ def fit(
                     f"the loss is not finite in epoch {len(history) + 1}; lower tune.learning_rate and run again"
                 )
             bar.update()
-            if average and batch % AVERAGE_EVERY == 0:
-                for kept, now in zip(mean, model.get_weights(), strict=True):
-                    kept += (1 - average) * (now - kept)
+            if mean and batch % AVERAGE_EVERY == 0:
+                taken = ((len(history) - first) * steps + batch) // AVERAGE_EVERY
+                # The first takes weigh more: else a short phase would end in an average with its random start.
+                decay = min(recipe.average, (1 + taken) / (10 + taken))
+                for kept, now in zip(mean, network.get_weights(), strict=True):
+                    kept += (1 - decay) * (now - kept)
 
         def end_of_epoch(epoch: int, logs: dict[str, float]) -> None:
-            if average:
-                current = model.get_weights()
-                model.set_weights(mean)
-            values = {"loss": round(float(logs["loss"]), 6), **_judge(model, val)}
+            nonlocal began
+            if mean:
+                current = network.get_weights()
+                network.set_weights(mean)
+            values = {
+                "loss": round(float(logs["loss"]), 6),
+                **_judge(score(), val.labels),
+                "learning_rate": float(schedule((epoch + 1 - first) * steps)),
+                "seconds": round(time.monotonic() - began, 2),
+            }
             if all(values["val_auc"] > row["val_auc"] for row in history):
                 model.save_weights(str(best))
-            if average:
-                model.set_weights(current)
+            if mean:
+                network.set_weights(current)
             history.append({"epoch": epoch + 1, **values})
             bar.set_postfix(epoch=epoch + 1, val_auc=f"{values['val_auc']:.3f}")
             report(epoch + 1, values)
-            _back_up(model, mean, history, resume)
-            model.stop_training = _waited(history) >= patience
+            _back_up(network, mean, history, resume)
+            began = time.monotonic()
+            network.stop_training = stopped()
 
-        if len(history) < epochs and _waited(history) < patience:
-            model.fit(
-                batches(train, shown, batch_size=batch_size, augment=augment, seed=seed, first_epoch=len(history)),
-                steps_per_epoch=steps,
-                initial_epoch=len(history),
-                epochs=epochs,
-                shuffle=False,  # the stream comes shuffled
-                callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_of_epoch, on_train_batch_end=end_of_batch)],
-                verbose=0,
-            )
+        network.fit(
+            batches(images, train, shown, recipe, seed=seed, first_epoch=len(history)),
+            steps_per_epoch=steps,
+            initial_epoch=len(history),
+            epochs=last,
+            shuffle=False,  # the stream comes shuffled
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_of_epoch, on_train_batch_end=end_of_batch)],
+            verbose=0,
+        )
+
+    def stopped() -> bool:
+        # The head's epochs are few, and what comes after them begins lower than they ended.
+        last_phase = history[n_head if n_head < epochs else 0 :]
+        return _waited(last_phase) >= patience
+
+    with _progress_bar(epochs * steps, len(history) * steps, label, "batch") as bar:
+        if len(history) < n_head and not stopped():
+            if features is None:
+                features = frozen_features(model, train, val, seed=seed, augment=recipe.augment, copies=recipe.copies)
+            cached, (_, head) = features, models.halves(model)
+            learn(head, cached.train, lambda: _scores(head, cached.val), 0, n_head)
+        if n_head <= len(history) < epochs and not stopped():
+            if len(history) == n_head > 0:
+                if n_saved == n_head:  # the weights file has no seeds of dropout
+                    _restore(_variables(models.halves(model)[1]), saved)
+                model.load_weights(str(best))  # goes on from the best head, not from its last epoch
+            if pretrained:
+                models.unfreeze(model, recipe.unfreeze)
+            # Another network of the same layers: what is compiled would be saved with the model.
+            network = keras.Model(model.input, model.output)
+            learn(network, train.images, lambda: models.predict_scores(network, val.images), n_head, epochs)
         model.load_weights(str(best))
     for file in (best, resume / "state.npz"):
         file.unlink()
@@ -160,106 +292,92 @@ def fit(
 
 
 def batches(
+    images: Any,
     split: dataset.Split,
     shown: npt.NDArray[np.intp],
+    recipe: Recipe,
     *,
-    batch_size: int,
-    augment: float,
     seed: int,
     first_epoch: int = 0,
 ) -> Any:
     """An endless tf.data stream of training batches; each epoch in a new order, the last, smaller batch left out.
 
     Args:
+        images: uint8 (n, size, size), those of the split, which are distorted and mixed; or float32 (copies, n, d),
+            their features as `frozen_features` computes them, which are mixed.
         split: of the image store.
         shown: rows of the split that make an epoch, with repetitions.
-        batch_size: images a batch.
-        augment: fraction of the images that are distorted.
+        recipe: how.
         seed: the same seed gives the same batches.
         first_epoch: epochs that are left out at the start; what follows is the same as without.
 
     Returns:
-        tf.data.Dataset of (float32 (batch, size, size, 1) 0-255, float32 (batch, 1), float32 (batch, 1)):
-        pixels, labels, weights.
+        tf.data.Dataset of (float32 (batch, size, size, 1) 0-255 or (batch, d), float32 (batch, 1),
+        float32 (batch, 1)): pixels or features, labels, weights.
     """
     import tensorflow as tf
 
     # Constants on purpose out of the graph: a captured uint8 array is shared, not copied.
-    images, labels, weights = split.images, split.labels.astype(np.float32), split.weights
+    labels, weights = split.labels.astype(np.float32), split.weights
+    features = images.dtype == np.float32
 
-    def rows() -> Any:
-        rng = np.random.default_rng(seed)
-        for _ in range(first_epoch):
-            rng.permutation(shown)
-        step = first_epoch * (len(shown) // batch_size)
-        while True:
-            order = rng.permutation(shown)
-            for start in range(0, len(order) - batch_size + 1, batch_size):
-                take = order[start : start + batch_size]
-                yield images[take][..., None], labels[take, None], weights[take, None], np.int64(step)
+    def rows() -> Iterator[tuple[Any, Any, Any, Any]]:
+        rng, step = np.random.default_rng(seed), 0
+        for epoch in itertools.count():
+            order = _order(shown, split.images, rng)
+            for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
+                take = order[start : start + recipe.batch_size]
+                if epoch >= first_epoch:
+                    if features:
+                        copy = np.random.default_rng((seed, step)).integers(len(images), size=len(take))
+                        inputs = images[copy, take]
+                    else:
+                        inputs = images[take][..., None]
+                    yield inputs, labels[take, None], weights[take, None], np.int64(step)
                 step += 1
 
     signature = (
-        tf.TensorSpec((batch_size, *images.shape[1:], 1), tf.uint8),
-        tf.TensorSpec((batch_size, 1), tf.float32),
-        tf.TensorSpec((batch_size, 1), tf.float32),
+        tf.TensorSpec((recipe.batch_size, *(images.shape[2:] if features else (*images.shape[1:], 1))), images.dtype),
+        tf.TensorSpec((recipe.batch_size, 1), tf.float32),
+        tf.TensorSpec((recipe.batch_size, 1), tf.float32),
         tf.TensorSpec((), tf.int64),
     )
+
+    def augmented(inputs: Any, label: Any, weight: Any, step: Any) -> tuple[Any, Any, Any]:
+        draw = tf.stack([np.int64(seed), step])
+        if not features:
+            inputs = augmentation.distort(tf.cast(inputs, tf.float32), fraction=recipe.augment, seed=draw)
+        return augmentation.mixup(inputs, label, weight, alpha=recipe.mixup, seed=draw)
+
     stream = tf.data.Dataset.from_generator(rows, output_signature=signature)
-    return stream.map(
-        lambda pixels, label, weight, step: (
-            distort(tf.cast(pixels, tf.float32), fraction=augment, seed=tf.stack([np.int64(seed), step])),
-            label,
-            weight,
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    ).prefetch(4)
+    return stream.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
 
 
-def distort(pixels: Any, *, fraction: float, seed: Any) -> Any:
-    """Augmentation of a batch: small rotation, shift and zoom, then gamma, contrast, brightness and noise.
+def _order(shown: npt.NDArray[np.intp], images: Any, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """The rows of one epoch: pools of chunks one after the other, shuffled within."""
+    chunk = shown // dataset.IMAGES_PER_CHUNK
+    n_pools = -(-int(np.prod(images.shape)) // POOL_BYTES)
+    if n_pools <= 1:
+        return rng.permutation(shown)
+    pools = np.array_split(rng.permutation(np.unique(chunk)), n_pools)
+    return np.concatenate([rng.permutation(shown[np.isin(chunk, pool)]) for pool in pools])
 
-    Args:
-        pixels: float32 tensor (n, height, width, 1), 0-255.
-        fraction: of the images that are touched; each draws its own amounts.
-        seed: int64 tensor (2,); the same seed gives the same result.
 
-    Returns:
-        float32 tensor of the same shape, 0-255.
-    """
-    import tensorflow as tf
+def _optimizer(schedule: Any, recipe: Recipe, depths: Mapping[str, int]) -> Any:
+    """AdamW; one for each block of the backbone where lower blocks learn more slowly."""
+    import keras
 
-    if fraction == 0:
-        return pixels
-    n, height, width = pixels.shape[0], pixels.shape[1], pixels.shape[2]
-    draws = tf.random.stateless_uniform((9, n), seed=seed, minval=-1.0, maxval=1.0)
-    touched = tf.cast((draws[0] + 1) / 2 < fraction, tf.float32)
-    angle, shift_x, shift_y, zoom, gamma, contrast, brightness, noise = tf.unstack(draws[1:] * touched)
-    # Output-to-input map about the centre: x' = a x - b y + c, y' = b x + a y + d.
-    radians, scale = angle * (MAX_ROTATION * np.pi / 180), 1 + zoom * MAX_ZOOM
-    a, b = tf.cos(radians) * scale, tf.sin(radians) * scale
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    c = centre_x - a * centre_x + b * centre_y + shift_x * (MAX_SHIFT * width)
-    d = centre_y - b * centre_x - a * centre_y + shift_y * (MAX_SHIFT * height)
-    zero = tf.zeros_like(a)
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=pixels,
-        transforms=tf.stack([a, -b, c, b, a, d, zero, zero], axis=1),
-        output_shape=[height, width],
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-        fill_value=0.0,
-    )
+    def adamw(depth: int) -> Any:
+        class Slower(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+            def __call__(self, step: Any) -> Any:
+                return schedule(step) * recipe.layer_decay**depth
 
-    def per_image(values: Any) -> Any:
-        return values[:, None, None, None]
+        return keras.optimizers.AdamW(Slower(), weight_decay=recipe.weight_decay, clipnorm=1.0)
 
-    bent = 255.0 * tf.pow(moved / 255.0, per_image(tf.exp(gamma * MAX_GAMMA)))
-    mean = tf.reduce_mean(bent, axis=(1, 2, 3), keepdims=True)
-    stretched = mean + (bent - mean) * per_image(1 + contrast * MAX_CONTRAST) + per_image(brightness * MAX_BRIGHTNESS)
-    grain = tf.random.stateless_normal(tf.shape(pixels), seed=seed + 1) * per_image(tf.abs(noise) * MAX_NOISE)
-    return tf.clip_by_value(stretched + grain, 0.0, 255.0)
+    if recipe.layer_decay == 1 or not depths:
+        return adamw(0)
+    one_each = {depth: adamw(depth) for depth in {0, *depths.values()}}
+    return keras.optimizers.MultiOptimizer(lambda variable: one_each[depths.get(variable.path.split("/")[0], 0)])
 
 
 def _check(train: dataset.Split, val: dataset.Split, shown: int, batch_size: int) -> None:
@@ -270,15 +388,17 @@ def _check(train: dataset.Split, val: dataset.Split, shown: int, batch_size: int
         raise UserError(f"train.batch_size = {batch_size} is larger than the {shown} images of an epoch; lower it")
 
 
-def _judge(model: Any, val: dataset.Split) -> dict[str, float]:
-    scores = models.predict_scores(model, val.images)
-    y_true = val.labels.astype(int)
+def _scores(head: Any, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return np.asarray(head.predict(features, batch_size=1024, verbose=0)[:, 0], np.float64)
+
+
+def _judge(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int8]) -> dict[str, float]:
+    y_true = labels.astype(int)
     likelihood = np.clip(np.where(y_true == 1, scores, 1 - scores), 1e-7, 1)
     return {
         "val_loss": round(float(-np.log(likelihood).mean()), 6),
         # The exact AUC over all validation images; the streaming one of Keras is an approximation.
         "val_auc": round(metrics.roc_auc(y_true, scores), 6),
-        "learning_rate": float(model.optimizer.learning_rate),
     }
 
 
@@ -288,32 +408,36 @@ def _waited(history: list[dict[str, float]]) -> int:
     return len(aucs) - 1 - aucs.index(max(aucs)) if aucs else 0
 
 
-def _state(model: Any) -> list[Any]:
-    """All that changes in training: weights, moving statistics, the seeds of dropout, moments of the optimiser."""
-    return [one for layer in model.layers for one in layer.variables] + list(model.optimizer.variables)
+def _variables(network: Any) -> list[Any]:
+    """All of a network that changes in training: weights, moving statistics, the seeds of dropout."""
+    return [one for layer in network.layers for one in layer.variables]
 
 
-def _back_up(model: Any, mean: list[npt.NDArray[Any]], history: list[dict[str, float]], resume: Path) -> None:
-    arrays = [one.numpy() for one in _state(model)] + mean
+def _back_up(network: Any, mean: list[npt.NDArray[Any]], history: list[dict[str, float]], resume: Path) -> None:
+    arrays = [one.numpy() for one in _variables(network) + network.optimizer.variables] + mean
     with dataset.written_whole(resume / "state.npz") as partial, open(partial, "wb") as file:
         np.savez(file, *arrays, history=np.array(json.dumps(history)))
 
 
-def _restore(model: Any, mean: list[npt.NDArray[Any]], resume: Path) -> list[dict[str, float]]:
-    """Put back what an earlier call left in `resume`; returns its history, empty where there is nothing."""
+def _read(resume: Path) -> tuple[list[dict[str, float]], dict[str, npt.NDArray[Any]]]:
+    """History and state that an earlier call left; empty where there is nothing."""
     if not (resume / "state.npz").is_file():
-        return []
-    state = _state(model)
+        return [], {}
     with np.load(resume / "state.npz", allow_pickle=False) as saved:
-        for number, variable in enumerate(state):
-            variable.assign(saved[f"arr_{number}"])
-        for number, kept in enumerate(mean, start=len(state)):
-            kept[...] = saved[f"arr_{number}"]
-        history: list[dict[str, float]] = json.loads(str(saved["history"]))
-    return history
+        state = dict(saved)
+    return json.loads(str(state.pop("history"))), state
 
 
-def _progress_bar(total: int, done: int, label: str) -> Any:
+def _restore(
+    variables: Sequence[Any], saved: Mapping[str, npt.NDArray[Any]], mean: Sequence[npt.NDArray[Any]] = ()
+) -> None:
+    for number, variable in enumerate(variables):
+        variable.assign(saved[f"arr_{number}"])
+    for number, kept in enumerate(mean, start=len(variables)):
+        kept[...] = saved[f"arr_{number}"]
+
+
+def _progress_bar(total: int, done: int, label: str, unit: str) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, initial=done, desc=label, unit="batch", disable=None, leave=False)
+    return tqdm(total=total, initial=done, desc=label, unit=unit, disable=None, leave=False)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -21,19 +21,11 @@ Pruned = optuna.TrialPruned
 """Ends a weak trial; passes through `TrialRun`."""
 
 
-class Best(NamedTuple):
-    """`best.json`: the hyper-parameters that `train` takes, and the validation AUC they reached."""
-
-    learning_rate: float
-    dropout: float
-    val_auc: float
-    trial: int
-
-
 def search(
     name: str,
     train_split: dataset.Split,
     val_split: dataset.Split,
+    recipe: train.Recipe,
     *,
     weights: Sequence[Path],
     seed: int,
@@ -41,31 +33,31 @@ def search(
     epochs: int,
     learning_rate: tuple[float, float],
     dropout: tuple[float, float],
-    batch_size: int,
-    weight_decay: float,
-    augment: float,
-    label_smoothing: float,
-    average: float,
     trial_run: TrialRun,
-) -> tuple[Best, pd.DataFrame]:
+) -> tuple[dict[str, float], pd.DataFrame]:
     """The best of `n_trials` settings by validation AUC, and all of them.
 
-    The first trial takes the geometric middle of each range, so that a study never ends below a sensible guess
-    for lack of trials. A trial whose AUC falls under the median of the earlier ones at the same epoch is pruned.
+    The first trial takes the middle of each range, so that a study never ends below a sensible guess for lack of
+    trials; with no trials at all the middle is taken untried. A trial whose AUC falls under the median of the earlier
+    ones at the same epoch is pruned. What a frozen backbone computes is computed once and serves all trials.
 
     Args:
         name: a key of `models.MODELS`.
         train_split, val_split: of the image store.
+        recipe: of all trials.
         weights: files of the backbone; none = random.
         seed: of the sampler, of each trial's initial weights and of its batches.
         n_trials, epochs: trials, and epochs of each.
         learning_rate, dropout: ranges; the first is searched on a log scale.
-        batch_size, weight_decay, augment, label_smoothing, average: as in `train.fit`.
         trial_run: opened around each trial.
 
     Returns:
-        The best, and a table with one row per trial: `trial, state, val_auc, learning_rate, dropout`.
+        `best.json`, the hyper-parameters that `train` takes: `learning_rate, dropout` and, after trials, `val_auc,
+        trial`; and a table with one row per trial: `trial, state, val_auc, learning_rate, dropout`.
     """
+    middle = {"learning_rate": (learning_rate[0] * learning_rate[1]) ** 0.5, "dropout": sum(dropout) / 2}
+    if n_trials == 0:
+        return middle, pd.DataFrame(columns=["trial", "state", "val_auc", *middle])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction="maximize",
@@ -73,10 +65,13 @@ def search(
         # A small network stays near chance for its first epochs, whatever its settings.
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=3),
     )
-    study.enqueue_trial({"learning_rate": (learning_rate[0] * learning_rate[1]) ** 0.5, "dropout": sum(dropout) / 2})
+    study.enqueue_trial(middle)
+    features: train.Features | None = None
 
     def objective(trial: optuna.Trial) -> float:
         import keras
+
+        nonlocal features
 
         rate = trial.suggest_float("learning_rate", *learning_rate, log=True)
         drop = trial.suggest_float("dropout", *dropout)
@@ -90,21 +85,24 @@ def search(
 
             keras.utils.clear_session()
             keras.utils.set_random_seed(seed)
+            model = train.start(name, weights=weights, dropout=drop, images=train_split.images)
+            if features is None and train.head_epochs(model, recipe, epochs, pretrained=bool(weights)):
+                features = train.frozen_features(
+                    model, train_split, val_split, seed=seed, augment=recipe.augment, copies=recipe.copies
+                )
             with tempfile.TemporaryDirectory() as folder:  # a trial that was cut is not worth going on with
                 history = train.fit(
-                    train.start(name, weights=weights, dropout=drop, images=train_split.images),
+                    model,
                     train_split,
                     val_split,
+                    recipe,
                     seed=seed,
                     epochs=epochs,
-                    batch_size=batch_size,
-                    learning_rate=rate,
-                    weight_decay=weight_decay,
                     patience=epochs,
-                    augment=augment,
-                    label_smoothing=label_smoothing,
-                    average=average,
+                    learning_rate=rate,
                     resume=Path(folder),
+                    pretrained=bool(weights),
+                    features=features,
                     report=report,
                     label=f"trial {trial.number + 1}/{n_trials}",
                 )
@@ -112,12 +110,7 @@ def search(
 
     study.optimize(objective, n_trials=n_trials)
     chosen = study.best_trial
-    best = Best(
-        learning_rate=chosen.params["learning_rate"],
-        dropout=chosen.params["dropout"],
-        val_auc=float(study.best_value),
-        trial=chosen.number,
-    )
+    best = {**chosen.params, "val_auc": float(study.best_value), "trial": chosen.number}
     return best, pd.DataFrame([_row(trial) for trial in study.trials])
 
 

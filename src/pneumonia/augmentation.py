@@ -1,0 +1,130 @@
+"""Augmentation of training batches: what may differ between two X-rays of one patient, and mixtures of two images.
+
+Works on TensorFlow tensors inside the input pipeline, outside the model: a saved model has no trace of it.
+No flips: they move the heart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+MAX_ROTATION = 8.0  # degrees
+MAX_SHIFT = 0.06  # of the side
+MAX_ZOOM = 0.10
+MAX_GAMMA = 0.35  # natural logarithm
+MAX_CONTRAST = 0.25
+MAX_BRIGHTNESS = 20.0  # gray levels
+MAX_SHARPNESS = 1.0  # of what a blur by 1.2 pixels takes away; added, the image is sharper
+MAX_NOISE = 8.0  # gray levels, standard deviation
+MAX_ERASED = 0.4  # of the side, of a rectangle
+
+
+def distort(pixels: Any, *, fraction: float, seed: Any) -> Any:
+    """Small changes of position, gray levels and sharpness, noise, and a rectangle erased.
+
+    Args:
+        pixels: float32 tensor (n, height, width, 1), 0-255.
+        fraction: of the images that are touched; each draws its own amounts.
+        seed: int64 tensor (2,); the same seed gives the same result.
+
+    Returns:
+        float32 tensor of the same shape, 0-255.
+    """
+    import tensorflow as tf
+
+    if fraction == 0:
+        return pixels
+    # Batches come shuffled, so that any of the images may be touched; the others cost nothing.
+    n = math.ceil(fraction * pixels.shape[0])
+    untouched, pixels = pixels[n:], pixels[:n]
+    draws = tf.random.stateless_uniform((14, n), seed=seed, minval=-1.0, maxval=1.0)
+    touched = tf.cast((draws[0] + 1) / 2 < fraction * (n + untouched.shape[0]) / n, tf.float32)
+    angle, shift_x, shift_y, zoom, gamma, contrast, brightness, sharpness, noise, *rectangle = tf.unstack(
+        draws[1:] * touched
+    )
+    moved = _move(pixels, angle, shift_x, shift_y, zoom)
+    # An exponential and a logarithm: a third of the time of a power.
+    bent = 255.0 * tf.exp(_per_image(tf.exp(gamma * MAX_GAMMA)) * tf.math.log(tf.maximum(moved, 1e-6) / 255.0))
+    mean = tf.reduce_mean(bent, axis=(1, 2, 3), keepdims=True)
+    stretched = mean + (bent - mean) * _per_image(1 + contrast * MAX_CONTRAST) + _per_image(brightness * MAX_BRIGHTNESS)
+    blurred = tf.nn.avg_pool2d(tf.nn.avg_pool2d(stretched, 3, 1, "SAME"), 3, 1, "SAME")
+    sharpened = stretched + (stretched - blurred) * _per_image(sharpness * MAX_SHARPNESS)
+    grain = tf.random.stateless_uniform(tf.shape(pixels), seed=seed + 1, minval=-(3**0.5), maxval=3**0.5)
+    noisy = sharpened + grain * _per_image(noise * MAX_NOISE)
+    changed = tf.clip_by_value(_erase(noisy, mean, *rectangle), 0.0, 255.0)
+    return tf.concat([changed, untouched], axis=0)
+
+
+def mixup(pixels: Any, labels: Any, weights: Any, *, alpha: float, seed: Any) -> tuple[Any, Any, Any]:
+    """Mixtures of each image with another of the batch, labels and weights mixed likewise.
+
+    Zhang et al. (2018), arXiv:1710.09412.
+
+    Args:
+        pixels: float32 tensor (n, …), images or their features.
+        labels, weights: float32 tensors (n, 1).
+        alpha: of the beta distribution the share is drawn from: small = nearly always one of the two, 1 = any share;
+            0 = no mixing.
+        seed: int64 tensor (2,).
+
+    Returns:
+        Tensors of the same shapes.
+    """
+    import tensorflow as tf
+
+    if alpha == 0:
+        return pixels, labels, weights
+    draws = tf.random.stateless_gamma((2, pixels.shape[0], 1), seed=seed + 2, alpha=alpha)
+    share = tf.math.divide_no_nan(draws[0], draws[0] + draws[1])
+    share = tf.maximum(share, 1 - share)  # the image stays the larger part of what bears its place
+
+    def mixed(values: Any) -> Any:
+        # Batches come shuffled: in reverse each image meets a random other.
+        part = tf.reshape(share, (-1, *[1] * (len(values.shape) - 1)))
+        return part * values + (1 - part) * tf.reverse(values, axis=[0])
+
+    return mixed(pixels), mixed(labels), mixed(weights)
+
+
+def _per_image(values: Any) -> Any:
+    return values[:, None, None, None]
+
+
+def _move(pixels: Any, angle: Any, shift_x: Any, shift_y: Any, zoom: Any) -> Any:
+    """Rotate, shift and zoom; amounts (n,) from -1 to 1."""
+    import tensorflow as tf
+
+    height, width = pixels.shape[1], pixels.shape[2]
+    # Output-to-input map about the centre: x' = a x - b y + c, y' = b x + a y + d.
+    radians, scale = angle * (MAX_ROTATION * np.pi / 180), 1 + zoom * MAX_ZOOM
+    a, b = tf.cos(radians) * scale, tf.sin(radians) * scale
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    c = centre_x - a * centre_x + b * centre_y + shift_x * (MAX_SHIFT * width)
+    d = centre_y - b * centre_x - a * centre_y + shift_y * (MAX_SHIFT * height)
+    zero = tf.zeros_like(a)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=pixels,
+        transforms=tf.stack([a, -b, c, b, a, d, zero, zero], axis=1),
+        output_shape=[height, width],
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+        fill_value=0.0,
+    )
+
+
+def _erase(pixels: Any, gray: Any, x: Any, y: Any, width: Any, height: Any) -> Any:
+    """A rectangle of each image set to `gray` (n, 1, 1, 1); amounts (n,) from -1 to 1, sides of 0 or less = none.
+
+    Zhong et al. (2020), Random Erasing, arXiv:1708.04896.
+    """
+    import tensorflow as tf
+
+    def within(side: int, middle: Any, extent: Any) -> Any:
+        places = tf.linspace(-1.0, 1.0, side)
+        return tf.abs(places - middle[:, None]) < extent[:, None] * MAX_ERASED
+
+    inside = within(pixels.shape[1], y, height)[:, :, None, None] & within(pixels.shape[2], x, width)[:, None, :, None]
+    return tf.where(inside, gray, pixels)

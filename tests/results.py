@@ -1,0 +1,216 @@
+"""The table of published and own models on real data: `make results`, which writes docs/results.csv.
+
+Each row is one run of the workflow up to `evaluate`, without a search, in a clone of this checkout. It computes the
+official test once and adds a line to the table; rows that are there already are skipped, a run that was killed goes on
+from its last epoch, so that the table can be made in several sittings.
+
+    make results
+    make results RESULTS="--url chest_xray=PATH --weights mobilenet=PATH mobilenet compact"
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from pneumonia import dataset, models
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs/results.csv"
+CLONE = ROOT / ".resume/results"
+COLUMNS = [
+    "data",
+    "model",
+    "seed",
+    "val_auc",
+    "val_robust_auc",
+    "test_auc",
+    "test_auc_low",
+    "test_auc_high",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "threshold",
+    "params",
+    "weights",
+    "train_minutes",
+    "ms_per_image",
+    "recipe",
+    "test_look",
+    "commit",
+]
+TIMED = 256  # images, for ms_per_image
+
+
+class Row(NamedTuple):
+    """Runs of one model on one data set; `settings` are what differs from params.yaml."""
+
+    data: str
+    model: str
+    seeds: tuple[int, ...]
+    settings: Mapping[str, float | int]
+
+
+# Chosen on validation of the Kermany set; see "Results" in the README.
+FINE_TUNED = {"train.epochs": 10, "train.average": 0.98, "train.augment": 0.8, "train.label_smoothing": 0.05}
+FROM_SCRATCH = {"train.epochs": 20, "train.average": 0.98, "train.augment": 0.8, "train.label_smoothing": 0.05}
+ROWS = [
+    Row("chest_xray", "mobilenet", (1, 2, 3), FINE_TUNED),
+    Row("chest_xray", "compact", (1, 2, 3), FROM_SCRATCH),
+    Row("chest_xray", "shallow", (1, 2, 3), FROM_SCRATCH),
+    Row("chest_xray", "conv4", (1, 2, 3), FROM_SCRATCH),
+    Row("pneumoniamnist", "shallow", (1,), FROM_SCRATCH),
+    Row("pneumoniamnist", "compact", (1,), FROM_SCRATCH),
+    Row("pneumoniamnist", "mobilenet", (1,), FINE_TUNED),
+    Row("chest_xray", "densenet", (1,), FINE_TUNED),
+    Row("chest_xray", "fusion", (1,), FINE_TUNED),
+    Row("chest_xray", "vanilla", (1,), FROM_SCRATCH),
+]
+
+
+def main() -> None:
+    arguments = _arguments()
+    urls, weights = (dict(pair.split("=", 1) for pair in pairs) for pairs in (arguments.url, arguments.weights))
+    commit = _check_out()
+    for row in ROWS:
+        if arguments.models and row.model not in arguments.models:
+            continue
+        settings = {
+            "data": row.data,
+            "model": row.model,
+            "weights": weights.get(row.model, "auto"),
+            "fetch.url": urls.get(row.data, "null"),
+            "tune.n_trials": 0,
+            **row.settings,
+        }
+        for seed in row.seeds:
+            recipe = _recipe(settings)
+            if _is_done(row, seed, recipe):
+                print(f"{row.data} {row.model} seed {seed}: is in the table")
+                continue
+            print(f"{row.data} {row.model} seed {seed}: begins", flush=True)
+            _append(_run(row, seed, settings) | {"recipe": recipe, "commit": commit})
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make results", description="Fill docs/results.csv.")
+    parser.add_argument("models", nargs="*", help="only these models")
+    parser.add_argument("--url", action="append", default=[], metavar="DATA=PATH", help="where an archive lies")
+    parser.add_argument("--weights", action="append", default=[], metavar="MODEL=PATH", help="where weights lie")
+    return parser.parse_args()
+
+
+def _check_out() -> str:
+    """A clone of the last commit, to run in: what is not committed could not be found again by who reads the table."""
+    if _git("status", "--porcelain", "--untracked-files=no"):
+        sys.exit(
+            "make results: there are changes that are not committed; commit them first, the table names the commit"
+        )
+    if not CLONE.is_dir():
+        CLONE.parent.mkdir(exist_ok=True)
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(CLONE)], check=True)
+    commit = _git("rev-parse", "HEAD")
+    for command in (["fetch", "--quiet", "origin", "HEAD"], ["checkout", "--quiet", "--force", commit]):
+        subprocess.run(["git", *command], cwd=CLONE, check=True)
+    return commit[:7]
+
+
+def _git(*command: str) -> str:
+    return subprocess.check_output(["git", *command], cwd=ROOT, text=True).strip()
+
+
+def _recipe(settings: Mapping[str, Any]) -> str:
+    """Digest of all settings that decide what is trained on: runs are comparable where it is equal."""
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    for section, key in (name.split(".") for name in settings if "." in name):
+        params[section][key] = settings[f"{section}.{key}"]
+    decide = {name: params[name] for name in ("rebalance", "preprocess", "tune", "train")}
+    return hashlib.sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _table() -> pd.DataFrame:
+    return (
+        pd.read_csv(TABLE, dtype={"commit": str, "recipe": str}) if TABLE.is_file() else pd.DataFrame(columns=COLUMNS)
+    )
+
+
+def _is_done(row: Row, seed: int, recipe: str) -> bool:
+    """A row without figures, for want of weights, is tried again."""
+    table = _table()
+    same = (table["data"] == row.data) & (table["model"] == row.model) & (table["seed"] == seed)
+    return bool((same & (table["recipe"] == recipe) & table["test_auc"].notna()).any())
+
+
+def _run(row: Row, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    changes = [part for key, value in settings.items() for part in ("-S", f"{key}={value}")]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def workflow(stage: str) -> None:
+        command = ["dvc", "exp", "run", "--quiet", "-S", f"seed={seed}", *changes, stage]
+        subprocess.run(command, cwd=CLONE, env=environment, check=True)
+
+    workflow("backbone")
+    brought = dataset.read_json(CLONE / "data/backbone/backbone.json")["weights"]
+    known = {"data": row.data, "model": row.model, "seed": seed}
+    if models.MODELS[row.model].weights_urls and brought == "none":
+        print(f"{row.model}: no ImageNet weights here")
+        return known | {"weights": "missing"}
+    workflow("evaluate")
+    return known | {"weights": brought} | _figures()
+
+
+def _figures() -> dict[str, Any]:
+    metrics = dataset.read_json(CLONE / "reports/metrics.json")
+    models.start_keras()
+    model = models.load_model(CLONE / "models/model.keras")
+    test = dataset.read_split(dataset.open_store(CLONE / "data/images.zarr"), "test").images[:TIMED]
+    models.predict_scores(model, test)  # traces the graph
+    start = time.perf_counter()
+    models.predict_scores(model, test)
+    milliseconds = 1000 * (time.perf_counter() - start) / len(test)
+    history = dataset.read_table(CLONE / "reports/history.csv")
+    test_metrics = metrics["test"]
+    return {
+        "val_auc": metrics["val"]["auc"],
+        "val_robust_auc": metrics["val"]["robust_auc"],
+        "test_auc": test_metrics["auc"],
+        "test_auc_low": test_metrics["auc_low"],
+        "test_auc_high": test_metrics["auc_high"],
+        **{name: test_metrics[name] for name in ("accuracy", "sensitivity", "specificity")},
+        "threshold": metrics["threshold"],
+        "params": model.count_params(),
+        "train_minutes": round(history["seconds"].sum() / 60, 1),
+        "ms_per_image": round(milliseconds, 2),
+    }
+
+
+def _append(row: Mapping[str, Any]) -> None:
+    table = _table()
+    unfinished = (
+        table[["data", "model", "seed", "recipe"]] == pd.Series(row)[["data", "model", "seed", "recipe"]]
+    ).all(axis=1)
+    table = table[~unfinished]
+    looks = int(((table["data"] == row["data"]) & table["test_auc"].notna()).sum())
+    if "test_auc" in row:
+        row = {**row, "test_look": looks + 1}
+        print(
+            f"  validation AUC {row['val_auc']:.4f}, robust {row['val_robust_auc']:.4f}; "
+            f"test AUC {row['test_auc']:.4f}, accuracy {row['accuracy']:.3f}"
+        )
+    table = pd.concat([table.astype(object), pd.DataFrame([row], dtype=object)])[COLUMNS]
+    dataset.write_table(table, TABLE)
+
+
+if __name__ == "__main__":
+    main()

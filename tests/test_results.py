@@ -1,0 +1,78 @@
+"""The table of results: which rows are done, what a recipe is, how looks at the test are counted."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pneumonia import models
+from tests import results
+
+FIGURES: dict[str, Any] = {
+    "val_auc": 0.99,
+    "val_robust_auc": 0.98,
+    "test_auc": 0.95,
+    "accuracy": 0.9,
+    "commit": "0123456",
+    "recipe": "00001e10",  # neither a number
+}
+ROW = results.Row("chest_xray", "compact", (1, 2), {})
+
+
+@pytest.fixture(autouse=True)
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(results, "TABLE", tmp_path / "results.csv")
+    return tmp_path / "results.csv"
+
+
+def add(**changes: Any) -> None:
+    results._append({"data": "chest_xray", "model": "compact", "seed": 1} | FIGURES | changes)
+
+
+def test_a_row_is_done_when_it_has_figures_of_this_recipe_and_seed() -> None:
+    assert not results._is_done(ROW, 1, "00001e10")
+    add()
+    assert results._is_done(ROW, 1, "00001e10")
+    assert not results._is_done(ROW, 2, "00001e10")
+    assert not results._is_done(ROW, 1, "00000000")
+    assert not results._is_done(ROW._replace(model="shallow"), 1, "00001e10")
+
+
+def test_each_look_at_a_test_split_is_counted(table: Path) -> None:
+    add()
+    add(seed=2)
+    add(model="shallow", recipe="ffffffff")
+    add(data="pneumoniamnist")
+    written = pd.read_csv(table, dtype={"recipe": str, "commit": str})
+    assert list(written) == results.COLUMNS
+    assert written["test_look"].tolist() == [1, 2, 3, 1]
+    assert written["recipe"].tolist() == ["00001e10", "00001e10", "ffffffff", "00001e10"]
+    assert set(written["commit"]) == {"0123456"}
+
+
+def test_a_row_without_weights_is_no_look_and_is_tried_again(table: Path) -> None:
+    missing = {"data": "chest_xray", "model": "fusion", "seed": 1, "weights": "missing", "recipe": "a", "commit": "b"}
+    results._append(missing)
+    results._append(missing)
+    fusion = ROW._replace(model="fusion")
+    assert not results._is_done(fusion, 1, "a")
+    assert len(pd.read_csv(table)) == 1
+    add(model="fusion", recipe="a")
+    assert results._is_done(fusion, 1, "a")
+    written = pd.read_csv(table)
+    assert len(written) == 1
+    assert written["test_look"].tolist() == [1]
+
+
+def test_a_recipe_is_what_decides_not_where_files_lie() -> None:
+    first = results._recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 3})
+    assert first == results._recipe({"data": "chest_xray", "fetch.url": "/b", "train.epochs": 3})
+    assert first != results._recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 4})
+
+
+def test_rows_are_of_known_models_and_settings() -> None:
+    assert {row.model for row in results.ROWS} == set(models.MODELS)
+    for row in results.ROWS:
+        assert results._recipe(row.settings)
+        assert len(set(row.seeds)) == len(row.seeds) > 0
