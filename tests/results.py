@@ -157,7 +157,7 @@ def _run(row: Row, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def workflow(stage: str) -> None:
-        command = ["dvc", "exp", "run", "--quiet", "-S", f"seed={seed}", *changes, stage]
+        command = ["dvc", "exp", "run", "-S", f"seed={seed}", *changes, stage]
         subprocess.run(command, cwd=CLONE, env=environment, check=True)
 
     workflow("backbone")

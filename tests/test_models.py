@@ -447,6 +447,12 @@ def test_weights_of_another_architecture_are_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(("name", "size"), [("compact", 64), ("shallow", 8)])
+def test_a_size_too_small_for_the_layers_is_refused_in_one_line(name: str, size: int) -> None:
+    with pytest.raises(UserError, match=rf"^size = {size}: {name} cannot be built .* its own is \d+$"):
+        models.create_model(name, size=size)
+
+
 @pytest.mark.parametrize("ask", [models.model_row, models.create_model])
 def test_an_unknown_name_lists_the_known_ones(ask: Callable[[str], Any]) -> None:
     with pytest.raises(UserError, match="model = 'resnet' is unknown; known: ") as refusal:

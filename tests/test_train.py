@@ -258,8 +258,14 @@ def test_dropped_images_are_not_shown(tmp_path: Path) -> None:
     poisoned = split._replace(weights=np.where(np.arange(32) < 8, np.inf, 1).astype(np.float32))
     dropped = poisoned._replace(repeats=np.where(np.arange(32) < 8, 0, 1).astype(np.int16))
     assert np.isfinite(fit(toy_model(), tmp_path, train=dropped)["loss"]).all()
-    with pytest.raises(UserError):
-        fit(toy_model(), tmp_path, train=poisoned)
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, -1.0])
+def test_weights_that_are_none_are_refused_before_training(weight: float, tmp_path: Path) -> None:
+    split = toy_split()
+    poisoned = split._replace(weights=np.where(np.arange(32) == 8, weight, 1).astype(np.float32))
+    with pytest.raises(UserError, match="weights that are negative or not finite"):
+        fit(toy_model(), tmp_path, train=poisoned, report=lambda epoch, values: pytest.fail("it began"))
 
 
 class Killed(BaseException):

@@ -299,7 +299,8 @@ def create_model(
         keras.Model: float32 (n, None, None, 1), pixels 0-255 -> float32 (n, 1), probability of pneumonia.
 
     Raises:
-        UserError: unknown name, too many or too few files, or one that is not finite weights of the architecture.
+        UserError: unknown name, a size too small for its layers, too many or too few files, or one that is not finite
+            weights of the architecture.
     """
     row = model_row(name)
     given = [weights] if isinstance(weights, str | Path) else weights or []
@@ -309,7 +310,14 @@ def create_model(
             f"weights = {', '.join(files)}: {len(files)} given, but {name} takes {len(row.weights_urls)}, one file for "
             "each backbone; give them all, or none"
         )
-    return row.build(size or row.size, files, dropout)
+    try:
+        return row.build(size or row.size, files, dropout)
+    except ValueError as error:
+        if size is None:
+            raise
+        raise UserError(
+            f"size = {size}: {name} cannot be built for so small an image; its own is {row.size}"
+        ) from error
 
 
 def unfold(model: Any, images: npt.NDArray[np.uint8]) -> int:

@@ -384,6 +384,11 @@ def _check(train: dataset.Split, val: dataset.Split, shown: int, batch_size: int
     for name, split in (("train", train), ("val", val)):
         if len(np.unique(split.labels)) < 2:
             raise UserError(f"split {name} has {len(split.labels)} images of one class; training needs both classes")
+    used = train.weights[train.repeats > 0]
+    if not (np.isfinite(used).all() and (used >= 0).all()):
+        raise UserError(
+            "split train has weights that are negative or not finite; dvc repro -f -s rebalance makes new ones"
+        )
     if shown < batch_size:
         raise UserError(f"train.batch_size = {batch_size} is larger than the {shown} images of an epoch; lower it")
 
