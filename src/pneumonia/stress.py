@@ -47,6 +47,17 @@ def _noise(image: Gray, sigma: float, rng: np.random.Generator) -> Gray:
     return _rounded(image + rng.normal(0, sigma, image.shape))
 
 
+def _jpeg(image: Gray, quality: int) -> Gray:
+    _, content = cv2.imencode(".jpeg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+def _rotation(image: Gray, degrees: float) -> Gray:
+    height, width = image.shape
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    return np.asarray(cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
 def _rounded(values: npt.NDArray[np.floating]) -> Gray:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
@@ -60,22 +71,59 @@ STRESSES: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
     "gamma_bright": lambda image, rng: _gamma(image, 0.67),
     "noise": lambda image, rng: _noise(image, 10.0, rng),  # gray levels
 }
+"""Their mean is the robust AUC by which models are chosen, on validation."""
+
+REPORTED: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
+    "jpeg": lambda image, rng: _jpeg(image, 20),  # quality, 0-100
+    "rotation": lambda image, rng: _rotation(image, rng.uniform(-10.0, 10.0)),  # degrees
+}
+"""More of them, for the audit only."""
 
 
 def stressed(images: Gray, name: str, *, seed: int | np.random.Generator = 0) -> Gray:
-    """Images under one of `STRESSES`.
+    """Images under one of `STRESSES` or `REPORTED`.
 
     Args:
         images: uint8 (n, height, width), 0-255.
-        name: a key of `STRESSES`.
-        seed: of the noise, which is each image's own; the same seed gives the same images. A generator goes on
+        name: a key of either.
+        seed: of noise and angles, each image's own; the same seed gives the same images. A generator goes on
             where it is: images that come in blocks get the noise that they would get all at once.
 
     Returns:
         uint8 (n, height, width), 0-255.
     """
-    change, rng = STRESSES[name], np.random.default_rng(seed)
+    change, rng = (STRESSES | REPORTED)[name], np.random.default_rng(seed)
     changed = np.empty_like(images)
     for row, image in enumerate(images):
         changed[row] = change(image, rng)
     return changed
+
+
+def occluded(images: Gray, kept: npt.NDArray[np.bool_]) -> Gray:
+    """Images that are black but where something is kept.
+
+    A model that finds pneumonia without the lungs has learnt something else: letters, tubes, the way a ward takes its
+    X-rays (Maguolo & Nanni 2021, doi:10.1016/j.inffus.2021.04.008).
+
+    Args:
+        images: uint8 (n, height, width), 0-255.
+        kept: bool, of the same shape or (height, width).
+
+    Returns:
+        uint8 (n, height, width), 0-255.
+    """
+    return np.where(kept, images, np.uint8(0))
+
+
+def middle(height: int, width: int, share: float = 0.7) -> npt.NDArray[np.bool_]:
+    """Where the lungs mostly are, for images that come without masks: a rectangle about the centre.
+
+    Args:
+        height, width: pixels.
+        share: of either side.
+
+    Returns:
+        bool (height, width).
+    """
+    rows, columns = (np.abs(np.arange(side) - (side - 1) / 2) < share * side / 2 for side in (height, width))
+    return rows[:, None] & columns[None, :]
