@@ -126,4 +126,4 @@ def middle(height: int, width: int, share: float = 0.7) -> npt.NDArray[np.bool_]
         bool (height, width).
     """
     rows, columns = (np.abs(np.arange(side) - (side - 1) / 2) < share * side / 2 for side in (height, width))
-    return rows[:, None] & columns[None, :]
+    return np.asarray(rows[:, None] & columns[None, :], np.bool_)
