@@ -5,7 +5,7 @@ VENV := .venv
 PORT ?= 5000
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro promote ui test test-all lint bench results setup lock clean
+.PHONY: help repro promote rollback compare ui test test-all lint bench results setup lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,12 @@ repro: setup  ## run what has changed: dvc repro, and a champion in an MLflow st
 
 promote: setup  ## register the model again, into an empty or another MLflow store
 	python -m stages.promote --register
+
+rollback: setup  ## make the previous champion champion again; the present one does not come back by itself
+	@python -m stages.promote --rollback
+
+compare: setup  ## two models side by side: make compare A=champion B=2 (version, run id or DVC experiment)
+	@python -m stages.compare "$(A)" "$(B)"
 
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
 	@python -c 'from pneumonia import tracking; tracking.serve($(PORT))'

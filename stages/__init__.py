@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
@@ -88,11 +88,16 @@ def train_run(params: Params, record: dict[str, str]) -> "TrainRun":
     )
 
 
-def is_synthetic(params: Params) -> bool:
-    """Whether the chosen data set has no patients behind it."""
+def source(params: Params) -> dict[str, Any]:
+    """What is known of the chosen data set: `title, licence, citation, patients, synthetic` and more."""
     from pneumonia import fetch
 
-    return fetch.source(params.data).synthetic
+    return fetch.source(params.data)._asdict()
+
+
+def is_synthetic(params: Params) -> bool:
+    """Whether the chosen data set has no patients behind it."""
+    return bool(source(params)["synthetic"])
 
 
 def origin(params: Params) -> str:

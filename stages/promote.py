@@ -1,58 +1,68 @@
-"""Register the model; it becomes champion if its validation AUC is higher.
+"""Register the model; it becomes champion if its validation AUC is higher and it passes the gates.
 
 By hand, `--register` registers once more, into an empty or another MLflow store (`make promote`), and
 `--if-missing` does so only where the store lacks the model's version or a champion (`make repro`). Neither writes
-`promotion.json`, which records the decision at its time.
+`promotion.json`, which records the decision at its time. `--rollback` makes the previous champion champion again.
 """
 
 import argparse
+from functools import partial
 
-from pneumonia import dataset, params, promote, tracking
-from stages import MODELS, REPORTS, is_synthetic, run, tracked, train_run
+from pneumonia import card, dataset, models, params, promote, tracking
+from stages import MODELS, REPORTS, is_synthetic, run, source, title, tracked, train_run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.promote")
     parser.add_argument("--register", action="store_true", help="register again, into the store of this moment")
     parser.add_argument("--if-missing", action="store_true", help="register only where the store lacks the model")
+    parser.add_argument("--rollback", action="store_true", help="make the previous champion champion again")
     asked = parser.parse_args()
     settings = params.load()
+    tracking.open_store()
+    if asked.rollback:
+        tracking.roll_back(settings.data, partial(promote.rollback, choose=tracking.by_evidence(settings.data)))
+        _, standing = tracking.crown(settings.data, tracking.by_evidence(settings.data))
+        print(f"{tracking.registered_name(settings.data)}: champion is version {standing.champion} again")
+        return
     record = dataset.read_json(MODELS / "run.json")
     data = record["data"]
-    tracking.open_store()
     if asked.if_missing and tracking.is_registered(data, record):
         return
+    reports = card.reports(REPORTS)  # before anything is registered
     predictions = dataset.read_table(REPORTS / "predictions.csv")
     metrics = dataset.read_json(REPORTS / "metrics.json")
     trained = train_run(settings, record)
     # Again, for a run that was made anew: later candidates are compared on these predictions.
     tracking.mirror(trained, metrics, {tracking.PREDICTIONS: REPORTS / "predictions.csv"})
-    facts = {
-        "model": record["model"],
-        "weights": record["weights"],
-        "data_digest": record["data_digest"],
-        "synthetic": str(is_synthetic(settings)).lower(),
-    }
-    aucs = {f"{split}_auc": metrics[split]["auc"] for split in ("val", "test")}
+    facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
+    facts |= {"synthetic": str(is_synthetic(settings)).lower(), "test_auc": metrics["test"]["auc"]}
+    facts |= tracking.lineage(MODELS / "model.keras")
+    asks = {"threshold": metrics["threshold"], **settings.promote.model_dump()}
     with tracked("promote", settings, parent=trained.run_id):
-        version = tracking.register(data, trained, facts | aucs)
-        champion = tracking.champion(data)
-        if champion and champion.version == version:
-            decision = promote.confirm(predictions)
-        else:
-            rival = tracking.logged_predictions(champion.run_id) if champion else None
-            decision = promote.decide(predictions, rival, min_common=settings.promote.min_common)
-        if decision.promoted:
-            tracking.crown(data, version)
-            champion = tracking.Champion(version, trained.run_id)
+        version = tracking.register(data, trained, facts | promote.facts(predictions, **asks))
+        registry, (champion, displaced) = tracking.crown(data, tracking.by_evidence(data))
+        rival = displaced if champion == version else champion
+        decision = promote.decide(predictions, rival and tracking.version_predictions(data, rival), **asks)
+        decision = promote.settled(decision, version, champion, registry[version])
         tracking.describe(data, version, decision.reason)
-        tracking.log_metrics(decision._asdict())
+        tracking.tag_version(data, version, promote.as_tags(decision))
+        tracking.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
         tracking.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
-    if not (asked.register or asked.if_missing):
-        numbers = {"version": int(version), "champion_version": int(champion.version)}
-        values = {name: value for name, value in decision._asdict().items() if value is not None}
-        dataset.write_json(numbers | values, REPORTS / "promotion.json")
-    print(f"registered {tracking.registered_name(data)} version {version}; champion is version {champion.version}")
+        if not (asked.register or asked.if_missing):
+            report = {"version": version, "champion_version": champion, **promote.as_report(decision)}
+            sections = card.sections(
+                **reports,
+                record=record,
+                decision=report | {"model_name": tracking.registered_name(data), **facts},
+                settings=settings.model_dump(by_alias=True, exclude={"compute", "explain"}),
+                network=models.MODELS[record["model"]].source,
+                source=source(settings),
+            )
+            dataset.write_json(report, REPORTS / "promotion.json")
+            card.write(REPORTS, f"Model card: {title(settings)}", sections)
+        tracking.link_card(data, version, trained, REPORTS / "model_card.html")
+    print(f"registered {tracking.registered_name(data)} version {version}; champion is version {champion}")
     print(f"reason: {decision.reason}")
     print("see it: make ui, then Models at http://127.0.0.1:5000")
 

@@ -14,8 +14,11 @@ def main() -> None:
     train_split = dataset.read_split(store, "train", memory=memory)
     recipe = train.Recipe(**settings.train.model_dump(exclude={"epochs", "patience"}))
     digest = str(store.attrs["digest"])
-    brought = dataset.read_json(DATA / "backbone" / "backbone.json")  # with the content of the weights, not their name
-    key = (settings.model, settings.seed, settings.train, best, brought, dict(store.attrs), code_digest())
+    # The weights of images are no part of the data's digest, those of the backbone may be others under the same name.
+    shown = dataset.sha256_bytes(train_split.weights.tobytes() + train_split.repeats.tobytes())
+    brought = dataset.read_json(DATA / "backbone" / "backbone.json")
+    selected = (settings.model, settings.weights, settings.seed)
+    key = (selected, settings.train, best, brought, dict(store.attrs), shown, code_digest())
     with dataset.resumable("train", *key) as resume, tracked("train", settings, resume=resume) as run_id:
         tracking.tag(weights=weights.name)
         tracking.log_params({"learning_rate": best["learning_rate"], "dropout": best["dropout"]})

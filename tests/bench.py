@@ -29,6 +29,7 @@ RECIPE = train.Recipe(
     batch_size=32,
     weight_decay=5e-4,
     augment=0.0,
+    strength=1.0,
     mixup=0.0,
     label_smoothing=0.0,
     average=0.0,
@@ -229,7 +230,7 @@ def bench_head(n_images: int = 512, epochs: int = 4) -> None:
     model = models.create_model("fusion")
     seconds = {}
     start = time.perf_counter()
-    features = train.frozen_features(model, split, few, seed=1, augment=0.0, copies=1)
+    features = train.frozen_features(model, split, few, RECIPE, seed=1)
     seconds["features"] = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

@@ -26,11 +26,15 @@ def keras_started() -> None:
     models.start_keras(1)
 
 
-def distort(images: NDArray, *, fraction: float = 1.0, seed: tuple[int, int] = (1, 0)) -> NDArray[np.float32]:
+def distort(
+    images: NDArray, *, fraction: float = 1.0, strength: float = 1.0, seed: tuple[int, int] = (1, 0)
+) -> NDArray[np.float32]:
     import tensorflow as tf
 
     pixels = tf.constant(np.asarray(images)[..., None], tf.float32)
-    return augmentation.distort(pixels, fraction=fraction, seed=tf.constant(seed, tf.int64)).numpy()[..., 0]
+    return augmentation.distort(pixels, fraction=fraction, strength=strength, seed=tf.constant(seed, tf.int64)).numpy()[
+        ..., 0
+    ]
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *kept: str) -> None:
@@ -194,8 +198,11 @@ def test_mixup_draws_one_share_for_pixels_label_and_weight() -> None:
     assert share.min() >= 0.5 - 1e-4
     assert 0.1 < np.mean(share < 0.9) < 0.9
     np.testing.assert_allclose(mixed, np.broadcast_to(mixed[:, :1, :1], mixed.shape))
-    np.testing.assert_allclose(labels[:, 0], share * (number % 2) + (1 - share) * (other % 2), atol=1e-4)
-    np.testing.assert_allclose(weights[:, 0], share * (number + 1) + (1 - share) * (other + 1), rtol=1e-4)
+    parts = share * (number + 1), (1 - share) * (other + 1)
+    np.testing.assert_allclose(weights[:, 0], parts[0] + parts[1], rtol=1e-4)
+    np.testing.assert_allclose(
+        labels[:, 0] * weights[:, 0], parts[0] * (number % 2) + parts[1] * (other % 2), rtol=1e-3, atol=1e-3
+    )
     again = augmentation.mixup(*given, alpha=0.4, seed=seed)[0]
     np.testing.assert_array_equal(again, mixed)
 
@@ -203,6 +210,15 @@ def test_mixup_draws_one_share_for_pixels_label_and_weight() -> None:
 def test_mixup_with_alpha_zero_changes_nothing() -> None:
     given = object(), object(), object()
     assert augmentation.mixup(*given, alpha=0.0, seed=None) == given
+
+
+def test_strength_scales_every_amount(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.broadcast_to(np.full((24, 24), 100.0), (40, 24, 24))
+    np.testing.assert_allclose(distort(images, strength=0.0), images, atol=1e-3)
+    only(monkeypatch, "MAX_BRIGHTNESS")
+    once, twice = (distort(images, strength=strength) - 100 for strength in (1.0, 2.0))
+    np.testing.assert_allclose(twice, 2 * once, atol=1e-3)
+    assert np.abs(once).max() > 10
 
 
 def test_the_same_seed_distorts_alike_and_another_does_not() -> None:

@@ -40,6 +40,8 @@ SMALL: Settings = {
     "explain.n_scored": 4,
     "explain.n_samples": 2,
     "promote.min_common": 2,
+    "promote.min_sensitivity": 0.0,  # two epochs make no good model
+    "promote.max_ece": 1.0,
     "compute.workers": 1,
 }
 
@@ -59,7 +61,7 @@ class Project:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes((ROOT / name).read_bytes())
         self.set(SMALL)
-        for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+        for command in (["init", "-q", "-b", "master"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
             self.run("git", *command)
 
     def set(self, settings: Settings) -> None:
@@ -159,6 +161,10 @@ def test_reports_keep_their_contracts(project: Project) -> None:
     promotion = project.report("promotion.json")
     assert promotion["promoted"] is True
     assert promotion["version"] == promotion["champion_version"] == 1
+    assert [gate["name"] for gate in promotion["gates"]] == ["min_sensitivity", "max_ece"]
+    assert all(gate["passed"] for gate in promotion["gates"])
+    assert promotion["gates"][0]["value"] == pytest.approx(metrics["val"]["sensitivity"])
+    assert promotion["gates"][1]["value"] == pytest.approx(metrics["val"]["ece"])
     assert len(list((project.folder / "reports/saliency").glob("*.png"))) == 2
 
 
@@ -203,6 +209,9 @@ def test_champion_loads_by_its_alias_and_scores_as_reported(project: Project, mo
     client = project.client
     version = client.get_model_version_by_alias("pneumonia-phantom", "champion")
     assert version.tags["synthetic"] == "true"
+    assert version.tags["git_commit"] == project.run("git", "rev-parse", "HEAD").strip()
+    assert len(version.tags["dvc_lock_digest"]) == 64, "DVC has noted the training by the time of promotion"
+    assert version.tags["model_sha256"] == dataset.sha256_file(project.folder / "models/model.keras")
     uri = f"sqlite:///{project.folder}/mlruns/mlflow.db"
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.setenv(name, uri)  # MLflow sets them itself below, and leaves them so
@@ -419,6 +428,32 @@ def test_every_model_runs_as_an_experiment(project: Project, model: str) -> None
         assert len(list((project.folder / "reports/saliency").glob("*.png"))) > 0
     finally:
         path.write_text(text)
+
+
+@pytest.mark.slow
+def test_the_model_of_a_version_comes_back_with_git_and_dvc_checkout(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    for epochs in (1, 2):
+        project.set({"train.epochs": epochs, "tune.n_trials": 0})
+        project.dvc("repro")
+        project.run("git", "add", "-A")
+        project.run("git", "commit", "-q", "-m", f"{epochs} epochs")
+    model = project.folder / "models/model.keras"
+    versions = project.client.search_model_versions("name = 'pneumonia-phantom'")
+    tags = {int(one.version): one.tags for one in versions}
+    assert tags[1]["model_sha256"] != tags[2]["model_sha256"] == dataset.sha256_file(model)
+    for version in (1, 2):
+        for commit in project.run("git", "rev-list", "master", "--", "dvc.lock").split():
+            lock = YAML(typ="safe").load(project.run("git", "show", f"{commit}:dvc.lock"))
+            entry = json.dumps(lock["stages"]["train"], sort_keys=True)
+            if dataset.sha256_bytes(entry.encode()) == tags[version]["dvc_lock_digest"]:
+                break
+        else:
+            pytest.fail(f"no commit holds the dvc.lock of version {version}")
+        project.run("git", "checkout", "-q", commit)
+        project.dvc("checkout")
+        assert dataset.sha256_file(model) == tags[version]["model_sha256"]
+        assert project.report("promotion.json")["version"] == version
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import sklearn.metrics
 import zarr
 from numpy.typing import NDArray
 
-from pneumonia import dataset, evaluate, metrics, models, stress
+from pneumonia import calibration, dataset, evaluate, metrics, models, stress
 
 SIZE = 8
 COLUMNS = ["image_id", "sha256", "patient_id", "split", "label", "score", "subtype"]
@@ -81,7 +81,7 @@ def predictions(n: int = 200, *, seed: int = 0, signal: float = 2.0) -> pd.DataF
 
 
 def judge(table: pd.DataFrame, **changes: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    return evaluate.judge(table, **({"level": 0.95, "target_sensitivity": 0.9} | changes))
+    return evaluate.judge(*evaluate.calibrated(table), **({"level": 0.95, "target_sensitivity": 0.9} | changes))
 
 
 def part(table: pd.DataFrame, split: str) -> tuple[NDArray, NDArray]:
@@ -163,6 +163,31 @@ def note_splits(monkeypatch: pytest.MonkeyPatch) -> list[type]:
     return seen
 
 
+# --- calibrated -----------------------------------------------------------------------------------------------------
+
+
+def test_calibrated_probabilities_come_from_the_printed_slope_and_bias_and_have_seven_digits(tmp_path: Path) -> None:
+    table = predictions()
+    after, platt = evaluate.calibrated(table)
+    assert list(after) == [*list(table)[:6], "calibrated", "subtype"]
+    pd.testing.assert_frame_equal(after.drop(columns="calibrated"), table)
+    expected = calibration.apply(platt, table["score"]).round(7)
+    np.testing.assert_array_equal(after["calibrated"], expected)
+    assert platt == tuple(float(f"{value:.6g}") for value in platt)
+    dataset.write_table(after, tmp_path / "predictions.csv")
+    read = dataset.read_table(tmp_path / "predictions.csv")
+    pd.testing.assert_frame_equal(read, after, check_exact=True, check_dtype=False)
+
+
+def test_calibration_is_fitted_on_validation_only() -> None:
+    table = predictions()
+    on_test = table["split"] == "test"
+    _, platt = evaluate.calibrated(table)
+    assert evaluate.calibrated(table.assign(label=table["label"].where(~on_test, 1 - table["label"])))[1] == platt
+    assert evaluate.calibrated(table.assign(score=table["score"].where(~on_test, 0.5)))[1] == platt
+    assert evaluate.calibrated(table.assign(score=table["score"].where(on_test, table["score"] / 2)))[1] != platt
+
+
 # --- judge ----------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +242,8 @@ def test_the_headline_has_the_keys_of_the_contract() -> None:
     expected = (
         "n n_positive auc auc_low auc_high accuracy sensitivity specificity precision f1 brier ece".split()  # noqa: SIM905
     )
-    assert list(headline["val"]) == list(headline["test"]) == expected
+    assert list(headline["val"]) == expected
+    assert list(headline["test"]) == [*expected, "brier_calibrated", "ece_calibrated"]
 
 
 def test_headline_figures_are_those_of_scikit_learn() -> None:
@@ -271,9 +297,11 @@ def test_the_second_operating_point_reaches_its_sensitivity_on_validation() -> N
 def test_every_figure_of_the_full_report_has_n_and_an_interval() -> None:
     _, full = judge(predictions())
     assert full["level"] == 0.95
-    for point in ("youden", "target_sensitivity"):
-        for split in ("val", "test"):
-            figures = full[point][split]
+    points = [full[name] for name in POINTS]
+    points += [full["prior_shift"], *(point["calibrated"] for point in points)]
+    for point in points:
+        for split in {"val", "test"} & set(point):
+            figures = point[split]
             names = {name.removesuffix("_low").removesuffix("_high") for name in figures} - {"n", "n_positive"}
             assert names >= {"auc", "accuracy", "sensitivity", "specificity", "precision", "f1", "brier", "ece"}
             for name in names:
@@ -310,28 +338,159 @@ def test_a_test_split_of_one_class_leaves_figures_out_instead_of_null() -> None:
     assert "NaN" not in json.dumps([headline, full])
 
 
+POINTS = ("youden", "target_sensitivity", "one_half")
+
+
+def crooked(*, test_share: float = 0.3, n: int = 2000) -> pd.DataFrame:
+    """Too sure, as if both classes were equally common, and less pneumonia in test than in validation."""
+    rng = np.random.default_rng(1)
+    table = predictions(n)
+    share = np.where(table["split"] == "val", 0.7, test_share)
+    label = (rng.random(n) < share).astype(int)
+    logit = 2 * (rng.normal(size=n) + 2 * (label - 0.5))
+    score = (1 / (1 + np.exp(-2 * logit))).round(7)
+    return table.assign(label=label, score=score, subtype=np.where(label, "virus", "normal"))
+
+
+def test_calibration_changes_probabilities_and_decisions_at_one_half_and_nothing_else() -> None:
+    table = crooked(test_share=0.7)
+    headline, full = judge(table)
+    for point in POINTS:
+        before, after = full[point]["test"], full[point]["calibrated"]["test"]
+        assert after["auc"] == before["auc"]
+        assert after["ece"] < before["ece"] / 2
+        assert after["brier"] < before["brier"]
+        same = [after[name] == before[name] for name in ("accuracy", "sensitivity", "specificity", "mcc")]
+        assert all(same) if point != "one_half" else not any(same)
+    assert full["one_half"]["threshold"] == full["one_half"]["calibrated"]["threshold"] == 0.5
+    assert full["one_half"]["calibrated"]["test"]["accuracy"] > full["one_half"]["test"]["accuracy"]
+    for name in ("brier", "ece"):
+        assert headline["test"][f"{name}_calibrated"] == full["youden"]["calibrated"]["test"][name]
+
+
+def test_calibrated_thresholds_are_the_chosen_ones_on_the_other_scale() -> None:
+    table, platt = evaluate.calibrated(crooked())
+    _, full = judge(table.drop(columns="calibrated"))
+    assert full["calibration"] == platt._asdict()
+    for point in ("youden", "target_sensitivity"):
+        mapped = calibration.apply(platt, [full[point]["threshold"]])[0]
+        assert full[point]["calibrated"]["threshold"] == pytest.approx(mapped, rel=1e-5)
+
+
+def test_prior_shift_finds_the_share_of_test_without_its_labels() -> None:
+    table = crooked(test_share=0.3)
+    _, full = judge(table)
+    shift = full["prior_shift"]
+    assert shift["val_prevalence"] == part(table, "val")[0].mean()
+    assert shift["test_prevalence"] == part(table, "test")[0].mean()
+    assert shift["estimated_prevalence"] == pytest.approx(shift["test_prevalence"], abs=0.04)
+    assert shift["estimated_prevalence_low"] < shift["estimated_prevalence"] < shift["estimated_prevalence_high"]
+    assert shift["threshold"] > 0.6, "rarer than in validation, so a calibrated score must be higher"
+    assert shift["test"]["accuracy"] > full["one_half"]["calibrated"]["test"]["accuracy"]
+    assert shift["test"]["ece"] < full["one_half"]["calibrated"]["test"]["ece"] / 2
+
+    on_test = table["split"] == "test"
+    other = judge(table.assign(label=table["label"].where(~on_test, 1 - table["label"])))[1]["prior_shift"]
+    for name in ("threshold", "estimated_prevalence", "estimated_prevalence_low", "estimated_prevalence_high"):
+        assert other[name] == shift[name]
+    assert other["test"]["accuracy"] == pytest.approx(1 - shift["test"]["accuracy"])
+
+
+def test_the_threshold_of_prior_shift_decides_as_its_figures_say() -> None:
+    table, _ = evaluate.calibrated(crooked())
+    shift = judge(table.drop(columns="calibrated"))[1]["prior_shift"]
+    test = table[table["split"] == "test"]
+    called = test["calibrated"] >= shift["threshold"]
+    assert shift["test"]["accuracy"] == (called == (test["label"] == 1)).mean()
+    assert shift["test"]["sensitivity"] == called[test["label"] == 1].mean()
+
+
+def test_prior_shift_is_left_out_where_scores_do_not_say_the_share() -> None:
+    table = predictions()
+    alike = table.assign(score=table["score"].where(table["split"] == "val", 0.5))
+    headline, full = judge(alike)
+    assert "prior_shift" not in full
+    assert headline["test"]["auc"] == 0.5
+    assert "prior_shift" not in set(evaluate.operating_points(full)["point"])
+
+
+def test_operating_points_are_one_row_before_and_one_after_calibration() -> None:
+    _, full = judge(crooked())
+    table = evaluate.operating_points(full)
+    assert list(table) == ["point", "scores", "threshold", "auc", "accuracy", "sensitivity", "specificity"]
+    assert list(zip(table["point"], table["scores"], strict=True)) == [
+        *((point, scores) for point in POINTS for scores in ("raw", "calibrated")),
+        ("prior_shift", "calibrated"),
+    ]
+    test, row = full["one_half"]["calibrated"]["test"], table.iloc[5]
+    assert row["threshold"] == "0.500"
+    assert row["auc"] == f"{test['auc']:.4f}"
+    for name in ("accuracy", "sensitivity", "specificity"):
+        assert row[name] == f"{test[name]:.3f} [{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}]"
+
+
+def test_operating_points_leave_undefined_figures_empty() -> None:
+    table = predictions()
+    _, full = judge(table[(table["split"] == "val") | (table["label"] == 1)])
+    points = evaluate.operating_points(full)
+    assert set(points["auc"]) == set(points["specificity"]) == {""}
+    assert (points["sensitivity"] != "").all()
+
+
 # --- subgroups ------------------------------------------------------------------------------------------------------
 
 
-def test_recall_of_a_subtype_counts_what_is_classified_rightly() -> None:
-    rows = [
-        *[("val", 0, score, "normal") for score in (0.1, 0.2)],
-        *[("val", 1, score, "virus") for score in (0.8, 0.9)],
-        *[("test", 0, score, "normal") for score in (0.1, 0.4, 0.6, 0.2)],
-        *[("test", 1, score, "bacteria") for score in (0.9, 0.7)],
-        *[("test", 1, score, "virus") for score in (0.9, 0.4, 0.3)],
-    ]
-    table = pd.DataFrame(rows, columns=["split", "label", "score", "subtype"])
+GROUPED = [
+    *[("val", 0, score, "normal", "F", 3, "") for score in (0.1, 0.2)],
+    *[("val", 1, score, "virus", "M", 3, "") for score in (0.8, 0.9)],
+    *[("test", 0, score, "normal", "F", 1, "") for score in (0.1, 0.4, 0.6, 0.2)],
+    *[("test", 1, score, "bacteria", "F", 2, "") for score in (0.9, 0.7)],
+    *[("test", 1, score, "virus", "M", 70, "") for score in (0.9, 0.4)],
+    ("test", 1, 0.3, "virus", "", float("nan"), ""),
+]
+
+
+def grouped() -> dict[str, Any]:
+    table = pd.DataFrame(GROUPED, columns=["split", "label", "score", "subtype", "sex", "age", "view"])
     table["patient_id"] = table.index.astype(str)
     headline, full = judge(table)
     assert headline["threshold"] == 0.5
-    subgroups = full["subgroups"]
-    assert {name: (row["n"], row["recall"]) for name, row in subgroups.items()} == {
-        "normal": (4, 3 / 4),
-        "bacteria": (2, 1.0),
-        "virus": (3, 1 / 3),
+    return full["subgroups"]
+
+
+def test_a_subtype_has_the_share_that_is_classified_rightly() -> None:
+    found = grouped()["subtype"]
+    assert {name: (row["n"], row["n_positive"]) for name, row in found.items()} == {
+        "normal": (4, 0),
+        "bacteria": (2, 2),
+        "virus": (3, 3),
     }
-    assert (subgroups["virus"]["recall_low"], subgroups["virus"]["recall_high"]) == metrics.wilson_interval(1, 3, 0.95)
+    assert found["normal"]["specificity"] == 3 / 4
+    assert (found["bacteria"]["sensitivity"], found["virus"]["sensitivity"]) == (1.0, 1 / 3)
+    assert (found["virus"]["sensitivity_low"], found["virus"]["sensitivity_high"]) == metrics.wilson_interval(
+        1, 3, 0.95
+    )
+    for row in found.values():
+        assert "auc" not in row
+        assert ("sensitivity" in row) != ("specificity" in row)
+
+
+def test_groups_are_those_the_source_tells_of() -> None:
+    found = grouped()
+    assert list(found) == ["subtype", "sex", "age"], "one view, of which nothing is known, divides nothing"
+    assert {name: row["n"] for name, row in found["sex"].items()} == {"F": 6, "M": 2}
+    assert found["sex"]["F"]["auc"] == 1
+    assert {name: row["n"] for name, row in found["age"].items()} == {
+        "0-1 years": 4,
+        "2-5 years": 2,
+        "65 years and older": 2,
+    }
+
+
+def test_what_tells_groups_apart_reaches_the_predictions(tmp_path: Path) -> None:
+    splits = make_splits().assign(sex="F", age=7)
+    table = evaluate.predict(brightness_model(), make_store(tmp_path / "images.zarr", splits), splits)
+    assert list(table) == [*COLUMNS, "sex", "age"]
 
 
 # --- curves ---------------------------------------------------------------------------------------------------------
@@ -341,6 +500,7 @@ def test_recall_of_a_subtype_counts_what_is_classified_rightly() -> None:
 def judged() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any], dict[str, pd.DataFrame]]:
     table = predictions()
     headline, full = judge(table)
+    table, _ = evaluate.calibrated(table)
     return table, headline, full, evaluate.curves(table, headline["threshold"])
 
 
@@ -365,14 +525,27 @@ def test_the_steps_of_the_precision_recall_curve_sum_to_the_average_precision(ju
     assert area == pytest.approx(sklearn.metrics.average_precision_score(*part(table, "test")))
 
 
-def test_calibration_bins_hold_every_test_image_and_give_the_ece(judged: Judged) -> None:
+@pytest.mark.parametrize(("name", "ece"), [("calibration", "ece"), ("calibration_after", "ece_calibrated")])
+def test_calibration_bins_hold_every_test_image_and_give_the_ece(judged: Judged, name: str, ece: str) -> None:
     _, headline, _, curves = judged
-    bins, test = curves["calibration"], headline["test"]
+    bins, test = curves[name], headline["test"]
     assert list(bins) == ["mean_score", "fraction_positive", "n"]
     assert bins["n"].sum() == test["n"]
     assert (bins["n"] * bins["fraction_positive"]).sum() == pytest.approx(test["n_positive"])
     gap = (bins["mean_score"] - bins["fraction_positive"]).abs()
-    assert (gap * bins["n"]).sum() / bins["n"].sum() == pytest.approx(test["ece"])
+    assert (gap * bins["n"]).sum() / bins["n"].sum() == pytest.approx(test[ece])
+
+
+def test_the_decision_curve_is_the_net_benefit_before_and_after(judged: Judged) -> None:
+    table, headline, _, curves = judged
+    curve, test = curves["decision_curve"], table[table["split"] == "test"]
+    assert list(curve) == ["threshold", "score", "calibrated", "treat_all", "treat_none"]
+    for name in ("score", "calibrated"):
+        np.testing.assert_array_equal(curve[name], metrics.net_benefit(test["label"], test[name]).model)
+    assert (curve["score"] != curve["calibrated"]).any()
+    share = headline["test"]["n_positive"] / headline["test"]["n"]
+    at_half = curve[curve["threshold"] == 0.5].iloc[0]
+    assert at_half["treat_all"] == pytest.approx(2 * share - 1)
 
 
 def test_confusion_has_one_row_per_test_image_and_agrees_with_the_headline(judged: Judged) -> None:
@@ -394,5 +567,64 @@ def test_curves_look_at_test_only(judged: Judged) -> None:
 
 
 def test_a_score_at_the_threshold_counts_as_pneumonia() -> None:
-    table = pd.DataFrame({"split": "test", "label": [0, 1], "score": [0.4, 0.5]})
+    table = pd.DataFrame({"split": "test", "label": [0, 1], "score": [0.4, 0.5], "calibrated": 0.5})
     assert evaluate.curves(table, 0.5)["confusion"].to_numpy().tolist() == [["normal"] * 2, ["pneumonia"] * 2]
+
+
+# --- the stress audit -----------------------------------------------------------------------------------------------
+
+
+def audit_store(path: Path, *, bright: str, masks: bool) -> zarr.Group:
+    """Images of 20 x 20 pixels whose pneumonias are brighter within or without the lungs, a square in the middle."""
+    rng = np.random.default_rng(1)
+    n = 60
+    lungs = np.zeros((20, 20), bool)
+    lungs[5:15, 5:15] = True
+    label = np.arange(n) % 2
+    where = lungs if bright == "lungs" else ~lungs
+    images = 100 + rng.normal(0, 3, (n, 20, 20)) + 40 * label[:, None, None] * where
+    table = pd.DataFrame({"image_id": [f"i{row}" for row in range(n)], "label": label, "weight": 1.0, "repeats": 1})
+    store = dataset.create_store(path, {"data": "made here"})
+    pixels, shapes = dataset.create_split(store, "test", table, size=20, with_lungs=masks)
+    pixels[:] = images.astype(np.uint8)
+    if shapes is not None:
+        shapes[:] = np.broadcast_to(lungs * np.uint8(255), (n, 20, 20))
+    return store
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_model_that_goes_by_the_lungs_loses_all_without_them(masks: bool, tmp_path: Path) -> None:
+    found = evaluate.audit(brightness_model(), audit_store(tmp_path / "store", bright="lungs", masks=masks), level=0.95)
+    hidden = "lungs" if masks else "middle"
+    assert (found["hidden"], found["n"]) == (hidden, 60)
+    assert list(found["auc"]) == ["clean", *stress.STRESSES, *stress.REPORTED, f"{hidden}_only", f"{hidden}_hidden"]
+    assert found["auc"]["clean"]["auc"] == found["auc"][f"{hidden}_only"]["auc"] == 1
+    assert found["auc"][f"{hidden}_hidden"]["auc"] < 0.8
+    assert not found["shortcut_prone"]
+    assert "lies there" in found["verdict"]
+    for one in found["auc"].values():
+        assert one["auc_low"] <= one["auc"] <= one["auc_high"]
+
+
+def test_a_model_that_goes_by_the_border_is_called_shortcut_prone(tmp_path: Path) -> None:
+    store = audit_store(tmp_path / "store", bright="border", masks=True)
+    found = evaluate.audit(brightness_model(), store, level=0.95)
+    assert found["auc"]["lungs_hidden"]["auc"] == 1
+    assert found["shortcut_prone"]
+    assert "shortcut-prone" in found["verdict"]
+
+
+def test_the_audit_goes_by_blocks_with_the_masks_of_their_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = audit_store(tmp_path / "store", bright="lungs", masks=True)
+    whole = evaluate.audit(brightness_model(), store, level=0.95)
+    monkeypatch.setattr(dataset, "IMAGES_PER_BLOCK", 7)
+    assert evaluate.audit(brightness_model(), store, level=0.95, memory=0) == whole
+
+
+def test_too_few_images_leave_it_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "_auc", lambda labels, scores, level: {"auc": 0.8, "auc_low": 0.6, "auc_high": 0.9})
+    found = evaluate.audit(brightness_model(), audit_store(tmp_path / "store", bright="lungs", masks=True), level=0.95)
+    assert "shortcut_prone" not in found
+    assert "60 images cannot tell" in found["verdict"]

@@ -25,6 +25,7 @@ from pneumonia.metrics import (
     confusion,
     delong_test,
     expected_calibration_error,
+    net_benefit,
     precision_recall_curve,
     reliability,
     roc_auc,
@@ -147,6 +148,18 @@ def test_delong_interval_agrees_with_the_bootstrap() -> None:
     assert auc_interval(y_true, y_score) == pytest.approx(
         bootstrap_interval(roc_auc, y_true, y_score, seed=5), abs=0.008
     )
+
+
+def test_delong_p_value_agrees_with_the_paired_bootstrap() -> None:
+    y_true, a = simulated(400, seed=29, decimals=2)
+    b = np.round(0.75 * a + 0.25 * np.random.default_rng(30).random(400), 2)
+    generator = np.random.default_rng(31)
+    differences = []
+    for _ in range(1000):
+        drawn = generator.integers(0, 400, 400)
+        differences.append(roc_auc(y_true[drawn], a[drawn]) - roc_auc(y_true[drawn], b[drawn]))
+    z = NormalDist().inv_cdf(delong_test(y_true, a, b) / 2)
+    assert abs(roc_auc(y_true, a) - roc_auc(y_true, b)) / abs(z) == pytest.approx(np.std(differences), rel=0.1)
 
 
 def test_delong_test_is_one_for_identical_or_equally_ranked_scores() -> None:
@@ -321,6 +334,48 @@ def test_perfect_and_constant_scores_have_known_calibration_errors() -> None:
     assert expected_calibration_error([0, 1, 1], [0, 1, 1]) == 0
     assert expected_calibration_error([0, 1, 1], [1, 0, 0]) == 1
     assert expected_calibration_error([0, 0, 0, 1], [0.75] * 4) == 0.5
+
+
+@pytest.mark.parametrize(("label", "error"), [(0, 0.6), (1, 0.4)])
+def test_calibration_of_one_class_and_tied_scores_by_hand(label: int, error: float) -> None:
+    y_true, y_score = [label] * 4, [0.4, 0.4, 0.8, 0.8]
+    assert expected_calibration_error(y_true, y_score, n_bins=5) == pytest.approx(error)
+    assert brier_score(y_true, y_score) == pytest.approx(0.4 if label == 0 else 0.2)
+    assert reliability(y_true, y_score, n_bins=5).fraction_positive.tolist() == [label, label]
+
+
+# --- known answers: net benefit -------------------------------------------------------------------------------------
+
+
+def test_net_benefit_by_hand() -> None:
+    # Ten images, four ill. At 1/5 a false alarm costs a quarter: three found less two alarms makes 2.5 of 10.
+    y_true = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    y_score = [0.9, 0.8, 0.2, 0.1, 0.7, 0.2, 0.1, 0.1, 0.0, 0.15]
+    curve = net_benefit(y_true, y_score, [0.2, 0.75])
+    assert curve.model == pytest.approx([(3 - 2 / 4) / 10, 2 / 10])
+    assert curve.treat_all == pytest.approx([(4 - 6 / 4) / 10, (4 - 6 * 3) / 10])
+    assert curve.treat_none.tolist() == [0, 0]
+    assert curve.thresholds.tolist() == [0.2, 0.75]
+
+
+def test_net_benefit_is_counted_at_each_threshold() -> None:
+    y_true, y_score = simulated(300, seed=32, decimals=2)  # ties at the thresholds themselves
+    curve = net_benefit(y_true, y_score)
+    assert curve.thresholds == pytest.approx(np.linspace(0.01, 0.99, 99))
+    for threshold, found in zip(curve.thresholds, curve.model, strict=True):
+        tp, fp, _, _ = confusion(y_true, y_score, threshold)
+        assert found == pytest.approx(tp / 300 - fp / 300 * threshold / (1 - threshold))
+
+
+def test_net_benefit_of_plain_rules_and_of_a_perfect_model() -> None:
+    y_true, _ = simulated(100, seed=33)
+    assert net_benefit(y_true, [1.0] * 100).model == pytest.approx(net_benefit(y_true, [1.0] * 100).treat_all)
+    assert net_benefit(y_true, [0.0] * 100).model.tolist() == [0] * 99
+    assert net_benefit(y_true, y_true).model == pytest.approx(np.full(99, y_true.mean()))
+    crossing = net_benefit(y_true, y_true, [y_true.mean()])
+    assert crossing.treat_all == pytest.approx([0])
+    assert net_benefit([1, 1], [0.9, 0.2], [0.5]).treat_all.tolist() == [1]
+    assert net_benefit([0, 0], [0.9, 0.2], [0.5]).model == pytest.approx([-0.5])
 
 
 # --- agreement with scikit-learn ------------------------------------------------------------------------------------
@@ -640,6 +695,16 @@ def test_calibration_figures_stay_between_zero_and_one(sample: tuple[list[int], 
     assert 0 <= brier_score(*sample) <= 1
 
 
+@given(samples(positives=0, negatives=0))
+def test_net_benefit_is_at_most_the_share_of_pneumonia_and_at_least_that_of_all_false_alarms(
+    sample: tuple[list[int], list[float]],
+) -> None:
+    curve = net_benefit(*sample)
+    share = np.mean(sample[0])
+    assert (curve.model <= share + 1e-12).all()
+    assert (curve.model >= -(1 - share) * curve.thresholds / (1 - curve.thresholds) - 1e-12).all()
+
+
 @given(samples())
 def test_curves_rise_and_average_precision_is_at_most_one(sample: tuple[list[int], list[float]]) -> None:
     curve = roc_curve(*sample)
@@ -662,6 +727,7 @@ TAKES_TWO_ARRAYS: dict[str, Callable[[ArrayLike, ArrayLike], object]] = {
     "confusion": lambda y_true, y_score: confusion(y_true, y_score, 0.5),
     "youden_threshold": youden_threshold,
     "threshold_at_sensitivity": lambda y_true, y_score: threshold_at_sensitivity(y_true, y_score, 0.9),
+    "net_benefit": net_benefit,
     "brier_score": brier_score,
     "reliability": reliability,
     "expected_calibration_error": expected_calibration_error,
@@ -706,7 +772,7 @@ def test_without_positives_there_is_no_recall(name: str) -> None:
     TAKES_TWO_ARRAYS[name]([1, 1], [0.1, 0.9])
 
 
-@pytest.mark.parametrize("name", ["brier_score", "reliability", "expected_calibration_error"])
+@pytest.mark.parametrize("name", ["net_benefit", "brier_score", "reliability", "expected_calibration_error"])
 def test_calibration_refuses_logits(name: str) -> None:
     with pytest.raises(ValueError, match=r"spans -2 to 3, expected probabilities 0-1: apply the sigmoid"):
         TAKES_TWO_ARRAYS[name]([0, 1], [-2, 3])
@@ -727,6 +793,9 @@ def test_options_out_of_range_are_refused() -> None:
     for successes, n in ((0, 0), (3, 2), (-1, 2)):
         with pytest.raises(ValueError, match=f"{successes} successes of {n} trials"):
             wilson_interval(successes, n)
+    for thresholds in ([0.0], [0.5, 1.0], [math.nan], 0.5):
+        with pytest.raises(ValueError, match="no list of numbers strictly between 0 and 1"):
+            net_benefit(y_true, y_score, thresholds)
     with pytest.raises(ValueError, match="n_bins is 0"):
         reliability(y_true, y_score, n_bins=0)
     with pytest.raises(ValueError, match="threshold is NaN"):

@@ -1,6 +1,6 @@
 """Every figure is drawn from a table made here, saved, and read back through matplotlib's own objects."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -26,13 +26,35 @@ def roc() -> Figure:
     return plots.roc(pd.DataFrame({"fpr": [0, 0, 1], "tpr": [0, 0.75, 1]}), REPORT, (0.25, 0.9), TITLE)
 
 
+def pair() -> dict[str, dict[str, object]]:
+    """What two models scored on the same images."""
+    bins = pd.DataFrame({"mean_score": [0.1, 0.9], "fraction_positive": [0.2, 0.8], "n": [10, 30]})
+    one = {"roc": pd.DataFrame({"fpr": [0, 0, 1], "tpr": [0, 0.75, 1]}), "point": (0.25, 0.9), "reliability": bins}
+    other = {"roc": pd.DataFrame({"fpr": [0, 1], "tpr": [0, 1]}), "point": (0.5, 0.5), "reliability": bins.tail(1)}
+    return {"A": {**one, "report": REPORT}, "B": {**other, "report": REPORT | {"auc": 0.5, "ece": 0.3}}}
+
+
+def overlaid_roc() -> Figure:
+    return plots.overlaid_roc(pair(), TITLE)
+
+
+def overlaid_reliability() -> Figure:
+    return plots.overlaid_reliability(pair(), TITLE)
+
+
 def precision_recall() -> Figure:
     return plots.precision_recall(pd.DataFrame({"recall": [0.1, 1], "precision": [1, 0.75]}), REPORT, TITLE)
 
 
 def calibration() -> Figure:
-    bins = pd.DataFrame({"mean_score": [0.1, 0.9], "fraction_positive": [0.2, 0.8], "n": [10, 30]})
-    return plots.calibration(bins, REPORT, TITLE)
+    before = pd.DataFrame({"mean_score": [0.1, 0.9], "fraction_positive": [0.2, 0.8], "n": [10, 30]})
+    after = pd.DataFrame({"mean_score": [0.12, 0.5, 1.0], "fraction_positive": [0.1, 0.6, 1.0], "n": [4, 11, 25]})
+    return plots.calibration({"before": (before, REPORT), "after": (after, REPORT | {"ece": 0.01})}, TITLE)
+
+
+def decision_curve() -> Figure:
+    table = {"threshold": [0.25, 0.5, 0.99], "score": [0.7, 0.6, -3.0], "calibrated": [0.72, 0.65, 0.2]}
+    return plots.decision_curve(pd.DataFrame(table | {"treat_all": [0.67, 0.5, -24.0], "treat_none": 0}), REPORT, TITLE)
 
 
 def confusion() -> Figure:
@@ -99,7 +121,13 @@ def saliency() -> Figure:
     return plots.saliency(GRAY_IMAGE, {"grad_cam": MAP, "smoothgrad": MAP}, boxes, TITLE)
 
 
-CHARTS = {one.__name__: one for one in (roc, precision_recall, calibration, confusion, history, classes, trials)}
+CHARTS = {
+    one.__name__: one
+    for one in (
+        *(roc, overlaid_roc, overlaid_reliability, precision_recall, calibration, decision_curve, confusion),
+        *(history, classes, trials),
+    )
+}
 PICTURES = {one.__name__: one for one in (before_after, saliency, measures, architecture)}
 FIGURES = CHARTS | PICTURES
 
@@ -129,18 +157,25 @@ def test_the_same_figure_saves_to_the_same_bytes(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_labels_both_axes_and_says_what_it_shows(name: str) -> None:
-    axes = CHARTS[name]().axes[0]
-    assert axes.get_xlabel()
+    figure = CHARTS[name]()
+    axes = figure.axes[0]
+    assert any(one.get_xlabel() for one in figure.axes)
     assert axes.get_ylabel()
     assert TITLE in axes.get_title()
 
 
-@pytest.mark.parametrize("name", ["roc", "precision_recall", "calibration", "confusion"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("roc", "overlaid_roc", "overlaid_reliability", "precision_recall", "calibration", "decision_curve"),
+        "confusion",
+    ],
+)
 def test_a_chart_of_test_results_says_n(name: str) -> None:
     assert "n = 40" in CHARTS[name]().axes[0].get_title()
 
 
-@pytest.mark.parametrize("name", ["roc", "precision_recall", "calibration", "history", "classes", "trials"])
+@pytest.mark.parametrize("name", [name for name in CHARTS if name != "confusion"])
 def test_a_legend_covers_no_axes(name: str) -> None:
     figure = CHARTS[name]()
     figure.draw_without_rendering()
@@ -176,16 +211,84 @@ def test_roc_shows_the_auc_with_its_interval_and_the_operating_point() -> None:
     assert point.get_xydata().tolist() == [[0.25, 0.9]]
 
 
+def test_two_roc_curves_have_a_point_of_their_own_colour_each() -> None:
+    figure = overlaid_roc()
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[:2] == ["A: AUC 0.875 [0.800, 0.950]", "B: AUC 0.500 [0.800, 0.950]"]
+    curve_a, point_a, curve_b, point_b, *_ = figure.axes[0].get_lines()
+    assert list(curve_a.get_ydata()) == [0, 0.75, 1]
+    assert list(curve_b.get_ydata()) == [0, 1]
+    assert (point_a.get_xydata().tolist(), point_b.get_xydata().tolist()) == ([[0.25, 0.9]], [[0.5, 0.5]])
+    assert curve_a.get_color() == point_a.get_color() != curve_b.get_color() == point_b.get_color()
+    assert curve_a.get_linestyle() != curve_b.get_linestyle(), "equal curves are both seen"
+
+
+def test_two_reliabilities_have_the_colours_of_their_roc_curves() -> None:
+    figure = overlaid_reliability()
+    _, a, b = figure.axes[0].get_lines()
+    assert (len(a.get_xdata()), len(b.get_xdata())) == (2, 1)
+    curve_a, _, curve_b, *_ = overlaid_roc().axes[0].get_lines()
+    assert (a.get_color(), b.get_color()) == (curve_a.get_color(), curve_b.get_color())
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["perfect", "A: ECE 0.020, Brier 0.125", "B: ECE 0.300, Brier 0.125"]
+
+
+@pytest.mark.parametrize("draw", [plots.overlaid_roc, plots.overlaid_reliability])
+def test_long_names_of_models_stay_inside_the_figure(draw: Callable[..., Figure]) -> None:
+    figure = draw(pair(), "A: " + "a-very-long-name " * 12 + "\nB: " + "another-name " * 12)
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert 0 <= box.x0 <= box.x1 <= figure.get_figwidth()
+    assert 0 <= box.y0 <= box.y1 <= figure.get_figheight()
+
+
+def test_bytes_of_a_figure_are_those_of_its_file(tmp_path: Path) -> None:
+    plots.save(roc(), tmp_path / "a.png")
+    assert plots.png(roc()) == (tmp_path / "a.png").read_bytes()
+
+
 def test_precision_recall_shows_the_share_of_pneumonia() -> None:
     _, share = precision_recall().axes[0].get_lines()
     assert set(share.get_ydata()) == {0.75}
 
 
-def test_calibration_marks_grow_with_their_images() -> None:
-    (marks,) = calibration().axes[0].collections
-    few, many = marks.get_sizes() - 20
-    assert many == pytest.approx(3 * few)
-    assert marks.get_offsets().tolist() == [[0.1, 0.2], [0.9, 0.8]]
+def test_calibration_shows_before_and_after_with_the_images_of_each_bin() -> None:
+    figure = calibration()
+    axes, counts = figure.axes
+    perfect, before, after = axes.get_lines()
+    assert list(perfect.get_xdata()) == list(perfect.get_ydata())
+    assert before.get_xydata().tolist() == [[0.1, 0.2], [0.9, 0.8]]
+    assert after.get_xydata().tolist() == [[0.12, 0.1], [0.5, 0.6], [1.0, 1.0]]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["perfect", "before: ECE 0.020, Brier 0.125", "after: ECE 0.010, Brier 0.125"]
+    assert [text.get_text() for text in counts.texts] == ["10", "30", "4", "11", "25"]
+    assert [bar.get_height() for bar in counts.patches] == [10, 30, -4, -11, -25]
+    for bars, line in zip(counts.containers, (before, after), strict=True):
+        assert {to_hex(bar.get_facecolor()) for bar in bars} == {to_hex(line.get_color())}
+        centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+        assert centres == pytest.approx(line.get_xdata())
+
+
+def test_the_numbers_of_a_calibration_stand_apart() -> None:
+    figure = calibration()
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[1].texts]
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+
+
+def test_decision_curve_says_the_share_of_pneumonia_and_hides_no_gain() -> None:
+    figure = decision_curve()
+    axes = figure.axes[0]
+    assert "75.0% pneumonia" in axes.get_title()
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert lines == {
+        "all are pneumonia": [0.67, 0.5, -24.0],
+        "none is": [0, 0, 0],
+        "model, raw scores": [0.7, 0.6, -3.0],
+        "model, calibrated": [0.72, 0.65, 0.2],
+    }
+    low, high = axes.get_ylim()
+    assert -0.3 < low < 0 < 0.75 < high
 
 
 def test_confusion_has_actual_down_and_predicted_across() -> None:
@@ -351,3 +454,18 @@ def test_no_words_of_an_architecture_run_into_each_other() -> None:
     assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
     assert max(box.x1 for box in boxes) < bars.get_window_extent().x0
     assert max(text.get_window_extent().x1 for text in bars.texts) < figure.bbox.x1
+
+
+def test_the_stress_plot_has_a_point_and_an_interval_for_each_change() -> None:
+    aucs = {
+        "clean": {"auc": 0.9, "auc_low": 0.85, "auc_high": 0.94},
+        "noise": {"auc": 0.8, "auc_low": 0.72, "auc_high": 0.86},
+        "lungs_hidden": {"auc": 0.55, "auc_low": 0.4, "auc_high": 0.6},
+    }
+    figure = plots.stress({"auc": aucs, "n": 80}, "compact, test")
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["lungs hidden", "noise", "clean"]
+    points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert points == [0.55, 0.8, 0.9]
+    assert "n = 80" in axes.get_title()
+    assert axes.get_xlim()[0] < 0.4

@@ -1,4 +1,6 @@
-"""Decisions between tables of a few scores, each worked out by hand."""
+"""Decisions between tables of a few scores, and champions of registries of a few tags, each worked out by hand."""
+
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -25,13 +27,17 @@ def table(scores: list[float], *, labels: list[int] = LABELS, first: int = 0, sp
     )
 
 
-def decide(candidate: pd.DataFrame, champion: pd.DataFrame | None, min_common: int = 3) -> promote.Decision:
-    return promote.decide(candidate, champion, min_common=min_common)
+ASKS = {"threshold": 0.5, "min_common": 3, "min_gain": 0.0, "min_sensitivity": 0.0, "max_ece": 1.0}
+
+
+def decide(candidate: pd.DataFrame, champion: pd.DataFrame | None, **changes: Any) -> promote.Decision:
+    return promote.decide(candidate, champion, **(ASKS | changes))
 
 
 def test_the_first_model_is_promoted_however_bad() -> None:
     decision = decide(table(BAD), None)
-    assert decision == promote.Decision(True, "the first model of this data set", 0.0, None, 6)
+    assert decision[:5] == (True, "the first model of this data set", 0.0, None, 6)
+    assert "p_value" not in promote.as_report(decision)
 
 
 def test_promotes_only_on_higher_auc() -> None:
@@ -59,7 +65,7 @@ def test_equal_auc_by_other_scores_is_not_higher() -> None:
     assert decision.auc == decision.champion_auc
 
 
-def test_scores_on_test_and_train_are_never_looked_at() -> None:
+def test_scores_on_test_and_train_decide_nothing() -> None:
     def with_others(val: list[float], others: list[float]) -> pd.DataFrame:
         return pd.concat(
             [
@@ -70,8 +76,10 @@ def test_scores_on_test_and_train_are_never_looked_at() -> None:
         )
 
     plain = decide(table(GOOD), table(PERFECT))
-    for mine, theirs in ((PERFECT, BAD), (BAD, PERFECT)):
-        assert decide(with_others(GOOD, mine), with_others(PERFECT, theirs)) == plain
+    for mine, theirs, difference in ((PERFECT, BAD, 1.0), (BAD, PERFECT, -1.0)):
+        decision = decide(with_others(GOOD, mine), with_others(PERFECT, theirs))
+        assert decision.test_difference == difference, "reported"
+        assert decision._replace(test_difference=None, test_p_value=None) == plain
     first = decide(with_others(GOOD, BAD), None)
     assert (first.auc, first.n_common) == (pytest.approx(8 / 9), 6)
     # What one validated on is test for the other: no common ground.
@@ -103,14 +111,15 @@ def test_with_too_few_common_images_the_champion_stays() -> None:
     candidate, champion = table(PERFECT), table(BAD)
     assert decide(candidate, champion, min_common=3).promoted
     decision = decide(candidate, champion, min_common=4)
-    assert decision == promote.Decision(
-        promoted=False,
-        reason="not comparable: both models validated on only 3 common images of the smaller class, "
+    assert decision[:5] == (
+        False,
+        "not comparable: both models validated on only 3 common images of the smaller class, "
         "promote.min_common asks for 4; the champion stays",
-        auc=1.0,
-        champion_auc=None,
-        n_common=6,
+        1.0,
+        None,
+        6,
     )
+    assert decision.p_value is None
 
 
 def test_the_smaller_class_decides_whether_models_compare() -> None:
@@ -128,9 +137,238 @@ def test_without_common_images_of_both_classes_nothing_is_comparable(champion: p
     assert decision.reason.startswith("not comparable: both models validated on only 0 common images")
 
 
-def test_the_champion_asked_again_stays_and_says_so() -> None:
-    both = pd.concat([table(GOOD), table(BAD, first=30, split="test")])
-    assert promote.confirm(both) == promote.Decision(True, "the champion already", pytest.approx(8 / 9), None, 6)
+def test_a_comparison_on_test_is_reported_where_both_saw_enough_of_it() -> None:
+    def with_test(scores: list[float], first: int = 100) -> pd.DataFrame:
+        return pd.concat([table(GOOD), table(scores, first=first, split="test")])
+
+    decision = decide(with_test(PERFECT), with_test(GOOD))
+    assert decision.test_difference == pytest.approx(1 / 9)
+    assert decision.test_p_value == pytest.approx(metrics.delong_test(LABELS, PERFECT, GOOD))
+    assert not decision.promoted
+    apart = decide(with_test(PERFECT), with_test(GOOD, first=105))
+    assert not {"test_difference", "test_p_value"} & set(promote.as_report(apart))
+
+
+# --- gates ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_gate_is_reported_with_its_value_and_limit() -> None:
+    decision = decide(table(PERFECT), table(GOOD), threshold=0.75, min_gain=0.05, min_sensitivity=0.7, max_ece=0.1)
+    gain, sensitivity, ece = decision.gates
+    assert gain == ("min_gain", pytest.approx(1 / 9), 0.05, True)
+    assert sensitivity == ("min_sensitivity", pytest.approx(2 / 3), 0.7, False)  # 0.7 lies below the threshold
+    expected = metrics.expected_calibration_error(LABELS, PERFECT)
+    assert ece == ("max_ece", pytest.approx(expected), 0.1, False)
+    assert promote.as_report(decision)["gates"][1] == {
+        "name": "min_sensitivity",
+        "value": pytest.approx(2 / 3),
+        "limit": 0.7,
+        "passed": False,
+    }
+
+
+def test_better_but_through_a_failed_gate_no_model_becomes_champion() -> None:
+    decision = decide(table(PERFECT), table(GOOD), threshold=0.75, min_sensitivity=0.7)
+    assert not decision.promoted
+    assert decision.reason.startswith("higher validation AUC 1.0000")
+    assert decision.reason.endswith(
+        ", but its sensitivity of 0.667 on validation is below 0.7 (promote.min_sensitivity); the champion stays"
+    )
+    ece = decide(table(PERFECT), table(GOOD), max_ece=0.1)
+    assert "but its calibration error of 0.2 on validation is above 0.1 (promote.max_ece)" in ece.reason
+    assert not ece.promoted
+
+
+def test_a_value_at_the_limit_passes() -> None:
+    ece = metrics.expected_calibration_error(LABELS, PERFECT)
+    assert decide(table(PERFECT), table(GOOD), threshold=0.7, min_sensitivity=1.0, max_ece=ece).promoted
+
+
+def test_the_first_model_is_champion_although_gates_fail() -> None:
+    decision = decide(table(BAD), None, min_sensitivity=0.9, max_ece=0.2)
+    assert decision.promoted
+    assert decision.reason == (
+        "the first model of this data set, although its sensitivity of 0 on validation is below 0.9 "
+        "(promote.min_sensitivity); its calibration error of 0.8 on validation is above 0.2 (promote.max_ece)"
+    )
+    assert [gate.passed for gate in decision.gates] == [False, False]
+
+
+def test_the_gain_must_be_more_than_asked() -> None:
+    assert decide(table(PERFECT), table(GOOD), min_gain=0.11).promoted
+    decision = decide(table(PERFECT), table(GOOD), min_gain=0.12)
+    assert not decision.promoted
+    assert decision.reason.startswith("not higher by more than 0.12 (promote.min_gain): validation AUC 1.0000")
+
+
+def test_a_decision_becomes_tags_in_words() -> None:
+    tags = promote.as_tags(decide(table(PERFECT), table(GOOD), threshold=0.75, min_sensitivity=0.7))
+    assert tags["promoted"] == "false"
+    assert tags["gate_min_gain"] == "passed: 0.1111, limit 0"
+    assert tags["gate_min_sensitivity"] == "failed: 0.6667, limit 0.7"
+    assert tags["p_value"] == f"{metrics.delong_test(LABELS, GOOD, PERFECT):.6g}"
+    assert "test_difference" not in tags
+
+
+# --- the registry ---------------------------------------------------------------------------------------------------
+
+
+def tags(auc: float, *, images: str = "a", **changes: str) -> dict[str, str]:
+    """Of a version that validated on `images`."""
+    base = {"val_auc": repr(auc), "val_digest": images, "val_smaller": "20", "eligible": "true"}
+    return base | {"min_common": "10", "min_gain": "0.0"} | changes
+
+
+def unasked(challenger: int, holder: int) -> promote.Gain:
+    raise AssertionError(f"{challenger} and {holder} need no predictions")
+
+
+def standing(*versions: dict[str, str], measure: promote.Measure = unasked) -> promote.Standing:
+    return promote.standing(dict(enumerate(versions, start=1)), measure)
+
+
+def test_the_champion_is_the_best_of_all_versions_in_any_order() -> None:
+    aucs = [0.8, 0.95, 0.7, 0.9]
+    assert standing(*map(tags, aucs)) == (2, 1)
+    shuffled = {3: tags(0.7), 1: tags(0.8), 4: tags(0.9), 2: tags(0.95)}
+    assert promote.standing(shuffled, unasked) == (2, 1)
+
+
+def test_of_equals_the_earlier_version_is_champion() -> None:
+    assert standing(tags(0.8), tags(0.8)) == (1, None)
+
+
+def test_a_version_that_is_not_eligible_is_champion_only_as_the_first() -> None:
+    assert standing(tags(0.7, eligible="false"), tags(0.9, eligible="false")) == (1, None)
+    assert standing(tags(0.7, eligible="false"), tags(0.9, eligible="false"), tags(0.8)) == (3, 1)
+
+
+def test_each_version_keeps_the_limits_it_was_registered_with() -> None:
+    assert standing(tags(0.8), tags(0.85, min_gain="0.1")) == (1, None)
+    assert standing(tags(0.8), tags(0.85, min_common="21")) == (1, None)
+    assert standing(tags(0.8), tags(0.85, min_gain="0.01", min_common="20")) == (2, 1)
+
+
+def test_only_versions_with_other_images_are_measured() -> None:
+    asked = []
+
+    def measure(challenger: int, holder: int) -> promote.Gain:
+        asked.append((challenger, holder))
+        return promote.Gain(0.1, 10)
+
+    assert standing(tags(0.9), tags(0.95), tags(0.6, images="b"), tags(0.7, images="b"), measure=measure) == (4, 3)
+    assert asked == [(3, 2)]
+
+
+@pytest.mark.parametrize(("gain", "champion"), [((0.1, 10), 2), ((0.1, 9), 1), ((-0.1, 10), 1), ((0.0, 10), 1)])
+def test_what_was_measured_counts_and_is_a_tag_from_then_on(gain: tuple[float, int], champion: int) -> None:
+    measured = promote.Gain(*gain)
+    first, second = tags(0.9), tags(0.6, images="b")
+    assert standing(first, second, measure=lambda *_: measured).champion == champion
+    assert standing(first, second | promote.against(1, measured)).champion == champion
+
+
+def test_two_tables_are_measured_on_their_common_validation_images() -> None:
+    candidate = pd.concat([table(PERFECT), table(BAD, first=10)])
+    champion = pd.concat([table(GOOD), table(PERFECT, first=20), table(PERFECT, first=10, split="test")])
+    assert promote.compare(candidate, champion) == (pytest.approx(1 / 9), 3)
+    assert promote.compare(candidate, champion.iloc[:0]) == (0.0, 0)
+
+
+def test_facts_of_versions_give_the_champion_that_their_tables_give() -> None:
+    """By tags alone, as `decide` would do one after the other."""
+    tables = [table(BAD), table(GOOD), table(PERFECT), table(GOOD)]
+    for asks in ({}, {"min_gain": 0.5}, {"min_sensitivity": 0.9, "threshold": 0.75}, {"min_common": 4}):
+        champion, registry = 1, {1: promote.facts(tables[0], **(ASKS | asks))}
+        for version, candidate in enumerate(tables[1:], start=2):
+            if decide(candidate, tables[champion - 1], **asks).promoted:
+                champion = version
+            registry[version] = promote.facts(candidate, **(ASKS | asks))
+            assert promote.standing(registry, unasked).champion == champion
+
+
+def test_facts_know_the_validation_images_and_nothing_of_the_rest() -> None:
+    plain = promote.facts(table(GOOD), **ASKS)
+    assert promote.facts(pd.concat([table(GOOD), table(BAD, first=50, split="test")]), **ASKS) == plain
+    assert promote.facts(table(GOOD).iloc[::-1], **ASKS) == plain
+    others = promote.facts(table(GOOD, first=1), **ASKS)
+    relabelled = promote.facts(table(GOOD, labels=LABELS[::-1]), **ASKS)
+    assert len({facts["val_digest"] for facts in (plain, others, relabelled)}) == 3
+
+
+def test_versions_from_before_the_gates_and_without_figures_do_no_harm() -> None:
+    old = {"val_auc": "0.9", "data_digest": "a"}
+    assert standing({}, old, tags(0.8), measure=lambda *_: promote.Gain(-0.1, 20)) == (2, None)
+
+
+# --- back to an earlier champion ------------------------------------------------------------------------------------
+
+
+def choose(registry: promote.Tags) -> promote.Standing:
+    return promote.standing(registry, unasked)
+
+
+def rolled_back(registry: dict[int, dict[str, str]], aside: tuple[int, ...]) -> dict[int, dict[str, str]]:
+    return {
+        version: known | ({"rolled_back_at": "now", "eligible": "false"} if version in aside else {})
+        for version, known in registry.items()
+    }
+
+
+def test_repeated_rollbacks_walk_back_through_the_champions() -> None:
+    registry = {version: tags(0.7 + version / 100, crowned_at=f"2026-01-0{version}") for version in (1, 2, 3)}
+    registry[2] = tags(0.5)  # never champion
+    registry[4] = tags(0.9, crowned_at="2026-01-04")
+    champion, walked = 4, []
+    while plan := promote.rollback(registry, champion, choose):
+        assert plan.aside == (champion,)
+        registry = rolled_back(registry, plan.aside)
+        champion = choose(registry).champion
+        walked.append(champion)
+        assert champion == plan.champion
+    assert walked == [3, 1]
+
+
+def test_who_was_never_champion_does_not_take_the_place_of_an_earlier_one() -> None:
+    registry = {1: tags(0.8, crowned_at="1"), 2: tags(0.95, crowned_at="2"), 3: tags(0.9), 4: tags(0.7)}
+    plan = promote.rollback(registry, 2, choose)
+    assert plan == (1, (2, 3))
+    after = rolled_back(registry, plan.aside)
+    assert choose(after).champion == 1
+    assert choose(after | {5: tags(0.85)}).champion == 5, "a new one is compared with the champion"
+
+
+def test_the_latest_reign_counts_not_the_highest_number() -> None:
+    registry = {1: tags(0.7, crowned_at="1"), 2: tags(0.8, crowned_at="4"), 3: tags(0.9, crowned_at="3")}
+    registry[4] = tags(0.95, crowned_at="5")
+    plan = promote.rollback(registry, 4, choose)
+    assert plan == (2, (4, 3))
+
+
+def test_a_first_champion_that_failed_its_gates_can_be_gone_back_to() -> None:
+    registry = {1: tags(0.7, eligible="false", crowned_at="1"), 2: tags(0.9, crowned_at="2")}
+    assert promote.rollback(registry, 2, choose) == (1, (2,))
+
+
+def test_the_only_champion_has_nobody_before_it() -> None:
+    assert promote.rollback({1: tags(0.7, crowned_at="1"), 2: tags(0.6)}, 1, choose) is None
+    again = {1: tags(0.7, crowned_at="1"), 2: tags(0.9, crowned_at="2", rolled_back_at="3", eligible="false")}
+    assert promote.rollback(again, 1, choose) is None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_decision_that_agrees_with_the_registry_stays_as_it_is(version: int) -> None:
+    decision = decide(table([PERFECT, GOOD][version - 1]), table(GOOD))
+    assert promote.settled(decision, version, 1, {}) == decision
+
+
+def test_the_registry_has_the_last_word_and_the_reason_says_why() -> None:
+    better, worse = decide(table(PERFECT), table(GOOD)), decide(table(GOOD), table(PERFECT))
+    back = promote.settled(better, 2, 1, {"rolled_back_at": "now"})
+    assert not back.promoted
+    assert back.reason.endswith("; but it was rolled back; without its tag rolled_back_at it would compete again")
+    assert promote.settled(better, 2, 3, {}).reason.endswith("; but version 3 is better by the comparisons in the tags")
+    assert promote.settled(worse, 2, 2, {}).promoted
 
 
 def test_deciding_changes_no_table() -> None:

@@ -1,10 +1,18 @@
 """A real MLflow store in sqlite, made once and copied for each test."""
 
+import hashlib
+import json
 import os
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +23,10 @@ import pytest
 from matplotlib import pyplot as plt
 from mlflow.entities import LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
-from pneumonia import UserError, dataset, models, tracking
+from pneumonia import UserError, dataset, models, params, promote, tracking
+from tests.test_card import write_reports
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = {
@@ -423,31 +433,106 @@ def another_run(model: Any) -> tracking.TrainRun:
         return tracking.TrainRun(run_id, tracking.log_model(model), adopted=False)
 
 
+def version_of(number: int) -> Any:
+    return mlflow.MlflowClient().get_model_version("pneumonia-phantom", str(number))
+
+
+def crown(number: int) -> None:
+    tracking.crown("phantom", lambda tags: (number,))
+
+
 def test_a_model_registered_twice_has_one_version(root: Path, trained: tracking.TrainRun, model: Any) -> None:
-    assert tracking.register("phantom", trained, {"val_auc": 0.8, "weights": "none"}) == "1"
-    assert tracking.register("phantom", trained, {"val_auc": 0.9}) == "1"
-    assert tracking.register("phantom", another_run(model), {}) == "2"
-    versions = mlflow.MlflowClient().search_model_versions("name = 'pneumonia-phantom'")
-    assert sorted(one.version for one in versions) in ([1, 2], ["1", "2"])
-    first = mlflow.MlflowClient().get_model_version("pneumonia-phantom", "1")
-    assert first.tags == {"val_auc": "0.9", "weights": "none"}
-    assert first.run_id == trained.run_id
+    assert tracking.register("phantom", trained, {"val_auc": 0.8, "weights": "none"}) == 1
+    assert tracking.register("phantom", trained, {"val_auc": 0.9}) == 1
+    assert tracking.register("phantom", another_run(model), {}) == 2
+    assert tracking.version_tags("phantom") == {1: {"val_auc": "0.9", "weights": "none"}, 2: {}}
+    assert version_of(1).run_id == trained.run_id
+
+
+def test_a_version_comes_into_being_with_its_tags(
+    root: Path, trained: tracking.TrainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set one by one afterwards, another process could see a version without them."""
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("a tag of its own")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_model_version_tag", refuse)
+    tracking.register("phantom", trained, {"val_auc": 0.8, "eligible": "true"})
+    assert tracking.version_tags("phantom") == {1: {"val_auc": "0.8", "eligible": "true"}}
 
 
 def test_the_champion_is_who_was_crowned_last(root: Path, trained: tracking.TrainRun, model: Any) -> None:
     assert tracking.champion("phantom") is None  # no such name
     tracking.register("phantom", trained, {})
     assert tracking.champion("phantom") is None  # a name without a champion
-    tracking.crown("phantom", "1")
-    assert tracking.champion("phantom") == tracking.Champion("1", trained.run_id)
+    crown(1)
+    assert tracking.champion("phantom") == tracking.Champion(1, trained.run_id)
     better = another_run(model)
-    tracking.crown("phantom", tracking.register("phantom", better, {}))
-    assert tracking.champion("phantom") == tracking.Champion("2", better.run_id)
+    crown(tracking.register("phantom", better, {}))
+    assert tracking.champion("phantom") == tracking.Champion(2, better.run_id)
+    reigns = {version: tags["crowned_at"] for version, tags in tracking.version_tags("phantom").items()}
+    assert reigns[1] < reigns[2]
+
+
+def test_a_champion_that_stays_is_not_crowned_again(root: Path, trained: tracking.TrainRun) -> None:
+    tracking.register("phantom", trained, {})
+    crown(1)
+    before = tracking.version_tags("phantom")
+    assert tracking.crown("phantom", lambda tags: (1, "more")) == (before, (1, "more"))
+    assert tracking.version_tags("phantom") == before
+
+
+def test_who_has_set_the_champion_looks_again(root: Path, trained: tracking.TrainRun, model: Any) -> None:
+    """A better version that comes while the alias is being set is not overlooked."""
+    tracking.register("phantom", trained, {"val_auc": 0.5})
+    seen = []
+
+    def choose(tags: tracking.Registry) -> tuple[int]:
+        seen.append(sorted(tags))
+        return (max(tags, key=lambda version: float(tags[version]["val_auc"])),)
+
+    def choose_slowly(tags: tracking.Registry) -> tuple[int]:
+        chosen = choose(tags)
+        if len(seen) == 1:  # as a process elsewhere would, which no lock keeps out
+            run = another_run(model)
+            mlflow.register_model(f"models:/{run.model_id}", "pneumonia-phantom", tags={"val_auc": 0.9})
+            mlflow.MlflowClient().set_registered_model_alias("pneumonia-phantom", "champion", "2")
+        return chosen
+
+    _, (champion,) = tracking.crown("phantom", choose_slowly)
+    assert champion == tracking.champion("phantom").version == 2
+    assert seen == [[1], [1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias"])
+def test_a_tag_or_alias_that_another_process_makes_at_the_same_moment_is_set_again(
+    root: Path, trained: tracking.TrainRun, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """MLflow answers the slower of the two with the broken constraint of its database, seen with twenty at once."""
+    tracking.register("phantom", trained, {})
+    real, failures = getattr(mlflow.MlflowClient, call), [BAD_REQUEST]
+
+    def collide(*arguments: Any) -> None:
+        if failures:
+            raise MlflowException("UNIQUE constraint failed", error_code=failures.pop())
+        real(*arguments)
+
+    monkeypatch.setattr(mlflow.MlflowClient, call, collide)
+    crown(1)
+    assert tracking.champion("phantom").version == 1
+    assert "crowned_at" in tracking.version_tags("phantom")[1]
+    mlflow.MlflowClient().delete_registered_model_alias("pneumonia-phantom", "champion")
+    failures.append(INTERNAL_ERROR)  # which is no collision
+    with pytest.raises(MlflowException, match="UNIQUE"):
+        crown(1)
 
 
 def test_each_data_set_has_its_own_champion(root: Path, trained: tracking.TrainRun) -> None:
-    tracking.crown("phantom", tracking.register("phantom", trained, {}))
+    tracking.register("phantom", trained, {})
+    crown(1)
     assert tracking.champion("chest_xray") is None
+    assert tracking.version_tags("chest_xray") == {}
     assert tracking.registered_name("chest_xray") != tracking.registered_name("phantom")
 
 
@@ -462,9 +547,293 @@ def test_a_registry_out_of_reach_is_not_one_without_a_champion(root: Path, monke
 
 def test_a_version_is_described_in_plain_words(root: Path, trained: tracking.TrainRun) -> None:
     tracking.register("phantom", trained, {})
-    tracking.describe("phantom", "1", "the first model of this data set")
-    version = mlflow.MlflowClient().get_model_version("pneumonia-phantom", "1")
-    assert version.description == "the first model of this data set"
+    tracking.describe("phantom", 1, "the first model of this data set")
+    assert version_of(1).description == "the first model of this data set"
+
+
+def test_predictions_of_a_version_are_those_of_its_run(root: Path, trained: tracking.TrainRun, tmp_path: Path) -> None:
+    tracking.register("phantom", trained, {})
+    assert tracking.version_predictions("phantom", 1).empty
+    (tmp_path / "predictions.csv").write_text("sha256,split,label,score\nff,val,1,0.5\n")
+    tracking.mirror(trained, {}, {tracking.PREDICTIONS: tmp_path / "predictions.csv"})
+    assert tracking.version_predictions("phantom", 1)["sha256"].tolist() == ["ff"]
+
+
+def test_what_was_rolled_back_stays_out_when_it_is_registered_again(
+    root: Path, trained: tracking.TrainRun, model: Any
+) -> None:
+    tracking.register("phantom", trained, {"eligible": "true"})
+    tracking.register("phantom", another_run(model), {"eligible": "true"})
+    crown(1)
+    asked = []
+
+    def plan(tags: tracking.Registry, champion: int) -> tuple[int, tuple[int, ...]]:
+        asked.append((sorted(tags), champion))
+        return 2, (1,)
+
+    assert tracking.roll_back("phantom", plan) == 2
+    assert asked == [([1, 2], 1)]
+    assert version_of(1).description == "rolled back: version 2 is champion again"
+    tracking.register("phantom", trained, {"eligible": "true", "val_auc": 0.9})
+    tags = tracking.version_tags("phantom")
+    assert tags[1]["rolled_back_at"]
+    assert (tags[1]["eligible"], tags[1]["val_auc"], tags[2]["eligible"]) == ("false", "0.9", "true")
+
+
+def test_without_an_earlier_champion_a_rollback_is_one_line(root: Path, trained: tracking.TrainRun) -> None:
+    tracking.open_store()
+    with pytest.raises(UserError, match=r"^pneumonia-phantom: nothing to go back to, there is no champion yet; train "):
+        tracking.roll_back("phantom", lambda tags, champion: None)
+    tracking.register("phantom", trained, {})
+    crown(1)
+    with pytest.raises(UserError, match="version 1 has no champion before it; train and promote another model"):
+        tracking.roll_back("phantom", lambda tags, champion: None)
+
+
+def test_a_version_names_commit_and_lock_only_where_they_are_its_own(root: Path, trained: tracking.TrainRun) -> None:
+    model_path = Path("models/model.keras")
+    model_path.parent.mkdir()
+    model_path.write_bytes(b"model")
+    assert tracking.lineage(model_path) == {}
+
+    def lock(md5: str, **more: Any) -> None:
+        train = {"cmd": "python -m stages.train", "outs": [{"path": "models/model.keras", "md5": md5}]}
+        Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train": train, **more}}))
+
+    lock("0" * 32)
+    assert tracking.lineage(model_path) == {}, "the entry is of another model"
+    lock(hashlib.md5(b"model").hexdigest())
+    found = tracking.lineage(model_path)
+    assert list(found) == ["dvc_lock_digest"]
+    lock(hashlib.md5(b"model").hexdigest(), promote={"cmd": "python -m stages.promote"})
+    assert tracking.lineage(model_path) == found, "what ends later does not matter"
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    assert tracking.lineage(model_path) == {}
+
+
+# --- many at once ---------------------------------------------------------------------------------------------------
+
+LABELS = [0] * 20 + [1] * 20
+PROMOTE_AT_ONCE = """
+import multiprocessing, os, sys
+from stages import promote
+
+def work(folder, barrier):
+    os.chdir(folder)
+    sys.stdout = sys.stderr = open("printed", "w")
+    sys.argv = ["promote"]
+    barrier.wait()
+    promote.main()
+
+processes = multiprocessing.get_context("fork")  # so that they need not import one after the other
+barrier = processes.Barrier(len(sys.argv) - 1)
+started = [processes.Process(target=work, args=(folder, barrier)) for folder in sys.argv[1:]]
+for process in started:
+    process.start()
+for process in started:
+    process.join()
+sys.exit(sum(process.exitcode != 0 for process in started))
+"""
+
+
+def predictions_of(number: int, first_image: int = 0) -> pd.DataFrame:
+    """Of a model that scores one pneumonia below `number` of 20 normals: AUC 1 - `number` / 400."""
+    scores = np.concatenate([np.linspace(0.01, 0.2, 20), np.linspace(0.8, 0.99, 20)])
+    scores[20] = scores[20 - number] - 0.001
+    numbers = range(first_image, first_image + 40)
+    table = pd.DataFrame({"image_id": [f"i{i}" for i in numbers], "sha256": [f"{i:064x}" for i in numbers]})
+    return table.assign(split="val", label=LABELS, score=scores)
+
+
+def candidate(folder: Path, predictions: pd.DataFrame) -> Path:
+    """A folder with all that the stage `promote` reads, of a model that was trained in the store of this moment."""
+    with start() as run_id:
+        made = mlflow.MlflowClient().create_logged_model(run_of(run_id).info.experiment_id, source_run_id=run_id)
+        mlflow.MlflowClient().finalize_logged_model(made.model_id, "READY")
+    dataset.write_json(RECORD | {"run_id": run_id, "model_id": made.model_id}, folder / "models" / "run.json")
+    (folder / "models" / "model.keras").write_bytes(b"never read")
+    dataset.write_table(pd.concat([predictions, predictions.assign(split="test")]), folder / "reports/predictions.csv")
+    write_reports(folder / "reports")
+    figures = dataset.read_json(folder / "reports" / "metrics.json")
+    dataset.write_json(figures | {"threshold": 0.2}, folder / "reports" / "metrics.json")
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    return folder
+
+
+def promote_at_once(folders: list[Path], uri: str) -> list[dict[str, Any]]:
+    """One process for each folder, all let go at the same moment; what they wrote."""
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    command = [sys.executable, "-W", "ignore", "-c", PROMOTE_AT_ONCE, *map(str, folders)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr + "".join((folder / "printed").read_text() for folder in folders)
+    return [dataset.read_json(folder / "reports" / "promotion.json") for folder in folders]
+
+
+def assert_history_is_complete(promotions: list[dict[str, Any]], aucs: list[float]) -> None:
+    """Each has its own version with its figures, its reason and its finished run; the champion's reign is noted."""
+    registry = tracking.version_tags("phantom")
+    assert sorted(registry) == sorted(one["version"] for one in promotions) == list(range(1, len(promotions) + 1))
+    for promotion, auc in zip(promotions, aucs, strict=True):
+        tags, version = registry[promotion["version"]], version_of(promotion["version"])
+        assert float(tags["val_auc"]) == pytest.approx(auc)
+        assert tags["reason"] == version.description == promotion["reason"]
+        assert promotion["promoted"] == (promotion["version"] == promotion["champion_version"])
+    judged = [run for run in all_runs() if run.data.tags.get("stage") == "promote"]
+    assert [run.info.status for run in judged] == ["FINISHED"] * len(promotions)
+    assert "crowned_at" in registry[tracking.champion("phantom").version]
+
+
+@pytest.fixture
+def stage(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """`stages.promote` in this process: for a model of `predictions_of(number)`, or with an option."""
+    from stages import promote, run
+
+    def call(number: int | None = None, *options: str, **limits: float) -> dict[str, Any]:
+        folder = tmp_path / str(number)
+        if number is not None and not folder.exists():
+            candidate(folder, predictions_of(number))
+        monkeypatch.chdir(root if number is None else folder)
+        shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+        text = Path("params.yaml").read_text()
+        for name, limit in limits.items():
+            text = re.sub(rf"(?m)^  {name}: \S+", f"  {name}: {limit}", text)
+        Path("params.yaml").write_text(text)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlruns/mlflow.db")
+        monkeypatch.setattr(sys, "argv", ["promote", *options])
+        run(promote.main)
+        return {} if number is None else dataset.read_json("reports/promotion.json")
+
+    return call
+
+
+def test_a_version_says_what_it_is_and_what_was_decided(stage: Any) -> None:
+    promotion = stage(3, max_ece=0.01)
+    assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (1, 1, True)
+    assert promotion["reason"].startswith("the first model of this data set, although its calibration error of 0.0795")
+    assert [(gate["name"], gate["passed"]) for gate in promotion["gates"]] == [
+        ("min_sensitivity", True),
+        ("max_ece", False),
+    ]
+    assert not {"champion_auc", "p_value", "test_difference", "test_p_value"} & set(promotion)
+    tags = tracking.version_tags("phantom")[1]
+    said = {"model": "compact", "weights": "none", "data_digest": "da7a", "model_sha256": "5e", "synthetic": "true"}
+    assert (said | {"eligible": "false", "promoted": "true", "reason": promotion["reason"]}).items() <= tags.items()
+    assert tags["gate_max_ece"].startswith("failed: 0.07")
+    assert version_of(1).description == promotion["reason"]
+
+    promotion = stage(2)
+    assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (2, 2, True)
+    assert promotion["test_difference"] == pytest.approx(1 / 400)
+    assert {"champion_auc", "p_value", "test_p_value"} <= set(promotion)
+    promotion = stage(1, max_ece=0.01)
+    assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (3, 2, False)
+    assert promotion["reason"].endswith("above 0.01 (promote.max_ece); the champion stays")
+
+
+def test_asked_again_the_answer_is_the_same_unless_the_limits_changed(stage: Any) -> None:
+    first, second = stage(3), stage(2, min_gain=0.1)
+    assert stage(2, min_gain=0.1) == second
+    assert stage(3) == first
+    assert second["champion_version"] == 1
+    assert stage(2)["champion_version"] == 2
+
+
+def test_rollbacks_walk_back_and_what_was_rolled_back_stays_out(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for version, number in enumerate((4, 3, 5, 1), start=1):
+        assert stage(number)["version"] == version
+    capsys.readouterr()
+    stage(None, "--rollback")
+    assert capsys.readouterr().out == "pneumonia-phantom: champion is version 2 again\n"
+    again = stage(1)
+    assert (again["version"], again["champion_version"], again["promoted"]) == (4, 2, False)
+    assert "but it was rolled back; without its tag rolled_back_at it would compete again" in again["reason"]
+    stage(None, "--rollback")
+    assert tracking.champion("phantom").version == 1
+    with pytest.raises(
+        SystemExit, match=r"^ERROR: pneumonia-phantom: nothing to go back to, version 1 has no champion"
+    ):
+        stage(None, "--rollback")
+    assert stage(2)["champion_version"] == 5, "a better one becomes champion as ever"
+    assert stage(0)["champion_version"] == 6
+    stage(None, "--rollback")
+    assert tracking.champion("phantom").version == 5
+
+
+def test_five_promotions_at_once_into_a_file_end_with_the_best(root: Path, tmp_path: Path) -> None:
+    numbers = [3, 1, 4, 0, 2]
+    uri = tracking.open_store()
+    folders = [candidate(tmp_path / str(number), predictions_of(number)) for number in numbers]
+    promotions = promote_at_once(folders, uri)
+    assert_history_is_complete(promotions, [1 - number / 400 for number in numbers])
+    assert tracking.champion("phantom").version == promotions[3]["version"]
+
+
+def test_promotions_at_once_on_different_images_end_as_one_after_the_other(root: Path, tmp_path: Path) -> None:
+    numbers = [4, 3, 2, 1]
+    uri = tracking.open_store()
+    tables = [predictions_of(number, first_image=5 * (number % 2)) for number in numbers]
+    folders = [candidate(tmp_path / str(number), table) for number, table in zip(numbers, tables, strict=True)]
+    promotions = promote_at_once(folders, uri)
+    by_version = {one["version"]: table for one, table in zip(promotions, tables, strict=True)}
+    limits = params.load(ROOT / "params.yaml").promote.model_dump()
+    champion = 1
+    for version in (2, 3, 4):
+        if promote.decide(by_version[version], by_version[champion], threshold=0.2, **limits).promoted:
+            champion = version
+    assert tracking.champion("phantom").version == champion
+
+    def unasked(challenger: int, holder: int) -> promote.Gain:
+        raise AssertionError("every comparison is a tag")
+
+    assert promote.standing(tracking.version_tags("phantom"), unasked).champion == champion
+
+
+@pytest.fixture
+def server(tmp_path: Path, empty_database: Path) -> Iterator[str]:
+    """A real MLflow server over a store in sqlite; its address."""
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with open(tmp_path / "server.log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=tmp_path,
+            env=os.environ | quiet,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while True:
+                with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                    break
+                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+@pytest.mark.slow
+def test_twenty_promotions_at_once_through_a_server_end_with_the_best(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    tracking.open_store()
+    numbers = np.random.default_rng(7).permutation(20).tolist()
+    folders = [candidate(tmp_path / str(number), predictions_of(number)) for number in numbers]
+    promotions = promote_at_once(folders, server)
+    assert_history_is_complete(promotions, [1 - number / 400 for number in numbers])
+    best = promotions[numbers.index(0)]["version"]
+    assert tracking.champion("phantom").version == best
+    # Each of them saw the best that there was so far.
+    assert {one["champion_version"] for one in promotions if one["version"] > best} <= {best}
 
 
 # --- the train run of a model ---------------------------------------------------------------------------------------
@@ -530,3 +899,112 @@ def test_an_adoption_that_broke_off_is_made_again(restored: dict[str, Any]) -> N
     adopted = tracking.train_run(RECORD, **restored)
     assert adopted.adopted
     assert tracking.find_train_run(RECORD) == adopted._replace(adopted=False)
+
+
+# --- what a model scored, by any of its names -----------------------------------------------------------------------
+
+
+def judged(predictions: pd.DataFrame, **tags: str) -> str:
+    """A train run whose model was evaluated; its id."""
+    with start() as run_id:
+        tracking.tag(**tags)
+    dataset.write_table(predictions, "predictions.csv")
+    target = tracking.TrainRun(run_id, "no model", adopted=False)
+    tracking.mirror(target, {}, {tracking.PREDICTIONS: Path("predictions.csv")})
+    return run_id
+
+
+def versions_of(*run_ids: str) -> None:
+    """Registered versions 1, 2, ... of the data set phantom."""
+    mlflow.MlflowClient().create_registered_model("pneumonia-phantom")
+    for run_id in run_ids:
+        mlflow.MlflowClient().create_model_version("pneumonia-phantom", "", run_id=run_id, tags={"model": "compact"})
+
+
+def test_a_model_is_found_by_run_by_version_and_as_champion(root: Path) -> None:
+    first, second = judged(predictions_of(1)), judged(predictions_of(2))
+    versions_of(first, second)
+    mlflow.MlflowClient().set_registered_model_alias("pneumonia-phantom", "champion", "2")
+    for name, run_id, table, title in (
+        (first, first, predictions_of(1), f"train run {first[:8]} (compact on phantom)"),
+        ("1", first, predictions_of(1), "pneumonia-phantom version 1 (compact)"),
+        ("2", second, predictions_of(2), "pneumonia-phantom version 2 (compact)"),
+        ("champion", second, predictions_of(2), "pneumonia-phantom version 2 (compact, champion)"),
+    ):
+        found = tracking.scored(name, "phantom")
+        assert (found.run_id, found.title) == (run_id, title)
+        pd.testing.assert_frame_equal(found.predictions, table)
+
+
+@pytest.mark.parametrize("name", ["3", "champion", "0" * 32, "it's; \n", "../etc", "0", "9" * 40])
+def test_a_name_that_nothing_has_ends_in_one_line_that_says_what_there_is(root: Path, name: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        tracking.scored(name, "phantom")
+    said = str(refusal.value)
+    assert "(it has none)" in said
+    assert "\n" not in said
+    assert "make ui lists versions and runs, dvc exp show lists experiments" in said
+    versions_of(judged(predictions_of(1)), judged(predictions_of(2)))
+    with pytest.raises(UserError, match=r"no version of pneumonia-phantom \(it has 1, 2\)"):
+        tracking.scored(name, "phantom")
+
+
+def test_a_version_is_one_of_the_chosen_data_set(root: Path) -> None:
+    versions_of(judged(predictions_of(1)))
+    with pytest.raises(UserError, match=r"no version of pneumonia-chest_xray \(it has none\)"):
+        tracking.scored("1", "chest_xray")
+
+
+def test_a_run_without_scores_ends_in_one_line(root: Path) -> None:
+    with start("evaluate") as run_id:
+        pass
+    with pytest.raises(
+        UserError, match=rf"is evaluate run {run_id[:8]} \(compact on phantom\), which has no {tracking.PREDICTIONS}"
+    ):
+        tracking.scored(run_id, "phantom")
+
+
+@pytest.fixture
+def experiment(root: Path) -> None:
+    """`muddy-toad` is an experiment of DVC; its train run is not in this store."""
+    record = json.dumps(RECORD | {"run_id": "1" * 32, "model": "shallow"})
+    command = f"cp made.csv reports/predictions.csv && echo '{record}' > models/run.json"
+    outs = ["reports/predictions.csv", "models/run.json"]
+    stage = {"cmd": command, "deps": ["made.csv"], "params": ["seed"], "outs": outs}
+    (root / "dvc.yaml").write_text(json.dumps({"stages": {"all": stage}}))
+    (root / "params.yaml").write_text("seed: 1\n")
+    (root / ".gitignore").write_text("/mlruns/\n")
+    dataset.write_table(predictions_of(3), root / "made.csv")
+    names = {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    for line in (
+        ("git", "init", "--quiet"),
+        (sys.executable, "-m", "dvc", "init", "--quiet"),
+        ("git", "add", "."),
+        ("git", "commit", "--quiet", "-m", "first"),
+        (sys.executable, "-m", "dvc", "exp", "run", "--quiet", "--name", "muddy-toad", "-S", "seed=2"),
+    ):
+        subprocess.run(line, check=True, env=os.environ | names | {"DVC_NO_ANALYTICS": "1"}, timeout=300)
+    shutil.rmtree(root / "reports")
+
+
+def test_an_experiment_that_made_no_run_has_its_scores_from_dvc(root: Path, experiment: None) -> None:
+    judged(predictions_of(9), dvc_experiment="muddy-toad")  # from before it was run anew under the same name
+    found = tracking.scored("muddy-toad", "phantom")
+    assert (found.title, found.run_id) == ("experiment muddy-toad (shallow on phantom)", "1" * 32)
+    pd.testing.assert_frame_equal(found.predictions, predictions_of(3))
+
+
+def test_a_revision_without_scores_is_no_experiment(root: Path, experiment: None) -> None:
+    with pytest.raises(UserError, match="no DVC experiment with predictions in DVC's cache"):
+        tracking.scored("HEAD", "phantom")
+    shutil.rmtree(root / ".dvc" / "cache")
+    with pytest.raises(UserError, match="no DVC experiment with predictions in DVC's cache"):
+        tracking.scored("muddy-toad", "phantom")
+
+
+def test_an_experiment_that_dvc_has_forgotten_is_found_by_the_tag_of_its_run(root: Path) -> None:
+    judged(predictions_of(1), dvc_experiment="other-owl")
+    run_id = judged(predictions_of(2), dvc_experiment="muddy-toad")
+    found = tracking.scored("muddy-toad", "phantom")
+    assert found.run_id == run_id
+    pd.testing.assert_frame_equal(found.predictions, predictions_of(2))

@@ -20,6 +20,7 @@ RECIPE = train.Recipe(
     batch_size=8,
     weight_decay=0.0,
     augment=0.0,
+    strength=1.0,
     mixup=0.0,
     label_smoothing=0.0,
     average=0.0,
@@ -70,7 +71,7 @@ def toy_model(seed: int = 1, brightness: float | None = None) -> Any:
     return model
 
 
-def fit(model: Any, folder: Path, **changes: Any) -> pd.DataFrame:
+def fit(model: Any, folder: Path, *, clean: bool = True, **changes: Any) -> pd.DataFrame:
     options: dict[str, Any] = {
         "train": toy_split(),
         "val": toy_split(16, seed=9),
@@ -82,7 +83,12 @@ def fit(model: Any, folder: Path, **changes: Any) -> pd.DataFrame:
     } | changes
     splits = options.pop("train"), options.pop("val")
     how = {name: options.pop(name) for name in train.Recipe._fields if name in options}
-    return train.fit(model, *splits, RECIPE._replace(**how), **options)
+    history = train.fit(model, *splits, RECIPE._replace(**how), **options)
+    if clean:  # as `dataset.resumable` does once the model is safe
+        for file in folder.iterdir():
+            if file.is_file():
+                file.unlink()
+    return history
 
 
 def auc(model: Any, split: dataset.Split) -> float:
@@ -314,7 +320,6 @@ def test_a_cut_fit_goes_on_and_ends_as_if_it_had_not_been_cut(epoch: int, averag
     pd.testing.assert_frame_equal(after.drop(columns="seconds"), history.drop(columns="seconds"))
     for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
-    assert list(cut.iterdir()) == []
 
 
 def test_a_fit_that_was_cut_after_its_last_epoch_is_only_finished(tmp_path: Path) -> None:
@@ -388,9 +393,15 @@ def test_two_processes_give_the_same_weights(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_a_finished_fit_leaves_nothing_behind(tmp_path: Path) -> None:
-    fit(toy_model(), tmp_path, epochs=1)
-    assert [one for one in tmp_path.rglob("*") if one.is_file()] == []
+def test_a_finished_fit_that_is_asked_again_gives_the_same_without_training(tmp_path: Path) -> None:
+    """As where the model could not be saved: the disk was full."""
+    expected, continued, told = toy_model(), toy_model(), []
+    history = fit(expected, tmp_path, clean=False)
+    again = fit(continued, tmp_path, report=lambda epoch, values: told.append(epoch))
+    assert told == []
+    pd.testing.assert_frame_equal(again, history)
+    for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 # --- backbones ------------------------------------------------------------------------------------------------------
@@ -467,12 +478,12 @@ def test_a_backbone_without_weights_learns_from_the_first_epoch(tmp_path: Path) 
 
 def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentation() -> None:
     model, split, val = backbone_model(), toy_split(20), toy_split(10, seed=9)
-    plain = train.frozen_features(model, split, val, seed=1, augment=0.0, copies=3, batch_size=8)
+    plain = train.frozen_features(model, split, val, RECIPE._replace(copies=3), seed=1, batch_size=8)
     body, _ = models.halves(model)
     assert plain.train.shape == (1, 20, 4)
     np.testing.assert_allclose(plain.train[0], body.predict(split.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(plain.val, body.predict(val.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
-    copied = train.frozen_features(model, split, val, seed=1, augment=1.0, copies=3, batch_size=8)
+    copied = train.frozen_features(model, split, val, RECIPE._replace(augment=1.0, copies=3), seed=1, batch_size=8)
     assert copied.train.shape == (3, 20, 4)
     for one, other in (
         (copied.train[0], copied.train[1]),
@@ -481,8 +492,18 @@ def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentat
     ):
         assert (np.abs(one - other).max(axis=1) > 1e-5).all()
     np.testing.assert_array_equal(copied.val, plain.val)
-    again = train.frozen_features(model, split, val, seed=1, augment=1.0, copies=3, batch_size=8)
+    again = train.frozen_features(model, split, val, RECIPE._replace(augment=1.0, copies=3), seed=1, batch_size=8)
     np.testing.assert_array_equal(copied.train, again.train)
+
+
+def test_with_half_of_the_images_distorted_every_image_has_copies_that_differ() -> None:
+    model, split, val = backbone_model(), toy_split(64), toy_split(4, seed=9)
+    recipe = RECIPE._replace(augment=0.5, copies=6)
+    made = train.frozen_features(model, split, val, recipe, seed=1, batch_size=16).train
+    plain = train.frozen_features(model, split, val, RECIPE, seed=1, batch_size=16).train[0]
+    touched = np.abs(made - plain).max(axis=2) > 1e-5
+    assert touched.mean() == pytest.approx(0.5, abs=0.08)
+    assert touched.any(axis=0).mean() > 0.95  # 1 - 1 / 2 ** 6 of them are expected
 
 
 def test_batches_of_features_draw_from_all_copies_of_the_right_image() -> None:
@@ -500,7 +521,7 @@ def test_batches_of_features_draw_from_all_copies_of_the_right_image() -> None:
 
 def test_given_features_are_used_and_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, val = toy_split(), toy_split(16, seed=9)
-    features = train.frozen_features(backbone_model(frozen=True), split, val, seed=3, augment=0.0, copies=1)
+    features = train.frozen_features(backbone_model(frozen=True), split, val, RECIPE, seed=3)
     expected = fit(backbone_model(frozen=True), tmp_path, epochs=2)
     monkeypatch.setattr(train, "frozen_features", None)
     given = fit(backbone_model(frozen=True), tmp_path, epochs=2, features=features)
@@ -526,16 +547,26 @@ def test_a_lower_block_learns_more_slowly(tmp_path: Path) -> None:
     assert head == pytest.approx(1, rel=0.3)
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_cut_fit_of_two_phases_goes_on_wherever_it_was_cut(epoch: int, tmp_path: Path) -> None:
-    """In the head's epochs, between the phases, and in the second one."""
+def noisy_split(n: int, seed: int) -> dataset.Split:
+    """Labels that the images tell of only now and then, so that epochs differ in their AUC."""
+    rng = np.random.default_rng(seed)
+    split = toy_split(n, seed=seed)
+    return split._replace(labels=np.where(rng.random(n) < 0.3, 1 - split.labels, split.labels).astype(np.int8))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("epoch", [1, 2, 3, 4])
+def test_a_cut_fit_of_two_phases_goes_on_wherever_it_was_cut(epoch: int, seed: int, tmp_path: Path) -> None:
+    """In the head's epochs, in the first one after them, and later; what was best before may be overwritten by then."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
     options = {"epochs": 5, "head_epochs": 2, "augment": 0.5, "copies": 2, "average": 0.8, "layer_decay": 0.5}
-    options |= {"learning_rate": 0.01, "mixup": 0.2, "pretrained": True}
+    options |= {"learning_rate": 0.05, "mixup": 0.2, "pretrained": True}
+    options |= {"train": noisy_split(64, seed), "val": noisy_split(40, seed + 10)}
     expected = backbone_model()
     history = fit(expected, whole, **options)
+    assert len(set(history["val_auc"])) > 1
     with pytest.raises(Killed):
         fit(backbone_model(), cut, **options, report=killed_in(epoch + 1, []))
     continued, told = backbone_model(), []
@@ -631,7 +662,7 @@ def test_half_precision_learns(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path: Path) -> None:
-    split = toy_split()._replace(weights=np.full(32, np.nan, np.float32))
+    split = toy_split()._replace(weights=np.full(32, 3e38, np.float32))
     with pytest.raises(UserError, match=r"loss is not finite in epoch 1; lower tune\.learning_rate") as refusal:
         fit(toy_model(), tmp_path, train=split)
     assert "\n" not in str(refusal.value)

@@ -16,6 +16,7 @@ RECIPE = train.Recipe(
     batch_size=8,
     weight_decay=0.0,
     augment=0.0,
+    strength=1.0,
     mixup=0.0,
     label_smoothing=0.0,
     average=0.0,

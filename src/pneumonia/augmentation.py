@@ -11,23 +11,25 @@ from typing import Any
 
 import numpy as np
 
-MAX_ROTATION = 8.0  # degrees
-MAX_SHIFT = 0.06  # of the side
+# At strength 1.
+MAX_ROTATION = 5.0  # degrees
+MAX_SHIFT = 0.05  # of the side
 MAX_ZOOM = 0.10
-MAX_GAMMA = 0.35  # natural logarithm
+MAX_GAMMA = 0.3  # natural logarithm
 MAX_CONTRAST = 0.25
 MAX_BRIGHTNESS = 20.0  # gray levels
 MAX_SHARPNESS = 1.0  # of what a blur by 1.2 pixels takes away; added, the image is sharper
-MAX_NOISE = 8.0  # gray levels, standard deviation
-MAX_ERASED = 0.4  # of the side, of a rectangle
+MAX_NOISE = 10.0  # gray levels, standard deviation
+MAX_ERASED = 0.3  # of the side, of a rectangle
 
 
-def distort(pixels: Any, *, fraction: float, seed: Any) -> Any:
+def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:
     """Small changes of position, gray levels and sharpness, noise, and a rectangle erased.
 
     Args:
         pixels: float32 tensor (n, height, width, 1), 0-255.
         fraction: of the images that are touched; each draws its own amounts.
+        strength: factor of the amounts, from 0; 1 = up to those above.
         seed: int64 tensor (2,); the same seed gives the same result.
 
     Returns:
@@ -43,7 +45,7 @@ def distort(pixels: Any, *, fraction: float, seed: Any) -> Any:
     draws = tf.random.stateless_uniform((14, n), seed=seed, minval=-1.0, maxval=1.0)
     touched = tf.cast((draws[0] + 1) / 2 < fraction * (n + untouched.shape[0]) / n, tf.float32)
     angle, shift_x, shift_y, zoom, gamma, contrast, brightness, sharpness, noise, *rectangle = tf.unstack(
-        draws[1:] * touched
+        draws[1:] * touched * strength
     )
     moved = _move(pixels, angle, shift_x, shift_y, zoom)
     # An exponential and a logarithm: a third of the time of a power.
@@ -59,7 +61,7 @@ def distort(pixels: Any, *, fraction: float, seed: Any) -> Any:
 
 
 def mixup(pixels: Any, labels: Any, weights: Any, *, alpha: float, seed: Any) -> tuple[Any, Any, Any]:
-    """Mixtures of each image with another of the batch, labels and weights mixed likewise.
+    """Mixtures of each image with another of the batch, labels and weights mixed so that each part keeps its weight.
 
     Zhang et al. (2018), arXiv:1710.09412.
 
@@ -86,7 +88,9 @@ def mixup(pixels: Any, labels: Any, weights: Any, *, alpha: float, seed: Any) ->
         part = tf.reshape(share, (-1, *[1] * (len(values.shape) - 1)))
         return part * values + (1 - part) * tf.reverse(values, axis=[0])
 
-    return mixed(pixels), mixed(labels), mixed(weights)
+    # Each part weighs as its image does: a plain mixture of labels would hand a rare class's weight to the other.
+    weight = mixed(weights)
+    return mixed(pixels), tf.math.divide_no_nan(mixed(weights * labels), weight), weight
 
 
 def _per_image(values: Any) -> Any:

@@ -309,6 +309,12 @@ def read_split(store: zarr.Group, split: str, *, memory: float | None = None) ->
     return Split(images, **{name: np.asarray(array[:]) for name, array in arrays.items()})
 
 
+def lungs(store: zarr.Group, split: str) -> zarr.Array[Any] | None:
+    """Lung masks of a split, uint8 (n, size, size), 255 = lung; None where the source has none."""
+    group = cast(zarr.Group, store[split])
+    return cast("zarr.Array[Any]", group["lungs"]) if "lungs" in group else None
+
+
 def blocks(images: npt.NDArray[np.uint8] | Pixels) -> Iterator[npt.NDArray[np.uint8]]:
     """The images in order, `IMAGES_PER_BLOCK` at a time, so that memory stays flat: each uint8 (n, size, size)."""
     for start in range(0, len(images), IMAGES_PER_BLOCK):

@@ -1,14 +1,17 @@
-"""Judge a model: the threshold from validation, then figures with intervals on test."""
+"""Judge a model: threshold and calibration from validation, then figures with intervals on test."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import zarr
 
-from pneumonia import dataset, metrics, models, stress
+from pneumonia import calibration, dataset, metrics, models, stress
 
 HEADLINE = (
     "n",
@@ -27,6 +30,13 @@ HEADLINE = (
 """What `metrics.json` holds of each split; `evaluation.json` has the rest, each figure with its interval."""
 
 
+GROUPS = ("subtype", "sex", "age", "view")
+"""Columns of the manifest by which test figures are told apart, where a source has them."""
+
+AGES = (0, 2, 6, 18, 40, 65, 200)
+"""Years, limits of the age groups: infants, small and older children, then adults."""
+
+
 def predict(model: Any, store: zarr.Group, splits: pd.DataFrame, *, memory: float | None = None) -> pd.DataFrame:
     """Scores of the validation and test images.
 
@@ -37,70 +47,132 @@ def predict(model: Any, store: zarr.Group, splits: pd.DataFrame, *, memory: floa
         memory: as in `dataset.read_split`.
 
     Returns:
-        `image_id, sha256, patient_id, split, label, score` and, where a source has it, `subtype`.
+        `image_id, sha256, patient_id, split, label, score` and what of `GROUPS` the source has.
     """
     parts = []
     for name in ("val", "test"):
         split = dataset.read_split(store, name, memory=memory)
         parts.append(pd.DataFrame({"image_id": split.image_ids, "score": models.predict_scores(model, split.images)}))
-    facts = splits[["image_id", "sha256", "patient_id", "split", "label", "subtype"]]
+    known = [name for name in GROUPS if name in splits]
+    facts = splits[["image_id", "sha256", "patient_id", "split", "label", *known]]
     table = facts.merge(pd.concat(parts), on="image_id", validate="one_to_one")
     table["score"] = table["score"].round(7)
-    order = ["image_id", "sha256", "patient_id", "split", "label", "score", "subtype"]
+    order = ["image_id", "sha256", "patient_id", "split", "label", "score", *known]
     return table.sort_values(["split", "image_id"], ascending=[False, True], ignore_index=True)[order]
 
 
-def judge(
-    predictions: pd.DataFrame, *, level: float, target_sensitivity: float
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The headline figures, and all of them with intervals.
-
-    Both operating points are chosen on validation: Youden's, and the highest threshold that reaches the target
-    sensitivity. Intervals of ratios are Wilson's, of the AUC DeLong's, of the rest a bootstrap over patients.
+def calibrated(predictions: pd.DataFrame) -> tuple[pd.DataFrame, calibration.Platt]:
+    """The predictions with a column `calibrated` after `score`, and the calibration, fitted on validation only.
 
     Args:
         predictions: as `predict` returns them.
+    """
+    val = predictions[predictions["split"] == "val"]
+    # As the reports print it: whoever applies the published calibration gets these probabilities.
+    platt = calibration.Platt(*(_printed(value) for value in calibration.fit(val["label"], val["score"])))
+    probability = calibration.apply(platt, predictions["score"]).round(7)
+    names = list(predictions)
+    place = names.index("score") + 1
+    table = predictions.assign(calibrated=probability)[[*names[:place], "calibrated", *names[place:]]]
+    return table, platt
+
+
+def judge(
+    predictions: pd.DataFrame, platt: calibration.Platt, *, level: float, target_sensitivity: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The headline figures, and all of them with intervals.
+
+    Operating points, each with its `threshold` on the raw scores and, in `calibrated`, on the calibrated ones:
+
+    - `youden`, chosen on validation.
+    - `target_sensitivity`: the highest threshold that reaches it on validation.
+    - `one_half`: 0.5, chosen by nobody. Calibrated it makes the fewest errors where pneumonia is as common as in
+      validation; uncalibrated it is what studies without a validation split report.
+    - `prior_shift`, only after calibration: the fewest errors at the share of pneumonia that EM estimates from the
+      test scores. It sees no test label but all test scores together, so it is the only point that test has a say
+      in; and it is right only as far as images of each class look as in validation. Beside `estimated_prevalence`
+      stands `test_prevalence`, which nothing but this report uses. Absent where EM ends at 0 or 1.
+
+    A calibration keeps the order of the images. So AUC and, at the first two points, decisions are the same before and
+    after, but for rounding; Brier score and calibration error change, and decisions at one half. On validation, which
+    the calibration was fitted on, calibrated figures flatter. Intervals of ratios are Wilson's, of the AUC DeLong's, of
+    the rest a bootstrap over patients; none holds the uncertainty of threshold and calibration.
+
+    Args:
+        predictions: as `calibrated` returns them.
+        platt: the calibration that made the column `calibrated`.
         level: of the intervals.
         target_sensitivity: of the second operating point.
 
     Returns:
         `metrics.json` and `evaluation.json`.
     """
-    val = predictions[predictions["split"] == "val"]
+    splits = {name: predictions[predictions["split"] == name] for name in ("val", "test")}
+    val, test = splits.values()
     chosen = {
         "youden": metrics.youden_threshold(val["label"], val["score"]),
         "target_sensitivity": metrics.threshold_at_sensitivity(val["label"], val["score"], target_sensitivity),
+        "one_half": 0.5,
     }
-    # As the reports print it: whoever applies the published threshold decides as these figures did.
-    thresholds = {name: float(f"{value:.6g}") for name, value in chosen.items()}
-    full: dict[str, dict[str, Any]] = {
-        point: {
-            "threshold": threshold,
-            **{
-                split: metrics.classification_report(
-                    part["label"], part["score"], threshold, groups=part["patient_id"], level=level
-                )
-                for split, part in ((name, predictions[predictions["split"] == name]) for name in ("val", "test"))
-            },
+    full: dict[str, dict[str, Any]] = {}
+    for point, value in chosen.items():
+        # As the reports print it: whoever applies the published threshold decides as these figures did.
+        before = _printed(value)
+        after = before if point == "one_half" else _printed(calibration.apply(platt, [before])[0])
+        full[point] = {
+            **_figures_at(before, "score", splits, level),
+            "calibrated": _figures_at(after, "calibrated", splits, level),
         }
-        for point, threshold in thresholds.items()
-    }
+    full |= _prior_shift(val, test, level)
+    youden = full["youden"]
     headline = {
-        "threshold": thresholds["youden"],
-        **{
-            split: {name: full["youden"][split][name] for name in HEADLINE if name in full["youden"][split]}
-            for split in ("val", "test")
-        },
+        "threshold": youden["threshold"],
+        **{split: {name: youden[split][name] for name in HEADLINE if name in youden[split]} for split in splits},
     }
-    test = predictions[predictions["split"] == "test"]
-    return headline, {"level": level, **full, "subgroups": _subgroups(test, thresholds["youden"], level)}
+    after_calibration = youden["calibrated"]["test"]
+    headline["test"] |= {
+        f"{name}_calibrated": after_calibration[name] for name in ("brier", "ece") if name in after_calibration
+    }
+    return headline, {
+        "level": level,
+        "calibration": platt._asdict(),
+        **full,
+        "subgroups": _subgroups(test, youden["threshold"], level),
+    }
+
+
+def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
+    """The table a reader wants first: test figures at each operating point, before and after calibration.
+
+    Args:
+        full: `evaluation.json`.
+
+    Returns:
+        `point, scores, threshold, auc, accuracy, sensitivity, specificity` as text, intervals in brackets; a figure
+        that test does not define is empty.
+    """
+    places = [
+        (point, scores, at)
+        for point in ("youden", "target_sensitivity", "one_half")
+        for scores, at in (("raw", full[point]), ("calibrated", full[point]["calibrated"]))
+    ]
+    if "prior_shift" in full:
+        places.append(("prior_shift", "calibrated", full["prior_shift"]))
+    rows = []
+    for point, scores, at in places:
+        test, row = at["test"], {"point": point, "scores": scores, "threshold": f"{at['threshold']:.6g}"}
+        row["auc"] = f"{test['auc']:.4f}" if "auc" in test else ""
+        for name in ("accuracy", "sensitivity", "specificity"):
+            ends = f"[{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}]" if name in test else ""
+            row[name] = f"{test[name]:.3f} {ends}" if name in test else ""
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def robustness(model: Any, store: zarr.Group, *, memory: float | None = None) -> dict[str, float]:
-    """AUC on validation as it is and under each of `stress.STRESSES`, and their mean.
+    """AUC on validation as it is and under each of `stress.STRESSES`, and the mean of all of them.
 
-    Where clean validation images no longer tell models apart, the mean does; like all that chooses, it knows no test
-    image.
+    For whoever chooses between recipes where clean validation images no longer tell them apart; it knows no test image.
 
     Args:
         model: trained.
@@ -119,19 +191,87 @@ def robustness(model: Any, store: zarr.Group, *, memory: float | None = None) ->
     return aucs | {"mean": sum(aucs.values()) / len(aucs)}
 
 
+def audit(model: Any, store: zarr.Group, *, level: float, memory: float | None = None) -> dict[str, Any]:
+    """AUC on test under every change of `stress`, and with the lungs hidden, or nothing but them shown.
+
+    Where the store has no lung masks the middle of the image stands for the lungs. A model that keeps more than half
+    of its lead over chance without them, with all of the interval, is called shortcut-prone: most of what it goes by is
+    not in the lungs.
+
+    Args:
+        model: trained.
+        store: the image store.
+        level: of the intervals (DeLong).
+        memory: as in `dataset.read_split`.
+
+    Returns:
+        `auc`: name of the change -> `auc, auc_low, auc_high`; `n`; `hidden`: what was hidden, `lungs` or `middle`;
+        `shortcut_prone`, absent where the interval leaves it open; `verdict` in words.
+    """
+    split = dataset.read_split(store, "test", memory=memory)
+    labels = split.labels.astype(int)
+    masks = dataset.lungs(store, "test")
+    hidden = "middle" if masks is None else "lungs"
+    noise = {name: np.random.default_rng(0) for name in (*stress.STRESSES, *stress.REPORTED)}
+    scores: dict[str, list[float]] = {name: [] for name in ("clean", *noise, f"{hidden}_only", f"{hidden}_hidden")}
+    for block in dataset.blocks(split.images):
+        done = len(scores["clean"])
+        kept = stress.middle(*block.shape[1:]) if masks is None else np.asarray(masks[done : done + len(block)]) > 0
+        changed = {name: stress.stressed(block, name, seed=rng) for name, rng in noise.items()}
+        changed |= {f"{hidden}_only": stress.occluded(block, kept), f"{hidden}_hidden": stress.occluded(block, ~kept)}
+        for name, images in {"clean": block, **changed}.items():
+            scores[name] += models.predict_scores(model, images).tolist()
+    aucs = {name: _auc(labels, np.array(values), level) for name, values in scores.items()}
+    left, full = aucs[f"{hidden}_hidden"], aucs["clean"]
+    what, half = "lungs" if hidden == "lungs" else "middle of the images", 0.5 + (full["auc"] - 0.5) / 2
+    audited: dict[str, Any] = {"auc": aucs, "n": len(labels), "hidden": hidden}
+    if left["auc_low"] > half or left["auc_high"] < half:
+        audited["shortcut_prone"] = left["auc_low"] > half
+        lies = "shortcut-prone, most of what it goes by lies elsewhere"
+        lies = lies if audited["shortcut_prone"] else "most of what it goes by lies there"
+    else:
+        lies = f"{len(labels)} images cannot tell whether most of what it goes by lies there"
+    audited["verdict"] = (
+        f"with the {what} blacked out the test AUC is {left['auc']:.3f} "
+        f"[{left['auc_low']:.3f}, {left['auc_high']:.3f}] instead of {full['auc']:.3f}: {lies}"
+    )
+    return audited
+
+
+def _auc(labels: Any, scores: Any, level: float) -> dict[str, float]:
+    low, high = metrics.auc_interval(labels, scores, level)
+    return {"auc": metrics.roc_auc(labels, scores), "auc_low": low, "auc_high": high}
+
+
 def curves(predictions: pd.DataFrame, threshold: float) -> dict[str, pd.DataFrame]:
-    """The tables behind the plots, on test: `roc`, `precision_recall`, `calibration`, `confusion`."""
+    """The tables behind the plots, on test.
+
+    Args:
+        predictions: as `calibrated` returns them.
+        threshold: on the raw scores, of `confusion`.
+
+    Returns:
+        `roc`, `precision_recall`, `calibration` (raw scores), `calibration_after`, `decision_curve` and `confusion`.
+    """
     test = predictions[predictions["split"] == "test"]
     y_true, y_score = test["label"], test["score"]
     roc = metrics.roc_curve(y_true, y_score)
     pr = metrics.precision_recall_curve(y_true, y_score)
-    bins = metrics.reliability(y_true, y_score)
+    benefit = {name: metrics.net_benefit(y_true, test[name]) for name in ("score", "calibrated")}
+    plain = benefit["score"]
     names = pd.Series(dataset.LABELS)
     return {
         "roc": pd.DataFrame({"fpr": roc.fpr, "tpr": roc.tpr}),
         "precision_recall": pd.DataFrame({"recall": pr.recall, "precision": pr.precision}),
-        "calibration": pd.DataFrame(
-            {"mean_score": bins.mean_score, "fraction_positive": bins.fraction_positive, "n": bins.n}
+        "calibration": pd.DataFrame(metrics.reliability(y_true, y_score)._asdict()),
+        "calibration_after": pd.DataFrame(metrics.reliability(y_true, test["calibrated"])._asdict()),
+        "decision_curve": pd.DataFrame(
+            {
+                "threshold": plain.thresholds,
+                **{name: curve.model for name, curve in benefit.items()},
+                "treat_all": plain.treat_all,
+                "treat_none": plain.treat_none,
+            }
         ),
         "confusion": pd.DataFrame(
             {"actual": names[y_true].to_numpy(), "predicted": names[(y_score >= threshold).astype(int)].to_numpy()}
@@ -139,11 +279,65 @@ def curves(predictions: pd.DataFrame, threshold: float) -> dict[str, pd.DataFram
     }
 
 
-def _subgroups(test: pd.DataFrame, threshold: float, level: float) -> dict[str, dict[str, float]]:
-    """Share of each subtype that is classified rightly: specificity for normals, sensitivity for the others."""
-    rows = {}
-    for subtype, part in test.groupby("subtype"):
-        right = int(((part["score"] >= threshold) == (part["label"] == 1)).sum())
-        low, high = metrics.wilson_interval(right, len(part), level)
-        rows[str(subtype)] = {"n": len(part), "recall": right / len(part), "recall_low": low, "recall_high": high}
-    return rows
+def _figures_at(
+    threshold: float, column: str, splits: Mapping[str, pd.DataFrame], level: float
+) -> dict[str, dict[str, float] | float]:
+    reports = {name: _report(part, part[column], threshold, level) for name, part in splits.items()}
+    return {"threshold": threshold, **reports}
+
+
+def _report(part: pd.DataFrame, scores: Any, threshold: float, level: float) -> dict[str, float]:
+    return metrics.classification_report(part["label"], scores, threshold, groups=part["patient_id"], level=level)
+
+
+def _prior_shift(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[str, dict[str, Any]]:
+    """The operating point that follows from unlabelled test scores; test labels enter its figures only."""
+    old = float(val["label"].mean())
+    try:
+        new = calibration.prior_by_em(test["calibrated"], old)
+    except ValueError:  # the scores do not say how common pneumonia is
+        return {}
+    shares = {"val_prevalence": old, "estimated_prevalence": new}
+    with suppress(ValueError):  # undefined in too many resamples
+        shares["estimated_prevalence_low"], shares["estimated_prevalence_high"] = metrics.bootstrap_interval(
+            lambda _, scores: calibration.prior_by_em(scores, old),
+            test["label"],
+            test["calibrated"],
+            groups=test["patient_id"],
+            level=level,
+            seed=0,
+        )
+    shares["test_prevalence"] = float(test["label"].mean())
+    # Even odds in the new population, seen from the old one.
+    threshold = _printed(calibration.adjust_prior([0.5], new, old)[0])
+    cut, *adjusted = calibration.adjust_prior([threshold, *test["calibrated"]], old, new)
+    return {"prior_shift": {"threshold": threshold, **shares, "test": _report(test, adjusted, cut, level)}}
+
+
+def _printed(value: float) -> float:
+    """A number with the digits that `dataset.write_json` keeps."""
+    return float(f"{value:.6g}")
+
+
+def _subgroups(test: pd.DataFrame, threshold: float, level: float) -> dict[str, dict[str, dict[str, float]]]:
+    """Column -> group -> figures on test. A column that does not divide the images is left out, images without a
+    value belong to no group."""
+    found = {}
+    for column in (name for name in GROUPS if name in test):
+        values = test[column] if column != "age" else _age_group(test["age"])
+        parts = {str(name): part for name, part in test.groupby(values.replace("", None), observed=True)}
+        if len(parts) > 1:
+            found[column] = {name: _group(part, threshold, level) for name, part in parts.items()}
+    return found
+
+
+def _age_group(years: pd.Series) -> pd.Series:
+    labels = [f"{low}-{high - 1} years" for low, high in pairwise(AGES)]
+    labels[-1] = f"{AGES[-2]} years and older"
+    return pd.cut(pd.to_numeric(years), AGES, right=False, labels=labels)
+
+
+def _group(part: pd.DataFrame, threshold: float, level: float) -> dict[str, float]:
+    report = _report(part, part["score"], threshold, level)
+    figures = [f"{name}{end}" for name in ("auc", "sensitivity", "specificity") for end in ("", "_low", "_high")]
+    return {name: report[name] for name in ("n", "n_positive", *figures) if name in report}

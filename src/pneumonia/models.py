@@ -7,6 +7,7 @@ layers, so that the image store serves all of them. It ends in a float32 layer `
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -392,7 +393,7 @@ def depths(model: Any) -> dict[str, int]:
 def unfreeze(model: Any, share: float) -> None:
     """Let the upper `share` of the backbone's blocks learn, 0-1; in the others normalisation keeps its statistics."""
     place = depths(model)
-    learns = round(share * max(place.values(), default=0))
+    learns = math.ceil(share * max(place.values(), default=0))
     for name, depth in place.items():
         model.get_layer(name).trainable = depth <= learns
 

@@ -82,6 +82,7 @@ class Train(Section):
     patience: Annotated[int, Field(ge=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
     augment: Annotated[float, Field(ge=0, le=1)]
+    strength: Annotated[float, Field(ge=0, le=3)]
     mixup: Annotated[float, Field(ge=0, le=10)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     average: Annotated[float, Field(ge=0, lt=1)]
@@ -104,6 +105,9 @@ class Explain(Section):
 
 class Promote(Section):
     min_common: Annotated[int, Field(ge=1)]
+    min_gain: Annotated[float, Field(ge=0, lt=1)]
+    min_sensitivity: Annotated[float, Field(ge=0, le=1)]
+    max_ece: Annotated[float, Field(ge=0, le=1)]
 
 
 class Compute(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,40 @@ def roc(curve: pd.DataFrame, report: Mapping[str, float], point: tuple[float, fl
     return figure
 
 
+def overlaid_roc(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+    """ROC curves of two models on the same images, each with its AUC, interval and operating point.
+
+    Args:
+        parts: name -> `roc` (`fpr, tpr`), `report` and `point` (false, true positive rate).
+        title: says which models on which images; its lines may be long.
+    """
+    report = next(iter(parts.values()))["report"]
+    heading = f"{_wrapped(title)}\nn = {report['n']} ({report['n_positive']} pneumonia)"
+    with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
+        for (name, part), colour, line in zip(parts.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
+            found = part["report"]
+            label = f"{name}: AUC {found['auc']:.3f} [{found['auc_low']:.3f}, {found['auc_high']:.3f}]"
+            # Dashed on top of drawn through: where the curves coincide both are seen.
+            axes.plot(part["roc"]["fpr"], part["roc"]["tpr"], color=colour, linestyle=line, label=label)
+            axes.plot(*part["point"], "o", color=colour)
+        axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="chance")
+        axes.plot([], [], "o", color=GRAY, label="threshold chosen on validation")
+        axes.set_aspect("equal")
+        _legend(figure)
+    return figure
+
+
+def overlaid_reliability(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+    """Reliability diagram of two models on the same images, in the colours of `overlaid_roc`.
+
+    Args:
+        parts: name -> `reliability` (`mean_score, fraction_positive, n`) and `report`.
+        title: says which models on which images; its lines may be long.
+    """
+    pairs = {name: (part["reliability"], part["report"]) for name, part in parts.items()}
+    return calibration(pairs, _wrapped(title), (BLUE, ORANGE))
+
+
 def precision_recall(curve: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
     """Precision-recall curve beside the share of pneumonia, which a model without knowledge reaches."""
     with _figure("recall (sensitivity)", "precision", f"{title}\nn = {report['n']}") as (figure, axes):
@@ -57,16 +92,87 @@ def precision_recall(curve: pd.DataFrame, report: Mapping[str, float], title: st
     return figure
 
 
-def calibration(bins: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
-    """Reliability diagram: how often it is pneumonia where the model says so with some probability."""
-    with _figure("mean score of the bin", "share of pneumonia", f"{title}\nn = {report['n']}") as (figure, axes):
+def calibration(
+    parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]], title: str, colours: tuple[str, str] = (GRAY, BLUE)
+) -> Figure:
+    """Reliability diagram: is it pneumonia as often as the model says? Below, how many images each bin has.
+
+    Args:
+        parts: `before` and `after` calibration, each with its bins (`mean_score, fraction_positive, n`) and its report.
+        title: says which model on which images.
+        colours: of the two.
+    """
+    n = next(iter(parts.values()))[1]["n"]
+    with plt.rc_context(_STYLE):
+        figure, (axes, counts) = plt.subplots(2, 1, figsize=(6, 7.6), sharex=True, height_ratios=(4, 1.2))
+        axes.set_title(f"{title}\nn = {n}", size=10)
+        axes.set_ylabel("share of pneumonia")
         axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="perfect")
-        axes.plot(bins["mean_score"], bins["fraction_positive"], color=BLUE, linewidth=1)
-        area = 20 + 400 * bins["n"] / bins["n"].sum()
-        label = f"ECE {report['ece']:.3f}, Brier {report['brier']:.3f}; area = images"
-        axes.scatter(bins["mean_score"], bins["fraction_positive"], s=area, color=BLUE, alpha=0.6, label=label)
-        axes.set_aspect("equal")
-        _legend(figure, markerscale=0.5)
+        for (name, (bins, report)), colour, side in zip(parts.items(), colours, (1, -1), strict=True):
+            label = f"{name}: ECE {report['ece']:.3f}, Brier {report['brier']:.3f}"
+            axes.plot(bins["mean_score"], bins["fraction_positive"], "o-", color=colour, markersize=5, label=label)
+            # One up, one down: the bins of both have their means at about the same places.
+            drawn = counts.bar(bins["mean_score"], side * bins["n"], 0.03, color=colour)
+            counts.bar_label(drawn, [str(count) for count in bins["n"]], size=7, padding=1)
+        axes.set_ylim(-0.03, 1.03)
+        counts.set_xlim(-0.03, 1.03)
+        counts.set_ylabel("images")
+        counts.set_yticks([])
+        counts.set_xlabel("mean score of the bin")
+        counts.margins(y=0.25)
+        _legend(figure)
+    plt.close(figure)
+    return figure
+
+
+def decision_curve(table: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
+    """Net benefit of deciding by the model, before and after calibration, of treating all and of treating none.
+
+    Args:
+        table: `threshold, score, calibrated, treat_all, treat_none`.
+        report: with `n` and `n_positive`.
+        title: says which model on which images.
+    """
+    share = report["n_positive"] / report["n"]
+    heading = f"{title}\nn = {report['n']}, {share:.1%} pneumonia"
+    with _figure("threshold probability", "net benefit (true positives per image)", heading) as (figure, axes):
+        lines = (
+            ("treat_all", "all are pneumonia", GRAY, ":"),
+            ("treat_none", "none is", GRAY, "-"),
+            ("score", "model, raw scores", ORANGE, "--"),
+            ("calibrated", "model, calibrated", BLUE, "-"),
+        )
+        for column, label, colour, style in lines:
+            axes.plot(table["threshold"], table[column], color=colour, linestyle=style, label=label)
+        axes.set_xlim(0, 1)
+        # Below, the price of false alarms would hide what lies above.
+        axes.set_ylim(-0.25 * max(share, 0.1), 1.1 * max(share, 0.1))
+        _legend(figure)
+    return figure
+
+
+def stress(audit: Mapping[str, Any], title: str) -> Figure:
+    """AUC of the images as they are and as they were changed, each with its interval.
+
+    Args:
+        audit: `auc` (name -> `auc, auc_low, auc_high`) and `n`, as `evaluate.audit` returns them.
+        title: says which model on which images.
+    """
+    names = list(audit["auc"])[::-1]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(6, 0.8 + 0.36 * len(names)))
+        axes.set_title(f"{title}\nn = {audit['n']}", size=10)
+        axes.axvline(0.5, color=GRAY, linestyle=":")
+        axes.axvline(audit["auc"]["clean"]["auc"], color=BLUE, linestyle=":")
+        for place, name in enumerate(names):
+            found = audit["auc"][name]
+            colour = ORANGE if name.endswith(("_hidden", "_only")) else BLUE
+            axes.plot([found["auc_low"], found["auc_high"]], [place, place], color=colour)
+            axes.plot(found["auc"], place, "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axes.set_xlabel("AUC")
+        axes.set_xlim(min(0.45, *(one["auc_low"] for one in audit["auc"].values())) - 0.02, 1.01)
+    plt.close(figure)
     return figure
 
 
@@ -260,6 +366,17 @@ def saliency(
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG; the same figure gives the same bytes."""
     figure.savefig(path, metadata={"Software": None})
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes that `save` writes."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _wrapped(title: str) -> str:
+    return "\n".join(textwrap.fill(line, 70) for line in title.splitlines())
 
 
 def _picture(axes: Any, image: npt.NDArray[np.uint8]) -> None:

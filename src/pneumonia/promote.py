@@ -1,12 +1,44 @@
-"""Decide whether a new model becomes champion: a pure function of two tables of validation scores."""
+"""Decide which model is champion: pure functions of validation scores, and of the tags of registered versions."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pneumonia import metrics
+from pneumonia import dataset, metrics
+
+FIRST = "the first model of this data set"
+STAYS = "the champion stays"
+
+Tags = Mapping[int, Mapping[str, str]]
+"""Version number -> its tags: the registry of one data set."""
+
+
+class Gain(NamedTuple):
+    """By how much one model's validation AUC is above another's on their common images, and how many they are.
+
+    Attributes:
+        auc: the difference, -1 to 1; 0 where nothing can be compared.
+        smaller: images of the rarer class among the common ones.
+    """
+
+    auc: float
+    smaller: int
+
+
+Measure = Callable[[int, int], Gain]
+"""Compares two versions, challenger and holder, that validated on different images."""
+
+
+class Gate(NamedTuple):
+    """A condition for becoming champion, as `params.yaml` names it, and whether this model meets it."""
+
+    name: str
+    value: float
+    limit: float
+    passed: bool
 
 
 class Decision(NamedTuple):
@@ -15,9 +47,12 @@ class Decision(NamedTuple):
     Attributes:
         promoted: the candidate becomes champion.
         reason: in plain words.
-        auc: of the candidate, on the images compared.
+        auc: of the candidate, on the validation images compared.
         champion_auc: of the champion, on the same images; None where there was nothing to compare.
-        n_common: images compared.
+        n_common: validation images compared.
+        gates: what was asked; `min_gain` only where there was a comparison.
+        p_value: DeLong's, of "both have the same AUC on validation".
+        test_difference, test_p_value: the same comparison on common test images, for the reader alone.
     """
 
     promoted: bool
@@ -25,50 +60,273 @@ class Decision(NamedTuple):
     auc: float
     champion_auc: float | None
     n_common: int
+    gates: tuple[Gate, ...]
+    p_value: float | None = None
+    test_difference: float | None = None
+    test_p_value: float | None = None
 
 
-def decide(candidate: pd.DataFrame, champion: pd.DataFrame | None, *, min_common: int) -> Decision:
-    """Compare two models on validation images that neither has learnt from.
+class Standing(NamedTuple):
+    """Who is champion, and whom it had to beat for that; `displaced` None = it came first."""
 
-    Those are the images, by the SHA-256 of their file, in both models' validation predictions. Test is not
-    looked at: a champion chosen on test would make its figures worthless.
+    champion: int
+    displaced: int | None
+
+
+class Rollback(NamedTuple):
+    """The version to go back to, and those that must step aside for it, the champion first."""
+
+    champion: int
+    aside: tuple[int, ...]
+
+
+def decide(
+    candidate: pd.DataFrame,
+    champion: pd.DataFrame | None,
+    *,
+    threshold: float,
+    min_common: int,
+    min_gain: float,
+    min_sensitivity: float,
+    max_ece: float,
+) -> Decision:
+    """Compare two models on validation images that neither has learnt from, and hold the candidate to its gates.
+
+    Those are the images, by the SHA-256 of their file, in both models' validation predictions. A comparison on test
+    is reported and decides nothing: a champion chosen on test would make its figures worthless.
 
     Args:
-        candidate, champion: predictions (`sha256, split, label, score`); champion None = there is none yet.
+        candidate, champion: predictions (`sha256, split, label, score`); champion None = there is none yet, and
+            the candidate becomes it whatever its gates say.
+        threshold: the candidate's own, chosen on validation.
         min_common: images of each class both must have validated on; fewer and the champion stays.
+        min_gain: the AUC must be higher by more than this.
+        min_sensitivity: on validation, at `threshold`.
+        max_ece: expected calibration error of the raw scores on validation; calibrated on it, they flatter there.
     """
-    mine = _validation(candidate)
+    mine = _split(candidate, "val")
+    own_auc = metrics.roc_auc(mine["label"], mine["score"])
+    gates = _gates(mine, threshold, min_sensitivity, max_ece)
+    failed = "; ".join(_failure(gate) for gate in gates if not gate.passed)
     if champion is None:
-        auc = metrics.roc_auc(mine["label"], mine["score"])
-        return Decision(True, "the first model of this data set", auc, None, len(mine))
-    common = mine.join(_validation(champion)["score"].rename("score_champion"), how="inner")
-    counts = common["label"].value_counts()
-    if len(counts) < 2 or counts.min() < min_common:
-        auc = metrics.roc_auc(mine["label"], mine["score"])
-        found = int(counts.min()) if len(counts) == 2 else 0
+        return Decision(True, f"{FIRST}, although {failed}" if failed else FIRST, own_auc, None, len(mine), gates)
+
+    on_test, smaller = _common(candidate, champion, "test")
+    test = _compared(on_test)[2:] if smaller >= min_common else (None, None)
+    common, smaller = _common(candidate, champion, "val")
+    if smaller < min_common:
         reason = (
-            f"not comparable: both models validated on only {found} common images of the smaller class, "
-            f"promote.min_common asks for {min_common}; the champion stays"
+            f"not comparable: both models validated on only {smaller} common images of the smaller class, "
+            f"promote.min_common asks for {min_common}; {STAYS}"
         )
-        return Decision(False, reason, auc, None, len(common))
-    auc = metrics.roc_auc(common["label"], common["score"])
-    champion_auc = metrics.roc_auc(common["label"], common["score_champion"])
-    p_value = metrics.delong_test(common["label"], common["score"], common["score_champion"])
-    compared = (
+        return Decision(False, reason, own_auc, None, len(common), gates, None, *test)
+    auc, champion_auc, gain, p_value = _compared(common)
+    higher = gain > min_gain
+    gates = (Gate("min_gain", gain, min_gain, higher), *gates)
+    said = (
         f"validation AUC {auc:.4f} against the champion's {champion_auc:.4f} "
         f"on {len(common)} common images (DeLong p = {p_value:.2g})"
     )
-    if auc > champion_auc:
-        return Decision(True, f"higher {compared}", auc, champion_auc, len(common))
-    return Decision(False, f"not higher: {compared}; the champion stays", auc, champion_auc, len(common))
+    if not higher:
+        by = f" by more than {min_gain:g} (promote.min_gain)" if min_gain else ""
+        said = f"not higher{by}: {said}{f'; also {failed}' if failed else ''}; {STAYS}"
+    elif failed:
+        said = f"higher {said}, but {failed}; {STAYS}"
+    else:
+        said = f"higher {said}"
+    return Decision(higher and not failed, said, auc, champion_auc, len(common), gates, p_value, *test)
 
 
-def confirm(champion: pd.DataFrame) -> Decision:
-    """What to say of a model that is asked about again and is the champion already."""
-    mine = _validation(champion)
-    return Decision(True, "the champion already", metrics.roc_auc(mine["label"], mine["score"]), None, len(mine))
+def settled(decision: Decision, version: int, champion: int, tags: Mapping[str, str]) -> Decision:
+    """The decision as the registry has it, where that knows more than the two tables compared.
+
+    Args:
+        decision: on version `version`, with the tags `tags`.
+        champion: as `standing` found it among all versions.
+    """
+    if decision.promoted == (version == champion):
+        return decision
+    if version == champion:
+        return decision._replace(promoted=True, reason="the champion, by the comparisons noted in its tags")
+    if "rolled_back_at" in tags:
+        why = "it was rolled back; without its tag rolled_back_at it would compete again"
+    else:
+        why = f"version {champion} is better by the comparisons in the tags"
+    return decision._replace(promoted=False, reason=f"{decision.reason}; but {why}")
 
 
-def _validation(predictions: pd.DataFrame) -> pd.DataFrame:
-    val = predictions[predictions["split"] == "val"].drop_duplicates("sha256")
-    return val.set_index("sha256")[["label", "score"]]
+def as_report(decision: Decision) -> dict[str, Any]:
+    """What `promotion.json` holds of a decision; a key appears only where there is something to say."""
+    values = {name: value for name, value in decision._asdict().items() if value is not None}
+    return values | {"gates": [gate._asdict() for gate in decision.gates]}
+
+
+def as_tags(decision: Decision) -> dict[str, str]:
+    """The decision as tags of a version: a word for each gate, then the figures and the reason."""
+    report = as_report(decision)
+    figures = {name: f"{report[name]:.6g}" for name in ("p_value", "test_difference", "test_p_value") if name in report}
+    gates = {
+        f"gate_{gate.name}": f"{'passed' if gate.passed else 'failed'}: {gate.value:.4g}, limit {gate.limit:g}"
+        for gate in decision.gates
+    }
+    return {"promoted": str(decision.promoted).lower(), "reason": decision.reason} | gates | figures
+
+
+# --- the registry ---------------------------------------------------------------------------------------------------
+
+
+def facts(
+    candidate: pd.DataFrame,
+    *,
+    threshold: float,
+    min_common: int,
+    min_gain: float,
+    min_sensitivity: float,
+    max_ece: float,
+) -> dict[str, str]:
+    """The tags that `standing` needs of a version; arguments as those of `decide`."""
+    mine = _split(candidate, "val")
+    passed = all(gate.passed for gate in _gates(mine, threshold, min_sensitivity, max_ece))
+    return {
+        "val_auc": repr(metrics.roc_auc(mine["label"], mine["score"])),
+        "val_digest": dataset.digest(mine.reset_index()),
+        "val_smaller": str(_smaller(mine)),
+        "eligible": str(passed).lower(),
+        "min_common": str(min_common),
+        "min_gain": repr(min_gain),
+    }
+
+
+def standing(registry: Tags, measure: Measure) -> Standing:
+    """The champion among all versions: each, in the order of their numbers, challenges the best one before it.
+
+    The first is champion in any case; those that were rolled back do not take part.
+
+    Why so: the store gives numbers in one order and tags together with them, and it has no compare-and-set for an
+    alias. Whatever many processes do at once, those that read the same tags must name the same champion, so nothing
+    here may depend on who asks, when, or where the alias points. Versions of one data digest and split validated on
+    the same images: their AUCs stand in the tags. Only where the images differ are two versions compared by their
+    predictions; what comes out is a tag of the challenger too (`against`), so that it holds for everybody, and after
+    the predictions are gone.
+
+    Args:
+        registry: at least one version that has a `val_auc`.
+        measure: asked only for pairs with different images that no tag tells of.
+    """
+    holder, *challengers = _contenders(registry)
+    displaced = None
+    for challenger in challengers:
+        tags = registry[challenger]
+        if not _is_eligible(tags):
+            continue
+        gain = _gain(registry, challenger, holder, measure)
+        if gain.auc > float(tags.get("min_gain", 0)) and gain.smaller >= int(tags.get("min_common", 1)):
+            holder, displaced = challenger, holder
+    return Standing(holder, displaced)
+
+
+def rollback(registry: Tags, champion: int, choose: Callable[[Tags], Standing]) -> Rollback | None:
+    """How to go back to who was champion before; None where nobody was.
+
+    Versions that never were champion, yet are better than the one to go back to, step aside too: else one of them
+    would take its place as soon as anybody asks.
+
+    Args:
+        registry: all versions.
+        champion: where the alias points.
+        choose: `standing`, with a way to measure.
+    """
+    contenders = _contenders(registry)
+    crowned = [
+        version
+        for version in contenders
+        if version != champion
+        and "crowned_at" in registry[version]
+        and (version == contenders[0] or _is_eligible(registry[version]))
+    ]
+    if not crowned:
+        return None
+    target = max(crowned, key=lambda version: (registry[version]["crowned_at"], version))
+    aside = [champion]
+    while True:
+        left = {version: tags for version, tags in registry.items() if version not in aside}
+        best = choose(left).champion
+        if best == target:
+            return Rollback(target, tuple(aside))
+        aside.append(best)
+
+
+def compare(challenger: pd.DataFrame, holder: pd.DataFrame) -> Gain:
+    """Two models on their common validation images; arguments as those of `decide`."""
+    common, smaller = _common(challenger, holder, "val")
+    return Gain(_compared(common)[2] if smaller else 0.0, smaller)
+
+
+def against(holder: int, gain: Gain) -> dict[str, str]:
+    """The tag that says how a version did against `holder`."""
+    return {f"against_{holder}": f"{gain.auc!r} on {gain.smaller}"}
+
+
+def _contenders(registry: Tags) -> list[int]:
+    # A version registered by hand may have no AUC.
+    known = sorted(version for version, tags in registry.items() if "val_auc" in tags)
+    return [version for version in known if "rolled_back_at" not in registry[version]] or known
+
+
+def _is_eligible(tags: Mapping[str, str]) -> bool:
+    # Versions from before there were gates have no such tag, nor `min_gain` or `min_common`.
+    return tags.get("eligible", "true") == "true"
+
+
+def _gain(registry: Tags, challenger: int, holder: int, measure: Measure) -> Gain:
+    mine, theirs = registry[challenger], registry[holder]
+    if "val_digest" in mine and mine["val_digest"] == theirs.get("val_digest"):
+        return Gain(float(mine["val_auc"]) - float(theirs["val_auc"]), int(mine["val_smaller"]))
+    if noted := mine.get(f"against_{holder}"):
+        auc, smaller = noted.split(" on ")
+        return Gain(float(auc), int(smaller))
+    return measure(challenger, holder)
+
+
+# --- scores ---------------------------------------------------------------------------------------------------------
+
+
+def _gates(mine: pd.DataFrame, threshold: float, min_sensitivity: float, max_ece: float) -> tuple[Gate, ...]:
+    sensitivity = float((mine.loc[mine["label"] == 1, "score"] >= threshold).mean())
+    ece = metrics.expected_calibration_error(mine["label"], mine["score"])
+    return (
+        Gate("min_sensitivity", sensitivity, min_sensitivity, sensitivity >= min_sensitivity),
+        Gate("max_ece", ece, max_ece, ece <= max_ece),
+    )
+
+
+def _failure(gate: Gate) -> str:
+    what, side = {
+        "min_sensitivity": ("sensitivity", "below"),
+        "max_ece": ("calibration error", "above"),
+    }[gate.name]
+    return f"its {what} of {gate.value:.3g} on validation is {side} {gate.limit:g} (promote.{gate.name})"
+
+
+def _common(candidate: pd.DataFrame, champion: pd.DataFrame, split: str) -> tuple[pd.DataFrame, int]:
+    """`label, score, score_champion` of the images in both, and how many of the rarer class they are."""
+    theirs = _split(champion, split)["score"].rename("score_champion")
+    common = _split(candidate, split).join(theirs, how="inner")
+    return common, _smaller(common)
+
+
+def _compared(common: pd.DataFrame) -> tuple[float, float, float, float]:
+    """AUC of either model, their difference, DeLong's p-value."""
+    auc = metrics.roc_auc(common["label"], common["score"])
+    champion_auc = metrics.roc_auc(common["label"], common["score_champion"])
+    p_value = metrics.delong_test(common["label"], common["score"], common["score_champion"])
+    return auc, champion_auc, auc - champion_auc, p_value
+
+
+def _smaller(table: pd.DataFrame) -> int:
+    return int(min((table["label"] == label).sum() for label in (0, 1)))
+
+
+def _split(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+    part = predictions[predictions["split"] == split].drop_duplicates("sha256")
+    return part.set_index("sha256")[["label", "score"]]

@@ -71,7 +71,7 @@ STRESSES: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
     "gamma_bright": lambda image, rng: _gamma(image, 0.67),
     "noise": lambda image, rng: _noise(image, 10.0, rng),  # gray levels
 }
-"""Their mean is the robust AUC by which models are chosen, on validation."""
+"""The mean over the images as they are and under each of these, on validation, is the robust AUC."""
 
 REPORTED: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
     "jpeg": lambda image, rng: _jpeg(image, 20),  # quality, 0-100

@@ -6,16 +6,20 @@ project's folder even inside DVC's temporary experiment folders, so that all run
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock
 
@@ -29,13 +33,20 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # or each new store pr
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 from sqlalchemy.exc import SQLAlchemyError
 
-from pneumonia import UserError, dataset
+from pneumonia import UserError, dataset, promote
 
 CHAMPION = "champion"
+ROLLED_BACK = "rolled_back_at"
 PREDICTIONS = "evaluation/predictions.csv"
 """Where a train run keeps the scores that later candidates are compared on."""
+
+Registry = dict[int, dict[str, str]]
+"""Version number of one registered model -> its tags."""
+Choice = TypeVar("Choice", bound=tuple[Any, ...])
 
 _SQLITE = re.compile(r"sqlite:///(?!:memory:)(?P<path>.+)")
 
@@ -56,8 +67,22 @@ class TrainRun(NamedTuple):
 class Champion(NamedTuple):
     """The version that the alias `champion` points to."""
 
-    version: str
+    version: int
     run_id: str
+
+
+class Scored(NamedTuple):
+    """A model that was asked for by name, and what it scored.
+
+    Attributes:
+        title: for the reader.
+        run_id: of its train run, which may be in another store if DVC brought the experiment.
+        predictions: `image_id, sha256, split, label, score` and more.
+    """
+
+    title: str
+    run_id: str
+    predictions: pd.DataFrame
 
 
 def open_store(root: Path | None = None) -> str:
@@ -292,14 +317,23 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
             client.log_artifact(run.run_id, str(path), str(Path(target).parent))
 
 
-def register(data: str, run: TrainRun, tags: Mapping[str, Any]) -> str:
-    """The version of a train run's model in the registry; registered once, however often it is asked for."""
+def register(data: str, run: TrainRun, tags: Mapping[str, Any]) -> int:
+    """The version of a train run's model in the registry; registered once, however often it is asked for.
+
+    A new version comes into being together with its tags, so that no other process sees it without them. One that
+    exists gets them anew, but was it rolled back, it stays not eligible.
+    """
     name, client = registered_name(data), mlflow.MlflowClient()
-    versions = _versions(data, run)
-    version = str(max(versions) if versions else mlflow.register_model(f"models:/{run.model_id}", name).version)
-    for key, value in tags.items():
-        client.set_model_version_tag(name, version, key, str(value))
-    return version
+    words = {key: str(value) for key, value in tags.items()}
+    with _alone():
+        versions = _versions(data, run)
+        if not versions:
+            return int(mlflow.register_model(f"models:/{run.model_id}", name, tags=words).version)
+        version = max(versions)
+        if ROLLED_BACK in client.get_model_version(name, str(version)).tags:
+            words.pop("eligible", None)
+        tag_version(data, version, words)
+        return version
 
 
 def champion(data: str) -> Champion | None:
@@ -310,17 +344,107 @@ def champion(data: str) -> Champion | None:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # of the name, the alias
             raise
         return None
-    return Champion(str(found.version), str(found.run_id))
+    return Champion(int(found.version), str(found.run_id))
 
 
-def crown(data: str, version: str) -> None:
-    """Point the alias `champion` at a version."""
-    mlflow.MlflowClient().set_registered_model_alias(registered_name(data), CHAMPION, version)
+def version_tags(data: str) -> Registry:
+    """The tags of every version of a data set's model, by its number."""
+    found = mlflow.search_model_versions(filter_string=f"name = '{registered_name(data)}'")
+    return {int(one.version): dict(one.tags) for one in found}
 
 
-def describe(data: str, version: str, text: str) -> None:
+def crown(data: str, choose: Callable[[Registry], Choice]) -> tuple[Registry, Choice]:
+    """Point the alias `champion` at the version chosen from the tags of all; gives those tags and the choice.
+
+    Each version that was champion has the time as its tag `crowned_at`. Several processes may set the alias at once,
+    and it has no compare-and-set, so whoever has set it reads everything again: the last of them to set it has then
+    seen all that was registered before, and who registers later looks at the alias after that.
+
+    Args:
+        choose: names the champion first. It must depend on the tags alone, so that all who read the same ones agree.
+    """
+    name, client = registered_name(data), mlflow.MlflowClient()
+    with _alone():
+        while True:
+            tags = version_tags(data)
+            choice = choose(tags)
+            current = champion(data)
+            if current and current.version == choice[0]:
+                return tags, choice
+            tag_version(data, choice[0], {"crowned_at": _now()})  # first: no champion is missing from the history
+            _insist(client.set_registered_model_alias, name, CHAMPION, str(choice[0]))
+
+
+def roll_back(data: str, plan: Callable[[Registry, int], tuple[int, Sequence[int]] | None]) -> int:
+    """Take the champion, and who else stands in the way, out of the contest; gives whom to crown instead.
+
+    Args:
+        plan: from the tags of all versions and the champion to the version to go back to and those in its way; None
+            where there is nothing to go back to.
+
+    Raises:
+        UserError: no champion, or no earlier one.
+    """
+    name, current = registered_name(data), champion(data)
+    planned = plan(version_tags(data), current.version) if current else None
+    if not current or not planned:
+        now = f"version {current.version} has no champion before it" if current else "there is no champion yet"
+        raise UserError(f"{name}: nothing to go back to, {now}; train and promote another model instead")
+    target, aside = planned
+    for version in aside:
+        what = "rolled back" if version == current.version else f"set aside with version {current.version}"
+        reason = f"{what}: version {target} is champion again"
+        tag_version(data, version, {ROLLED_BACK: _now(), "eligible": "false", "reason": reason})
+        describe(data, version, reason)
+    return target
+
+
+def by_evidence(data: str) -> Callable[[Registry], promote.Standing]:
+    """How a champion is chosen; a comparison that needed predictions becomes a tag of the challenger."""
+
+    def measure(challenger: int, holder: int) -> promote.Gain:
+        mine, theirs = (version_predictions(data, version) for version in (challenger, holder))
+        gain = promote.compare(mine, theirs)
+        if len(mine) and len(theirs):
+            tag_version(data, challenger, promote.against(holder, gain))
+        return gain
+
+    return partial(promote.standing, measure=measure)
+
+
+def link_card(data: str, version: int, run: TrainRun, path: Path) -> None:
+    """Put the model card, where it is made, onto the train run, and say on the version where it is."""
+    if not path.is_file():
+        return
+    mlflow.MlflowClient().log_artifact(run.run_id, str(path), "card")
+    tag_version(data, version, {"model_card": f"runs:/{run.run_id}/card/{path.name}"})
+
+
+def tag_version(data: str, version: int, tags: Mapping[str, str]) -> None:
+    """Tags of a version."""
+    for key, value in tags.items():
+        _insist(mlflow.MlflowClient().set_model_version_tag, registered_name(data), str(version), key, value)
+
+
+def describe(data: str, version: int, text: str) -> None:
     """Plain words that the registry shows beside a version."""
-    mlflow.MlflowClient().update_model_version(registered_name(data), version, text)
+    mlflow.MlflowClient().update_model_version(registered_name(data), str(version), text)
+
+
+def lineage(model_path: Path) -> dict[str, str]:
+    """Where a model comes from, as far as git and DVC know: `git_commit`, and `dvc_lock_digest` of its `train` entry.
+
+    The digest is not that of the whole file, which holds `promote` only after that stage has ended. A file that some
+    other training wrote says nothing of this model, and neither does an entry that names another one.
+    """
+    found = {"git_commit": _git_commit(), "dvc_lock_digest": _dvc_lock_digest(model_path)}
+    return {name: value for name, value in found.items() if value}
+
+
+def version_predictions(data: str, version: int) -> pd.DataFrame:
+    """The predictions of a registered version; no rows where they are gone."""
+    found = mlflow.MlflowClient().get_model_version(registered_name(data), str(version))
+    return logged_predictions(str(found.run_id))
 
 
 def logged_predictions(run_id: str) -> pd.DataFrame:
@@ -333,9 +457,98 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
         return dataset.read_table(path)
 
 
+def scored(name: str, data: str) -> Scored:
+    """The predictions of a model, however it is called: version, `champion`, id of a train run, DVC experiment.
+
+    An experiment that came from DVC's cache has made no run, so its scores are read from DVC. One that DVC has
+    forgotten is looked for among the runs, which have its name as a tag.
+
+    Args:
+        name: what the user calls it; not empty.
+        data: whose versions are meant.
+
+    Raises:
+        UserError: no such model, or one without scores.
+    """
+    with _said_in_one_line(mlflow.get_tracking_uri()):
+        found = _scored_version(name, data) or _scored_run(name)
+        versions = sorted(version_tags(data))
+    found = found or _scored_experiment(name)
+    if not found:
+        raise UserError(
+            f"{name!r} is no version of {registered_name(data)} (it has {', '.join(map(str, versions)) or 'none'}), "
+            f"no run in {mlflow.get_tracking_uri()}, and no DVC experiment with predictions in DVC's "
+            "cache; make ui lists versions and runs, dvc exp show lists experiments"
+        )
+    if found.predictions.empty:
+        raise UserError(f"{name!r} is {found.title}, which has no {PREDICTIONS}; name a train run that was evaluated")
+    return found
+
+
+def _scored_version(name: str, data: str) -> Scored | None:
+    holder = champion(data) if name == CHAMPION else None
+    version = holder.version if holder else int(name) if re.fullmatch("[0-9]{1,9}", name) else 0
+    tags = version_tags(data).get(version)
+    if tags is None:
+        return None
+    run_id = str(mlflow.MlflowClient().get_model_version(registered_name(data), str(version)).run_id)
+    words = [tags.get("model", "?"), *([CHAMPION] if holder else [])]
+    title = f"{registered_name(data)} version {version} ({', '.join(words)})"
+    return Scored(title, run_id, version_predictions(data, version))
+
+
+def _scored_run(run_id: str) -> Scored | None:
+    try:
+        tags = mlflow.MlflowClient().get_run(run_id).data.tags
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # of an id, of a word
+            raise
+        return None
+    title = f"{tags.get('stage', 'unknown')} run {run_id[:8]} ({tags.get('model', '?')} on {tags.get('data', '?')})"
+    return Scored(title, run_id, logged_predictions(run_id))
+
+
+def _scored_experiment(name: str) -> Scored | None:
+    from dvc import api
+    from dvc.exceptions import DvcException
+
+    with suppress(DvcException), tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "kept"
+        read = partial(api.read, repo=str(dataset.project_root()), rev=name, encoding="utf-8")
+        record = json.loads(read("models/run.json"))
+        kept.write_text(read("reports/predictions.csv"), encoding="utf-8")
+        title = f"experiment {name} ({record['model']} on {record['data']})"
+        return Scored(title, record["run_id"], dataset.read_table(kept))
+    client = mlflow.MlflowClient()
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    tagged = f"tags.dvc_experiment = '{name}' and tags.stage = 'train' and attributes.status = 'FINISHED'"
+    runs = [] if "'" in name else client.search_runs(experiments, tagged, max_results=1)
+    return _scored_run(runs[0].info.run_id) if runs else None
+
+
 def _versions(data: str, run: TrainRun) -> list[int]:
     query = f"name = '{registered_name(data)}' and run_id = '{run.run_id}'"
     return [int(one.version) for one in mlflow.MlflowClient().search_model_versions(query)]
+
+
+def _insist(change: Callable[..., object], *arguments: str) -> None:
+    """Set a tag or an alias, also where another process makes the same one at the same moment."""
+    try:
+        change(*arguments)
+    except MlflowException as error:
+        # The database refused the second of two equal inserts; now that it is there, MLflow updates it.
+        if error.error_code != "BAD_REQUEST":
+            raise
+        change(*arguments)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Only one process at a time; on a server, which others reach from elsewhere, any number."""
+    file = _SQLITE.fullmatch(mlflow.get_tracking_uri())
+    # Not the lock of `open_store`, which others wait for before they do anything.
+    with FileLock(f"{file['path']}.registry.lock") if file else nullcontext():
+        yield
 
 
 @contextmanager
@@ -373,6 +586,24 @@ def _git_commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return asked.stdout.strip() if asked.returncode == 0 else ""
+
+
+def _dvc_lock_digest(model_path: Path) -> str:
+    """SHA-256 of the entry of `train` in dvc.lock, as JSON with sorted keys; empty where it is not of this model."""
+    try:
+        entry = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]["train"]
+        made = {out["path"]: out["md5"] for out in entry["outs"]}
+        with open(model_path, "rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+    except (OSError, YAMLError, KeyError, TypeError):  # none yet, or none that DVC wrote
+        return ""
+    if made.get(model_path.as_posix()) != found:
+        return ""
+    return dataset.sha256_bytes(json.dumps(entry, sort_keys=True).encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

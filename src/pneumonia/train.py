@@ -36,6 +36,7 @@ class Recipe(NamedTuple):
         batch_size: images a step.
         weight_decay: of AdamW.
         augment: fraction of the images that are distorted, 0-1.
+        strength: how far, as in `augmentation.distort`.
         mixup: alpha of `augmentation.mixup`; 0 = none.
         label_smoothing: how far labels are drawn towards one half, 0-1.
         average: decay of the running average of all weights, taken every `AVERAGE_EVERY` steps, which is what is
@@ -49,6 +50,7 @@ class Recipe(NamedTuple):
     batch_size: int
     weight_decay: float
     augment: float
+    strength: float
     mixup: float
     label_smoothing: float
     average: float
@@ -97,42 +99,46 @@ def frozen_features(
     model: Any,
     train: dataset.Split,
     val: dataset.Split,
+    recipe: Recipe,
     *,
     seed: int,
-    augment: float,
-    copies: int,
     batch_size: int = 64,
 ) -> Features:
     """Run all images through the backbone, the train images `copies` times, each time distorted anew.
 
+    Where the recipe distorts none, one copy is all there is.
+
     Args:
         model: as `start` makes it, with a backbone.
         train, val: splits of the image store.
+        recipe: how.
         seed: of the augmentation.
-        augment: fraction of the images that are distorted, 0-1; with 0 one copy is all there is.
-        copies: of the train images.
         batch_size: images at once.
     """
     import tensorflow as tf
 
     body, _ = models.halves(model)
-    copies, n = copies if augment else 1, len(train.labels)
+    copies, n = recipe.copies if recipe.augment else 1, len(train.labels)
     made = np.empty((copies, n, body.output.shape[-1]), np.float32)
     compute = tf.function(lambda pixels: body(pixels, training=False), reduce_retracing=True)
     with _progress_bar(copies * n + len(val.labels), 0, "features", "image") as bar:
 
-        def run(images: Any, fraction: float, first: int) -> Iterator[tuple[slice, Any]]:
-            for begin in range(0, len(images), batch_size):
-                part = slice(begin, begin + batch_size)
-                pixels = tf.cast(images[part][..., None], tf.float32)
+        def run(images: Any, order: npt.NDArray[np.intp], fraction: float, first: int) -> Iterator[tuple[Any, Any]]:
+            for begin in range(0, len(order), batch_size):
+                rows = order[begin : begin + batch_size]
+                pixels = tf.cast(images[rows][..., None], tf.float32)
                 draw = tf.constant([seed, first + begin], tf.int64)
-                yield part, compute(augmentation.distort(pixels, fraction=fraction, seed=draw))
-                bar.update(len(pixels))
+                distorted = augmentation.distort(pixels, fraction=fraction, strength=recipe.strength, seed=draw)
+                yield rows, compute(distorted)
+                bar.update(len(rows))
 
         for copy in range(copies):
-            for part, values in run(train.images, augment, copy * n):
-                made[copy, part] = values
-        return Features(made, np.concatenate([np.asarray(values, np.float32) for _, values in run(val.images, 0.0, 0)]))
+            # `distort` expects shuffled batches: in their own order the same images would stay untouched in each copy.
+            order = _order(np.arange(n), train.images, np.random.default_rng((seed, copy)))
+            for rows, values in run(train.images, order, recipe.augment, copy * n):
+                made[copy, rows] = values
+        rest = run(val.images, np.arange(len(val.labels)), 0.0, 0)
+        return Features(made, np.concatenate([np.asarray(values, np.float32) for _, values in rest]))
 
 
 def head_epochs(model: Any, recipe: Recipe, epochs: int, *, pretrained: bool) -> int:
@@ -179,7 +185,8 @@ def fit(
             cosine to its last.
         patience: epochs of the last phase without a better validation AUC before the fit stops.
         learning_rate: peak of AdamW.
-        resume: an existing folder that survives a crash, of these settings and data alone. Empty at the end.
+        resume: an existing folder that survives a crash, of these settings and data alone; the caller's to remove, once
+            the model is safe.
         pretrained: the backbone came with weights; without them all of it learns from the first epoch.
         features: what `frozen_features` makes with this recipe and seed; None = made here where needed.
         report: told after each epoch, not again after those of an earlier call.
@@ -195,7 +202,7 @@ def fit(
 
     shown = np.repeat(np.arange(len(train.labels)), train.repeats)
     _check(train, val, len(shown), recipe.batch_size)
-    steps, best = len(shown) // recipe.batch_size, resume / "best.weights.h5"
+    steps, best = len(shown) // recipe.batch_size, {phase: resume / f"{phase}.weights.h5" for phase in ("head", "all")}
     n_head = head_epochs(model, recipe, epochs, pretrained=pretrained)
     history, saved = _read(resume)
     n_saved = len(history)
@@ -243,8 +250,8 @@ def fit(
                 "learning_rate": float(schedule((epoch + 1 - first) * steps)),
                 "seconds": round(time.monotonic() - began, 2),
             }
-            if all(values["val_auc"] > row["val_auc"] for row in history):
-                model.save_weights(str(best))
+            if all(values["val_auc"] > row["val_auc"] for row in history[first:]):
+                model.save_weights(str(best["head" if last == n_head else "all"]))
             if mean:
                 network.set_weights(current)
             history.append({"epoch": epoch + 1, **values})
@@ -272,22 +279,21 @@ def fit(
     with _progress_bar(epochs * steps, len(history) * steps, label, "batch") as bar:
         if len(history) < n_head and not stopped():
             if features is None:
-                features = frozen_features(model, train, val, seed=seed, augment=recipe.augment, copies=recipe.copies)
+                features = frozen_features(model, train, val, recipe, seed=seed)
             cached, (_, head) = features, models.halves(model)
             learn(head, cached.train, lambda: _scores(head, cached.val), 0, n_head)
         if n_head <= len(history) < epochs and not stopped():
             if len(history) == n_head > 0:
                 if n_saved == n_head:  # the weights file has no seeds of dropout
                     _restore(_variables(models.halves(model)[1]), saved)
-                model.load_weights(str(best))  # goes on from the best head, not from its last epoch
+                model.load_weights(str(best["head"]))  # goes on from the best head, not from its last epoch
             if pretrained:
                 models.unfreeze(model, recipe.unfreeze)
             # Another network of the same layers: what is compiled would be saved with the model.
             network = keras.Model(model.input, model.output)
             learn(network, train.images, lambda: models.predict_scores(network, val.images), n_head, epochs)
-        model.load_weights(str(best))
-    for file in (best, resume / "state.npz"):
-        file.unlink()
+        aucs = [row["val_auc"] for row in history]
+        model.load_weights(str(best["head" if aucs.index(max(aucs)) < n_head else "all"]))
     return pd.DataFrame(history)
 
 
@@ -346,7 +352,9 @@ def batches(
     def augmented(inputs: Any, label: Any, weight: Any, step: Any) -> tuple[Any, Any, Any]:
         draw = tf.stack([np.int64(seed), step])
         if not features:
-            inputs = augmentation.distort(tf.cast(inputs, tf.float32), fraction=recipe.augment, seed=draw)
+            inputs = augmentation.distort(
+                tf.cast(inputs, tf.float32), fraction=recipe.augment, strength=recipe.strength, seed=draw
+            )
         return augmentation.mixup(inputs, label, weight, alpha=recipe.mixup, seed=draw)
 
     stream = tf.data.Dataset.from_generator(rows, output_signature=signature)

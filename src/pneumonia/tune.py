@@ -87,9 +87,7 @@ def search(
             keras.utils.set_random_seed(seed)
             model = train.start(name, weights=weights, dropout=drop, images=train_split.images)
             if features is None and train.head_epochs(model, recipe, epochs, pretrained=bool(weights)):
-                features = train.frozen_features(
-                    model, train_split, val_split, seed=seed, augment=recipe.augment, copies=recipe.copies
-                )
+                features = train.frozen_features(model, train_split, val_split, recipe, seed=seed)
             with tempfile.TemporaryDirectory() as folder:  # a trial that was cut is not worth going on with
                 history = train.fit(
                     model,

@@ -1,0 +1,481 @@
+"""The model card: one self-contained page that says what a model is, for whom, how good, and how it was made.
+
+The fields follow the model cards of Mitchell et al. (2019), doi:10.1145/3287560.3287596, and the checklists CLAIM
+(Tejani et al. 2024, doi:10.1148/ryai.240300) and TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from PIL import Image
+
+from pneumonia import dataset
+
+
+class Table(NamedTuple):
+    """Rows of text under a header; `note` stands below."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+
+class Picture(NamedTuple):
+    """PNG or JPEG, shown in the page itself."""
+
+    caption: str
+    content: bytes
+
+
+class Section(NamedTuple):
+    """A heading and what stands under it: paragraphs, tables, pictures."""
+
+    title: str
+    blocks: Sequence[str | Table | Picture]
+
+
+def reports(folder: Path) -> dict[str, Any]:
+    """What `sections` takes from the reports of the stages.
+
+    Args:
+        folder: `reports/`.
+    """
+    names = ("metrics", "evaluation", "validation", "rebalance", "explain")
+    found: dict[str, Any] = {name: dataset.read_json(folder / f"{name}.json") for name in names}
+    found["chosen"] = dataset.read_json(folder / "tune" / "best.json")
+    saliency = sorted((folder / "saliency").glob("*.png"))[:N_SALIENCY]
+    return found | {
+        "points": pd.read_csv(folder / "plots" / "operating_points.csv", dtype=str, keep_default_na=False),
+        "pictures": {
+            section: [Picture(caption, _shrunk(folder / "plots" / f"{name}.png")) for name, caption in captions.items()]
+            for section, captions in _PICTURES.items()
+            if all((folder / "plots" / f"{name}.png").is_file() for name in captions)
+        }
+        | {"saliency": [Picture(f"Test image {place}", _shrunk(path)) for place, path in enumerate(saliency, 1)]},
+    }
+
+
+def _shrunk(path: Path) -> bytes:
+    """A picture that a page can hold many of: at most 1,000 pixels wide, as JPEG where that is smaller."""
+    content = path.read_bytes()
+    with Image.open(path) as image:
+        plain = image.convert("RGB")
+        plain.thumbnail((1000, 1000))
+        out = io.BytesIO()
+        plain.save(out, "JPEG", quality=85)
+    return min(content, out.getvalue(), key=len)
+
+
+N_SALIENCY = 6
+_PICTURES = {
+    "performance": {"roc": "ROC curve", "confusion": "Decisions at the Youden threshold"},
+    "calibration": {"calibration": "Reliability", "decision_curve": "Decision curve"},
+    "stress": {"stress": "AUC of changed test images"},
+}
+
+
+def sections(
+    *,
+    record: Mapping[str, Any],
+    decision: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    points: pd.DataFrame,
+    validation: Mapping[str, Any],
+    rebalance: Mapping[str, Any],
+    explain: Mapping[str, Any],
+    chosen: Mapping[str, float],
+    settings: Mapping[str, Any],
+    network: str,
+    source: Mapping[str, Any],
+    pictures: Mapping[str, Sequence[Picture]],
+) -> list[Section]:
+    """What the card says, from the reports of the stages; what a report lacks is left out.
+
+    Args:
+        record: `models/run.json`.
+        decision: `promotion.json`, and `model_name`, `git_commit`.
+        metrics, evaluation, validation, rebalance, explain: reports of these names.
+        points: as `evaluate.operating_points` makes it.
+        chosen: `best.json` of `tune`.
+        settings: what of params.yaml decided, `preprocess` among it.
+        network: where the architecture comes from.
+        source: of the data: `title, licence, citation, patients, synthetic`.
+        pictures: under `performance`, `calibration`, `stress` and `saliency`.
+    """
+    test = metrics["test"]
+    synthetic = " The images are synthetic: nothing here says anything about patients." if source["synthetic"] else ""
+    shown = "champion" if decision["promoted"] else "not champion"
+    return [
+        Section(
+            "Summary",
+            [
+                f"AUC {_interval(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia), whose "
+                f"labels took part in no choice; {_interval(metrics['val'], 'auc')} on validation, by which models are "
+                f"chosen.{synthetic}",
+                Table(
+                    ("", ""),
+                    [
+                        ("Registered as", f"{decision['model_name']} version {decision['version']}, {shown}"),
+                        ("Decision", decision["reason"]),
+                        ("Network", f"{record['model']}: {network}"),
+                        ("Pretrained weights", str(record["weights"])),
+                        ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
+                        ("Output", "score from 0 to 1"),
+                        ("Pneumonia from", f"{metrics['threshold']:.6g} on (Youden, chosen on validation)"),
+                    ],
+                ),
+            ],
+        ),
+        Section(
+            "Intended use and limits",
+            [
+                "Made for research on methods: comparing models, their calibration and their explanations. It is no "
+                "medical device, was tested on no other hospital's images, and must not guide the care of anyone.",
+                "It knows normal and pneumonia only. Any other finding, a lateral view, an adult where it learnt from "
+                "children or the reverse, and images that were not prepared as in training are outside of what it was "
+                "tested on.",
+            ],
+        ),
+        _data(validation, rebalance, source, settings),
+        _performance(test, evaluation, points, pictures),
+        Section(
+            "Calibration",
+            [
+                "A calibration fitted on validation (Platt) turns scores into probabilities; on test:",
+                _before_after(evaluation["youden"]),
+                *pictures.get("calibration", ()),
+            ],
+        ),
+        _subgroups(evaluation),
+        _stress(evaluation, pictures),
+        _explanations(explain, pictures),
+        Section("Promotion", _promotion(decision)),
+        Section("How it was made", _made(record, decision, {**settings, "chosen": chosen})),
+    ]
+
+
+def _data(
+    validation: Mapping[str, Any], rebalance: Mapping[str, Any], source: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Section:
+    rows = [
+        (name, *(f"{part[key]:,}" for key in ("n_images", "n_patients", "n_normal", "n_pneumonia")))
+        for name, part in rebalance["splits"].items()
+    ]
+    look = settings["preprocess"]
+    clahe = f"contrast limited to {look['clip_limit']:g} (CLAHE)" if look["clip_limit"] else "no CLAHE"
+    kind = "official, sealed" if rebalance["official_test"] else "drawn by patient"
+    return Section(
+        "Data",
+        [
+            f"{_sentence(source['title'])} Licence: {source['licence']}. Source: {source['citation']}.",
+            f"Who is one patient: {source['patients']}. By that rule no patient is in two splits; the test split is "
+            f"{kind}. Labels are those of the source; nobody read the images again.",
+            Table(("split", "images", "patients", "normal", "pneumonia"), rows),
+            f"{validation['n_images']:,} images were examined, {validation['n_quarantined']:,} left out as damaged, "
+            f"blank or contradictory; {validation['duplicate_files']:,} files are exact copies in "
+            f"{validation['duplicate_groups']:,} groups. "
+            f"{rebalance['n_left_out_duplicates_or_test_patients']:,} images were left out of train and validation as "
+            f"copies or as images of test patients. Each image: one gray channel, {look['image_size']} pixels "
+            f"square, {clahe}.",
+        ],
+    )
+
+
+def _performance(
+    test: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    points: pd.DataFrame,
+    pictures: Mapping[str, Sequence[Picture]],
+) -> Section:
+    names = {
+        "youden": "Youden",
+        "target_sensitivity": "target sensitivity",
+        "one_half": "one half",
+        "prior_shift": "prior shift",
+    }
+    rows = [
+        tuple(f"{names.get(str(value), value)}" for value in row) for row in points.itertuples(index=False, name=None)
+    ]
+    note = (
+        "Youden and target sensitivity are chosen on validation, one half by nobody; prior shift follows from the "
+        f"share of pneumonia that the unlabelled test scores suggest. Intervals: {evaluation['level']:.0%}, DeLong's "
+        "of the AUC and Wilson's of ratios, which count images as independent; a bootstrap over patients of the rest."
+    )
+    platt = evaluation["calibration"]
+    calibrated = (
+        f"A calibrated score is 1 / (1 + exp(-z)) with z = {platt['slope']:.6g} ln(s / (1 - s)) + {platt['bias']:.6g} "
+        "of the raw score s."
+    )
+    more = [
+        (label, _interval(evaluation["youden"]["test"], name))
+        for name, label in _MORE.items()
+        if name in evaluation["youden"]["test"]
+    ]
+    return Section(
+        "Performance on test",
+        [
+            Table(tuple(map(str, points)), rows, note),
+            calibrated,
+            Table(
+                ("at the Youden threshold", ""),
+                [*_counts(test), *more],
+                f"Predictive values hold where {test['n_positive'] / test['n']:.0%} have pneumonia, as in this test.",
+            ),
+            *pictures.get("performance", ()),
+        ],
+    )
+
+
+def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
+    n_negative = test["n"] - test["n_positive"]
+    found, cleared = round(test["sensitivity"] * test["n_positive"]), round(test["specificity"] * n_negative)
+    missed, alarms = test["n_positive"] - found, n_negative - cleared
+    rows = [
+        ("pneumonia found, missed", f"{found}, {missed}"),
+        ("normal cleared, called pneumonia", f"{cleared}, {alarms}"),
+    ]
+    return [*rows, ("negative predictive value", f"{cleared / (cleared + missed):.3f}")] if cleared + missed else rows
+
+
+def _before_after(point: Mapping[str, Any]) -> Table:
+    before, after = point["test"], point["calibrated"]["test"]
+    rows = [
+        (label, _interval(before, name), _interval(after, name))
+        for name, label in (("ece", "calibration error (ECE)"), ("brier", "Brier score"))
+        if name in before and name in after
+    ]
+    return Table(("", "raw score", "calibrated"), rows)
+
+
+def _subgroups(evaluation: Mapping[str, Any]) -> Section:
+    rows = [
+        (column, group, str(part["n"]), str(part["n_positive"]), *(_interval(part, name) for name in _JUDGED))
+        for column, groups in evaluation["subgroups"].items()
+        for group, part in groups.items()
+    ]
+    header = ("", "group", "n", "pneumonia", "AUC", "sensitivity", "specificity")
+    table = Table(header, rows, "At the Youden threshold. A group of one class has no AUC, and one of the other two.")
+    return Section("Subgroups", [table if rows else "The source says nothing by which images could be grouped."])
+
+
+_JUDGED = ("auc", "sensitivity", "specificity")
+
+
+def _stress(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Section:
+    blocks: list[str | Table | Picture] = []
+    if evaluation.get("stress"):
+        audit = evaluation["stress"]
+        rows = [(name.replace("_", " "), _interval(part, "auc")) for name, part in audit["auc"].items()]
+        blocks.append(Table(("test images", "AUC"), rows))
+        blocks.append(_sentence(audit["verdict"]))
+    robust = evaluation["robustness"]
+    blocks.append(
+        f"On validation: AUC {robust['clean']:.4f}, on average {robust['mean']:.4f} over the images as they are and "
+        "under changes of sharpness, contrast, gamma and noise."
+    )
+    return Section("Under stress", [*blocks, *pictures.get("stress", ())])
+
+
+def _explanations(explain: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Section:
+    rows = [
+        (
+            name,
+            f"{row['pointing_game']:.0%}" if "pointing_game" in row else "no known boxes",
+            f"{row['energy_in_box']:.0%}" if "energy_in_box" in row else "",
+            f"{row['box_area']:.0%}" if "box_area" in row else "",
+        )
+        for name, row in explain.items()
+    ]
+    header = ("method", "highest point in a box", "of the map in boxes", "of the image in boxes")
+    return Section(
+        "Saliency",
+        [
+            "Maps show where a model looks, not why, and not that it is right.",
+            Table(header, rows),
+            *pictures.get("saliency", ()),
+        ],
+    )
+
+
+def _promotion(decision: Mapping[str, Any]) -> list[str | Table | Picture]:
+    blocks: list[str | Table | Picture] = [_sentence(decision["reason"])]
+    gates = decision.get("gates", ())
+    if gates:
+        rows = [
+            (gate["name"], f"{gate['value']:.4g}", f"{gate['limit']:.4g}", "passed" if gate["passed"] else "failed")
+            for gate in gates
+        ]
+        blocks.append(Table(("gate, on validation", "value", "limit", ""), rows))
+    return blocks
+
+
+def _made(
+    record: Mapping[str, Any], decision: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[str | Table | Picture]:
+    flat = [
+        (f"{section}.{key}" if key else section, str(value))
+        for section, values in settings.items()
+        for key, value in (values.items() if isinstance(values, Mapping) else [("", values)])
+    ]
+    return [
+        "DVC ran the stages, MLflow kept the run. The settings are those used, also where they are not committed.",
+        Table(
+            ("", ""),
+            [
+                ("Commit", str(decision.get("git_commit", "not in a git repository"))),
+                ("MLflow run", str(record["run_id"])),
+                ("Model file, SHA-256", str(record["model_sha256"])),
+                ("Data digest", str(record["data_digest"])),
+            ],
+        ),
+        Table(("setting", "value"), flat),
+    ]
+
+
+_MORE = {
+    "precision": "precision",
+    "f1": "F1",
+    "balanced_accuracy": "balanced accuracy",
+    "mcc": "Matthews correlation",
+    "average_precision": "average precision",
+}
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _interval(figures: Mapping[str, float], name: str) -> str:
+    if name not in figures:
+        return ""
+    ends = f" [{figures[f'{name}_low']:.3f}, {figures[f'{name}_high']:.3f}]" if f"{name}_low" in figures else ""
+    return f"{figures[name]:.3f}{ends}"
+
+
+def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
+    """`model_card.html` and `model_card.md` in `folder`."""
+    lead = "Made by the workflow from its own reports; every figure is computed, none is typed."
+    for name, text in (("html", html(title, lead, sections)), ("md", markdown(title, lead, sections))):
+        with dataset.written_whole(folder / f"model_card.{name}") as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def html(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """A page that needs nothing from elsewhere: no scripts, no fonts, pictures inside; light or dark as the reader's.
+
+    Args:
+        title, lead: of the page.
+        sections: in their order.
+    """
+    contents = "".join(f'<a href="#{_anchor(one.title)}">{escape(one.title)}</a>' for one in sections)
+    body = "".join(
+        f'<section id="{_anchor(one.title)}"><h2>{escape(one.title)}</h2>{_blocks(one.blocks)}</section>'
+        for one in sections
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escape(title)}</h1><p>{escape(lead)}</p></header>\n<nav>{contents}</nav>\n<main>{body}</main>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The same as text; of pictures the captions."""
+    parts = [f"# {title}", lead]
+    for section in sections:
+        parts.append(f"## {section.title}")
+        for block in section.blocks:
+            if isinstance(block, str):
+                parts.append(block)
+            elif isinstance(block, Table):
+                lines = [block.header, tuple("---" for _ in block.header), *block.rows]
+                parts.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines))
+                parts += [block.note] if block.note else []
+            else:
+                parts.append(f"*Picture in the HTML page: {block.caption}*")
+    return "\n\n".join(parts) + "\n"
+
+
+def _anchor(title: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+
+
+def _blocks(blocks: Iterable[str | Table | Picture]) -> str:
+    out, pictures = [], []
+    for block in blocks:
+        if isinstance(block, Picture):
+            pictures.append(_picture(block))
+            continue
+        out += [_gallery(pictures)] if pictures else []
+        pictures = []
+        out.append(_table(block) if isinstance(block, Table) else f"<p>{escape(block)}</p>")
+    return "".join([*out, _gallery(pictures) if pictures else ""])
+
+
+def _gallery(pictures: Sequence[str]) -> str:
+    return f'<div class="gallery">{"".join(pictures)}</div>'
+
+
+def _picture(picture: Picture) -> str:
+    kind = "png" if picture.content.startswith(b"\x89PNG") else "jpeg"
+    data = base64.b64encode(picture.content).decode("ascii")
+    caption = escape(picture.caption)
+    image = f'<img alt="{caption}" src="data:image/{kind};base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _table(table: Table) -> str:
+    header = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, rest))}</tr>' for first, *rest in table.rows
+    )
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
+
+
+def _cell(text: str) -> str:
+    # Numbers stay in one piece; on a narrow screen the table scrolls.
+    return f"<td{' class=short' if len(text) <= _SHORT else ''}>{escape(text)}</td>"
+
+
+_SHORT = 24
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --line: #d9dfe7; --ground: #ffffff; --band: #f5f7fa;
+  --accent: #0b6bcb; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa7b7; --line: #323c49; --ground: #14191f;
+  --band: #1b222b; --accent: #6cb2ff; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+header, nav, main { max-width: 62rem; margin: 0 auto; padding: 0 1.25rem; }
+header { padding-top: 2.5rem; }
+h1 { margin: 0 0 .25rem; font-size: 1.9rem; line-height: 1.2; overflow-wrap: anywhere; }
+header p { margin: 0; color: var(--soft); }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding-block: 1rem; border-bottom: 1px solid var(--line); }
+nav a { color: var(--accent); text-decoration: none; font-size: .92rem; }
+nav a:hover { text-decoration: underline; }
+h2 { margin: 2.25rem 0 .75rem; font-size: 1.25rem; }
+p { margin: .5rem 0; max-width: 46rem; }
+.wide { overflow-x: auto; margin: .75rem 0; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .8rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+thead th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+tbody th { font-weight: 600; }
+td { overflow-wrap: anywhere; min-width: 5rem; }
+.short { white-space: nowrap; min-width: 0; }
+.note { color: var(--soft); font-size: .88rem; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
+  margin: 1rem 0; align-items: start; }
+figure { margin: 0; background: var(--band); border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
+img { display: block; width: 100%; height: auto; background: #ffffff; border-radius: 3px; }
+figcaption { padding: .4rem .25rem 0; color: var(--soft); font-size: .88rem; }
+"""

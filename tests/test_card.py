@@ -1,0 +1,225 @@
+"""The model card: what it says, that it needs nothing from elsewhere, and that nothing in it is markup by accident."""
+
+import html as html_module
+import io
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pneumonia import calibration, card, dataset, evaluate
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
+
+
+def figures() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
+    """Predictions of a model that is right more often than not, judged as the stage does it."""
+    rng = np.random.default_rng(1)
+    label = np.arange(200) % 2
+    score = np.clip(0.5 + 0.25 * (label - 0.5) + rng.normal(0, 0.15, 200), 0.01, 0.99)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"i{row}" for row in range(200)],
+            "sha256": [f"{row:064x}" for row in range(200)],
+            "patient_id": [f"p{row // 2}" for row in range(200)],
+            "split": np.where(np.arange(200) < 100, "val", "test"),
+            "label": label,
+            "score": score,
+            "subtype": np.where(label == 1, "virus", "normal"),
+        }
+    )
+    predictions, platt = evaluate.calibrated(table)
+    assert isinstance(platt, calibration.Platt)
+    headline, full = evaluate.judge(predictions, platt, level=0.95, target_sensitivity=0.9)
+    return predictions, headline, full | {"robustness": {"clean": 0.9, "mean": 0.87}}
+
+
+@cache
+def made_facts() -> dict[str, Any]:
+    _, headline, full = figures()
+    part = {"n_images": 1200, "n_patients": 700, "n_normal": 400, "n_pneumonia": 800}
+    return {
+        "record": {
+            "run_id": "abc",
+            "model": "compact",
+            "weights": "none",
+            "model_sha256": "f" * 64,
+            "data_digest": "d" * 64,
+        },
+        "decision": {
+            "version": 3,
+            "promoted": False,
+            "reason": "not higher: validation AUC .9 <b>against</b> .95",
+            "model_name": "pneumonia-phantom",
+            "git_commit": "0123456789",
+            "gates": [{"name": "min_sensitivity", "value": 0.7, "limit": 0.8, "passed": False}],
+        },
+        "metrics": headline,
+        "evaluation": full,
+        "points": evaluate.operating_points(full),
+        "validation": {"n_images": 1300, "n_quarantined": 7, "duplicate_files": 4, "duplicate_groups": 2},
+        "chosen": {"learning_rate": 0.00125, "dropout": 0.15},
+        "rebalance": {
+            "n_left_out_duplicates_or_test_patients": 11,
+            "official_test": False,
+            "splits": {"train": part, "val": part, "test": part},
+        },
+        "explain": {
+            "grad_cam": {"n": 3, "ms_per_image": 2.0, "pointing_game": 0.31, "energy_in_box": 0.2, "box_area": 0.1}
+        },
+        "settings": {"seed": 1, "preprocess": {"image_size": 64, "clip_limit": 2.0}},
+        "network": "seven blocks",
+        "source": {
+            "title": "synthetic radiographs",
+            "licence": "MIT",
+            "citation": "none",
+            "patients": "the one that was drawn",
+            "synthetic": True,
+        },
+        "pictures": {
+            "performance": [card.Picture("ROC curve", PNG)],
+            "saliency": [card.Picture("a map", b"\xff\xd8jpeg")],
+        },
+    }
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    return made_facts()
+
+
+def write_reports(folder: Path) -> None:
+    """What the stages before `promote` leave in `reports/`, as far as the card reads it."""
+    made = made_facts()
+    for name in ("metrics", "evaluation", "validation", "rebalance", "explain"):
+        dataset.write_json(made[name], folder / f"{name}.json")
+    dataset.write_json(made["chosen"], folder / "tune" / "best.json")
+    dataset.write_table(made["points"], folder / "plots" / "operating_points.csv")
+
+
+class Reader(HTMLParser):
+    """What a browser finds: text, links, sources; and that tags are closed in their order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text, self.sources, self.targets, self.ids, self.open = "", [], [], [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.sources += [found["src"]] if "src" in found else []
+        self.targets += [found["href"]] if "href" in found else []
+        self.ids += [found["id"]] if "id" in found else []
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "
+
+
+def page(facts: dict[str, Any], **changes: Any) -> Reader:
+    return Reader(card.html("Card of <compact>", "lead", card.sections(**facts | changes)))
+
+
+def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> None:
+    text = " ".join(page(facts).text.split())
+    test = facts["metrics"]["test"]
+    assert (
+        f"AUC {test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}] on 100 test images (50 pneumonia)"
+        in text
+    )
+    for fact in (
+        "pneumonia-phantom version 3, not champion",
+        "seven blocks",
+        "1,300 images were examined, 7 left out",
+        "chosen.dropout 0.15",
+    ):
+        assert fact in text
+    for row in facts["points"].itertuples():
+        assert row.accuracy in text
+        assert row.specificity in text
+    virus = facts["evaluation"]["subgroups"]["subtype"]["virus"]
+    assert f"subtype virus {virus['n']} {virus['n']}" in text
+    assert f"{virus['sensitivity']:.3f} [{virus['sensitivity_low']:.3f}, {virus['sensitivity_high']:.3f}]" in text
+    predictions, headline, _ = figures()
+    rows = predictions[predictions["split"] == "test"]
+    called = rows["score"] >= headline["threshold"]
+    found, missed = int((called & (rows["label"] == 1)).sum()), int((~called & (rows["label"] == 1)).sum())
+    cleared = int((~called & (rows["label"] == 0)).sum())
+    assert f"pneumonia found, missed {found}, {missed}" in text
+    assert f"negative predictive value {cleared / (cleared + missed):.3f}" in text
+    assert "min_sensitivity 0.7 0.8 failed" in text
+    assert "preprocess.image_size 64" in text
+    assert "The images are synthetic" in text
+    real = facts["source"] | {"synthetic": False}
+    assert "The images are synthetic" not in page(facts, source=real).text
+
+
+def test_the_page_needs_nothing_from_elsewhere(facts: dict[str, Any]) -> None:
+    found = page(facts)
+    assert [source.split(";")[0] for source in found.sources] == ["data:image/png", "data:image/jpeg"]
+    assert found.targets
+    assert {target.removeprefix("#") for target in found.targets} == set(found.ids)
+    source = card.html("t", "l", card.sections(**facts))
+    assert not re.search(r"https?://|<script|@import|url\(", source)
+
+
+def test_text_is_never_markup(facts: dict[str, Any]) -> None:
+    source = card.html("Card of <compact>", "lead", card.sections(**facts))
+    assert html_module.escape(facts["decision"]["reason"]) in source
+    assert "<b>" not in source
+    assert "<title>Card of &lt;compact&gt;</title>" in source
+
+
+def test_markdown_says_the_same_without_pictures(facts: dict[str, Any]) -> None:
+    sections = card.sections(**facts)
+    text = card.markdown("Card", "lead", sections)
+    assert text.startswith("# Card\n\nlead\n")
+    for section in sections:
+        assert f"\n## {section.title}\n" in text
+        for block in section.blocks:
+            if isinstance(block, card.Table):
+                for row in block.rows:
+                    assert f"| {' | '.join(row)} |" in text
+    assert "*Picture in the HTML page: ROC curve*" in text
+    widths = [line.count("|") for line in text.splitlines() if line.startswith("| Youden")]
+    assert len(set(widths)) == 1
+
+
+def test_what_a_report_lacks_is_left_out(facts: dict[str, Any]) -> None:
+    without = page(facts, explain={"grad_cam": {"n": 3, "ms_per_image": 2.0}}, pictures={})
+    assert "no known boxes" in without.text
+    assert without.sources == []
+    decision = {name: value for name, value in facts["decision"].items() if name != "gates"}
+    assert "min_sensitivity" not in page(facts, decision=decision).text
+
+
+def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path: Path) -> None:
+    write_reports(tmp_path)
+    noise = np.random.default_rng(1).integers(0, 256, (900, 1600, 3), np.uint8)
+    for name in ("plots/roc", "plots/confusion", "plots/calibration", *(f"saliency/i{number}" for number in range(9))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    read = card.reports(tmp_path)
+    pd.testing.assert_frame_equal(read["points"], facts["points"])
+    pictures = read["pictures"]
+    assert [one.caption for one in pictures["performance"]] == ["ROC curve", "Decisions at the Youden threshold"]
+    assert "calibration" not in pictures, "its decision curve is not there"
+    assert len(pictures["saliency"]) == card.N_SALIENCY
+    assert all(len(one.content) < 700_000 for one in pictures["saliency"])
+    assert Image.open(io.BytesIO(pictures["saliency"][0].content)).size in ((1000, 562), (1000, 563))
+    (tmp_path / "card").mkdir()
+    others = {name: facts[name] for name in ("record", "decision", "settings", "network", "source")}
+    card.write(tmp_path / "card", "Card", card.sections(**read, **others))
+    assert len(Reader((tmp_path / "card/model_card.html").read_text()).sources) == 2 + card.N_SALIENCY
+    assert (tmp_path / "card/model_card.md").read_text().startswith("# Card")
