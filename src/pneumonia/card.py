@@ -473,7 +473,7 @@ tbody th { font-weight: 600; }
 td { overflow-wrap: anywhere; min-width: 5rem; }
 .short { white-space: nowrap; min-width: 0; }
 .note { color: var(--soft); font-size: .88rem; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
   margin: 1rem 0; align-items: start; }
 figure { margin: 0; background: var(--band); border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
 img { display: block; width: 100%; height: auto; background: #ffffff; border-radius: 3px; }
