@@ -423,7 +423,7 @@ def test_operating_points_are_one_row_before_and_one_after_calibration() -> None
         ("prior_shift", "calibrated"),
     ]
     test, row = full["one_half"]["calibrated"]["test"], table.iloc[5]
-    assert row["threshold"] == "0.500"
+    assert row["threshold"] == "0.5"
     assert row["auc"] == f"{test['auc']:.4f}"
     for name in ("accuracy", "sensitivity", "specificity"):
         assert row[name] == f"{test[name]:.3f} [{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}]"
