@@ -240,7 +240,7 @@ def bench_head(n_images: int = 512, epochs: int = 4) -> None:
     plain.compile(optimizer=keras.optimizers.AdamW(1e-3), loss="binary_crossentropy")
     stream = train.batches(split.images, split, np.arange(n_images), RECIPE, seed=1)
     start = time.perf_counter()
-    plain.fit(stream, steps_per_epoch=n_images // RECIPE.batch_size, epochs=epochs, verbose=0)
+    plain.fit(stream, steps_per_epoch=n_images // RECIPE.batch_size, epochs=epochs, shuffle=False, verbose=0)
     seconds["whole"] = time.perf_counter() - start
     print(
         f"head: a trial of the head of fusion, {n_images} images, {epochs} epochs: "
