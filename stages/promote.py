@@ -29,7 +29,8 @@ def main() -> None:
     data = record["data"]
     if asked.if_missing and tracking.is_registered(data, record):
         return
-    reports = card.reports(REPORTS)  # before anything is registered
+    again = asked.register or asked.if_missing
+    reports = {} if again else card.reports(REPORTS)  # what is not there is missed before anything is registered
     predictions = dataset.read_table(REPORTS / "predictions.csv")
     metrics = dataset.read_json(REPORTS / "metrics.json")
     trained = train_run(settings, record)
@@ -49,10 +50,11 @@ def main() -> None:
         tracking.tag_version(data, version, promote.as_tags(decision))
         tracking.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
         tracking.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
-        if not (asked.register or asked.if_missing):
+        if not again:
             report = {"version": version, "champion_version": champion, **promote.as_report(decision)}
             sections = card.sections(
                 **reports,
+                metrics=metrics,
                 record=record,
                 decision=report | {"model_name": tracking.registered_name(data), **facts},
                 settings=settings.model_dump(by_alias=True, exclude={"compute", "explain"}),

@@ -24,20 +24,9 @@ import pandas as pd
 from PIL import Image
 
 from pneumonia import compute, dataset, files, images, metrics, models, phantom, preprocess, train
+from tests.conftest import PLAIN
 
-RECIPE = train.Recipe(
-    batch_size=32,
-    weight_decay=5e-4,
-    augment=0.0,
-    strength=1.0,
-    mixup=0.0,
-    label_smoothing=0.0,
-    average=0.0,
-    head_epochs=0,
-    copies=1,
-    unfreeze=1.0,
-    layer_decay=1.0,
-)
+RECIPE = PLAIN._replace(batch_size=32, weight_decay=5e-4)
 FIT: dict[str, Any] = {"seed": 1, "patience": 15, "learning_rate": 1e-3}
 LOOK = {"aspect": "pad", "crop": 0.0, "clip_limit": 2.0, "tile_grid": 8, "clahe": "after"}
 

@@ -1,7 +1,8 @@
-"""What several test files share: small images in a temporary folder, and the way to the real archive."""
+"""What several test files share: small images in a temporary folder, the way to the real archive, plain training."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from pneumonia import dataset, fetch
+from pneumonia import dataset, fetch, train
 
 # The same examples every time and no time limit for one: a test must not depend on the day or on other work.
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -99,3 +100,31 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+PLAIN = train.Recipe(
+    batch_size=8,
+    weight_decay=0.0,
+    augment=0.0,
+    strength=1.0,
+    mixup=0.0,
+    label_smoothing=0.0,
+    average=0.0,
+    head_epochs=0,
+    copies=1,
+    unfreeze=1.0,
+    layer_decay=1.0,
+)
+"""Training without anything that helps it, to which a test adds what it is about."""
+
+
+@contextmanager
+def half_precision() -> Iterator[None]:
+    """Networks made inside compute in bfloat16."""
+    import keras
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")

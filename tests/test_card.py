@@ -18,6 +18,14 @@ from pneumonia import calibration, card, dataset, evaluate
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 
 
+AUDIT = {
+    "auc": {name: {"auc": 0.8, "auc_low": 0.7, "auc_high": 0.9} for name in ("clean", "lungs_hidden")},
+    "n": 100,
+    "hidden": "lungs",
+    "verdict": "with the lungs blacked out it is as before",
+}
+
+
 def figures() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
     """Predictions of a model that is right more often than not, judged as the stage does it."""
     rng = np.random.default_rng(1)
@@ -37,7 +45,7 @@ def figures() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
     predictions, platt = evaluate.calibrated(table)
     assert isinstance(platt, calibration.Platt)
     headline, full = evaluate.judge(predictions, platt, level=0.95, target_sensitivity=0.9)
-    return predictions, headline, full | {"robustness": {"clean": 0.9, "mean": 0.87}}
+    return predictions, headline, full | {"robustness": {"clean": 0.9, "mean": 0.87}, "stress": AUDIT}
 
 
 @cache
@@ -158,6 +166,8 @@ def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> No
     cleared = int((~called & (rows["label"] == 0)).sum())
     assert f"pneumonia found, missed {found}, {missed}" in text
     assert f"negative predictive value {cleared / (cleared + missed):.3f}" in text
+    assert "lungs hidden 0.800 [0.700, 0.900]" in text
+    assert "With the lungs blacked out it is as before." in text
     assert "min_sensitivity 0.7 0.8 failed" in text
     assert "preprocess.image_size 64" in text
     assert "The images are synthetic" in text
@@ -219,7 +229,7 @@ def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path:
     assert all(len(one.content) < 700_000 for one in pictures["saliency"])
     assert Image.open(io.BytesIO(pictures["saliency"][0].content)).size in ((1000, 562), (1000, 563))
     (tmp_path / "card").mkdir()
-    others = {name: facts[name] for name in ("record", "decision", "settings", "network", "source")}
+    others = {name: facts[name] for name in ("metrics", "record", "decision", "settings", "network", "source")}
     card.write(tmp_path / "card", "Card", card.sections(**read, **others))
     assert len(Reader((tmp_path / "card/model_card.html").read_text()).sources) == 2 + card.N_SALIENCY
     assert (tmp_path / "card/model_card.md").read_text().startswith("# Card")

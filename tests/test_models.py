@@ -19,6 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pneumonia import UserError, dataset, explain, models
+from tests.conftest import half_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 90, 70), dtype=np.uint8)  # the size of no network
@@ -318,13 +319,8 @@ def test_pixels_arrive_in_the_range_the_network_was_made_for(name: str, size: in
 
 
 def test_the_logit_is_float32_also_in_mixed_precision() -> None:
-    import keras
-
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with half_precision():
         model = models.create_model("compact", size=128)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert model.get_layer("conv1").compute_dtype == "bfloat16"
     assert model.get_layer("logit").compute_dtype == model.get_layer("probability").compute_dtype == "float32"
 
@@ -690,13 +686,8 @@ def test_a_gpu_that_has_bfloat16_computes_in_it(
 
 
 def test_a_network_of_half_precision_is_saved_in_single_precision() -> None:
-    import keras
-
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with half_precision():
         half = models.create_model("shallow", size=32)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert half.get_layer("conv1").compute_dtype == "bfloat16"
     plain = models.in_float32(half)
     assert {layer.compute_dtype for layer in plain.layers} == {"float32"}

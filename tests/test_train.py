@@ -1,4 +1,4 @@
-"""Augmentation one movement at a time, batches image by image, then fits of a network of a few weights."""
+"""Batches image by image, then fits of a network of a few weights."""
 
 import subprocess
 import sys
@@ -14,21 +14,9 @@ import sklearn.metrics
 from numpy.typing import NDArray
 
 from pneumonia import UserError, dataset, metrics, models, train
+from tests.conftest import PLAIN, half_precision
 
 SIZE = 12
-RECIPE = train.Recipe(
-    batch_size=8,
-    weight_decay=0.0,
-    augment=0.0,
-    strength=1.0,
-    mixup=0.0,
-    label_smoothing=0.0,
-    average=0.0,
-    head_epochs=0,
-    copies=1,
-    unfreeze=1.0,
-    layer_decay=1.0,
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,7 +71,7 @@ def fit(model: Any, folder: Path, *, clean: bool = True, **changes: Any) -> pd.D
     } | changes
     splits = options.pop("train"), options.pop("val")
     how = {name: options.pop(name) for name in train.Recipe._fields if name in options}
-    history = train.fit(model, *splits, RECIPE._replace(**how), **options)
+    history = train.fit(model, *splits, PLAIN._replace(**how), **options)
     if clean:  # as `dataset.resumable` does once the model is safe
         for file in folder.iterdir():
             if file.is_file():
@@ -129,7 +117,7 @@ def numbered_split(n: int) -> dataset.Split:
 
 def take(n: int, split: dataset.Split, shown: NDArray, **options: Any) -> list[tuple[NDArray, NDArray, NDArray]]:
     how = {"batch_size": 4} | {name: options.pop(name) for name in train.Recipe._fields if name in options}
-    stream = train.batches(split.images, split, shown, RECIPE._replace(**how), **({"seed": 5} | options))
+    stream = train.batches(split.images, split, shown, PLAIN._replace(**how), **({"seed": 5} | options))
     return [tuple(part.numpy() for part in batch) for batch in stream.take(n)]
 
 
@@ -478,12 +466,12 @@ def test_a_backbone_without_weights_learns_from_the_first_epoch(tmp_path: Path) 
 
 def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentation() -> None:
     model, split, val = backbone_model(), toy_split(20), toy_split(10, seed=9)
-    plain = train.frozen_features(model, split, val, RECIPE._replace(copies=3), seed=1, batch_size=8)
+    plain = train.frozen_features(model, split, val, PLAIN._replace(copies=3), seed=1, batch_size=8)
     body, _ = models.halves(model)
     assert plain.train.shape == (1, 20, 4)
     np.testing.assert_allclose(plain.train[0], body.predict(split.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(plain.val, body.predict(val.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
-    copied = train.frozen_features(model, split, val, RECIPE._replace(augment=1.0, copies=3), seed=1, batch_size=8)
+    copied = train.frozen_features(model, split, val, PLAIN._replace(augment=1.0, copies=3), seed=1, batch_size=8)
     assert copied.train.shape == (3, 20, 4)
     for one, other in (
         (copied.train[0], copied.train[1]),
@@ -492,15 +480,15 @@ def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentat
     ):
         assert (np.abs(one - other).max(axis=1) > 1e-5).all()
     np.testing.assert_array_equal(copied.val, plain.val)
-    again = train.frozen_features(model, split, val, RECIPE._replace(augment=1.0, copies=3), seed=1, batch_size=8)
+    again = train.frozen_features(model, split, val, PLAIN._replace(augment=1.0, copies=3), seed=1, batch_size=8)
     np.testing.assert_array_equal(copied.train, again.train)
 
 
 def test_with_half_of_the_images_distorted_every_image_has_copies_that_differ() -> None:
     model, split, val = backbone_model(), toy_split(64), toy_split(4, seed=9)
-    recipe = RECIPE._replace(augment=0.5, copies=6)
+    recipe = PLAIN._replace(augment=0.5, copies=6)
     made = train.frozen_features(model, split, val, recipe, seed=1, batch_size=16).train
-    plain = train.frozen_features(model, split, val, RECIPE, seed=1, batch_size=16).train[0]
+    plain = train.frozen_features(model, split, val, PLAIN, seed=1, batch_size=16).train[0]
     touched = np.abs(made - plain).max(axis=2) > 1e-5
     assert touched.mean() == pytest.approx(0.5, abs=0.08)
     assert touched.any(axis=0).mean() > 0.95  # 1 - 1 / 2 ** 6 of them are expected
@@ -509,7 +497,7 @@ def test_with_half_of_the_images_distorted_every_image_has_copies_that_differ() 
 def test_batches_of_features_draw_from_all_copies_of_the_right_image() -> None:
     split = numbered_split(16)
     features = (1000 * np.arange(3)[:, None, None] + np.arange(16)[None, :, None]).astype(np.float32)  # (copies, n, 1)
-    stream = train.batches(features, split, np.arange(16), RECIPE._replace(batch_size=4), seed=1)
+    stream = train.batches(features, split, np.arange(16), PLAIN._replace(batch_size=4), seed=1)
     copies = set()
     for inputs, labels, weights in stream.take(8):
         copy, number = np.divmod(inputs.numpy(), 1000)
@@ -521,7 +509,7 @@ def test_batches_of_features_draw_from_all_copies_of_the_right_image() -> None:
 
 def test_given_features_are_used_and_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, val = toy_split(), toy_split(16, seed=9)
-    features = train.frozen_features(backbone_model(frozen=True), split, val, RECIPE, seed=3)
+    features = train.frozen_features(backbone_model(frozen=True), split, val, PLAIN, seed=3)
     expected = fit(backbone_model(frozen=True), tmp_path, epochs=2)
     monkeypatch.setattr(train, "frozen_features", None)
     given = fit(backbone_model(frozen=True), tmp_path, epochs=2, features=features)
@@ -646,14 +634,9 @@ def test_two_devices_share_each_batch_and_learn_as_one_does(tmp_path: Path) -> N
 
 
 def test_half_precision_learns(tmp_path: Path) -> None:
-    import keras
-
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with half_precision():
         model = toy_model()
         history = fit(model, tmp_path, epochs=6, augment=0.5)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert model.get_layer("conv").compute_dtype == "bfloat16"
     assert history["val_auc"].max() == 1
 

@@ -10,21 +10,9 @@ import pandas as pd
 import pytest
 
 from pneumonia import dataset, models, train, tune
+from tests.conftest import PLAIN
 
 GOOD_UP_TO = 0.2  # the middle of the range, which the first trial takes
-RECIPE = train.Recipe(
-    batch_size=8,
-    weight_decay=0.0,
-    augment=0.0,
-    strength=1.0,
-    mixup=0.0,
-    label_smoothing=0.0,
-    average=0.0,
-    head_epochs=0,
-    copies=1,
-    unfreeze=1.0,
-    layer_decay=1.0,
-)
 RATES = (1e-5, 1e-3)  # too low to turn a wrong network right
 
 
@@ -103,7 +91,7 @@ def search(**changes: Any) -> Study:
         "dropout": (0.0, 0.4),
         "trial_run": recorder.trial_run,
     } | changes
-    best, trials = tune.search("tiny", toy_split(16, 0), toy_split(20, 1), RECIPE, **options)
+    best, trials = tune.search("tiny", toy_split(16, 0), toy_split(20, 1), PLAIN, **options)
     return best, trials, recorder
 
 

@@ -40,10 +40,11 @@ def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:
     if fraction == 0:
         return pixels
     # Batches come shuffled, so that any of the images may be touched; the others cost nothing.
-    n = math.ceil(fraction * pixels.shape[0])
+    batch_size = pixels.shape[0]
+    n = math.ceil(fraction * batch_size)
     untouched, pixels = pixels[n:], pixels[:n]
     draws = tf.random.stateless_uniform((14, n), seed=seed, minval=-1.0, maxval=1.0)
-    touched = tf.cast((draws[0] + 1) / 2 < fraction * (n + untouched.shape[0]) / n, tf.float32)
+    touched = tf.cast((draws[0] + 1) / 2 < fraction * batch_size / n, tf.float32)
     angle, shift_x, shift_y, zoom, gamma, contrast, brightness, sharpness, noise, *rectangle = tf.unstack(
         draws[1:] * touched * strength
     )

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
+from scipy.special import expit, logit
 
 Floats = NDArray[np.float64]
 
@@ -70,13 +71,13 @@ def fit(y_true: ArrayLike, y_score: ArrayLike) -> Platt:
     n = label.size - m
     if m == 0 or n == 0:
         raise ValueError(f"{m} positives and {n} negatives, a calibration needs at least one of each")
-    logit = _logit(score)
+    z_score = _logit(score)
     target = np.where(label == 1, (m + 1) / (m + 2), 1 / (n + 2))
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        z = weights[0] * logit + weights[1]
-        surplus = _expit(z) - target
-        return float(np.mean(np.logaddexp(0, z) - target * z)), np.array([np.mean(surplus * logit), surplus.mean()])
+        z = weights[0] * z_score + weights[1]
+        surplus = expit(z) - target
+        return float(np.mean(np.logaddexp(0, z) - target * z)), np.array([np.mean(surplus * z_score), surplus.mean()])
 
     bounds = [(MIN_SLOPE, None), (None, None)]
     limits = {"maxiter": 1000, "gtol": 1e-9, "ftol": 1e-15}
@@ -100,7 +101,7 @@ def apply(platt: Platt, y_score: ArrayLike) -> Floats:
     >>> apply(Platt(slope=1.0, bias=0.0), [0.25, 0.5]).tolist()
     [0.25, 0.5]
     """
-    return _expit(platt.slope * _logit(_probabilities("y_score", y_score)) + platt.bias)
+    return np.asarray(expit(platt.slope * _logit(_probabilities("y_score", y_score)) + platt.bias), dtype=np.float64)
 
 
 def prior_by_em(scores: ArrayLike, train_prior: float) -> float:
@@ -187,11 +188,7 @@ def adjust_prior(scores: ArrayLike, old_prior: float, new_prior: float) -> Float
 
 def _logit(score: Floats) -> Floats:
     inside = np.clip(score, CLIP, 1 - CLIP)
-    return np.asarray(np.log(inside) - np.log1p(-inside), dtype=np.float64)
-
-
-def _expit(z: Floats) -> Floats:
-    return np.asarray(np.exp(-np.logaddexp(0, -z)), dtype=np.float64)  # never overflows
+    return np.asarray(logit(inside), dtype=np.float64)
 
 
 def _probabilities(name: str, values: ArrayLike) -> Floats:

@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from pneumonia import dataset
+from pneumonia.metrics import stated
 
 
 class Table(NamedTuple):
@@ -42,12 +43,12 @@ class Section(NamedTuple):
 
 
 def reports(folder: Path) -> dict[str, Any]:
-    """What `sections` takes from the reports of the stages.
+    """What `sections` takes from the reports of the stages, less `metrics.json`, which `promote` reads itself.
 
     Args:
         folder: `reports/`.
     """
-    names = ("metrics", "evaluation", "validation", "rebalance", "explain")
+    names = ("evaluation", "validation", "rebalance", "explain")
     found: dict[str, Any] = {name: dataset.read_json(folder / f"{name}.json") for name in names}
     found["chosen"] = dataset.read_json(folder / "tune" / "best.json")
     saliency = sorted((folder / "saliency").glob("*.png"))[:N_SALIENCY]
@@ -117,8 +118,8 @@ def sections(
         Section(
             "Summary",
             [
-                f"AUC {_interval(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia), whose "
-                f"labels took part in no choice; {_interval(metrics['val'], 'auc')} on validation, by which models are "
+                f"AUC {stated(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia), whose "
+                f"labels took part in no choice; {stated(metrics['val'], 'auc')} on validation, by which models are "
                 f"chosen.{synthetic}",
                 Table(
                     ("", ""),
@@ -215,7 +216,7 @@ def _performance(
         "of the raw score s."
     )
     more = [
-        (label, _interval(evaluation["youden"]["test"], name))
+        (label, stated(evaluation["youden"]["test"], name))
         for name, label in _MORE.items()
         if name in evaluation["youden"]["test"]
     ]
@@ -248,7 +249,7 @@ def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _before_after(point: Mapping[str, Any]) -> Table:
     before, after = point["test"], point["calibrated"]["test"]
     rows = [
-        (label, _interval(before, name), _interval(after, name))
+        (label, stated(before, name), stated(after, name))
         for name, label in (("ece", "calibration error (ECE)"), ("brier", "Brier score"))
         if name in before and name in after
     ]
@@ -257,7 +258,7 @@ def _before_after(point: Mapping[str, Any]) -> Table:
 
 def _subgroups(evaluation: Mapping[str, Any]) -> Section:
     rows = [
-        (column, group, str(part["n"]), str(part["n_positive"]), *(_interval(part, name) for name in _JUDGED))
+        (column, group, str(part["n"]), str(part["n_positive"]), *(stated(part, name) for name in _JUDGED))
         for column, groups in evaluation["subgroups"].items()
         for group, part in groups.items()
     ]
@@ -270,18 +271,20 @@ _JUDGED = ("auc", "sensitivity", "specificity")
 
 
 def _stress(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Section:
-    blocks: list[str | Table | Picture] = []
-    if evaluation.get("stress"):
-        audit = evaluation["stress"]
-        rows = [(name.replace("_", " "), _interval(part, "auc")) for name, part in audit["auc"].items()]
-        blocks.append(Table(("test images", "AUC"), rows))
-        blocks.append(_sentence(audit["verdict"]))
-    robust = evaluation["robustness"]
-    blocks.append(
-        f"On validation: AUC {robust['clean']:.4f}, on average {robust['mean']:.4f} over the images as they are and "
-        "under changes of sharpness, contrast, gamma and noise."
+    audit, robust = evaluation["stress"], evaluation["robustness"]
+    return Section(
+        "Under stress",
+        [
+            Table(
+                ("test images", "AUC"),
+                [(name.replace("_", " "), stated(part, "auc")) for name, part in audit["auc"].items()],
+            ),
+            _sentence(audit["verdict"]),
+            f"On validation: AUC {robust['clean']:.4f}, on average {robust['mean']:.4f} over the images as they are "
+            "and under changes of sharpness, contrast, gamma and noise.",
+            *pictures.get("stress", ()),
+        ],
     )
-    return Section("Under stress", [*blocks, *pictures.get("stress", ())])
 
 
 def _explanations(explain: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Section:
@@ -351,13 +354,6 @@ _MORE = {
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _interval(figures: Mapping[str, float], name: str) -> str:
-    if name not in figures:
-        return ""
-    ends = f" [{figures[f'{name}_low']:.3f}, {figures[f'{name}_high']:.3f}]" if f"{name}_low" in figures else ""
-    return f"{figures[name]:.3f}{ends}"
 
 
 def write(folder: Path, title: str, sections: Sequence[Section]) -> None:

@@ -7,7 +7,6 @@ file. "A" and "B" are the two models everywhere.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,7 +68,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float) -> Compared:
     """
     tables = {"A": a, "B": b}
     splits = {split: _common(a, b, split) for split in SPLITS}
-    own = {split: {side: len(_of(table, split)) for side, table in tables.items()} for split in SPLITS}
+    own = {split: {side: len(dataset.once(table, split)) for side, table in tables.items()} for split in SPLITS}
     for split, common in splits.items():
         if common.empty:
             raise UserError(
@@ -108,7 +107,7 @@ def table(compared: Compared) -> pd.DataFrame:
         gain = f"{both['B'][name] - both['A'][name]:+.4f}" if known else ""
         p_value = f"{compared.p_values[split]:.2g}" if name == "auc" and known else ""
         label = "AUC" if name == "auc" else name
-        cells = {side: _interval(both[side], name) for side in SIDES}
+        cells = {side: metrics.stated(both[side], name, 4 if name == "auc" else 3) for side in SIDES}
         rows.append({"": f"{label}, {SPLITS[split]}", **cells, "B - A": gain, "p": p_value})
     return pd.DataFrame(rows)
 
@@ -252,17 +251,12 @@ def _png(image: npt.NDArray[np.uint8]) -> bytes:
     return out.getvalue()
 
 
-def _of(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
-    """A file that occurs twice is one image, as in `promote`."""
-    return predictions[predictions["split"] == split].drop_duplicates("sha256")
-
-
 def _common(a: pd.DataFrame, b: pd.DataFrame, split: str) -> pd.DataFrame:
-    mine = _of(a, split)
+    mine = dataset.once(a, split)
     if "patient_id" not in mine:
         mine = mine.assign(patient_id=mine["sha256"])
     mine = mine[["sha256", "image_id", "patient_id", "label", "score"]].rename(columns={"score": "A"})
-    theirs = _of(b, split)[["sha256", "label", "score"]].rename(columns={"score": "B"})
+    theirs = dataset.once(b, split)[["sha256", "label", "score"]].rename(columns={"score": "B"})
     return mine.merge(theirs, on=["sha256", "label"], validate="one_to_one")
 
 
@@ -271,12 +265,5 @@ def _threshold(side: str, predictions: pd.DataFrame) -> float:
     if val["label"].nunique() < 2:
         raise UserError(f"all validation images of {side} have one class: no threshold can be chosen on them")
     # With the digits of metrics.json, so that the decisions are those of the reports.
-    return float(f"{metrics.youden_threshold(val['label'], val['score']):.6g}")
-
-
-def _interval(figures: Mapping[str, float], name: str) -> str:
-    if name not in figures:
-        return ""
-    digits = 4 if name == "auc" else 3
-    ends = ", ".join(f"{figures[f'{name}_{end}']:.{digits}f}" for end in ("low", "high"))
-    return f"{figures[name]:.{digits}f} [{ends}]"
+    threshold: float = dataset.rounded(metrics.youden_threshold(val["label"], val["score"]))
+    return threshold

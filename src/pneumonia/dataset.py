@@ -193,7 +193,24 @@ def read_table(path: str | Path) -> pd.DataFrame:
 def write_json(values: Mapping[str, Any], path: str | Path) -> None:
     """Write a report; floats keep 6 significant digits, so that it stays readable."""
     with written_whole(path) as partial:
-        partial.write_text(json.dumps(_rounded(values), indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(rounded(values), indent=2) + "\n", encoding="utf-8")
+
+
+def rounded(value: Any) -> Any:
+    """A value as `write_json` keeps it: floats with 6 significant digits, also within tables and lists.
+
+    Whoever applies a published number then decides as the reports did.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): rounded(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, (float, np.floating)) else value
+
+
+def once(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of one split of a table with `split` and `sha256`; a file that occurs twice is one image."""
+    return predictions[predictions["split"] == split].drop_duplicates("sha256")
 
 
 def read_json(path: str | Path) -> Any:
@@ -319,14 +336,6 @@ def blocks(images: npt.NDArray[np.uint8] | Pixels) -> Iterator[npt.NDArray[np.ui
     """The images in order, `IMAGES_PER_BLOCK` at a time, so that memory stays flat: each uint8 (n, size, size)."""
     for start in range(0, len(images), IMAGES_PER_BLOCK):
         yield images[start : start + IMAGES_PER_BLOCK]
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _rounded(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(one) for one in value]
-    return float(f"{value:.6g}") if isinstance(value, (float, np.floating)) else value
 
 
 def remove(path: Path) -> None:

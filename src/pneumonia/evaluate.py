@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import zarr
 
@@ -69,7 +70,7 @@ def calibrated(predictions: pd.DataFrame) -> tuple[pd.DataFrame, calibration.Pla
     """
     val = predictions[predictions["split"] == "val"]
     # As the reports print it: whoever applies the published calibration gets these probabilities.
-    platt = calibration.Platt(*(_printed(value) for value in calibration.fit(val["label"], val["score"])))
+    platt = calibration.Platt(*dataset.rounded(calibration.fit(val["label"], val["score"])))
     probability = calibration.apply(platt, predictions["score"]).round(7)
     names = list(predictions)
     place = names.index("score") + 1
@@ -117,8 +118,8 @@ def judge(
     full: dict[str, dict[str, Any]] = {}
     for point, value in chosen.items():
         # As the reports print it: whoever applies the published threshold decides as these figures did.
-        before = _printed(value)
-        after = before if point == "one_half" else _printed(calibration.apply(platt, [before])[0])
+        before = dataset.rounded(value)
+        after = before if point == "one_half" else dataset.rounded(calibration.apply(platt, [before])[0])
         full[point] = {
             **_figures_at(before, "score", splits, level),
             "calibrated": _figures_at(after, "calibrated", splits, level),
@@ -162,10 +163,7 @@ def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
     for point, scores, at in places:
         test, row = at["test"], {"point": point, "scores": scores, "threshold": f"{at['threshold']:.6g}"}
         row["auc"] = f"{test['auc']:.4f}" if "auc" in test else ""
-        for name in ("accuracy", "sensitivity", "specificity"):
-            ends = f"[{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}]" if name in test else ""
-            row[name] = f"{test[name]:.3f} {ends}" if name in test else ""
-        rows.append(row)
+        rows.append(row | {name: metrics.stated(test, name) for name in ("accuracy", "sensitivity", "specificity")})
     return pd.DataFrame(rows)
 
 
@@ -181,13 +179,8 @@ def robustness(model: Any, store: zarr.Group, *, memory: float | None = None) ->
     """
     split = dataset.read_split(store, "val", memory=memory)
     labels = split.labels.astype(int)
-    noise = {name: np.random.default_rng(0) for name in stress.STRESSES}
-    scores: dict[str, list[float]] = {name: [] for name in ("clean", *stress.STRESSES)}
-    for block in dataset.blocks(split.images):
-        scores["clean"] += models.predict_scores(model, block).tolist()
-        for name, rng in noise.items():
-            scores[name] += models.predict_scores(model, stress.stressed(block, name, seed=rng)).tolist()
-    aucs = {name: metrics.roc_auc(labels, np.array(values)) for name, values in scores.items()}
+    scores = _scores_under(model, split.images, stress.STRESSES)
+    aucs = {name: metrics.roc_auc(labels, values) for name, values in scores.items()}
     return aucs | {"mean": sum(aucs.values()) / len(aucs)}
 
 
@@ -212,16 +205,13 @@ def audit(model: Any, store: zarr.Group, *, level: float, memory: float | None =
     labels = split.labels.astype(int)
     masks = dataset.lungs(store, "test")
     hidden = "middle" if masks is None else "lungs"
-    noise = {name: np.random.default_rng(0) for name in (*stress.STRESSES, *stress.REPORTED)}
-    scores: dict[str, list[float]] = {name: [] for name in ("clean", *noise, f"{hidden}_only", f"{hidden}_hidden")}
-    for block in dataset.blocks(split.images):
-        done = len(scores["clean"])
-        kept = stress.middle(*block.shape[1:]) if masks is None else np.asarray(masks[done : done + len(block)]) > 0
-        changed = {name: stress.stressed(block, name, seed=rng) for name, rng in noise.items()}
-        changed |= {f"{hidden}_only": stress.occluded(block, kept), f"{hidden}_hidden": stress.occluded(block, ~kept)}
-        for name, images in {"clean": block, **changed}.items():
-            scores[name] += models.predict_scores(model, images).tolist()
-    aucs = {name: _auc(labels, np.array(values), level) for name, values in scores.items()}
+
+    def occluded(block: npt.NDArray[np.uint8], first: int) -> dict[str, npt.NDArray[np.uint8]]:
+        kept = stress.middle(*block.shape[1:]) if masks is None else np.asarray(masks[first : first + len(block)]) > 0
+        return {f"{hidden}_only": stress.occluded(block, kept), f"{hidden}_hidden": stress.occluded(block, ~kept)}
+
+    scores = _scores_under(model, split.images, (*stress.STRESSES, *stress.REPORTED), occluded)
+    aucs = {name: _auc(labels, values, level) for name, values in scores.items()}
     left, full = aucs[f"{hidden}_hidden"], aucs["clean"]
     what, half = "lungs" if hidden == "lungs" else "middle of the images", 0.5 + (full["auc"] - 0.5) / 2
     audited: dict[str, Any] = {"auc": aucs, "n": len(labels), "hidden": hidden}
@@ -232,10 +222,35 @@ def audit(model: Any, store: zarr.Group, *, level: float, memory: float | None =
     else:
         lies = f"{len(labels)} images cannot tell whether most of what it goes by lies there"
     audited["verdict"] = (
-        f"with the {what} blacked out the test AUC is {left['auc']:.3f} "
-        f"[{left['auc_low']:.3f}, {left['auc_high']:.3f}] instead of {full['auc']:.3f}: {lies}"
+        f"with the {what} blacked out the test AUC is {metrics.stated(left, 'auc')} "
+        f"instead of {full['auc']:.3f}: {lies}"
     )
     return audited
+
+
+def _scores_under(
+    model: Any,
+    images: npt.NDArray[np.uint8] | dataset.Pixels,
+    changes: Iterable[str],
+    more: Callable[[npt.NDArray[np.uint8], int], Mapping[str, npt.NDArray[np.uint8]]] = lambda block, first: {},
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Scores of images as they are (`clean`), under changes of `stress`, and under more, block by block.
+
+    Args:
+        model: trained.
+        images: uint8 (n, size, size).
+        changes: names of `stress`; each draws its random numbers from a generator of its own, across the blocks.
+        more: makes further versions of a block that begins at a row.
+    """
+    noise = {name: np.random.default_rng(0) for name in changes}
+    parts: list[dict[str, npt.NDArray[np.float64]]] = []
+    first = 0
+    for block in dataset.blocks(images):
+        changed = {name: stress.stressed(block, name, seed=rng) for name, rng in noise.items()}
+        versions = {"clean": block, **changed, **more(block, first)}
+        parts.append({name: models.predict_scores(model, version) for name, version in versions.items()})
+        first += len(block)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _auc(labels: Any, scores: Any, level: float) -> dict[str, float]:
@@ -309,14 +324,9 @@ def _prior_shift(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[st
         )
     shares["test_prevalence"] = float(test["label"].mean())
     # Even odds in the new population, seen from the old one.
-    threshold = _printed(calibration.adjust_prior([0.5], new, old)[0])
+    threshold = dataset.rounded(calibration.adjust_prior([0.5], new, old)[0])
     cut, *adjusted = calibration.adjust_prior([threshold, *test["calibrated"]], old, new)
     return {"prior_shift": {"threshold": threshold, **shares, "test": _report(test, adjusted, cut, level)}}
-
-
-def _printed(value: float) -> float:
-    """A number with the digits that `dataset.write_json` keeps."""
-    return float(f"{value:.6g}")
 
 
 def _subgroups(test: pd.DataFrame, threshold: float, level: float) -> dict[str, dict[str, dict[str, float]]]:

@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt  # the backend is chosen first: there may b
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pneumonia import dataset
+from pneumonia import dataset, metrics
 
 BLUE, ORANGE, GRAY, GREEN = "#2166ac", "#d6604d", "#777777", "#1b7837"
 _STYLE: Any = {
@@ -38,7 +38,7 @@ def roc(curve: pd.DataFrame, report: Mapping[str, float], point: tuple[float, fl
     """ROC curve with its AUC, interval and the chosen operating point (false, true positive rate)."""
     heading = f"{title}\nn = {report['n']} ({report['n_positive']} pneumonia)"
     with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
-        label = f"AUC {report['auc']:.3f} [{report['auc_low']:.3f}, {report['auc_high']:.3f}]"
+        label = f"AUC {metrics.stated(report, 'auc')}"
         axes.plot(curve["fpr"], curve["tpr"], color=BLUE, label=label)
         axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="chance")
         axes.plot(*point, "o", color=ORANGE, label="threshold chosen on validation")
@@ -59,7 +59,7 @@ def overlaid_roc(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
         for (name, part), colour, line in zip(parts.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
             found = part["report"]
-            label = f"{name}: AUC {found['auc']:.3f} [{found['auc_low']:.3f}, {found['auc_high']:.3f}]"
+            label = f"{name}: AUC {metrics.stated(found, 'auc')}"
             # Dashed on top of drawn through: where the curves coincide both are seen.
             axes.plot(part["roc"]["fpr"], part["roc"]["tpr"], color=colour, linestyle=line, label=label)
             axes.plot(*part["point"], "o", color=colour)
@@ -159,9 +159,7 @@ def stress(audit: Mapping[str, Any], title: str) -> Figure:
         title: says which model on which images.
     """
     names = list(audit["auc"])[::-1]
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(6, 0.8 + 0.36 * len(names)))
-        axes.set_title(f"{title}\nn = {audit['n']}", size=10)
+    with _figure("AUC", "", f"{title}\nn = {audit['n']}", height=0.8 + 0.36 * len(names)) as (figure, axes):
         axes.axvline(0.5, color=GRAY, linestyle=":")
         axes.axvline(audit["auc"]["clean"]["auc"], color=BLUE, linestyle=":")
         for place, name in enumerate(names):
@@ -170,9 +168,7 @@ def stress(audit: Mapping[str, Any], title: str) -> Figure:
             axes.plot([found["auc_low"], found["auc_high"]], [place, place], color=colour)
             axes.plot(found["auc"], place, "o", color=colour, markersize=5)
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-        axes.set_xlabel("AUC")
         axes.set_xlim(min(0.45, *(one["auc_low"] for one in audit["auc"].values())) - 0.02, 1.01)
-    plt.close(figure)
     return figure
 
 
@@ -365,7 +361,7 @@ def saliency(
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG; the same figure gives the same bytes."""
-    figure.savefig(path, metadata={"Software": None})
+    Path(path).write_bytes(png(figure))
 
 
 def png(figure: Figure) -> bytes:
@@ -391,9 +387,9 @@ def _legend(figure: Figure, markerscale: float = 1.0) -> None:
 
 
 @contextmanager
-def _figure(x: str, y: str, title: str) -> Iterator[tuple[Figure, Any]]:
+def _figure(x: str, y: str, title: str, height: float = 5) -> Iterator[tuple[Figure, Any]]:
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(6, 5))
+        figure, axes = plt.subplots(figsize=(6, height))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.set_title(title, size=10)

@@ -328,5 +328,4 @@ def _smaller(table: pd.DataFrame) -> int:
 
 
 def _split(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
-    part = predictions[predictions["split"] == split].drop_duplicates("sha256")
-    return part.set_index("sha256")[["label", "score"]]
+    return dataset.once(predictions, split).set_index("sha256")[["label", "score"]]

@@ -292,8 +292,7 @@ def fit(
             # Another network of the same layers: what is compiled would be saved with the model.
             network = keras.Model(model.input, model.output)
             learn(network, train.images, lambda: models.predict_scores(network, val.images), n_head, epochs)
-        aucs = [row["val_auc"] for row in history]
-        model.load_weights(str(best["head" if aucs.index(max(aucs)) < n_head else "all"]))
+        model.load_weights(str(best["head" if _best(history) < n_head else "all"]))
     return pd.DataFrame(history)
 
 
@@ -415,10 +414,15 @@ def _judge(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int8]) -> dic
     }
 
 
-def _waited(history: list[dict[str, float]]) -> int:
-    """Epochs since the best one."""
+def _best(history: Sequence[Mapping[str, float]]) -> int:
+    """The first epoch, counted from 0, with the highest validation AUC."""
     aucs = [row["val_auc"] for row in history]
-    return len(aucs) - 1 - aucs.index(max(aucs)) if aucs else 0
+    return aucs.index(max(aucs))
+
+
+def _waited(history: Sequence[Mapping[str, float]]) -> int:
+    """Epochs since the best one."""
+    return len(history) - 1 - _best(history) if history else 0
 
 
 def _variables(network: Any) -> list[Any]:
