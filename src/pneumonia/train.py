@@ -250,8 +250,8 @@ def fit(
                 "learning_rate": float(schedule((epoch + 1 - first) * steps)),
                 "seconds": round(time.monotonic() - began, 2),
             }
-            if all(values["val_auc"] > row["val_auc"] for row in history[first:]):
-                model.save_weights(str(best["head" if last == n_head else "all"]))
+            if all(values["val_auc"] > row["val_auc"] for row in history):
+                network.save_weights(str(best["head" if last == n_head else "all"]))
             if mean:
                 network.set_weights(current)
             history.append({"epoch": epoch + 1, **values})
@@ -286,13 +286,17 @@ def fit(
             if len(history) == n_head > 0:
                 if n_saved == n_head:  # the weights file has no seeds of dropout
                     _restore(_variables(models.halves(model)[1]), saved)
-                model.load_weights(str(best["head"]))  # goes on from the best head, not from its last epoch
+                models.halves(model)[1].load_weights(str(best["head"]))  # not from the head of the last epoch
+                model.save_weights(str(best["all"]))  # the best so far
             if pretrained:
                 models.unfreeze(model, recipe.unfreeze)
             # Another network of the same layers: what is compiled would be saved with the model.
             network = keras.Model(model.input, model.output)
             learn(network, train.images, lambda: models.predict_scores(network, val.images), n_head, epochs)
-        model.load_weights(str(best["head" if _best(history) < n_head else "all"]))
+        if n_head < epochs:
+            model.load_weights(str(best["all"]))
+        else:
+            models.halves(model)[1].load_weights(str(best["head"]))
     return pd.DataFrame(history)
 
 
@@ -414,15 +418,10 @@ def _judge(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int8]) -> dic
     }
 
 
-def _best(history: Sequence[Mapping[str, float]]) -> int:
-    """The first epoch, counted from 0, with the highest validation AUC."""
-    aucs = [row["val_auc"] for row in history]
-    return aucs.index(max(aucs))
-
-
 def _waited(history: Sequence[Mapping[str, float]]) -> int:
     """Epochs since the best one."""
-    return len(history) - 1 - _best(history) if history else 0
+    aucs = [row["val_auc"] for row in history]
+    return len(aucs) - 1 - aucs.index(max(aucs)) if aucs else 0
 
 
 def _variables(network: Any) -> list[Any]:
