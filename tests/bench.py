@@ -219,7 +219,7 @@ def bench_head(n_images: int = 512, epochs: int = 4) -> None:
     model = models.create_model("fusion")
     seconds = {}
     start = time.perf_counter()
-    features = train.frozen_features(model, split, few, RECIPE, seed=1)
+    features = train.frozen_features(model, split, few, RECIPE, epochs=epochs, seed=1)
     seconds["features"] = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

@@ -466,12 +466,13 @@ def test_a_backbone_without_weights_learns_from_the_first_epoch(tmp_path: Path) 
 
 def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentation() -> None:
     model, split, val = backbone_model(), toy_split(20), toy_split(10, seed=9)
-    plain = train.frozen_features(model, split, val, PLAIN._replace(copies=3), seed=1, batch_size=8)
+    plain = train.frozen_features(model, split, val, PLAIN._replace(copies=3), epochs=9, seed=1, batch_size=8)
     body, _ = models.halves(model)
     assert plain.train.shape == (1, 20, 4)
     np.testing.assert_allclose(plain.train[0], body.predict(split.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(plain.val, body.predict(val.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
-    copied = train.frozen_features(model, split, val, PLAIN._replace(augment=1.0, copies=3), seed=1, batch_size=8)
+    recipe = PLAIN._replace(augment=1.0, copies=3)
+    copied = train.frozen_features(model, split, val, recipe, epochs=9, seed=1, batch_size=8)
     assert copied.train.shape == (3, 20, 4)
     for one, other in (
         (copied.train[0], copied.train[1]),
@@ -480,15 +481,17 @@ def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentat
     ):
         assert (np.abs(one - other).max(axis=1) > 1e-5).all()
     np.testing.assert_array_equal(copied.val, plain.val)
-    again = train.frozen_features(model, split, val, PLAIN._replace(augment=1.0, copies=3), seed=1, batch_size=8)
+    again = train.frozen_features(model, split, val, recipe, epochs=9, seed=1, batch_size=8)
     np.testing.assert_array_equal(copied.train, again.train)
+    fewer = train.frozen_features(model, split, val, recipe, epochs=2, seed=1, batch_size=8)
+    np.testing.assert_array_equal(fewer.train, copied.train[:2])
 
 
 def test_with_half_of_the_images_distorted_every_image_has_copies_that_differ() -> None:
     model, split, val = backbone_model(), toy_split(64), toy_split(4, seed=9)
     recipe = PLAIN._replace(augment=0.5, copies=6)
-    made = train.frozen_features(model, split, val, recipe, seed=1, batch_size=16).train
-    plain = train.frozen_features(model, split, val, PLAIN, seed=1, batch_size=16).train[0]
+    made = train.frozen_features(model, split, val, recipe, epochs=9, seed=1, batch_size=16).train
+    plain = train.frozen_features(model, split, val, PLAIN, epochs=9, seed=1, batch_size=16).train[0]
     touched = np.abs(made - plain).max(axis=2) > 1e-5
     assert touched.mean() == pytest.approx(0.5, abs=0.08)
     assert touched.any(axis=0).mean() > 0.95  # 1 - 1 / 2 ** 6 of them are expected
@@ -509,7 +512,7 @@ def test_batches_of_features_draw_from_all_copies_of_the_right_image() -> None:
 
 def test_given_features_are_used_and_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, val = toy_split(), toy_split(16, seed=9)
-    features = train.frozen_features(backbone_model(frozen=True), split, val, PLAIN, seed=3)
+    features = train.frozen_features(backbone_model(frozen=True), split, val, PLAIN, epochs=9, seed=3)
     expected = fit(backbone_model(frozen=True), tmp_path, epochs=2)
     monkeypatch.setattr(train, "frozen_features", None)
     given = fit(backbone_model(frozen=True), tmp_path, epochs=2, features=features)

@@ -101,24 +101,26 @@ def frozen_features(
     val: dataset.Split,
     recipe: Recipe,
     *,
+    epochs: int,
     seed: int,
     batch_size: int = 64,
 ) -> Features:
     """Run all images through the backbone, the train images `copies` times, each time distorted anew.
 
-    Where the recipe distorts none, one copy is all there is.
+    Where the recipe distorts none, one copy is all there is; more than one for each epoch would help nobody.
 
     Args:
         model: as `start` makes it, with a backbone.
         train, val: splits of the image store.
         recipe: how.
+        epochs: that will draw from the copies.
         seed: of the augmentation.
         batch_size: images at once.
     """
     import tensorflow as tf
 
     body, _ = models.halves(model)
-    copies, n = recipe.copies if recipe.augment else 1, len(train.labels)
+    copies, n = min(recipe.copies, epochs) if recipe.augment else 1, len(train.labels)
     made = np.empty((copies, n, body.output.shape[-1]), np.float32)
     compute = tf.function(lambda pixels: body(pixels, training=False), reduce_retracing=True)
     with _progress_bar(copies * n + len(val.labels), 0, "features", "image") as bar:
@@ -279,7 +281,7 @@ def fit(
     with _progress_bar(epochs * steps, len(history) * steps, label, "batch") as bar:
         if len(history) < n_head and not stopped():
             if features is None:
-                features = frozen_features(model, train, val, recipe, seed=seed)
+                features = frozen_features(model, train, val, recipe, epochs=n_head, seed=seed)
             cached, (_, head) = features, models.halves(model)
             learn(head, cached.train, lambda: _scores(head, cached.val), 0, n_head)
         if n_head <= len(history) < epochs and not stopped():

@@ -86,8 +86,9 @@ def search(
             keras.utils.clear_session()
             keras.utils.set_random_seed(seed)
             model = train.start(name, weights=weights, dropout=drop, images=train_split.images)
-            if features is None and train.head_epochs(model, recipe, epochs, pretrained=bool(weights)):
-                features = train.frozen_features(model, train_split, val_split, recipe, seed=seed)
+            n_head = train.head_epochs(model, recipe, epochs, pretrained=bool(weights))
+            if features is None and n_head:
+                features = train.frozen_features(model, train_split, val_split, recipe, epochs=n_head, seed=seed)
             with tempfile.TemporaryDirectory() as folder:  # a trial that was cut is not worth going on with
                 history = train.fit(
                     model,
