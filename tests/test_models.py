@@ -695,3 +695,41 @@ def test_a_network_of_half_precision_is_saved_in_single_precision() -> None:
     images = np.random.default_rng(1).integers(0, 256, (4, 32, 32), np.uint8)
     np.testing.assert_allclose(models.predict_scores(plain, images), models.predict_scores(half, images), atol=0.02)
     assert models.in_float32(plain) is plain
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_fused_normalisation_learns_what_that_of_keras_learns(trainable: bool) -> None:
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    rng = np.random.default_rng(1)
+    inputs = tf.constant(rng.normal(2.0, 3.0, (6, 5, 4, 3)).astype(np.float32))
+    starts = [rng.uniform(0.5, 2.0, 3).astype(np.float32) for _ in range(4)]
+
+    def step() -> tuple[list[NDArray[np.float32]], list[str]]:
+        pixels = layers.Input((5, 4, 3))
+        norm = layers.BatchNormalization(momentum=0.7, epsilon=0.01, trainable=trainable)
+        network = keras.Model(pixels, norm(pixels))
+        norm.set_weights(starts)
+
+        @tf.function
+        def forward() -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = network(inputs, training=True)
+                loss = tf.reduce_sum(outputs**3)
+            return outputs, tape.gradient(loss, [inputs, norm.gamma.value, norm.beta.value])
+
+        outputs, gradients = forward()
+        operations = {one.type for one in forward.get_concrete_function().graph.get_operations()}
+        return [values.numpy() for values in (outputs, *gradients)] + norm.get_weights(), sorted(operations)
+
+    expected, composed = step()
+    with models.fused_normalization():
+        found, fused = step()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
+    assert "FusedBatchNormV3" not in composed
+    assert ("FusedBatchNormV3" in fused) == trainable  # a frozen layer goes by its moving statistics
+    assert "FusedBatchNormV3" not in step()[1]

@@ -280,6 +280,40 @@ def _has_bfloat16(gpu: Any) -> bool:
     return bool(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0))
 
 
+@contextmanager
+def fused_normalization() -> Iterator[None]:
+    """Networks that learn inside normalise their batches in one operation of TensorFlow.
+
+    Keras 3 composes batch normalisation from many (keras-team/keras-core issue 225); with those a step of MobileNetV2
+    takes a CPU about one and a half times as long. The results differ by rounding only.
+    """
+    import tensorflow as tf
+    from keras.layers import BatchNormalization
+
+    composed = BatchNormalization.call
+
+    def call(layer: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        plain = layer.scale and layer.center and not layer.renorm and not layer.synchronized and mask is None
+        images = len(inputs.shape) == 4 and layer.axis in (-1, 3) and inputs.dtype == "float32"
+        if not (training and layer.trainable and plain and images):
+            return composed(layer, inputs, training=training, mask=mask)
+        empty = tf.zeros([0])  # in place of the moving statistics, which do not count while learning
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=layer.gamma, offset=layer.beta, mean=empty, variance=empty, epsilon=layer.epsilon
+        )
+        n = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+        variance *= (n - 1) / n  # Keras keeps that of the batch, not an estimate of the population's
+        for moving, now in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+            moving.assign(layer.momentum * moving + (1 - layer.momentum) * now)
+        return outputs
+
+    BatchNormalization.call = call
+    try:
+        yield
+    finally:
+        BatchNormalization.call = composed
+
+
 def create_model(
     name: str,
     *,

@@ -263,15 +263,16 @@ def fit(
             began = time.monotonic()
             network.stop_training = stopped()
 
-        network.fit(
-            batches(images, train, shown, recipe, seed=seed, first_epoch=len(history)),
-            steps_per_epoch=steps,
-            initial_epoch=len(history),
-            epochs=last,
-            shuffle=False,  # the stream comes shuffled
-            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_of_epoch, on_train_batch_end=end_of_batch)],
-            verbose=0,
-        )
+        with models.fused_normalization():
+            network.fit(
+                batches(images, train, shown, recipe, seed=seed, first_epoch=len(history)),
+                steps_per_epoch=steps,
+                initial_epoch=len(history),
+                epochs=last,
+                shuffle=False,  # the stream comes shuffled
+                callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_of_epoch, on_train_batch_end=end_of_batch)],
+                verbose=0,
+            )
 
     def stopped() -> bool:
         # The head's epochs are few, and what comes after them begins lower than they ended.
