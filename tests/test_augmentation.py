@@ -12,6 +12,7 @@ AMOUNTS = (
     "MAX_ROTATION",
     "MAX_SHIFT",
     "MAX_ZOOM",
+    "MAX_STRETCH",
     "MAX_GAMMA",
     "MAX_CONTRAST",
     "MAX_BRIGHTNESS",
@@ -106,6 +107,17 @@ def test_a_zoom_stretches_about_the_centre(monkeypatch: pytest.MonkeyPatch) -> N
     slopes = np.array([right for right, *_ in zoomed])
     assert 1 - augmentation.MAX_ZOOM - 1e-4 <= slopes.min() < 0.97
     assert 1.03 < slopes.max() <= 1 + augmentation.MAX_ZOOM + 1e-4
+
+
+def test_a_stretch_changes_width_against_height(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "MAX_STRETCH")
+    across, down = (np.broadcast_to(100.0 + ramp, (40, SIDE, SIDE)) for ramp in (ACROSS, DOWN))
+    slopes = [(plane(one)[0], plane(other)[1]) for one, other in zip(distort(across), distort(down), strict=True)]
+    x, y = np.array(slopes).T
+    np.testing.assert_allclose(x * y, 1.0, atol=1e-4)  # the same area
+    stretched = np.log(x / y)
+    assert -augmentation.MAX_STRETCH - 1e-4 <= stretched.min() < -0.1
+    assert 0.1 < stretched.max() <= augmentation.MAX_STRETCH + 1e-4
 
 
 def test_left_stays_left() -> None:

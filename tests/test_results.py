@@ -14,9 +14,12 @@ FIGURES: dict[str, Any] = {
     "val_robust_auc": 0.98,
     "test_auc": 0.95,
     "accuracy": 0.9,
+    "sensitivity": 0.97,
+    "specificity": 0.8,
     "commit": "0123456",
     "recipe": "00001e10",  # neither a number
 }
+MISSING = {"data": "chest_xray", "model": "fusion", "seed": 1, "weights": "missing", "recipe": "a", "commit": "b"}
 ROW = results.Row("chest_xray", "compact", (1, 2), {})
 
 
@@ -52,9 +55,8 @@ def test_each_look_at_a_test_split_is_counted(table: Path) -> None:
 
 
 def test_a_row_without_weights_is_no_look_and_is_tried_again(table: Path) -> None:
-    missing = {"data": "chest_xray", "model": "fusion", "seed": 1, "weights": "missing", "recipe": "a", "commit": "b"}
-    results._append(missing)
-    results._append(missing)
+    results._append(MISSING)
+    results._append(MISSING)
     fusion = ROW._replace(model="fusion")
     assert not results._is_done(fusion, 1, "a")
     assert len(pd.read_csv(table)) == 1
@@ -69,6 +71,27 @@ def test_a_recipe_is_what_decides_not_where_files_lie() -> None:
     first = results._recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 3})
     assert first == results._recipe({"data": "chest_xray", "fetch.url": "/b", "train.epochs": 3})
     assert first != results._recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 4})
+
+
+def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(table: Path) -> None:
+    add()
+    add(seed=2, test_auc=0.96)
+    add(model="shallow", val_robust_auc=0.99, test_auc=0.9, accuracy=1.0)
+    results._append(MISSING)
+    assert results.summary(results._table()).splitlines()[:5] == [
+        "| `chest_xray` | seeds | validation AUC | validation AUC, robust | test AUC | accuracy | sensitivity "
+        "| specificity |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| `shallow` | 1 | .990 | .990 | .900 | 1.000 | .970 | .800 |",
+        "| `compact` | 2 | .990 [.990, .990] | .980 [.980, .980] | .955 [.950, .960] | .900 [.900, .900] "
+        "| .970 [.970, .970] | .800 [.800, .800] |",
+        "| Kermany et al. (2018), ImageNet network |  |  |  | .968 | .928 |  |  |",
+    ]
+
+
+def test_the_readme_shows_the_summary_of_the_table() -> None:
+    table = pd.read_csv(results.ROOT / "docs/results.csv", dtype={"recipe": str})
+    assert results.summary(table) in (results.ROOT / "README.md").read_text()
 
 
 def test_rows_are_of_known_models_and_settings() -> None:

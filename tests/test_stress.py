@@ -29,7 +29,7 @@ def test_images_keep_form_type_and_order_and_are_changed(name: str) -> None:
     for row in range(4):
         assert (changed[row] != IMAGES[row]).any()
         alike = [np.corrcoef(changed[row].ravel(), one.ravel())[0, 1] for one in IMAGES]
-        if name != "rotation":  # blobs that have moved are other blobs
+        if name not in ("rotation", "proportions"):  # blobs that have moved are other blobs
             assert int(np.argmax(alike)) == row
             assert alike[row] > 0.8
 
@@ -70,6 +70,19 @@ def test_blur_grows_with_the_side_so_that_it_means_the_same() -> None:
     np.testing.assert_allclose(large[0, 224, ::2].astype(int), small[0, 112].astype(int), atol=30)
     rise = lambda row: int(((row > 25) & (row < 230)).sum())  # noqa: E731
     assert rise(large[0, 224]) == pytest.approx(2 * rise(small[0, 112]), abs=2)
+
+
+def test_proportions_change_along_one_axis_about_the_centre() -> None:
+    ramp = np.arange(20, 220, dtype=np.uint8)
+    images = np.stack([np.broadcast_to(ramp, (200, 200)), np.broadcast_to(ramp[:, None], (200, 200))] * 8)
+    seen = set()
+    for before, after in zip(images, stress.stressed(images, "proportions"), strict=True):
+        across, down = (np.ptp(after.astype(int), axis=axis).max() for axis in (1, 0))
+        assert min(across, down) == 0  # a ramp stays one
+        seen.add((bool(before[0, 0] == before[1, 0]), max(across, down)))
+        assert after.mean() == pytest.approx(before.mean(), abs=0.6)
+    # Of either kind some are cut by 15 %, the others along the other axis, which leaves a ramp as it was.
+    assert seen == {(True, 199), (True, 169), (False, 199), (False, 169)}
 
 
 @pytest.mark.parametrize(("name", "factor"), [("contrast_low", 0.6), ("contrast_high", 1.4)])

@@ -15,6 +15,7 @@ import numpy as np
 MAX_ROTATION = 5.0  # degrees
 MAX_SHIFT = 0.05  # of the side
 MAX_ZOOM = 0.10
+MAX_STRETCH = 0.15  # natural logarithm, of width against height
 MAX_GAMMA = 0.3  # natural logarithm
 MAX_CONTRAST = 0.25
 MAX_BRIGHTNESS = 20.0  # gray levels
@@ -24,7 +25,7 @@ MAX_ERASED = 0.3  # of the side, of a rectangle
 
 
 def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:
-    """Small changes of position, gray levels and sharpness, noise, and a rectangle erased.
+    """Small changes of position, proportions, gray levels and sharpness, noise, and a rectangle erased.
 
     Args:
         pixels: float32 tensor (n, height, width, 1), 0-255.
@@ -43,12 +44,12 @@ def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:
     batch_size = pixels.shape[0]
     n = math.ceil(fraction * batch_size)
     untouched, pixels = pixels[n:], pixels[:n]
-    draws = tf.random.stateless_uniform((14, n), seed=seed, minval=-1.0, maxval=1.0)
+    draws = tf.random.stateless_uniform((15, n), seed=seed, minval=-1.0, maxval=1.0)
     touched = tf.cast((draws[0] + 1) / 2 < fraction * batch_size / n, tf.float32)
-    angle, shift_x, shift_y, zoom, gamma, contrast, brightness, sharpness, noise, *rectangle = tf.unstack(
+    angle, shift_x, shift_y, zoom, stretch, gamma, contrast, brightness, sharpness, noise, *rectangle = tf.unstack(
         draws[1:] * touched * strength
     )
-    moved = _move(pixels, angle, shift_x, shift_y, zoom)
+    moved = _move(pixels, angle, shift_x, shift_y, zoom, stretch)
     # An exponential and a logarithm: a third of the time of a power.
     bent = 255.0 * tf.exp(_per_image(tf.exp(gamma * MAX_GAMMA)) * tf.math.log(tf.maximum(moved, 1e-6) / 255.0))
     mean = tf.reduce_mean(bent, axis=(1, 2, 3), keepdims=True)
@@ -98,21 +99,23 @@ def _per_image(values: Any) -> Any:
     return values[:, None, None, None]
 
 
-def _move(pixels: Any, angle: Any, shift_x: Any, shift_y: Any, zoom: Any) -> Any:
-    """Rotate, shift and zoom; amounts (n,) from -1 to 1."""
+def _move(pixels: Any, angle: Any, shift_x: Any, shift_y: Any, zoom: Any, stretch: Any) -> Any:
+    """Rotate, shift, zoom and stretch; amounts (n,) from -1 to 1."""
     import tensorflow as tf
 
     height, width = pixels.shape[1], pixels.shape[2]
-    # Output-to-input map about the centre: x' = a x - b y + c, y' = b x + a y + d.
-    radians, scale = angle * (MAX_ROTATION * np.pi / 180), 1 + zoom * MAX_ZOOM
-    a, b = tf.cos(radians) * scale, tf.sin(radians) * scale
+    # Output-to-input map about the centre: x' = a x - b y + c, y' = d x + e y + f.
+    radians, scale, aspect = angle * (MAX_ROTATION * np.pi / 180), 1 + zoom * MAX_ZOOM, tf.exp(stretch * MAX_STRETCH)
+    across, down = scale * tf.sqrt(aspect), scale / tf.sqrt(aspect)
+    a, b = tf.cos(radians) * across, tf.sin(radians) * down
+    d, e = tf.sin(radians) * across, tf.cos(radians) * down
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     c = centre_x - a * centre_x + b * centre_y + shift_x * (MAX_SHIFT * width)
-    d = centre_y - b * centre_x - a * centre_y + shift_y * (MAX_SHIFT * height)
+    f = centre_y - d * centre_x - e * centre_y + shift_y * (MAX_SHIFT * height)
     zero = tf.zeros_like(a)
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=pixels,
-        transforms=tf.stack([a, -b, c, b, a, d, zero, zero], axis=1),
+        transforms=tf.stack([a, -b, c, d, e, f, zero, zero], axis=1),
         output_shape=[height, width],
         interpolation="BILINEAR",
         fill_mode="CONSTANT",

@@ -281,7 +281,7 @@ def _stress(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Pictu
             ),
             _sentence(audit["verdict"]),
             f"On validation: AUC {robust['clean']:.4f}, on average {robust['mean']:.4f} over the images as they are "
-            "and under changes of sharpness, contrast, gamma and noise.",
+            "and under changes of sharpness, contrast, gamma, noise and proportions.",
             *pictures.get("stress", ()),
         ],
     )

@@ -1,8 +1,8 @@
 """What happens to X-rays between detector and model and leaves the diagnosis as it is; scores should survive it.
 
-Sharpness, contrast and noise differ between hospitals, devices and archives. A model that is judged on images of one
-archive only may live on such differences: on clean validation images of the Kermany set nearly every model reaches an
-AUC of .99, under these changes they part.
+Sharpness, contrast, noise and the form of the frame differ between hospitals, devices and archives. A model that is
+judged on images of one archive only may live on such differences: on clean validation images of the Kermany set nearly
+every model reaches an AUC of .99, under these changes they part.
 """
 
 from __future__ import annotations
@@ -47,6 +47,17 @@ def _noise(image: Gray, sigma: float, rng: np.random.Generator) -> Gray:
     return _rounded(image + rng.normal(0, sigma, image.shape))
 
 
+def _proportions(image: Gray, share: float, upright: bool) -> Gray:
+    """A share of the height (`upright`) or width cut off, the rest stretched into the same frame.
+
+    So looks a chest that came in a wider or a higher image and was squashed into the same square.
+    """
+    height, width = image.shape
+    cut = round(share / 2 * (height if upright else width))
+    kept = image[cut : height - cut] if upright else image[:, cut : width - cut]
+    return np.asarray(cv2.resize(kept, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
 def _jpeg(image: Gray, quality: int) -> Gray:
     _, content = cv2.imencode(".jpeg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
@@ -70,6 +81,7 @@ STRESSES: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
     "gamma_dark": lambda image, rng: _gamma(image, 1.5),
     "gamma_bright": lambda image, rng: _gamma(image, 0.67),
     "noise": lambda image, rng: _noise(image, 10.0, rng),  # gray levels
+    "proportions": lambda image, rng: _proportions(image, 0.15, upright=bool(rng.integers(2))),
 }
 """The mean over the images as they are and under each of these, on validation, is the robust AUC."""
 
@@ -86,8 +98,8 @@ def stressed(images: Gray, name: str, *, seed: int | np.random.Generator = 0) ->
     Args:
         images: uint8 (n, height, width), 0-255.
         name: a key of either.
-        seed: of noise and angles, each image's own; the same seed gives the same images. A generator goes on
-            where it is: images that come in blocks get the noise that they would get all at once.
+        seed: of noise, angles and proportions, each image's own; the same seed gives the same images. A generator goes
+            on where it is: images that come in blocks get the noise that they would get all at once.
 
     Returns:
         uint8 (n, height, width), 0-255.
