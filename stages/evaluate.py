@@ -1,6 +1,6 @@
 """Choose threshold and calibration on validation, then judge the model on test, each figure with its interval."""
 
-from pneumonia import dataset, evaluate, metrics, models, params, plots, tracking
+from pneumonia import dataset, evaluate, models, params, plots, tracking
 from stages import DATA, MODELS, REPORTS, run, title, tracked, train_run
 
 
@@ -47,7 +47,7 @@ def main() -> None:
             plots.save(figure, REPORTS / "plots" / f"{name}.png")
             tracking.log_figure(figure, f"plots/{name}.png", trained)
         tracking.mirror(trained, headline, {tracking.PREDICTIONS: REPORTS / "predictions.csv"})
-    print(f"test AUC {metrics.stated(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} pneumonia)")
+    print(f"test AUC {dataset.stated(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} pneumonia)")
     weakest = min(full["robustness"], key=lambda name: full["robustness"][name])
     print(
         f"validation AUC {full['robustness']['clean']:.4f}; with changes of sharpness, contrast, noise and proportions "

@@ -210,7 +210,7 @@ def _is_done(row: Row, seed: int, recipe: str) -> bool:
 
 def _run(row: Row, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     changes = [part for key, value in settings.items() for part in ("-S", f"{key}={value}")]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = _environment()
 
     def workflow(stage: str) -> None:
         command = ["dvc", "exp", "run", "-S", f"seed={seed}", *changes, stage]
@@ -224,6 +224,12 @@ def _run(row: Row, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
         return known | {"weights": "missing"}
     workflow("evaluate")
     return known | {"weights": brought} | _figures()
+
+
+def _environment() -> dict[str, str]:
+    """This interpreter, with the package of the clone: the environment's own may be edited while rows are made."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(CLONE / "src")}
 
 
 def _figures() -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The table of results: which rows are done, what a recipe is, how looks at the test are counted."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,16 @@ def test_a_recipe_is_what_decides_not_where_files_lie() -> None:
     first = results._recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 3})
     assert first == results._recipe({"data": "chest_xray", "fetch.url": "/b", "train.epochs": 3})
     assert first != results._recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 4})
+
+
+def test_rows_are_made_by_the_code_of_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "CLONE", tmp_path)
+    package = tmp_path / "src/pneumonia"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    ask = [sys.executable, "-c", "import pneumonia; print(pneumonia.__file__)"]
+    answer = subprocess.check_output(ask, env=results._environment(), text=True)
+    assert Path(answer.strip()) == package / "__init__.py"
 
 
 def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(table: Path) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from pneumonia import dataset
-from pneumonia.metrics import stated
+from pneumonia.dataset import stated
 
 
 class Table(NamedTuple):

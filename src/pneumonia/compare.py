@@ -107,7 +107,7 @@ def table(compared: Compared) -> pd.DataFrame:
         gain = f"{both['B'][name] - both['A'][name]:+.4f}" if known else ""
         p_value = f"{compared.p_values[split]:.2g}" if name == "auc" and known else ""
         label = "AUC" if name == "auc" else name
-        cells = {side: metrics.stated(both[side], name, 4 if name == "auc" else 3) for side in SIDES}
+        cells = {side: dataset.stated(both[side], name, 4 if name == "auc" else 3) for side in SIDES}
         rows.append({"": f"{label}, {SPLITS[split]}", **cells, "B - A": gain, "p": p_value})
     return pd.DataFrame(rows)
 

@@ -163,7 +163,7 @@ def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
     for point, scores, at in places:
         test, row = at["test"], {"point": point, "scores": scores, "threshold": f"{at['threshold']:.6g}"}
         row["auc"] = f"{test['auc']:.4f}" if "auc" in test else ""
-        rows.append(row | {name: metrics.stated(test, name) for name in ("accuracy", "sensitivity", "specificity")})
+        rows.append(row | {name: dataset.stated(test, name) for name in ("accuracy", "sensitivity", "specificity")})
     return pd.DataFrame(rows)
 
 
@@ -222,7 +222,7 @@ def audit(model: Any, store: zarr.Group, *, level: float, memory: float | None =
     else:
         lies = f"{len(labels)} images cannot tell whether most of what it goes by lies there"
     audited["verdict"] = (
-        f"with the {what} blacked out the test AUC is {metrics.stated(left, 'auc')} "
+        f"with the {what} blacked out the test AUC is {dataset.stated(left, 'auc')} "
         f"instead of {full['auc']:.3f}: {lies}"
     )
     return audited

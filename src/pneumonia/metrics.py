@@ -8,7 +8,7 @@ an absent key in `classification_report`; it is never NaN and never a stand-in c
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -707,23 +707,6 @@ def classification_report(
             if np.isfinite(estimate) and interval is not None:
                 report |= _with_interval(name, float(estimate), interval)
     return report
-
-
-def stated(report: Mapping[str, float], name: str, digits: int = 3) -> str:
-    """A figure as text, with its interval in brackets where the report has one; empty where it has no such figure.
-
-    Args:
-        report: as `classification_report` makes it: `name`, `name_low`, `name_high`.
-        name: of the figure.
-        digits: behind the point.
-
-    >>> stated({"auc": 0.8765, "auc_low": 0.8, "auc_high": 0.93}, "auc")
-    '0.876 [0.800, 0.930]'
-    """
-    if name not in report:
-        return ""
-    ends = [f"{report[f'{name}_{end}']:.{digits}f}" for end in ("low", "high") if f"{name}_{end}" in report]
-    return f"{report[name]:.{digits}f}{f' [{ends[0]}, {ends[1]}]' if ends else ''}"
 
 
 def _with_interval(name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
