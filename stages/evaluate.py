@@ -50,7 +50,7 @@ def main() -> None:
     print(f"test AUC {dataset.stated(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} pneumonia)")
     weakest = min(full["robustness"], key=lambda name: full["robustness"][name])
     print(
-        f"validation AUC {full['robustness']['clean']:.4f}; with changes of sharpness, contrast, noise and proportions "
+        f"validation AUC {full['robustness']['clean']:.4f}; under changes of sharpness, grays, noise and proportions "
         f"{full['robustness']['mean']:.4f} on average, least {full['robustness'][weakest]:.4f} ({weakest})"
     )
     print(

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from ruamel.yaml import YAML
 
-from pneumonia import dataset, models
+from pneumonia import augmentation, dataset, models
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs/results.csv"
@@ -73,7 +73,13 @@ class Row(NamedTuple):
 
 
 # Chosen on validation of the Kermany set.
-STRONG = {"train.augment": 0.8, "train.strength": 2.0, "train.average": 0.98, "train.label_smoothing": 0.05}
+STRONG = {
+    "tune.n_trials": 0,
+    "train.augment": 0.8,
+    "train.strength": 2.0,
+    "train.average": 0.98,
+    "train.label_smoothing": 0.05,
+}
 FINE_TUNED = STRONG | {"train.epochs": 8, "train.head_epochs": 1}
 FROM_SCRATCH = STRONG | {"train.epochs": 20}
 ROWS = [
@@ -93,10 +99,10 @@ ROWS = [
 PUBLISHED = [
     # data, system, AUC, accuracy; by their authors.
     ("chest_xray", "Kermany et al. (2018), ImageNet network", ".968", ".928"),
-    ("chest_xray", "ResNet-18 from ImageNet, images of full resolution", ".979", ".835"),
+    ("chest_xray", "a public study's ResNet-18 from ImageNet, images of full resolution", ".979", ".835"),
     ("chest_xray", "`fusion` as published, stopped early on the test set", ".976", ".865"),
     ("chest_xray", "`vanilla` as published", ".904", ""),
-    ("chest_xray", "`compact` as published", "", ".93"),
+    ("chest_xray", "`compact` as published", "", "about .93"),
     ("chest_xray", "`conv4` as published", "", ".92"),
     ("chest_xray", "`shallow` as published", "", ".857"),
     ("pneumoniamnist", "ResNet-18, Yang et al. (2023)", ".944", ".854"),
@@ -118,7 +124,6 @@ def main() -> None:
             "model": row.model,
             "weights": weights.get(row.model, "auto"),
             "fetch.url": urls.get(row.data, "null"),
-            "tune.n_trials": 0,
             **row.settings,
         }
         for seed in row.seeds:
@@ -134,15 +139,20 @@ def main() -> None:
 def summary(table: pd.DataFrame) -> str:
     """Markdown, one table for each data set: the best on validation first, what was published beneath.
 
+    Rows of recipes that `ROWS` no longer asks for stay in the table, as looks at the test; they are not shown.
+
     Args:
         table: docs/results.csv. Of several seeds the mean is shown, and in brackets the lowest and the highest.
     """
+    asked = {(row.data, row.model, _recipe(row.settings)) for row in ROWS}
+    table = table[[key in asked for key in zip(table["data"], table["model"], table["recipe"], strict=True)]]
     parts = []
     for data, rows in table.dropna(subset="test_auc").groupby("data"):
         ours = [
             [f"`{model}`", len(runs), *(_over_seeds(runs[name]) for name in SHOWN)]
-            for (model, _), runs in sorted(
-                rows.groupby(["model", "recipe"]), key=lambda group: -group[1]["val_robust_auc"].mean()
+            for (model, *_), runs in sorted(
+                rows.groupby(["model", "recipe", "weights"], dropna=False),
+                key=lambda group: -group[1]["val_robust_auc"].mean(),
             )
         ]
         theirs = [
@@ -192,6 +202,7 @@ def _recipe(settings: Mapping[str, Any]) -> str:
     for section, key in (name.split(".") for name in settings if "." in name):
         params[section][key] = settings[f"{section}.{key}"]
     decide = {name: params[name] for name in ("rebalance", "preprocess", "tune", "train")}
+    decide["augmentation"] = {name: value for name, value in vars(augmentation).items() if name.startswith("MAX_")}
     return hashlib.sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest()[:8]
 
 

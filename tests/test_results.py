@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pneumonia import models
+from pneumonia import augmentation, models
 from tests import results
 
 FIGURES: dict[str, Any] = {
@@ -85,8 +85,12 @@ def test_rows_are_made_by_the_code_of_the_clone(tmp_path: Path, monkeypatch: pyt
     assert Path(answer.strip()) == package / "__init__.py"
 
 
-def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(table: Path) -> None:
+def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(results, "_recipe", lambda settings: FIGURES["recipe"])
     add()
+    add(recipe="5680256f", test_auc=0.5)  # of a recipe no longer asked for
     add(seed=2, test_auc=0.96)
     add(model="shallow", val_robust_auc=0.99, test_auc=0.9, accuracy=1.0)
     results._append(MISSING)
@@ -103,7 +107,15 @@ def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(
 
 def test_the_readme_shows_the_summary_of_the_table() -> None:
     table = pd.read_csv(results.ROOT / "docs/results.csv", dtype={"recipe": str})
-    assert results.summary(table) in (results.ROOT / "README.md").read_text()
+    shown = results.summary(table)
+    assert shown.startswith("| `chest_xray` |")
+    assert shown in (results.ROOT / "README.md").read_text()
+
+
+def test_a_recipe_knows_how_far_augmentation_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = results._recipe({})
+    monkeypatch.setattr(augmentation, "MAX_STRETCH", 0.1)
+    assert results._recipe({}) != before
 
 
 def test_rows_are_of_known_models_and_settings() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -358,14 +359,15 @@ def test_label_smoothing_keeps_the_scores_from_the_extremes(tmp_path: Path) -> N
     assert widest(0.4) < 0.35 < 0.45 < widest(0.0)
 
 
-def test_two_processes_give_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "size"), [("compact", 128), ("mobilenet", 32)])
+def test_two_processes_give_the_same_weights(name: str, size: int, tmp_path: Path) -> None:
     code = """
         import hashlib, sys
         from pathlib import Path
         from pneumonia import models
         models.start_keras(1)
         from tests import test_train
-        model = models.create_model("compact", dropout=0.3, size=128)
+        model = models.create_model(sys.argv[2], dropout=0.3, size=int(sys.argv[3]))
         test_train.fit(model, Path(sys.argv[1]), augment=0.7, epochs=2, average=0.9, learning_rate=0.001)
         digest = hashlib.sha256()
         for one in model.get_weights():
@@ -373,9 +375,9 @@ def test_two_processes_give_the_same_weights(tmp_path: Path) -> None:
         print(digest.hexdigest())
     """
     digests = set()
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / name)]
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        command = [sys.executable, "-c", textwrap.dedent(code), str(folder), name, str(size)]
         ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
         digests.add(ended.stdout.split()[-1])
     assert len(digests) == 1
@@ -566,6 +568,44 @@ def test_a_cut_fit_of_two_phases_goes_on_wherever_it_was_cut(epoch: int, seed: i
     pd.testing.assert_frame_equal(after.drop(columns="seconds"), history.drop(columns="seconds"))
     for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_cut_fit_of_a_frozen_backbone_goes_on(epoch: int, tmp_path: Path) -> None:
+    options = {"epochs": 3, "augment": 0.5, "copies": 2, "clean": False}
+    expected, continued = backbone_model(frozen=True), backbone_model(frozen=True)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    fit(expected, whole, **options)
+    with pytest.raises(Killed):
+        fit(backbone_model(frozen=True), cut, **options, report=killed_in(epoch + 1, []))
+    fit(continued, cut, **options)
+    for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_of_two_phases_the_best_epoch_is_kept_with_its_backbone(worse: bool, tmp_path: Path) -> None:
+    """Also where it was one of the head's: a second phase on wrong labels ends worse than it began."""
+    model, val = backbone_model(), noisy_split(40, 12)
+    options = {"train": toy_split(bright=0), "learning_rate": 0.01} if worse else {"train": noisy_split(64, 2)}
+    options |= {"epochs": 5, "head_epochs": 2, "pretrained": True}
+    history = fit(model, tmp_path, val=val, clean=False, **options)
+    assert (history["val_auc"].idxmax() < 2) == worse
+    assert auc(model, val) == pytest.approx(history["val_auc"].max(), abs=1e-6)
+    with h5py.File(tmp_path / "all.weights.h5") as file:
+        assert "optimizer" not in file
+
+
+def test_a_fit_normalises_in_one_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    calls: list[Any] = []
+    fused = tf.raw_ops.FusedBatchNormV3
+    monkeypatch.setattr(tf.raw_ops, "FusedBatchNormV3", lambda **values: calls.append(1) or fused(**values))
+    fit(backbone_model(), tmp_path, epochs=1)
+    assert len(calls) >= 2  # a layer in each of two blocks
 
 
 def test_patience_is_counted_in_the_last_phase(tmp_path: Path) -> None:

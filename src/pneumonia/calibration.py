@@ -71,13 +71,13 @@ def fit(y_true: ArrayLike, y_score: ArrayLike) -> Platt:
     n = label.size - m
     if m == 0 or n == 0:
         raise ValueError(f"{m} positives and {n} negatives, a calibration needs at least one of each")
-    z_score = _logit(score)
+    log_odds = _logit(score)
     target = np.where(label == 1, (m + 1) / (m + 2), 1 / (n + 2))
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        z = weights[0] * z_score + weights[1]
+        z = weights[0] * log_odds + weights[1]
         surplus = expit(z) - target
-        return float(np.mean(np.logaddexp(0, z) - target * z)), np.array([np.mean(surplus * z_score), surplus.mean()])
+        return float(np.mean(np.logaddexp(0, z) - target * z)), np.array([np.mean(surplus * log_odds), surplus.mean()])
 
     bounds = [(MIN_SLOPE, None), (None, None)]
     limits = {"maxiter": 1000, "gtol": 1e-9, "ftol": 1e-15}

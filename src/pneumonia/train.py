@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
         average: decay of the running average of all weights, taken every `AVERAGE_EVERY` steps, which is what is
             judged and kept; 0 = the weights themselves.
         head_epochs: epochs in which only the head learns, on features that the pretrained backbone computes once.
-        copies: of each train image, differently distorted, whose features these epochs draw from.
+        copies: of each train image, differently distorted, whose features these epochs use in turn.
         unfreeze: share of the backbone's blocks, from the top, that learn afterwards, 0-1.
         layer_decay: factor of the learning rate from each block of the backbone to the one below, 0-1.
     """
@@ -107,13 +107,13 @@ def frozen_features(
 ) -> Features:
     """Run all images through the backbone, the train images `copies` times, each time distorted anew.
 
-    Where the recipe distorts none, one copy is all there is; more than one for each epoch would help nobody.
+    Where the recipe distorts none, one copy is all there is; nor are there more than epochs to use them.
 
     Args:
         model: as `start` makes it, with a backbone.
         train, val: splits of the image store.
         recipe: how.
-        epochs: that will draw from the copies.
+        epochs: that will use the copies.
         seed: of the augmentation.
         batch_size: images at once.
     """
@@ -223,6 +223,8 @@ def fit(
             jit_compile=False,  # on a CPU compiling costs more than it saves
         )
         network.optimizer.build(network.trainable_variables)
+        # Of the same layers, but not compiled: what is saved is without the state of the optimizer.
+        learner = models.halves(model)[1] if last == n_head else model
         mean = [one.copy() for one in network.get_weights()] if recipe.average else []
         if len(history) > first:
             _restore(_variables(network) + network.optimizer.variables, saved, mean)
@@ -253,7 +255,7 @@ def fit(
                 "seconds": round(time.monotonic() - began, 2),
             }
             if all(values["val_auc"] > row["val_auc"] for row in history):
-                network.save_weights(str(best["head" if last == n_head else "all"]))
+                learner.save_weights(str(best["head" if last == n_head else "all"]))
             if mean:
                 network.set_weights(current)
             history.append({"epoch": epoch + 1, **values})
@@ -335,14 +337,14 @@ def batches(
 
     def rows() -> Iterator[tuple[Any, Any, Any, Any]]:
         rng, step = np.random.default_rng(seed), 0
+        turn = np.random.default_rng((seed, 1)).integers(len(images), size=images.shape[1]) if features else None
         for epoch in itertools.count():
             order = _order(shown, split.images, rng)
             for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
                 take = order[start : start + recipe.batch_size]
                 if epoch >= first_epoch:
-                    if features:
-                        copy = np.random.default_rng((seed, step)).integers(len(images), size=len(take))
-                        inputs = images[copy, take]
+                    if turn is not None:
+                        inputs = images[(turn[take] + epoch) % len(images), take]
                     else:
                         inputs = images[take][..., None]
                     yield inputs, labels[take, None], weights[take, None], np.int64(step)
