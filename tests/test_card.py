@@ -56,7 +56,7 @@ def made_facts() -> dict[str, Any]:
         "record": {
             "run_id": "abc",
             "model": "compact",
-            "weights": "none",
+            "weights": "/home/me/imagenet.h5",
             "model_sha256": "f" * 64,
             "data_digest": "d" * 64,
         },
@@ -204,6 +204,12 @@ def test_markdown_says_the_same_without_pictures(facts: dict[str, Any]) -> None:
     assert "*Picture in the HTML page: ROC curve*" in text
     widths = [line.count("|") for line in text.splitlines() if line.startswith("| Youden")]
     assert len(set(widths)) == 1
+
+
+def test_of_a_file_of_weights_the_name_is_shown_not_the_place(facts: dict[str, Any]) -> None:
+    text = card.markdown("Card", "lead", card.sections(**facts))
+    assert "imagenet.h5" in text
+    assert "/home/me" not in text
 
 
 def test_what_a_report_lacks_is_left_out(facts: dict[str, Any]) -> None:

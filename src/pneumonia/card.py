@@ -127,7 +127,7 @@ def sections(
                         ("Registered as", f"{decision['model_name']} version {decision['version']}, {shown}"),
                         ("Decision", decision["reason"]),
                         ("Network", f"{record['model']}: {network}"),
-                        ("Pretrained weights", str(record["weights"])),
+                        ("Pretrained weights", Path(record["weights"]).name),  # where a file lay says nothing to others
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
                         ("Output", "score from 0 to 1"),
                         ("Pneumonia from", f"{metrics['threshold']:.6g} on (Youden, chosen on validation)"),
