@@ -17,7 +17,6 @@ import pandas as pd
 from PIL import Image
 
 from pneumonia import dataset
-from pneumonia.dataset import stated
 
 
 class Table(NamedTuple):
@@ -118,9 +117,9 @@ def sections(
         Section(
             "Summary",
             [
-                f"AUC {stated(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia), whose "
-                f"labels took part in no choice; {stated(metrics['val'], 'auc')} on validation, by which models are "
-                f"chosen.{synthetic}",
+                f"AUC {dataset.stated(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia), whose "
+                f"labels took part in no choice; {dataset.stated(metrics['val'], 'auc')} on validation, by which "
+                f"models are chosen.{synthetic}",
                 Table(
                     ("", ""),
                     [
@@ -216,7 +215,7 @@ def _performance(
         "of the raw score s."
     )
     more = [
-        (label, stated(evaluation["youden"]["test"], name))
+        (label, dataset.stated(evaluation["youden"]["test"], name))
         for name, label in _MORE.items()
         if name in evaluation["youden"]["test"]
     ]
@@ -249,7 +248,7 @@ def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _before_after(point: Mapping[str, Any]) -> Table:
     before, after = point["test"], point["calibrated"]["test"]
     rows = [
-        (label, stated(before, name), stated(after, name))
+        (label, dataset.stated(before, name), dataset.stated(after, name))
         for name, label in (("ece", "calibration error (ECE)"), ("brier", "Brier score"))
         if name in before and name in after
     ]
@@ -258,7 +257,7 @@ def _before_after(point: Mapping[str, Any]) -> Table:
 
 def _subgroups(evaluation: Mapping[str, Any]) -> Section:
     rows = [
-        (column, group, str(part["n"]), str(part["n_positive"]), *(stated(part, name) for name in _JUDGED))
+        (column, group, str(part["n"]), str(part["n_positive"]), *(dataset.stated(part, name) for name in _JUDGED))
         for column, groups in evaluation["subgroups"].items()
         for group, part in groups.items()
     ]
@@ -277,7 +276,7 @@ def _stress(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Pictu
         [
             Table(
                 ("test images", "AUC"),
-                [(name.replace("_", " "), stated(part, "auc")) for name, part in audit["auc"].items()],
+                [(name.replace("_", " "), dataset.stated(part, "auc")) for name, part in audit["auc"].items()],
             ),
             _sentence(audit["verdict"]),
             f"On validation: AUC {robust['clean']:.4f}, on average {robust['mean']:.4f} over the images as they are "

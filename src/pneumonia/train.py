@@ -208,9 +208,12 @@ def fit(
     n_head = head_epochs(model, recipe, epochs, pretrained=pretrained)
     history, saved = _read(resume)
     n_saved = len(history)
+    _, head = models.halves(model)
 
-    def learn(network: Any, images: Any, score: Callable[[], npt.NDArray[np.float64]], first: int, last: int) -> None:
-        """Epochs `first` + 1 to `last` of `network`, a part of `model`, on `images` or features of them."""
+    def learn(part: Any, images: Any, score: Callable[[Any], npt.NDArray[np.float64]], first: int, last: int) -> None:
+        """Epochs `first` + 1 to `last` of `part`, the head or all of `model`, on features or images."""
+        # Another network of the same layers: what is compiled would be saved with its optimizer.
+        network = keras.Model(part.input, part.output)
         schedule = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=learning_rate / 10,
             decay_steps=max(1, (last - first - 1) * steps),
@@ -223,8 +226,6 @@ def fit(
             jit_compile=False,  # on a CPU compiling costs more than it saves
         )
         network.optimizer.build(network.trainable_variables)
-        # Of the same layers, but not compiled: what is saved is without the state of the optimizer.
-        learner = models.halves(model)[1] if last == n_head else model
         mean = [one.copy() for one in network.get_weights()] if recipe.average else []
         if len(history) > first:
             _restore(_variables(network) + network.optimizer.variables, saved, mean)
@@ -250,12 +251,12 @@ def fit(
                 network.set_weights(mean)
             values = {
                 "loss": round(float(logs["loss"]), 6),
-                **_judge(score(), val.labels),
+                **_judge(score(network), val.labels),
                 "learning_rate": float(schedule((epoch + 1 - first) * steps)),
                 "seconds": round(time.monotonic() - began, 2),
             }
             if all(values["val_auc"] > row["val_auc"] for row in history):
-                learner.save_weights(str(best["head" if last == n_head else "all"]))
+                part.save_weights(str(best["all" if part is model else "head"]))
             if mean:
                 network.set_weights(current)
             history.append({"epoch": epoch + 1, **values})
@@ -285,23 +286,21 @@ def fit(
         if len(history) < n_head and not stopped():
             if features is None:
                 features = frozen_features(model, train, val, recipe, epochs=n_head, seed=seed)
-            cached, (_, head) = features, models.halves(model)
-            learn(head, cached.train, lambda: _scores(head, cached.val), 0, n_head)
+            cached = features
+            learn(head, cached.train, lambda network: _scores(network, cached.val), 0, n_head)
         if n_head <= len(history) < epochs and not stopped():
             if len(history) == n_head > 0:
                 if n_saved == n_head:  # the weights file has no seeds of dropout
-                    _restore(_variables(models.halves(model)[1]), saved)
-                models.halves(model)[1].load_weights(str(best["head"]))  # not from the head of the last epoch
+                    _restore(_variables(head), saved)
+                head.load_weights(str(best["head"]))  # not from the head of the last epoch
                 model.save_weights(str(best["all"]))  # the best so far
             if pretrained:
                 models.unfreeze(model, recipe.unfreeze)
-            # Another network of the same layers: what is compiled would be saved with the model.
-            network = keras.Model(model.input, model.output)
-            learn(network, train.images, lambda: models.predict_scores(network, val.images), n_head, epochs)
+            learn(model, train.images, lambda network: models.predict_scores(network, val.images), n_head, epochs)
         if n_head < epochs:
             model.load_weights(str(best["all"]))
         else:
-            models.halves(model)[1].load_weights(str(best["head"]))
+            head.load_weights(str(best["head"]))
     return pd.DataFrame(history)
 
 
