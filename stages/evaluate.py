@@ -14,12 +14,13 @@ def main() -> None:
         tracking.tag(weights=record["weights"], data_digest=record["data_digest"])
         store = dataset.open_store(DATA / "images.zarr")
         memory = settings.compute.memory
-        scored = evaluate.predict(model, store, dataset.read_table(DATA / "splits.csv"), memory=memory)
+        splits = dataset.read_table(DATA / "splits.csv")
+        scored = evaluate.predict(model, store, splits, memory=memory)
         predictions, platt = evaluate.calibrated(scored)
         headline, full = evaluate.judge(predictions, platt, **settings.evaluate.model_dump())
         full["robustness"] = evaluate.robustness(model, store, memory=memory)
         headline["val"]["robust_auc"] = full["robustness"]["mean"]
-        audit = full["stress"] = evaluate.audit(model, store, level=settings.evaluate.level, memory=memory)
+        audit = full["stress"] = evaluate.audit(model, store, splits, level=settings.evaluate.level, memory=memory)
         curves = evaluate.curves(predictions, headline["threshold"])
         points = evaluate.operating_points(full)
         dataset.write_table(predictions, REPORTS / "predictions.csv")

@@ -139,6 +139,25 @@ def test_the_verdict_says_when_a_lead_is_more_than_chance() -> None:
     assert compare.verdict(compared(good, poor)).endswith("which chance alone seldom makes.")
 
 
+def test_what_chance_makes_follows_the_level() -> None:
+    labels, rng = [0, 1] * 50, np.random.default_rng(0)
+    good, poor = (
+        predictions((np.array(labels) + rng.normal(0, noise, 100)).tolist(), TEST, labels=labels)
+        for noise in (0.5, 0.7)
+    )
+    found = compare.compare(good, poor, level=0.5)
+    assert 0.05 < found.p_values["val"] < 0.5
+    assert compare.verdict(found).endswith("which chance alone seldom makes.")
+    assert compare.verdict(compared(good, poor)).endswith("which chance alone may well make.")
+
+
+def test_images_of_one_patient_are_one_piece_of_evidence() -> None:
+    patients = [f"p{row // 2}" for row in range(len(A))]
+    found = compared(A.assign(patient_id=patients), B)
+    assert found.p_values["val"] == metrics.delong_test(VAL, A["score"][:6], B["score"][:6], groups=patients[:6])
+    assert found.p_values["val"] != compared().p_values["val"]
+
+
 def test_disagreements_are_different_decisions_the_farthest_ranks_first() -> None:
     found = compare.disagreements(compared())
     # Decisions of A: 1 0 0 1, of B: 0 1 1 1. Ranks of A: 2/3 0 1/3 1, of B: 0 1/3 1 2/3.

@@ -250,9 +250,9 @@ def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
 # --- reports ---
 
 
-def test_reports_keep_six_significant_digits(tmp_path: Path) -> None:
+def test_reports_keep_eight_significant_digits(tmp_path: Path) -> None:
     report = {
-        "auc": 0.97531246,
+        "auc": 0.975312468,
         "tiny": 1.23456789e-9,
         "large": 123456789.5,
         "n": 123456789,
@@ -262,12 +262,12 @@ def test_reports_keep_six_significant_digits(tmp_path: Path) -> None:
     }
     dataset.write_json(report, tmp_path / "report.json")
     assert dataset.read_json(tmp_path / "report.json") == {
-        "auc": 0.975312,
-        "tiny": 1.23457e-9,
-        "large": 123457000.0,
+        "auc": 0.97531247,
+        "tiny": 1.2345679e-9,
+        "large": 123456790.0,
         "n": 123456789,
         "passed": True,
-        "rows": [{"share": 0.333333}, [0.3]],
+        "rows": [{"share": 0.33333334}, [0.3]],
         "7": "text",
     }
     assert (tmp_path / "report.json").read_text().endswith("}\n")

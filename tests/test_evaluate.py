@@ -173,7 +173,7 @@ def test_calibrated_probabilities_come_from_the_printed_slope_and_bias_and_have_
     pd.testing.assert_frame_equal(after.drop(columns="calibrated"), table)
     expected = calibration.apply(platt, table["score"]).round(7)
     np.testing.assert_array_equal(after["calibrated"], expected)
-    assert platt == tuple(float(f"{value:.6g}") for value in platt)
+    assert platt == tuple(float(f"{value:.8g}") for value in platt)
     dataset.write_table(after, tmp_path / "predictions.csv")
     read = dataset.read_table(tmp_path / "predictions.csv")
     pd.testing.assert_frame_equal(read, after, check_exact=True, check_dtype=False)
@@ -269,11 +269,11 @@ def test_thresholds_come_from_validation_only() -> None:
     table = predictions()
     headline, full = judge(table)
     y_true, y_score = part(table, "val")
-    # Six significant digits, as the reports print them and as all figures apply them.
+    # Eight significant digits, as the reports print them and as all figures apply them.
     assert headline["threshold"] == full["youden"]["threshold"]
-    assert full["youden"]["threshold"] == float(f"{metrics.youden_threshold(y_true, y_score):.6g}")
+    assert full["youden"]["threshold"] == float(f"{metrics.youden_threshold(y_true, y_score):.8g}")
     expected = metrics.threshold_at_sensitivity(y_true, y_score, 0.9)
-    assert full["target_sensitivity"]["threshold"] == float(f"{expected:.6g}")
+    assert full["target_sensitivity"]["threshold"] == float(f"{expected:.8g}")
 
     on_test = table["split"] == "test"
     other_test = table.assign(score=table["score"].where(~on_test, 1 - table["score"]))
@@ -292,6 +292,20 @@ def test_the_second_operating_point_reaches_its_sensitivity_on_validation() -> N
     for target in (0.8, 0.95, 0.99):
         _, full = judge(predictions(), target_sensitivity=target)
         assert full["target_sensitivity"]["val"]["sensitivity"] >= target
+
+
+def test_a_model_that_is_nearly_certain_of_all_images_still_has_a_threshold_between_them() -> None:
+    """Seven digits of a score, all nines: rounded to six a threshold would lie above every image."""
+    pair = [(0, 0.9999996), (1, 0.9999999)] * 20
+    table = pd.DataFrame(pair * 2, columns=["label", "score"])
+    table["split"] = ["val"] * 40 + ["test"] * 40
+    table["image_id"] = table["sha256"] = table["patient_id"] = [f"i{row}" for row in range(80)]
+    table["subtype"] = np.where(table["label"], "bacteria", "normal")
+    _, full = judge(table)
+    for point in ("youden", "target_sensitivity"):
+        for figures in (full[point], full[point]["calibrated"]):
+            assert figures["val"]["sensitivity"] == figures["val"]["specificity"] == 1
+    assert json.loads(json.dumps(dataset.rounded(full)))["youden"]["threshold"] == full["youden"]["threshold"]
 
 
 def test_every_figure_of_the_full_report_has_n_and_an_interval() -> None:
@@ -320,11 +334,16 @@ def test_intervals_see_patients_not_images() -> None:
     copies = pd.concat([table] * 6, ignore_index=True)
     apart = copies.assign(patient_id=[f"p{i}" for i in range(len(copies))])
 
-    def width(one: pd.DataFrame) -> float:
-        figures = judge(one)[1]["youden"]["test"]
-        return float(figures["brier_high"] - figures["brier_low"])
+    seen, hidden = (judge(one)[1] for one in (copies, apart))
 
-    assert width(copies) > 1.5 * width(apart)
+    def width(figures: dict[str, float], name: str) -> float:
+        return float(figures[f"{name}_high"] - figures[f"{name}_low"])
+
+    for name in ("brier", "auc", "accuracy", "sensitivity", "specificity"):
+        assert width(seen["youden"]["test"], name) > 1.5 * width(hidden["youden"]["test"], name), name
+    assert width(seen["prior_shift"], "estimated_prevalence") > 1.5 * width(
+        hidden["prior_shift"], "estimated_prevalence"
+    )
 
 
 def test_a_test_split_of_one_class_leaves_figures_out_instead_of_null() -> None:
@@ -405,6 +424,21 @@ def test_the_threshold_of_prior_shift_decides_as_its_figures_say() -> None:
     assert shift["test"]["sensitivity"] == called[test["label"] == 1].mean()
 
 
+def test_the_share_is_estimated_from_calibrated_scores() -> None:
+    table, _ = evaluate.calibrated(crooked())
+    shift = judge(table.drop(columns="calibrated"))[1]["prior_shift"]
+    test, share = table[table["split"] == "test"], shift["val_prevalence"]
+    assert shift["estimated_prevalence"] == calibration.prior_by_em(test["calibrated"], share)
+    assert shift["estimated_prevalence"] != pytest.approx(calibration.prior_by_em(test["score"], share), abs=0.01)
+
+
+def test_resamples_in_which_nearly_all_is_pneumonia_count_for_the_interval_of_the_share() -> None:
+    _, full = judge(crooked(test_share=0.97, n=200))
+    shift = full["prior_shift"]
+    assert shift["estimated_prevalence"] < 1
+    assert shift["estimated_prevalence_high"] == 1
+
+
 def test_prior_shift_is_left_out_where_scores_do_not_say_the_share() -> None:
     table = predictions()
     alike = table.assign(score=table["score"].where(table["split"] == "val", 0.5))
@@ -471,8 +505,12 @@ def test_a_subtype_has_the_share_that_is_classified_rightly() -> None:
         1, 3, 0.95
     )
     for row in found.values():
-        assert "auc" not in row
         assert ("sensitivity" in row) != ("specificity" in row)
+    # Each kind of pneumonia against all four normals, pair by pair.
+    assert found["bacteria"]["auc"] == 8 / 8
+    assert found["virus"]["auc"] == (4 + 2.5 + 2) / 12
+    assert found["virus"]["auc_low"] < found["virus"]["auc"] < found["virus"]["auc_high"]
+    assert "auc" not in found["normal"]
 
 
 def test_groups_are_those_the_source_tells_of() -> None:
@@ -574,6 +612,13 @@ def test_a_score_at_the_threshold_counts_as_pneumonia() -> None:
 # --- the stress audit -----------------------------------------------------------------------------------------------
 
 
+def audit(store: zarr.Group, **options: Any) -> dict[str, Any]:
+    """Each image is a patient."""
+    ids = dataset.read_split(store, "test").image_ids
+    splits = pd.DataFrame({"image_id": ids, "patient_id": ids})
+    return evaluate.audit(brightness_model(), store, splits, level=0.95, **options)
+
+
 def audit_store(path: Path, *, bright: str, masks: bool) -> zarr.Group:
     """Images of 20 x 20 pixels whose pneumonias are brighter within or without the lungs, a square in the middle."""
     rng = np.random.default_rng(1)
@@ -594,7 +639,7 @@ def audit_store(path: Path, *, bright: str, masks: bool) -> zarr.Group:
 
 @pytest.mark.parametrize("masks", [True, False])
 def test_a_model_that_goes_by_the_lungs_loses_all_without_them(masks: bool, tmp_path: Path) -> None:
-    found = evaluate.audit(brightness_model(), audit_store(tmp_path / "store", bright="lungs", masks=masks), level=0.95)
+    found = audit(audit_store(tmp_path / "store", bright="lungs", masks=masks))
     hidden = "lungs" if masks else "middle"
     assert (found["hidden"], found["n"]) == (hidden, 60)
     assert list(found["auc"]) == ["clean", *stress.STRESSES, *stress.REPORTED, f"{hidden}_only", f"{hidden}_hidden"]
@@ -608,7 +653,7 @@ def test_a_model_that_goes_by_the_lungs_loses_all_without_them(masks: bool, tmp_
 
 def test_a_model_that_goes_by_the_border_is_called_shortcut_prone(tmp_path: Path) -> None:
     store = audit_store(tmp_path / "store", bright="border", masks=True)
-    found = evaluate.audit(brightness_model(), store, level=0.95)
+    found = audit(store)
     assert found["auc"]["lungs_hidden"]["auc"] == 1
     assert found["shortcut_prone"]
     assert "shortcut-prone" in found["verdict"]
@@ -618,13 +663,47 @@ def test_the_audit_goes_by_blocks_with_the_masks_of_their_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = audit_store(tmp_path / "store", bright="lungs", masks=True)
-    whole = evaluate.audit(brightness_model(), store, level=0.95)
+    whole = audit(store)
     monkeypatch.setattr(dataset, "IMAGES_PER_BLOCK", 7)
-    assert evaluate.audit(brightness_model(), store, level=0.95, memory=0) == whole
+    assert audit(store, memory=0) == whole
 
 
-def test_too_few_images_leave_it_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "_auc", lambda labels, scores, level: {"auc": 0.8, "auc_low": 0.6, "auc_high": 0.9})
-    found = evaluate.audit(brightness_model(), audit_store(tmp_path / "store", bright="lungs", masks=True), level=0.95)
-    assert "shortcut_prone" not in found
-    assert "60 images cannot tell" in found["verdict"]
+@pytest.mark.parametrize(
+    ("clean", "hidden", "shortcut_prone", "words"),
+    [
+        ((0.9, 0.85, 0.95), (0.85, 0.8, 0.9), True, "shortcut-prone"),
+        ((0.9, 0.85, 0.95), (0.6, 0.5, 0.65), False, "lies there"),
+        ((0.8, 0.6, 0.9), (0.65, 0.55, 0.75), None, "60 images cannot tell"),
+        # Above half of the lead as estimated, but not of a lead that is as large as it may be.
+        ((0.8, 0.6, 0.95), (0.72, 0.66, 0.8), None, "60 images cannot tell"),
+        ((0.3, 0.2, 0.4), (0.5, 0.45, 0.55), None, "no lead over chance"),
+        ((0.52, 0.42, 0.62), (0.4, 0.3, 0.5), None, "no lead over chance"),
+    ],
+)
+def test_what_is_said_of_a_model_is_what_both_intervals_allow(
+    clean: tuple[float, float, float],
+    hidden: tuple[float, float, float],
+    shortcut_prone: bool | None,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changes = iter(["clean", *stress.STRESSES, *stress.REPORTED, "lungs_only", "lungs_hidden"])
+
+    def given(labels: Any, scores: Any, patients: Any, level: float) -> dict[str, float]:
+        return dict(
+            zip(("auc", "auc_low", "auc_high"), hidden if next(changes) == "lungs_hidden" else clean, strict=True)
+        )
+
+    monkeypatch.setattr(evaluate, "_auc", given)
+    found = audit(audit_store(tmp_path / "store", bright="lungs", masks=True))
+    assert found.get("shortcut_prone") is shortcut_prone
+    assert words in found["verdict"]
+
+
+def test_the_audit_sees_patients_not_images(tmp_path: Path) -> None:
+    store = audit_store(tmp_path / "store", bright="lungs", masks=True)
+    ids = dataset.read_split(store, "test").image_ids
+    splits = pd.DataFrame({"image_id": ids, "patient_id": [f"p{row // 6}" for row in range(60)]})
+    by_patient = evaluate.audit(brightness_model(), store, splits, level=0.95)["auc"]["clean"]
+    assert by_patient["auc_low"] < audit(store)["auc"]["clean"]["auc_low"]

@@ -24,6 +24,7 @@ from pneumonia.metrics import (
     classification_report,
     confusion,
     delong_test,
+    effective_trials,
     expected_calibration_error,
     net_benefit,
     precision_recall_curve,
@@ -77,9 +78,9 @@ def component_variance(pairs: NDArray) -> float:
     return float(np.var(pairs.mean(axis=1), ddof=1) / m + np.var(pairs.mean(axis=0), ddof=1) / n)
 
 
-def standard_error(y_true: ArrayLike, y_score: ArrayLike) -> float:
+def standard_error(y_true: ArrayLike, y_score: ArrayLike, groups: ArrayLike | None = None) -> float:
     """The standard error inside `auc_interval`, undoing the logit scale."""
-    low, high = auc_interval(y_true, y_score)
+    low, high = auc_interval(y_true, y_score, groups=groups)
     auc = roc_auc(y_true, y_score)
     return (math.log(high / (1 - high)) - math.log(low / (1 - low))) / (2 * Z) * auc * (1 - auc)
 
@@ -141,6 +142,44 @@ def test_delong_agrees_with_structural_components(decimals: int) -> None:
     assert standard_error(y_true, a) == pytest.approx(math.sqrt(component_variance(pairs_a)), rel=1e-9)
     z = (pairs_a - pairs_b).mean() / math.sqrt(component_variance(pairs_a - pairs_b))
     assert delong_test(y_true, a, b) == pytest.approx(2 * NormalDist().cdf(-abs(z)), rel=1e-9)
+
+
+def test_variance_by_patient_agrees_with_sums_over_patients() -> None:
+    """Obuchowski 1997, her equations written out patient by patient; some patients have images of both classes."""
+    y_true, y_score = simulated(120, seed=43, decimals=2)
+    patient = np.random.default_rng(44).integers(0, 35, 120)
+    pairs = pair_scores(y_true, y_score)
+    auc, (m, n) = pairs.mean(), pairs.shape
+    of_positive, of_negative = pairs.mean(axis=1), pairs.mean(axis=0)
+    sums = [
+        (
+            sum(value - auc for value, one in zip(of_positive, patient[y_true == 1], strict=True) if one == name),
+            sum(value - auc for value, one in zip(of_negative, patient[y_true == 0], strict=True) if one == name),
+        )
+        for name in np.unique(patient)
+    ]
+    both = len(set(patient[y_true == 1]) & set(patient[y_true == 0]))
+    assert both > 10
+    with_positive, with_negative = len(set(patient[y_true == 1])), len(set(patient[y_true == 0]))
+    variance = with_positive / (with_positive - 1) * sum(x * x for x, _ in sums) / m**2
+    variance += with_negative / (with_negative - 1) * sum(y * y for _, y in sums) / n**2
+    variance += 2 * len(sums) / (len(sums) - 1) * sum(x * y for x, y in sums) / (m * n)
+    assert standard_error(y_true, y_score, patient) == pytest.approx(math.sqrt(variance), rel=1e-9)
+
+
+def test_interval_by_patient_agrees_with_the_bootstrap_by_patient() -> None:
+    y_true, y_score, patient = patients_with_alike_images(np.random.default_rng(45))
+    generator, drawn = np.random.default_rng(46), []
+    for _ in range(1000):
+        rows = (3 * generator.integers(0, 80, 80)[:, None] + np.arange(3)).ravel()
+        drawn.append(roc_auc(y_true[rows], y_score[rows]))
+    assert standard_error(y_true, y_score, patient) == pytest.approx(np.std(drawn), rel=0.1)
+
+
+def test_perfect_separation_by_patient_counts_patients() -> None:
+    y_true = [0] * 12 + [1] * 12
+    low, high = auc_interval(y_true, range(24), groups=[f"p{i // 3}" for i in range(24)])
+    assert (low, high) == auc_interval([0] * 4 + [1] * 4, range(8))
 
 
 def test_delong_interval_agrees_with_the_bootstrap() -> None:
@@ -239,6 +278,20 @@ def test_perfect_against_constant_scores_has_a_conservative_p_value() -> None:
 def test_wilson_interval_of_newcombes_examples(successes: int, n: int, low: float, high: float) -> None:
     # Newcombe 1998, table I, method 3.
     assert wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("success", "groups", "n"),
+    [
+        ([1, 1, 0, 0], "abcd", 4),
+        ([1, 1, 1, 0, 0, 0, 1, 1, 1], "aaabbbccc", 2.25),  # each patient is wholly right or wholly wrong
+        ([1, 0, 1, 0], "aabb", 4),  # patients differ less than chance would have them
+        ([1, 1, 1, 1, 1, 1], "aabbcc", 3),
+        ([1, 0, 1], "aaa", 1),
+    ],
+)
+def test_effective_trials_of_a_few_patients(success: list[int], groups: str, n: float) -> None:
+    assert effective_trials(success, list(groups)) == pytest.approx(n)
 
 
 def test_wilson_ends_solve_the_score_equation_and_meet_zero_and_one() -> None:
@@ -458,9 +511,32 @@ def test_report_intervals_are_those_of_the_single_functions(by_patient: bool) ->
     for name, statistic in statistics.items():
         interval = bootstrap_interval(statistic, y_true, y_score, groups=groups, level=0.9, seed=18)
         assert (report[f"{name}_low"], report[f"{name}_high"]) == pytest.approx(interval), name
-    assert (report["auc_low"], report["auc_high"]) == auc_interval(y_true, y_score, 0.9)
-    tp, _, _, fn = confusion(y_true, y_score, 0.5)
-    assert (report["sensitivity_low"], report["sensitivity_high"]) == wilson_interval(tp, tp + fn, 0.9)
+    assert (report["auc_low"], report["auc_high"]) == auc_interval(y_true, y_score, 0.9, groups=groups)
+    found, ids = y_score[y_true == 1] >= 0.5, groups[y_true == 1] if by_patient else np.arange(y_true.sum())
+    n = effective_trials(found, ids)
+    assert (n < found.size) == by_patient
+    interval = wilson_interval(found.mean() * n, n, 0.9)
+    assert (report["sensitivity_low"], report["sensitivity_high"]) == pytest.approx(interval)
+
+
+def test_balanced_accuracy_has_width_also_when_perfect() -> None:
+    report = classification_report([0, 0, 0, 1, 1, 1], [0.1, 0.2, 0.3, 0.7, 0.8, 0.9], 0.5)
+    low, _ = wilson_interval(3, 3)
+    assert report["balanced_accuracy"] == report["balanced_accuracy_high"] == 1
+    assert report["balanced_accuracy_low"] == pytest.approx(1 - (1 - low) / math.sqrt(2))
+    # A bootstrap has nothing to say of errors that the sample does not hold.
+    assert report["f1"] == 1
+    assert "f1_low" not in report
+
+
+def test_balanced_accuracy_covers_as_often_as_it_says() -> None:
+    generator, hits = np.random.default_rng(40), 0
+    y_true = np.repeat([0, 1], [30, 60])
+    for _ in range(400):
+        right = generator.random(90) < np.where(y_true == 1, 0.9, 0.7)
+        report = classification_report(y_true, np.where(right, y_true, 1 - y_true), 0.5)
+        hits += report["balanced_accuracy_low"] <= 0.8 <= report["balanced_accuracy_high"]
+    assert 0.92 <= hits / 400 <= 0.98
 
 
 def test_report_repeats_with_a_seed_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +565,8 @@ def test_report_leaves_out_what_has_no_value() -> None:
     logits = keys(classification_report([0, 1] * 9, np.linspace(-3, 3, 18), 0.0))
     assert everything - logits == {"brier", "ece"}
     one_patient = keys(classification_report([0, 1] * 9, np.linspace(0.1, 0.9, 18), 0.5, groups=["p1"] * 18))
-    assert one_patient == {"n", "n_positive", "auc", "accuracy", "sensitivity", "specificity", "precision"}
+    proportions = {"accuracy", "sensitivity", "specificity", "precision", "balanced_accuracy"}
+    assert one_patient == {"n", "n_positive", "auc"} | proportions
     assert keys(classification_report([1], [0.9], 0.5)) == {"n", "n_positive", "accuracy", "sensitivity", "precision"}
 
 
@@ -503,6 +580,10 @@ def test_every_reported_figure_is_finite_and_inside_its_interval(
     assert isinstance(report["n"], int)
     assert all(math.isfinite(value) for value in report.values())
     for name in keys(report) - {"n", "n_positive"}:
+        if f"{name}_low" not in report:  # the same in all resamples
+            assert name in {"f1", "brier", "ece", "average_precision", "mcc"}
+            continue
+        assert report[f"{name}_low"] < report[f"{name}_high"], name
         assert report[f"{name}_low"] <= report[name] + 1e-12, name
         assert report[name] <= report[f"{name}_high"] + 1e-12, name
 
@@ -587,7 +668,7 @@ def test_report_of_a_thousand_images_is_quick() -> None:
 # --- coverage -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("auc", [0.8, 0.95])
+@pytest.mark.parametrize("auc", [0.8, 0.95, 0.99])
 def test_auc_interval_covers_the_true_auc_about_as_often_as_it_says(auc: float) -> None:
     generator = np.random.default_rng(27)
     y_true = np.repeat([0, 1], [30, 50])
@@ -596,6 +677,42 @@ def test_auc_interval_covers_the_true_auc_about_as_often_as_it_says(auc: float) 
     coverage = np.mean([low <= auc <= high for low, high in intervals])
     # The simulation's own error is .007; the approximation at 30 negatives may cost .02.
     assert 0.91 <= coverage <= 0.99
+
+
+def patients_with_alike_images(generator: np.random.Generator, auc: float = 0.8) -> tuple[NDArray, NDArray, NDArray]:
+    """Labels, scores and patients: 80 patients with three images each, which score nearly alike."""
+    y_true, patient = np.repeat([0, 1], [90, 150]), np.repeat(np.arange(80), 3)
+    shift = math.sqrt(2) * NormalDist().inv_cdf(auc)
+    noise = math.sqrt(0.9) * np.repeat(generator.normal(size=80), 3) + math.sqrt(0.1) * generator.normal(size=240)
+    return y_true, noise + shift * y_true, patient
+
+
+def test_intervals_by_patient_cover_where_those_of_images_do_not() -> None:
+    generator, threshold = np.random.default_rng(41), math.sqrt(2) * NormalDist().inv_cdf(0.8) / 2
+    true_accuracy = NormalDist().cdf(threshold)
+    hits = {"auc": 0, "auc of images": 0, "accuracy": 0, "accuracy of images": 0}
+    for _ in range(300):
+        y_true, y_score, patient = patients_with_alike_images(generator)
+        for groups, of in ((patient, ""), (None, " of images")):
+            low, high = auc_interval(y_true, y_score, groups=groups)
+            hits[f"auc{of}"] += low <= 0.8 <= high
+            right = (y_score >= threshold) == y_true
+            n = effective_trials(right, groups if groups is not None else np.arange(240))
+            low, high = wilson_interval(right.mean() * n, n)
+            hits[f"accuracy{of}"] += low <= true_accuracy <= high
+    assert min(hits["auc"], hits["accuracy"]) >= 0.92 * 300
+    assert max(hits["auc of images"], hits["accuracy of images"]) <= 0.85 * 300
+
+
+def test_delong_test_by_patient_is_uniform_where_that_of_images_is_too_sure() -> None:
+    generator, by_patient, by_image = np.random.default_rng(42), [], []
+    for _ in range(300):
+        y_true, a, patient = patients_with_alike_images(generator)
+        _, b, _ = patients_with_alike_images(generator)
+        by_patient.append(delong_test(y_true, a, b, groups=patient))
+        by_image.append(delong_test(y_true, a, b))
+    assert np.mean(np.array(by_patient) < 0.1) == pytest.approx(0.1, abs=0.04)
+    assert np.mean(np.array(by_image) < 0.1) > 0.2
 
 
 def test_patient_bootstrap_covers_where_the_image_bootstrap_does_not() -> None:

@@ -121,11 +121,11 @@ def prior_by_em(scores: ArrayLike, train_prior: float) -> float:
             and 1. With class weights that is not the share that the network learnt with.
 
     Returns:
-        The share, strictly between 0 and 1.
+        The share, 0-1; 0 and 1 where the scores are likeliest without any pneumonia, or any normal.
 
     Raises:
-        ValueError: EM ends at 0 or at 1, or cannot leave where it began since all scores are alike: then the images
-            do not say what the share is. Also for scores outside 0-1 and a prior that is not strictly between 0 and 1.
+        ValueError: all scores are alike, so that EM cannot leave where it began: they do not say what the share is.
+            Also for scores outside 0-1 and a prior that is not strictly between 0 and 1.
 
     Source:
         Saerens, Latinne & Decaestecker 2002, doi:10.1162/089976602753284446; its likelihood: Alexandari, Kundaje &
@@ -141,9 +141,9 @@ def prior_by_em(scores: ArrayLike, train_prior: float) -> float:
     pneumonia, normal = score / train_prior, (1 - score) / (1 - train_prior)  # the likelihoods, up to a factor
     with np.errstate(divide="ignore", over="ignore"):  # infinity compares as it should
         if np.mean(pneumonia / normal) <= 1:
-            raise ValueError(f"EM ends at a share of 0: the {score.size} scores are likeliest without any pneumonia")
+            return 0.0
         if np.mean(normal / pneumonia) <= 1:
-            raise ValueError(f"EM ends at a share of 1: the {score.size} scores are likeliest without any normal")
+            return 1.0
     low, high = 0.0, 1.0
     for _ in range(200):  # halving; float64 is exhausted before
         share = (low + high) / 2

@@ -86,7 +86,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float) -> Compared:
         for split, common in splits.items()
     }
     p_values = {
-        split: metrics.delong_test(common["label"], common["A"], common["B"])
+        split: metrics.delong_test(common["label"], common["A"], common["B"], groups=common["patient_id"])
         for split, common in splits.items()
         if common["label"].nunique() == 2
     }
@@ -122,8 +122,8 @@ def notes(compared: Compared) -> str:
     return " ".join(
         [
             *parts,
-            f"Intervals: {compared.level:.0%}; p: DeLong's, paired; thresholds: Youden's on the validation images of "
-            "each model.",
+            f"Intervals: {compared.level:.0%}; p: DeLong's, paired; both by patient; thresholds: Youden's on the "
+            "validation images of each model.",
         ]
     )
 

@@ -191,21 +191,22 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def write_json(values: Mapping[str, Any], path: str | Path) -> None:
-    """Write a report; floats keep 6 significant digits, so that it stays readable."""
+    """Write a report; floats keep 8 significant digits, so that it stays readable."""
     with written_whole(path) as partial:
         partial.write_text(json.dumps(rounded(values), indent=2) + "\n", encoding="utf-8")
 
 
 def rounded(value: Any) -> Any:
-    """A value as `write_json` keeps it: floats with 6 significant digits, also within tables and lists.
+    """A value as `write_json` keeps it: floats with 8 significant digits, also within tables and lists.
 
-    Whoever applies a published number then decides as the reports did.
+    Whoever applies a published number then decides as the reports did. Scores have 7 digits behind the point, so that
+    a threshold between any two of them can be told with 8.
     """
     if isinstance(value, Mapping):
         return {str(name): rounded(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [rounded(one) for one in value]
-    return float(f"{value:.6g}") if isinstance(value, (float, np.floating)) else value
+    return float(f"{value:.8g}") if isinstance(value, (float, np.floating)) else value
 
 
 def stated(report: Mapping[str, float], name: str, digits: int = 3) -> str:

@@ -97,7 +97,7 @@ def judge(
     A calibration keeps the order of the images. So AUC and, at the first two points, decisions are the same before and
     after, but for rounding; Brier score and calibration error change, and decisions at one half. On validation, which
     the calibration was fitted on, calibrated figures flatter. Intervals of ratios are Wilson's, of the AUC DeLong's, of
-    the rest a bootstrap over patients; none holds the uncertainty of threshold and calibration.
+    the rest a bootstrap, all by patient; none holds the uncertainty of threshold and calibration.
 
     Args:
         predictions: as `calibrated` returns them.
@@ -184,17 +184,20 @@ def robustness(model: Any, store: zarr.Group, *, memory: float | None = None) ->
     return aucs | {"mean": sum(aucs.values()) / len(aucs)}
 
 
-def audit(model: Any, store: zarr.Group, *, level: float, memory: float | None = None) -> dict[str, Any]:
+def audit(
+    model: Any, store: zarr.Group, splits: pd.DataFrame, *, level: float, memory: float | None = None
+) -> dict[str, Any]:
     """AUC on test under every change of `stress`, and with the lungs hidden, or nothing but them shown.
 
     Where the store has no lung masks the middle of the image stands for the lungs. A model that keeps more than half
-    of its lead over chance without them, with all of the interval, is called shortcut-prone: most of what it goes by is
-    not in the lungs.
+    of its lead over chance without them is called shortcut-prone: most of what it goes by is not in the lungs. It is
+    said only where all that both intervals allow agrees, and of no model without a lead.
 
     Args:
         model: trained.
         store: the image store.
-        level: of the intervals (DeLong).
+        splits: as `rebalance` wrote it; who is a patient.
+        level: of the intervals (DeLong, by patient).
         memory: as in `dataset.read_split`.
 
     Returns:
@@ -203,6 +206,7 @@ def audit(model: Any, store: zarr.Group, *, level: float, memory: float | None =
     """
     split = dataset.read_split(store, "test", memory=memory)
     labels = split.labels.astype(int)
+    patients = splits.set_index("image_id")["patient_id"].loc[split.image_ids]
     masks = dataset.lungs(store, "test")
     hidden = "middle" if masks is None else "lungs"
 
@@ -211,14 +215,19 @@ def audit(model: Any, store: zarr.Group, *, level: float, memory: float | None =
         return {f"{hidden}_only": stress.occluded(block, kept), f"{hidden}_hidden": stress.occluded(block, ~kept)}
 
     scores = _scores_under(model, split.images, (*stress.STRESSES, *stress.REPORTED), occluded)
-    aucs = {name: _auc(labels, values, level) for name, values in scores.items()}
+    aucs = {name: _auc(labels, values, patients, level) for name, values in scores.items()}
     left, full = aucs[f"{hidden}_hidden"], aucs["clean"]
-    what, half = "lungs" if hidden == "lungs" else "middle of the images", 0.5 + (full["auc"] - 0.5) / 2
+    what = "lungs" if hidden == "lungs" else "middle of the images"
     audited: dict[str, Any] = {"auc": aucs, "n": len(labels), "hidden": hidden}
-    if left["auc_low"] > half or left["auc_high"] < half:
-        audited["shortcut_prone"] = left["auc_low"] > half
+    least, most = (0.5 + (full[f"auc_{end}"] - 0.5) / 2 for end in ("low", "high"))  # half of the lead
+    if full["auc_low"] <= 0.5:
+        lies = "a model that may have no lead over chance has nothing that could lie anywhere"
+    elif left["auc_low"] > most:
+        audited["shortcut_prone"] = True
         lies = "shortcut-prone, most of what it goes by lies elsewhere"
-        lies = lies if audited["shortcut_prone"] else "most of what it goes by lies there"
+    elif left["auc_high"] < least:
+        audited["shortcut_prone"] = False
+        lies = "most of what it goes by lies there"
     else:
         lies = f"{len(labels)} images cannot tell whether most of what it goes by lies there"
     audited["verdict"] = (
@@ -253,8 +262,8 @@ def _scores_under(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _auc(labels: Any, scores: Any, level: float) -> dict[str, float]:
-    low, high = metrics.auc_interval(labels, scores, level)
+def _auc(labels: Any, scores: Any, patients: Any, level: float) -> dict[str, float]:
+    low, high = metrics.auc_interval(labels, scores, level, groups=patients)
     return {"auc": metrics.roc_auc(labels, scores), "auc_low": low, "auc_high": high}
 
 
@@ -312,6 +321,8 @@ def _prior_shift(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[st
         new = calibration.prior_by_em(test["calibrated"], old)
     except ValueError:  # the scores do not say how common pneumonia is
         return {}
+    if new in (0, 1):
+        return {}
     shares = {"val_prevalence": old, "estimated_prevalence": new}
     with suppress(ValueError):  # undefined in too many resamples
         shares["estimated_prevalence_low"], shares["estimated_prevalence_high"] = metrics.bootstrap_interval(
@@ -338,6 +349,11 @@ def _subgroups(test: pd.DataFrame, threshold: float, level: float) -> dict[str, 
         parts = {str(name): part for name, part in test.groupby(values.replace("", None), observed=True)}
         if len(parts) > 1:
             found[column] = {name: _group(part, threshold, level) for name, part in parts.items()}
+    for name, group in found.get("subtype", {}).items():
+        if group["n_positive"] == group["n"]:  # a kind of pneumonia: its AUC is that against all normals
+            part = test[(test["subtype"] == name) | (test["label"] == 0)]
+            if part["label"].nunique() == 2:
+                group |= _auc(part["label"], part["score"], part["patient_id"], level)
     return found
 
 
