@@ -14,7 +14,12 @@ def main() -> None:
         )
         rebalance.require_both_classes(splits)
         splits = rebalance.balance(splits, strategy=how.strategy, seed=how.seed)
-        summary = rebalance.summarise(valid, splits, how.strategy)
+        taken = {}
+        if how.acquisition > 1:
+            probability = rebalance.acquisition(splits, seed=how.seed)
+            splits = rebalance.weigh_acquisition(splits, probability, at_most=how.acquisition)
+            taken = {"acquisition": rebalance.summarise_acquisition(splits, probability)}
+        summary = rebalance.summarise(valid, splits, how.strategy) | taken
         dataset.write_table(splits, DATA / "splits.csv")
         dataset.write_json(summary, REPORTS / "rebalance.json")
         tracking.log_dataset(
@@ -27,6 +32,11 @@ def main() -> None:
         )
     kind = "official test split, sealed" if summary["official_test"] else "test split drawn by patient"
     print(f"{kind}; train rows balanced by {how.strategy}")
+    if taken:
+        print(
+            f"how the {taken['acquisition']['n']} train images were taken tells the classes apart with AUC "
+            f"{taken['acquisition']['auc']:.3f}; weighed against it by up to {how.acquisition:g}"
+        )
     for name, row in summary["splits"].items():
         print(
             f"  {name:5} {row['n_images']:6} images of {row['n_patients']:5} patients: "

@@ -72,15 +72,17 @@ class Row(NamedTuple):
     settings: Mapping[str, float | int]
 
 
-# Chosen on validation of the Kermany set.
+# Chosen on images of the Kermany set outside its test split.
 STRONG = {
+    "preprocess.clip_limit": 0.0,
+    "rebalance.acquisition": 10.0,
     "tune.n_trials": 0,
     "train.augment": 0.8,
     "train.strength": 2.0,
     "train.average": 0.98,
     "train.label_smoothing": 0.05,
 }
-FINE_TUNED = STRONG | {"train.epochs": 8, "train.head_epochs": 1}
+FINE_TUNED = STRONG | {"train.epochs": 5, "train.head_epochs": 1}
 FROM_SCRATCH = STRONG | {"train.epochs": 20}
 ROWS = [
     Row("chest_xray", "mobilenet", (1, 2, 3), FINE_TUNED),
@@ -145,9 +147,11 @@ def summary(table: pd.DataFrame) -> str:
         table: docs/results.csv. Of several seeds the mean is shown, and in brackets the lowest and the highest.
     """
     asked = {(row.data, row.model, _recipe(row.settings)) for row in ROWS}
-    table = table[[key in asked for key in zip(table["data"], table["model"], table["recipe"], strict=True)]]
+    is_asked = pd.Series([key in asked for key in zip(table["data"], table["model"], table["recipe"], strict=True)])
+    looked = table["test_auc"].notna()
     parts = []
-    for data, rows in table.dropna(subset="test_auc").groupby("data"):
+    for data in table["data"][looked].unique():
+        rows = table[looked & is_asked & (table["data"] == data)]
         ours = [
             [f"`{model}`", len(runs), *(_over_seeds(runs[name]) for name in SHOWN)]
             for (model, *_), runs in sorted(

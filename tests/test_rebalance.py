@@ -10,7 +10,14 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from pneumonia import UserError, dataset, rebalance
-from pneumonia.rebalance import assign_splits, balance, summarise
+from pneumonia.rebalance import (
+    acquisition,
+    assign_splits,
+    balance,
+    summarise,
+    summarise_acquisition,
+    weigh_acquisition,
+)
 
 STRATEGIES = ("class_weight", "oversample", "undersample", "none")
 FRACTIONS = {"test_fraction": 0.2, "val_fraction": 0.2}
@@ -382,6 +389,91 @@ def test_an_epoch_gives_both_classes_the_same_weight(normals: int, pneumonias: i
 
 
 # --- the report ---
+
+
+# --- acquisition ----------------------------------------------------------------------------------------------------
+
+
+def taken(n_patients: int = 300, *, shift: float, seed: int = 0) -> pd.DataFrame:
+    """Splits of images whose sharpness differs between the classes by `shift` standard deviations, nothing else."""
+    table = table_of(crowd(n_patients))
+    rng = np.random.default_rng(seed)
+    measured = {name: rng.normal(size=len(table)) for name in ("mean", "std", "entropy", "saturated", "sharpness")}
+    measured["sharpness"] -= shift * table["label"]
+    measured |= {"width": rng.integers(200, 400, len(table)), "height": rng.integers(200, 400, len(table))}
+    splits = assign_splits(table.assign(**measured), **FRACTIONS, seed=1)
+    return balance(splits, strategy="class_weight", seed=1)
+
+
+def test_acquisition_that_differs_between_the_classes_is_found_and_none_where_there_is_none() -> None:
+    splits = taken(shift=2.0)
+    found = summarise_acquisition(splits, acquisition(splits, seed=1))
+    assert found["n"] == (splits["split"] == "train").sum()
+    assert found["auc"] == pytest.approx(0.92, abs=0.04)  # of two normals so far apart
+    # A model that had seen the patients it is asked about would find .9 here too.
+    nothing = taken(shift=0.0)
+    assert summarise_acquisition(nothing, acquisition(nothing, seed=1))["auc"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_weights_take_from_acquisition_what_it_says_of_the_label() -> None:
+    splits = taken(shift=1.5)
+    probability = acquisition(splits, seed=1)
+    weighed = weigh_acquisition(splits, probability, at_most=20.0).loc[probability.index]
+
+    def gap(weight: pd.Series) -> float:
+        means = [
+            np.average(weighed["sharpness"][rows], weights=weight[rows])
+            for rows in (weighed["label"] == 0, weighed["label"] == 1)
+        ]
+        return float(means[0] - means[1])
+
+    assert gap(splits["weight"].loc[probability.index]) == pytest.approx(1.5, abs=0.2)
+    assert abs(gap(weighed["weight"])) < 0.5
+
+
+@pytest.mark.parametrize("strategy", ["class_weight", "oversample", "undersample"])
+def test_weighing_changes_neither_what_a_class_weighs_nor_the_other_splits(strategy: str) -> None:
+    splits = balance(taken(shift=1.5).drop(columns=["weight", "repeats"]), strategy=strategy, seed=1)
+    weighed = weigh_acquisition(splits, acquisition(splits, seed=1), at_most=10.0)
+    pd.testing.assert_frame_equal(weighed.drop(columns="weight"), splits.drop(columns="weight"))
+    train = splits["split"] == "train"
+    assert (weighed["weight"][~train] == splits["weight"][~train]).all()
+    for label in (0, 1):
+        rows = train & (splits["label"] == label)
+        shown = splits["repeats"][rows]
+        assert (weighed["weight"][rows] * shown).sum() == pytest.approx(
+            (splits["weight"][rows] * shown).sum(), rel=1e-3
+        )
+        assert weighed["weight"][rows].nunique() > 10
+
+
+def test_no_image_weighs_more_than_was_asked_for() -> None:
+    splits = taken(shift=3.0)
+    probability = acquisition(splits, seed=1)
+    for at_most in (2.0, 10.0):
+        weighed = weigh_acquisition(splits, probability, at_most=at_most).loc[probability.index]
+        for _, weight in weighed.groupby("label")["weight"]:
+            assert weight.max() / weight.min() == pytest.approx(at_most, rel=0.01)
+    sizes = [
+        summarise_acquisition(weigh_acquisition(splits, probability, at_most=at_most), probability)
+        for at_most in (1.0, 10.0)
+    ]
+    counts = splits[splits["split"] == "train"]["label"].value_counts()
+    assert (sizes[0]["n_effective_normal"], sizes[0]["n_effective_pneumonia"]) == pytest.approx((counts[0], counts[1]))
+    assert sizes[1]["n_effective_normal"] < 0.8 * counts[0]
+
+
+def test_the_view_counts_as_acquisition_where_it_is_known() -> None:
+    splits = taken(shift=0.0)
+    probability = acquisition(splits.assign(view=np.where(splits["label"] == 1, "AP", "PA")), seed=1)
+    assert summarise_acquisition(splits, probability)["auc"] == 1
+
+
+def test_too_few_patients_to_weigh_acquisition_are_one_line() -> None:
+    splits = taken(shift=1.0)
+    few = splits[(splits["label"] == 1) | (splits["split"] != "train") | splits["patient_id"].lt("p010")]
+    with pytest.raises(UserError, match="needs 5 patients of each class in train"):
+        acquisition(few, seed=1)
 
 
 def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:

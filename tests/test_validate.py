@@ -20,7 +20,7 @@ from PIL import Image
 from test_images import dicom
 
 from pneumonia import UserError, dataset, validate
-from pneumonia.validate import MEASURES, NEAR, dhash, look_alike, measure, require_enough, turned
+from pneumonia.validate import MEASURES, NEAR, dhash, look_alike, measure, require_enough, sharpness, turned
 
 Manifest = Callable[..., pd.DataFrame]
 LIMITS = {"min_side": 64, "min_std": 4.0}
@@ -52,12 +52,25 @@ def test_a_good_image_is_measured(write_manifest: Manifest) -> None:
         "std": 100.0,
         "entropy": 1.0,
         "saturated": 0.5,
+        "sharpness": 9.482,  # log2(1 + 2 * 200**2 / 112): one column up, one down
         "turned": 0,
         "dhash": "0180" * 16,  # up to the mixed pixel in the middle of 17, and up again
         "look_alike": "",
         "valid": True,
         "reason": "",
     }
+
+
+def test_sharpness_is_of_the_content_not_of_the_size() -> None:
+    rng = np.random.default_rng(0)
+    small = cv2.GaussianBlur(rng.integers(0, 256, (112, 112)).astype(np.uint8), (0, 0), 1)
+    large = cv2.resize(small, (448, 336), interpolation=cv2.INTER_NEAREST_EXACT)
+    assert sharpness(large) == pytest.approx(sharpness(small), abs=0.01)
+    assert sharpness(cv2.GaussianBlur(small, (0, 0), 2)) < sharpness(small) - 2
+    assert sharpness(np.full((50, 60), 77, np.uint8)) == 0
+    lonely = np.zeros((112, 112), np.uint8)
+    lonely[50, 50] = 100  # -4 times it in its place, once at each of four neighbours
+    assert sharpness(lonely) == pytest.approx(np.log2(1 + 20 * 100**2 / 112**2))
 
 
 @pytest.mark.parametrize(

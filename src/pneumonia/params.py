@@ -53,6 +53,7 @@ class Validate(Section):
 
 class Rebalance(Section):
     strategy: Literal["class_weight", "oversample", "undersample", "none"]
+    acquisition: Annotated[float, Field(ge=1, le=100)]
     test_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
     val_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
     seed: Seed

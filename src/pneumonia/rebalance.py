@@ -10,12 +10,16 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumonia import UserError, dataset
 
 MAX_FOLDS = 20
 """A fraction is drawn as so many of at most so many folds."""
+
+ACQUISITION_FOLDS = 5
 
 
 def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: float, seed: int) -> pd.DataFrame:
@@ -100,6 +104,89 @@ def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
             repeats[rows] = whole
             repeats[rng.permutation(rows)[:rest]] += 1
     return table.assign(weight=weight, repeats=repeats)
+
+
+def acquisition(table: pd.DataFrame, *, seed: int) -> pd.Series:
+    """Probability of pneumonia of each train image by how it was taken, without a look at what it shows.
+
+    Brightness, contrast, sharpness and form of the frame differ between devices, wards and archives. Where the two
+    classes came from different ones, a network learns these; on images of another archive it then errs.
+
+    Args:
+        table: as `assign_splits` returns it; `mean, std, entropy, saturated, sharpness, width, height` as `validate`
+            measured them and, where a source has it, `view`.
+        seed: of the folds.
+
+    Returns:
+        float64, 0-1, index of the train rows; each from a model that has not seen its patient.
+
+    Raises:
+        UserError: too few patients of a class in train.
+    """
+    train = table[table["split"] == "train"]
+    taken = train[["mean", "std", "entropy", "saturated", "sharpness"]].assign(
+        proportions=np.log(train["width"] / train["height"]), pixels=np.log(train["width"] * train["height"])
+    )
+    if "view" in train:
+        taken["view"] = pd.factorize(train["view"], sort=True)[0]
+    patients = train.groupby("label")["patient_id"].nunique()
+    if len(patients) < 2 or patients.min() < ACQUISITION_FOLDS:
+        raise UserError(
+            f"rebalance.acquisition needs {ACQUISITION_FOLDS} patients of each class in train, here are "
+            f"{patients.to_dict()}; set it to 1, or bring more patients"
+        )
+    probability = pd.Series(0.0, index=train.index)
+    folds = StratifiedGroupKFold(ACQUISITION_FOLDS, shuffle=True, random_state=seed)
+    for known, asked in folds.split(taken, train["label"], train["patient_id"]):
+        model = HistGradientBoostingClassifier(max_iter=150, early_stopping=False, random_state=seed)
+        model.fit(taken.iloc[known], train["label"].iloc[known])
+        probability.iloc[asked] = model.predict_proba(taken.iloc[asked])[:, 1]
+    return probability
+
+
+def weigh_acquisition(table: pd.DataFrame, probability: pd.Series, *, at_most: float) -> pd.DataFrame:
+    """The splits with more weight for train images that were taken as the other class mostly is.
+
+    In the weighted classes acquisition says less of the label, so that a network gains less by it: inverse probability
+    weighting, truncated.
+
+    Args:
+        table: as `balance` returns it; the classes keep what they weigh together.
+        probability: as `acquisition` returns it.
+        at_most: what an image may weigh, in terms of one that was taken as its class always is.
+
+    Source:
+        Rosenbaum & Rubin 1983, doi:10.1093/biomet/70.1.41; truncation: Cole & Hernan 2008, doi:10.1093/aje/kwn164.
+    """
+    weight = table["weight"].copy()
+    shown = table.loc[probability.index, "repeats"]
+    for label in dataset.LABELS:
+        rows = probability.index[table.loc[probability.index, "label"] == label]
+        own = probability[rows] if label else 1 - probability[rows]
+        # Bounded away from 0, which no bound on the weight would survive.
+        rare = (1 / own.clip(lower=1e-6)).clip(upper=at_most)
+        weight[rows] *= rare * shown[rows].sum() / (rare * shown[rows]).sum()
+    return table.assign(weight=weight.round(4))
+
+
+def summarise_acquisition(table: pd.DataFrame, probability: pd.Series) -> dict[str, float]:
+    """What `rebalance.json` says of acquisition: how well it alone tells the classes apart, and what weighing costs.
+
+    Args:
+        table: as `weigh_acquisition` returns it.
+        probability: as `acquisition` returns it.
+
+    Returns:
+        `n`: train images; `auc`: of the probability, 0-1; `n_effective_normal`, `n_effective_pneumonia`: images of
+        equal weight that would tell as much (Kish 1965).
+    """
+    train = table.loc[probability.index]
+    effective = {
+        f"n_effective_{name}": float(weight.sum() ** 2 / (weight**2).sum())
+        for label, name in dataset.LABELS.items()
+        for weight in [(train["weight"] * train["repeats"])[train["label"] == label]]
+    }
+    return {"n": len(train), "auc": float(roc_auc_score(train["label"], probability)), **effective}
 
 
 def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[str, Any]:
