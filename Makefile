@@ -5,7 +5,7 @@ VENV := .venv
 PORT ?= 5000
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro promote rollback compare ui test test-all lint bench results setup lock clean
+.PHONY: help repro promote rollback compare ui test test-all lint bench recipes results setup lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ lint: setup  ## style, types, layers
 
 bench: setup  ## the figures of the README, measured here
 	python -m tests.bench
+
+recipes: setup  ## compare recipes on images that were taken unlike their class, in docs/recipes.csv (real data, hours)
+	python -m tests.recipes $(RECIPES)
 
 results: setup  ## train the published models on real data, one line each in docs/results.csv (hours; goes on where it stopped)
 	python -m tests.results $(RESULTS)

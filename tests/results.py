@@ -115,11 +115,11 @@ PUBLISHED = [
 
 
 def main() -> None:
-    arguments = _arguments()
-    urls, weights = (dict(pair.split("=", 1) for pair in pairs) for pairs in (arguments.url, arguments.weights))
-    commit = _check_out()
+    given = arguments("make results", "Fill docs/results.csv.")
+    urls, weights = (dict(pair.split("=", 1) for pair in pairs) for pairs in (given.url, given.weights))
+    commit = check_out(CLONE, "make results")
     for row in ROWS:
-        if arguments.models and row.model not in arguments.models:
+        if given.models and row.model not in given.models:
             continue
         settings = {
             "data": row.data,
@@ -173,38 +173,55 @@ def _over_seeds(values: pd.Series) -> str:
     return mean if len(values) == 1 else f"{mean} [{low}, {high}]"
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make results", description="Fill docs/results.csv.")
+def arguments(asking: str, what: str) -> argparse.Namespace:
+    """Models, and where archives and weights lie, from the command line."""
+    parser = argparse.ArgumentParser(prog=asking, description=what)
     parser.add_argument("models", nargs="*", help="only these models")
     parser.add_argument("--url", action="append", default=[], metavar="DATA=PATH", help="where an archive lies")
     parser.add_argument("--weights", action="append", default=[], metavar="MODEL=PATH", help="where weights lie")
     return parser.parse_args()
 
 
-def _check_out() -> str:
+def check_out(clone: Path, asking: str) -> str:
     """A clone of the last commit, to run in: what is not committed could not be found again by who reads the table."""
     if _git("status", "--porcelain", "--untracked-files=no"):
-        sys.exit(
-            "make results: there are changes that are not committed; commit them first, the table names the commit"
-        )
-    if not CLONE.is_dir():
-        CLONE.parent.mkdir(exist_ok=True)
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(CLONE)], check=True)
+        sys.exit(f"{asking}: there are changes that are not committed; commit them first, the table names the commit")
+    if not clone.is_dir():
+        clone.parent.mkdir(exist_ok=True)
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     commit = _git("rev-parse", "HEAD")
     for command in (["fetch", "--quiet", "origin", "HEAD"], ["checkout", "--quiet", "--force", commit]):
-        subprocess.run(["git", *command], cwd=CLONE, check=True)
+        subprocess.run(["git", *command], cwd=clone, check=True)
     return commit[:7]
+
+
+def run_until(stage: str, clone: Path, settings: Mapping[str, Any]) -> None:
+    """The workflow up to a stage, in the clone."""
+    changes = [part for key, value in settings.items() for part in ("-S", f"{key}={value}")]
+    subprocess.run(["dvc", "exp", "run", *changes, stage], cwd=clone, env=_environment(clone), check=True)
+
+
+def _environment(clone: Path) -> dict[str, str]:
+    """This interpreter, with the package of the clone: the environment's own may be edited while rows are made."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(clone / "src")}
 
 
 def _git(*command: str) -> str:
     return subprocess.check_output(["git", *command], cwd=ROOT, text=True).strip()
 
 
-def _recipe(settings: Mapping[str, Any]) -> str:
-    """Digest of all settings that decide what is trained on: runs are comparable where it is equal."""
-    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+def params_with(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """params.yaml with other values for `section.key`."""
+    params: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     for section, key in (name.split(".") for name in settings if "." in name):
         params[section][key] = settings[f"{section}.{key}"]
+    return params
+
+
+def _recipe(settings: Mapping[str, Any]) -> str:
+    """Digest of all settings that decide what is trained on: runs are comparable where it is equal."""
+    params = params_with(settings)
     decide = {name: params[name] for name in ("rebalance", "preprocess", "tune", "train")}
     decide["augmentation"] = {name: value for name, value in vars(augmentation).items() if name.startswith("MAX_")}
     return hashlib.sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest()[:8]
@@ -224,27 +241,15 @@ def _is_done(row: Row, seed: int, recipe: str) -> bool:
 
 
 def _run(row: Row, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    changes = [part for key, value in settings.items() for part in ("-S", f"{key}={value}")]
-    environment = _environment()
-
-    def workflow(stage: str) -> None:
-        command = ["dvc", "exp", "run", "-S", f"seed={seed}", *changes, stage]
-        subprocess.run(command, cwd=CLONE, env=environment, check=True)
-
-    workflow("backbone")
+    settings = {"seed": seed, **settings}
+    run_until("backbone", CLONE, settings)
     brought = Path(dataset.read_json(CLONE / "data/backbone/backbone.json")["weights"]).name
     known = {"data": row.data, "model": row.model, "seed": seed}
     if models.MODELS[row.model].weights_urls and brought == "none":
         print(f"{row.model}: no ImageNet weights here")
         return known | {"weights": "missing"}
-    workflow("evaluate")
+    run_until("evaluate", CLONE, settings)
     return known | {"weights": brought} | _figures()
-
-
-def _environment() -> dict[str, str]:
-    """This interpreter, with the package of the clone: the environment's own may be edited while rows are made."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "PYTHONPATH": str(CLONE / "src")}
 
 
 def _figures() -> dict[str, Any]:

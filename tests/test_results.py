@@ -76,12 +76,11 @@ def test_a_recipe_is_what_decides_not_where_files_lie() -> None:
 
 
 def test_rows_are_made_by_the_code_of_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "CLONE", tmp_path)
     package = tmp_path / "src/pneumonia"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     ask = [sys.executable, "-c", "import pneumonia; print(pneumonia.__file__)"]
-    answer = subprocess.check_output(ask, env=results._environment(), text=True)
+    answer = subprocess.check_output(ask, env=results._environment(tmp_path), text=True)
     assert Path(answer.strip()) == package / "__init__.py"
 
 

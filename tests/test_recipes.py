@@ -1,0 +1,57 @@
+"""The images that recipes are judged on: taken unlike their class, of patients that nothing is learnt from."""
+
+import numpy as np
+import pandas as pd
+
+from tests import recipes
+
+
+def splits(n_patients: int = 200, *, seed: int = 0) -> pd.DataFrame:
+    """Two images of each patient; pneumonias are less sharp, and nothing else tells the classes apart."""
+    rng, number = np.random.default_rng(seed), np.arange(2 * n_patients)
+    label = (number // 2) % 3 % 2
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{row}" for row in number],
+            "patient_id": [f"p{row // 2}" for row in number],
+            "label": label,
+            "split": np.where(number // 2 < 20, "test", np.where(number // 2 < 60, "val", "train")),
+            "mean": rng.normal(size=len(number)),
+            "std": rng.normal(size=len(number)),
+            "entropy": 7.0,
+            "saturated": 0.0,
+            "sharpness": rng.normal(size=len(number)) - 2 * label,
+            "width": 224,
+            "height": 224,
+        }
+    )
+
+
+def test_who_judges_teaches_nothing_and_test_takes_no_part() -> None:
+    table = splits()
+    role = recipes.roles(table)
+    assert (role[table["split"] == "test"] == "").all()
+    assert set(role) == {"", "train", "val", "judge"}
+    patients = {name: set(table["patient_id"][role == name]) for name in ("train", "val", "judge")}
+    assert not patients["judge"] & (patients["train"] | patients["val"])
+    assert not patients["train"] & patients["val"]
+
+
+def test_the_images_that_judge_were_taken_as_the_other_class_is() -> None:
+    table = splits()
+    role = recipes.roles(table)
+    judges = table[role == "judge"]
+    sharpness = judges.groupby("label")["sharpness"].mean()
+    assert sharpness[1] > sharpness[0], "in the class it is the other way round, by 2"
+    known = table[table["split"] != "test"]["label"].value_counts()
+    for label, share in recipes.UNUSUAL.items():
+        assert 0.2 < (judges["label"] == label).sum() / (share * known[label]) < 0.8
+
+
+def test_every_recipe_changes_known_settings() -> None:
+    for settings in recipes.RECIPES.values():
+        changed = recipes.results.params_with(settings)
+        for name, value in settings.items():
+            section, key = name.split(".")
+            assert changed[section][key] == value
+            assert key in recipes.results.params_with({})[section]
