@@ -584,6 +584,7 @@ def test_summary_keeps_the_contract(reported: Reported, tmp_path: Path) -> None:
         "n_images": 40,
         "n_valid": 37,
         "n_quarantined": 3,
+        "quarantined": [{"reason": "shorter side under 64 pixels", "n": 3}],
         "n_patients": {"normal": 16, "pneumonia": 19},
         "n_patients_of_both_classes": 0,
         "duplicate_groups": 2,
@@ -613,6 +614,14 @@ def test_summary_counts_what_was_planted(planted: validate.Report) -> None:
         "n_turned": 2,
     }
     assert {name: summary[name] for name in expected} == expected
+
+
+def test_summary_counts_reasons_without_what_they_say_of_the_single_file(tmp_path: Path) -> None:
+    table = forty()
+    for row, reason in enumerate(("cannot be read (9 bytes missing)", "blank", "cannot be read (7 bytes missing)")):
+        table.loc[row, ["valid", "reason"]] = [False, reason]
+    summary = validate.report(table, **LIMITS, max_bad_fraction=0.1, docs=tmp_path / "data_docs").summary
+    assert summary["quarantined"] == [{"reason": "cannot be read", "n": 2}, {"reason": "blank", "n": 1}]
 
 
 def test_what_fails_shows_and_the_rest_passes(reported: Reported) -> None:

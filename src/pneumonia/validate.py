@@ -264,10 +264,13 @@ def report(table: pd.DataFrame, *, min_side: int, min_std: float, max_bad_fracti
     results = _run_suite(table, min_side, min_std, max_bad_fraction, docs)
     copies = table.groupby("sha256")["sha256"].transform("size") > 1
     alike = table["look_alike"] != ""
+    # Without what it says of the single file in brackets.
+    reasons = table.loc[~table["valid"], "reason"].str.partition(" (")[0].value_counts()
     summary = {
         "n_images": len(table),
         "n_valid": int(table["valid"].sum()),
         "n_quarantined": int((~table["valid"]).sum()),
+        "quarantined": [{"reason": str(reason), "n": int(n)} for reason, n in reasons.items()],
         "n_patients": {name: int(row["n_patients"]) for name, row in _classes(table).set_index("class").iterrows()},
         "n_patients_of_both_classes": int(table.groupby("patient_id")["label"].nunique().gt(1).sum()),
         "duplicate_groups": int(table.loc[copies, "sha256"].nunique()),
