@@ -513,6 +513,30 @@ def test_the_report_says_what_each_class_weighs_in_an_epoch(strategy: str, expec
     assert (rows["test"]["weight_normal"], rows["test"]["weight_pneumonia"]) == (4, 2)
 
 
+def test_the_report_tells_age_and_sex_of_patients_where_the_source_does() -> None:
+    valid = table_of([{}]).iloc[:0]
+    splits = balance(SPLIT, strategy="none", seed=1).assign(sha256="")
+    assert not {"age", "sex"} & set(summarise(valid, splits, "none")["splits"]["train"])
+    n = len(splits)
+    told = splits.assign(patient_id=[f"p{row // 2}" for row in range(n)], split="train", sex="", age="")
+    told = pd.concat([told, splits.assign(split="val", sex="", age=""), splits.assign(split="test", sex="", age="")])
+    told = told.reset_index(drop=True)
+    told.loc[[1, 2, 3], "sex"] = ["F", "M", "M"]  # of p0 the second image tells it
+    told.loc[[4, 6], "sex"] = "F"
+    told.loc[[0, 2, 3, 4, 6], "age"] = ["10", "20", "21", "30", "50"]
+    rows = summarise(valid, told, "none")["splits"]
+    assert rows["train"]["sex"] == [{"value": "F", "n": 3}, {"value": "M", "n": 1}]
+    assert rows["train"]["age"] == {
+        "n": 4,
+        "lowest": 10.0,
+        "lower_quartile": 17.5,
+        "median": 25.0,
+        "upper_quartile": 35.0,
+        "highest": 50.0,
+    }
+    assert not {"age", "sex"} & set(rows["test"]), "no image tells it"
+
+
 # --- the real archive ---
 
 

@@ -192,7 +192,8 @@ def summarise_acquisition(table: pd.DataFrame, probability: pd.Series) -> dict[s
 def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[str, Any]:
     """`rebalance.json`: images, patients and images an epoch shows, per split and class; what was left out.
 
-    `n_` counts images, `shown_` how often an epoch shows them, `weight_` what they weigh in its loss.
+    `n_` counts images, `shown_` how often an epoch shows them, `weight_` what they weigh in its loss. `age` and `sex`
+    count patients, those of whom the source tells it.
     """
     rows = {
         split: {
@@ -207,6 +208,7 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
                 f"weight_{name}": round(float((part["weight"] * part["repeats"])[part["label"].eq(label)].sum()), 1)
                 for label, name in dataset.LABELS.items()
             },
+            **_age_and_sex(part),
         }
         for split, part in splits.groupby("split")
     }
@@ -219,6 +221,20 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
         "n_left_out_duplicates_or_test_patients": len(left_out),
         "digest": dataset.digest(splits),
     }
+
+
+def _age_and_sex(part: pd.DataFrame) -> dict[str, Any]:
+    """Of the patients of a split, each as its first image that tells it says; what no image tells is left out."""
+    told = [name for name in ("age", "sex") if name in part]
+    patients = part[["patient_id", *told]].replace("", None).groupby("patient_id").first()
+    found: dict[str, Any] = {}
+    if "age" in told and len(years := pd.to_numeric(patients["age"], errors="coerce").dropna()):
+        quartiles = years.quantile([0, 0.25, 0.5, 0.75, 1])
+        names = ("lowest", "lower_quartile", "median", "upper_quartile", "highest")
+        found["age"] = {"n": len(years), **dict(zip(names, map(float, quartiles), strict=True))}
+    if "sex" in told and len(counts := patients["sex"].value_counts().sort_index()):
+        found["sex"] = [{"value": str(value), "n": int(n)} for value, n in counts.items()]
+    return found
 
 
 def _patient_groups(table: pd.DataFrame) -> npt.NDArray[np.intp]:
