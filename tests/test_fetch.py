@@ -317,6 +317,14 @@ def test_only_the_phantom_is_synthetic_and_only_ones_own_images_have_no_publishe
     assert [name for name, row in fetch.DATASETS.items() if not row.n_images] == ["phantom", "folder"]
 
 
+def test_a_source_says_what_its_labels_go_by_and_whether_everybody_can_see_its_test_split() -> None:
+    assert all(row.reference_standard for row in fetch.DATASETS.values())
+    # All of them are the Kermany set, whose test split is that of MedMNIST too.
+    public = {"chest_xray", "pneumoniamnist", "pneumoniamnist_64", "pneumoniamnist_128", "pneumoniamnist_224"}
+    assert {name for name, row in fetch.DATASETS.items() if row.public_test} == public
+    assert all("graded by two expert physicians" in fetch.DATASETS[name].reference_standard for name in public)
+
+
 def test_published_arrays_of_every_size_have_checksums_of_their_own() -> None:
     rows = {name: row for name, row in fetch.DATASETS.items() if name.startswith("pneumoniamnist")}
     assert list(rows) == ["pneumoniamnist", *(f"pneumoniamnist_{side}" for side in (64, 128, 224))]

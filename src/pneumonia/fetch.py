@@ -37,12 +37,15 @@ class Source(NamedTuple):
         title: what the images are.
         licence, citation: as their authors state them.
         patients: the rule that says which images are of one patient.
+        reference_standard: what the labels go by, in the words of the source.
         read: lists the files of a place in this layout.
         url: published address of the archive; empty where there is none.
         checksum: of the published archive, as its publishers state it; empty where they state none.
         n_images: in the published set; 0 where there is none.
         side: pixels, of an archive of MedMNIST's arrays; 0 = the archive holds files.
         layout: what `read` looks for, as a message says it.
+        public_test: the source has an official test split that everybody can see. Whoever planned this project had
+            looked at it, so that its figures are no first look; a model card says so.
         synthetic: no patients; said wherever a figure of it shows.
     """
 
@@ -50,12 +53,14 @@ class Source(NamedTuple):
     licence: str
     citation: str
     patients: str
+    reference_standard: str
     read: sources.Reader
     url: str = ""
     checksum: str = ""
     n_images: int = 0
     side: int = 0
     layout: str = ""
+    public_test: bool = False
     synthetic: bool = False
 
 
@@ -73,17 +78,26 @@ class Fetched(NamedTuple):
     record: dict[str, Any]
 
 
+_KERMANY_STANDARD = (
+    '"The diagnoses for the images were then graded by two expert physicians before being cleared for training the AI '
+    'system. In order to account for any grading errors, the evaluation set was also checked by a third expert"'
+)
+"""As Kermany et al. (2018) say it, doi:10.1016/j.cell.2018.02.010; PneumoniaMNIST took its labels from them."""
+
+
 def _medmnist(name: str, size: int, md5: str) -> Source:
     return Source(
         title=f"PneumoniaMNIST: the Kermany set cropped to a square and shrunk to {size} pixels",
         licence="CC BY 4.0",
         citation="Yang et al. (2023), MedMNIST v2, doi:10.1038/s41597-022-01721-8",
         patients="not published: each image stands for a patient",
+        reference_standard=f"that of the Kermany set, {_KERMANY_STANDARD}",
         read=sources.read_pneumoniamnist,
         url=f"https://zenodo.org/records/10519652/files/{name}.npz?download=1",
         checksum=f"md5:{md5}",
         n_images=5856,
         side=size,
+        public_test=True,
     )
 
 
@@ -93,6 +107,7 @@ DATASETS = {
         licence="MIT, as this project",
         citation="none: no patients",
         patients="the one that was drawn",
+        reference_standard="none is needed: pneumonia is where the model of the chest drew a finding",
         read=sources.read_phantom,
         synthetic=True,
     ),
@@ -101,10 +116,12 @@ DATASETS = {
         licence="CC BY 4.0",
         citation="Kermany, Zhang, Goldbaum (2018), Mendeley Data, doi:10.17632/rscbjbr9sj.2",
         patients="(subtype, number) for pneumonia, (NORMAL2- or not, number) for normals",
+        reference_standard=_KERMANY_STANDARD,
         read=sources.read_chest_xray,
         layout="train/NORMAL/*.jpeg, train/PNEUMONIA/*.jpeg, test/…",
         url="https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
         n_images=5856,
+        public_test=True,
     ),
     "pneumoniamnist": _medmnist("pneumoniamnist", 28, "28209eda62fecd6e6a2d98b1501bb15f"),
     "pneumoniamnist_64": _medmnist("pneumoniamnist_64", 64, "8f4eceb4ccffa70c672198ea285246c6"),
@@ -115,6 +132,7 @@ DATASETS = {
         licence="yours",
         citation="yours",
         patients="table, else folder between class and image, else DICOM header, else each image stands for one",
+        reference_standard="yours",
         read=sources.read_folder,
         layout="images below folders NORMAL and PNEUMONIA (or 0 and 1), or fetch.url of a table path,label,patient_id",
     ),
@@ -123,6 +141,8 @@ DATASETS = {
         licence="terms of the challenge; images of the NIH Clinical Center",
         citation="Shih et al. (2019), Radiology: Artificial Intelligence, doi:10.1148/ryai.2019180041",
         patients="the one of NIH ChestX-ray14 where the published mapping lies beside, else each image stands for one",
+        reference_standard="radiologists drew boxes around pulmonary opacities that may represent pneumonia; an image "
+        "with a box counts as pneumonia",
         read=sources.read_rsna,
         layout="stage_2_train_labels.csv and the DICOM files it names",
         n_images=26_684,
