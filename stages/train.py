@@ -53,6 +53,7 @@ def main() -> None:
             "data": settings.data,
             "model": settings.model,
             "data_digest": digest,
+            "made_with": models.made_with(),
         }
         tracking.tag(model_id=record["model_id"])
         layers = models.summary(model)

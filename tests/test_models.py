@@ -2,12 +2,14 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from importlib.metadata import version
 from inspect import signature
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from pneumonia import UserError, dataset, explain, models
+from pneumonia import UserError, __version__, dataset, explain, models
 from tests.conftest import half_precision
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,6 +231,18 @@ def test_moving_statistics_forget_their_start_within_a_hundred_steps(model: Any)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             assert layer.momentum**100 < 0.01
+
+
+def test_what_trains_is_named_with_its_version_and_its_hardware_in_general_words() -> None:
+    made_with = models.made_with()
+    hardware = made_with.pop("hardware")
+    assert made_with == {
+        "Python": ".".join(map(str, sys.version_info[:3])),
+        "TensorFlow": version("tensorflow"),
+        "Keras": version("keras"),
+        "pneumonia": __version__,
+    }
+    assert re.fullmatch(r"CPU \(\w+, \d+ cores\), no GPU|\d+ GPU \(.+\)", hardware)
 
 
 def test_a_row_says_where_it_comes_from(model: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -24,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pneumonia import UserError, dataset
+from pneumonia import UserError, __version__, dataset
 
 
 class Model(NamedTuple):
@@ -251,6 +252,26 @@ def start_keras(seed: int | None = None) -> None:
             os.close(terminal)
     if seed is not None:
         keras.utils.set_random_seed(seed)
+
+
+def made_with() -> dict[str, str]:
+    """What trains networks here: versions of the software, and the kind of hardware in general words.
+
+    For the reader of a model card; nothing is decided by it.
+    """
+    import keras
+    import tensorflow as tf
+
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    gpus = Counter(one.get("device_name", "of unknown make") for one in details)
+    shown = ", ".join(f"{n} GPU ({name})" for name, n in gpus.items())
+    return {
+        "Python": platform.python_version(),
+        "TensorFlow": str(tf.__version__),
+        "Keras": str(keras.__version__),
+        "pneumonia": __version__,
+        "hardware": shown or f"CPU ({platform.machine()}, {os.cpu_count()} cores), no GPU",
+    }
 
 
 @contextmanager
