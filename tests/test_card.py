@@ -26,6 +26,7 @@ AUDIT = {
 }
 
 
+@cache
 def figures() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
     """Predictions of a model that is right more often than not, judged as the stage does it."""
     rng = np.random.default_rng(1)
@@ -51,7 +52,6 @@ def figures() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
 @cache
 def made_facts() -> dict[str, Any]:
     _, headline, full = figures()
-    part = {"n_images": 1200, "n_patients": 700, "n_normal": 400, "n_pneumonia": 800}
     return {
         "record": {
             "run_id": "abc",
@@ -59,6 +59,7 @@ def made_facts() -> dict[str, Any]:
             "weights": "/home/me/imagenet.h5",
             "model_sha256": "f" * 64,
             "data_digest": "d" * 64,
+            "made_with": {"Python": "3.12.1", "TensorFlow": "2.22.0", "pneumonia": "0.1.0", "hardware": "1 GPU (H7)"},
         },
         "decision": {
             "version": 3,
@@ -66,22 +67,51 @@ def made_facts() -> dict[str, Any]:
             "reason": "not higher: validation AUC .9 <b>against</b> .95",
             "model_name": "pneumonia-phantom",
             "git_commit": "0123456789",
+            "dvc_lock_digest": "e" * 64,
             "gates": [{"name": "min_sensitivity", "value": 0.7, "limit": 0.8, "passed": False}],
         },
         "metrics": headline,
         "evaluation": full,
         "points": evaluate.operating_points(full),
-        "validation": {"n_images": 1300, "n_quarantined": 7, "duplicate_files": 4, "duplicate_groups": 2},
+        "validation": {
+            "n_images": 1300,
+            "n_quarantined": 7,
+            "quarantined": [{"reason": "blank", "n": 5}, {"reason": "cannot be read as an image", "n": 2}],
+            "duplicate_files": 4,
+            "duplicate_groups": 3,
+        },
         "chosen": {"learning_rate": 0.00125, "dropout": 0.15},
         "rebalance": {
             "n_left_out_duplicates_or_test_patients": 11,
             "official_test": False,
-            "splits": {"train": part, "val": part, "test": part},
+            "splits": {
+                "train": {
+                    "n_images": 1001,
+                    "n_patients": 702,
+                    "n_normal": 403,
+                    "n_pneumonia": 598,
+                    "age": {
+                        "n": 690,
+                        "lowest": 1.0,
+                        "lower_quartile": 20.5,
+                        "median": 43.0,
+                        "upper_quartile": 61.0,
+                        "highest": 94.0,
+                    },
+                    "sex": [{"value": "F", "n": 341}, {"value": "M", "n": 352}],
+                },
+                "val": {"n_images": 151, "n_patients": 104, "n_normal": 65, "n_pneumonia": 86},
+                "test": {"n_images": 130, "n_patients": 97, "n_normal": 51, "n_pneumonia": 79},
+            },
         },
         "explain": {
             "grad_cam": {"n": 3, "ms_per_image": 2.0, "pointing_game": 0.31, "energy_in_box": 0.2, "box_area": 0.1}
         },
-        "settings": {"seed": 1, "preprocess": {"image_size": 64, "clip_limit": 2.0}},
+        "settings": {
+            "seed": 1,
+            "preprocess": {"image_size": 64, "clip_limit": 2.0},
+            "tune": {"dropout": (0.0, 0.3), "learning_rate": (0.0001, 0.003)},
+        },
         "network": "seven blocks",
         "source": {
             "title": "synthetic radiographs",
@@ -139,6 +169,37 @@ def page(facts: dict[str, Any], **changes: Any) -> Reader:
     return Reader(card.html("Card of <compact>", "lead", card.sections(**facts | changes)))
 
 
+Row = tuple[str, ...]
+
+
+def tables(facts: dict[str, Any], **changes: Any) -> list[list[Row]]:
+    """Every table of the card, its header first, as the page shows it and, checked here, the text too."""
+    sections = card.sections(**facts | changes)
+    source = card.html("t", "l", sections)
+    shown = [
+        [
+            tuple(html_module.unescape(cell) for cell in re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", row))
+            for row in re.findall(r"<tr>(.*?)</tr>", table)
+        ]
+        for table in re.findall(r"<table>(.*?)</table>", source)
+    ]
+    lines = [line.split("|")[1:-1] for line in card.markdown("t", "l", sections).splitlines() if line.startswith("|")]
+    written = [tuple(cell.strip() for cell in line) for line in lines if set("".join(line)) != {"-", " "}]
+    assert written == [row for table in shown for row in table]
+    return shown
+
+
+def table(facts: dict[str, Any], *header: str, **changes: Any) -> list[Row]:
+    """The rows of the one table with this header."""
+    (found,) = [rows for first, *rows in tables(facts, **changes) if first == header]
+    return found
+
+
+def pairs(facts: dict[str, Any], **changes: Any) -> dict[str, str]:
+    """What stands beside what in the tables of two columns."""
+    return dict(row for _, *rows in tables(facts, **changes) for row in rows if len(row) == 2)
+
+
 def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> None:
     text = " ".join(page(facts).text.split())
     test = facts["metrics"]["test"]
@@ -165,6 +226,11 @@ def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> No
     found, missed = int((called & (rows["label"] == 1)).sum()), int((~called & (rows["label"] == 1)).sum())
     cleared = int((~called & (rows["label"] == 0)).sum())
     assert f"pneumonia found, missed {found}, {missed}" in text
+    assert f"normal cleared, called pneumonia {cleared}, {50 - cleared}" in text
+    judged = facts["evaluation"]["youden"]["test"]
+    for name, label in (("precision", "precision"), ("f1", "F1"), ("mcc", "Matthews correlation")):
+        assert f" {label} {judged[name]:.3f} [{judged[f'{name}_low']:.3f}" in text
+    assert "On validation: AUC 0.9000, on average 0.8700 over the images" in text
     assert f"negative predictive value {cleared / (cleared + missed):.3f}" in text
     assert "lungs hidden 0.800 [0.700, 0.900]" in text
     assert "With the lungs blacked out it is as before." in text
@@ -173,6 +239,48 @@ def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> No
     assert "The images are synthetic" in text
     real = facts["source"] | {"synthetic": False}
     assert "The images are synthetic" not in page(facts, source=real).text
+
+
+def test_images_patients_and_classes_of_each_split_stand_under_their_names(facts: dict[str, Any]) -> None:
+    assert table(facts, "split", "images", "patients", "normal", "pneumonia") == [
+        ("train", "1,001", "702", "403", "598"),
+        ("val", "151", "104", "65", "86"),
+        ("test", "130", "97", "51", "79"),
+    ]
+
+
+def test_calibration_error_and_brier_score_stand_under_raw_and_calibrated(facts: dict[str, Any]) -> None:
+    def figures_of(ece: float, brier: float) -> dict[str, float]:
+        figures = {"ece": ece, "brier": brier}
+        return {f"{name}{end}": value + add for name, value in figures.items() for end, add in ENDS.items()}
+
+    youden = facts["evaluation"]["youden"]
+    before, after = youden["test"] | figures_of(0.11, 0.22), youden["calibrated"]["test"] | figures_of(0.33, 0.44)
+    judged = {**youden, "test": before, "calibrated": {**youden["calibrated"], "test": after}}
+    assert table(facts, "", "raw score", "calibrated", evaluation={**facts["evaluation"], "youden": judged}) == [
+        ("calibration error (ECE)", "0.110 [0.109, 0.112]", "0.330 [0.329, 0.332]"),
+        ("Brier score", "0.220 [0.219, 0.222]", "0.440 [0.439, 0.442]"),
+    ]
+
+
+def test_groups_maps_and_changes_have_their_figures_under_their_names(facts: dict[str, Any]) -> None:
+    group = {"n": 31, "n_positive": 12, "auc": 0.91, "sensitivity": 0.82, "specificity": 0.73}
+    stress = {"clean": {"auc": 0.94}, "lungs_hidden": {"auc": 0.65, "auc_low": 0.55, "auc_high": 0.75}}
+    changed = {"subgroups": {"sex": {"F": group}}, "stress": {**AUDIT, "auc": stress}}
+    shown = {"evaluation": facts["evaluation"] | changed}
+    assert table(facts, "", "group", "n", "pneumonia", "AUC", "sensitivity", "specificity", **shown) == [
+        ("sex", "F", "31", "12", "0.910", "0.820", "0.730")
+    ]
+    assert table(facts, "test images", "AUC", **shown) == [
+        ("clean", "0.940"),
+        ("lungs hidden", "0.650 [0.550, 0.750]"),
+    ]
+    header = ("method", "highest point in a box", "of the map in boxes", "of the image in boxes")
+    assert table(facts, *header) == [("grad_cam", "31%", "20%", "10%")]
+    assert table(facts, "gate, on validation", "value", "limit", "") == [("min_sensitivity", "0.7", "0.8", "failed")]
+
+
+ENDS = {"": 0.0, "_low": -0.001, "_high": 0.002}
 
 
 def test_the_page_needs_nothing_from_elsewhere(facts: dict[str, Any]) -> None:
