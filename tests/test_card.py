@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pneumonia import calibration, card, dataset, evaluate
+from pneumonia import calibration, card, dataset, evaluate, fetch
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 
@@ -118,6 +118,8 @@ def made_facts() -> dict[str, Any]:
             "licence": "MIT",
             "citation": "none",
             "patients": "the one that was drawn",
+            "reference_standard": "what was drawn",
+            "public_test": False,
             "synthetic": True,
         },
         "pictures": {
@@ -207,6 +209,9 @@ def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> No
         f"AUC {test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}] on 100 test images (50 pneumonia)"
         in text
     )
+    val = facts["metrics"]["val"]
+    stated = f"{val['auc']:.3f} [{val['auc_low']:.3f}, {val['auc_high']:.3f}]"
+    assert f"On validation, by which models are chosen, it is {stated}." in text
     for fact in (
         "pneumonia-phantom version 3, not champion",
         "seven blocks",
@@ -281,6 +286,24 @@ def test_groups_maps_and_changes_have_their_figures_under_their_names(facts: dic
 
 
 ENDS = {"": 0.0, "_low": -0.001, "_high": 0.002}
+
+
+@pytest.mark.parametrize("public", [True, False])
+@pytest.mark.parametrize("official", [True, False])
+def test_of_a_public_test_split_it_is_said_that_it_was_looked_at_before(
+    facts: dict[str, Any], public: bool, official: bool
+) -> None:
+    source, rebalance = facts["source"] | {"public_test": public}, facts["rebalance"] | {"official_test": official}
+    text = " ".join(page(facts, source=source, rebalance=rebalance).text.split())
+    assert "(50 pneumonia); no stage of this run used their labels to choose." in text
+    assert "took part in no choice" not in text
+    looked = "This test split is public, and earlier looks at it informed the plan of this project."
+    assert text.count(looked) == (2 if public and official else 0), "in the summary and beside the data"
+
+
+def test_every_row_of_sources_has_what_the_card_asks_for(facts: dict[str, Any]) -> None:
+    for row in fetch.DATASETS.values():
+        assert row.reference_standard in page(facts, source=row._asdict()).text
 
 
 def test_the_page_needs_nothing_from_elsewhere(facts: dict[str, Any]) -> None:

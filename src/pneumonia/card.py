@@ -107,7 +107,7 @@ def sections(
         chosen: `best.json` of `tune`.
         settings: what of params.yaml decided, `preprocess` among it.
         network: where the architecture comes from.
-        source: of the data: `title, licence, citation, patients, synthetic`.
+        source: of the data: `title, licence, citation, patients, reference_standard, public_test, synthetic`.
         pictures: under `performance`, `calibration`, `stress` and `saliency`.
     """
     test = metrics["test"]
@@ -117,9 +117,9 @@ def sections(
         Section(
             "Summary",
             [
-                f"AUC {dataset.stated(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia), whose "
-                f"labels took part in no choice; {dataset.stated(metrics['val'], 'auc')} on validation, by which "
-                f"models are chosen.{synthetic}",
+                f"AUC {dataset.stated(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia); no "
+                f"stage of this run used their labels to choose.{_looked_at(source, rebalance)} On "
+                f"validation, by which models are chosen, it is {dataset.stated(metrics['val'], 'auc')}.{synthetic}",
                 Table(
                     ("", ""),
                     [
@@ -162,6 +162,13 @@ def sections(
     ]
 
 
+def _looked_at(source: Mapping[str, Any], rebalance: Mapping[str, Any]) -> str:
+    """One sentence where the test split is the source's own and everybody can see it; else nothing."""
+    if not (source["public_test"] and rebalance["official_test"]):
+        return ""
+    return " This test split is public, and earlier looks at it informed the plan of this project."
+
+
 def _data(
     validation: Mapping[str, Any], rebalance: Mapping[str, Any], source: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Section:
@@ -176,8 +183,10 @@ def _data(
         "Data",
         [
             f"{_sentence(source['title'])} Licence: {source['licence']}. Source: {source['citation']}.",
+            f"Reference standard: {source['reference_standard']}. Labels are those of the source; nobody here read the "
+            "images again.",
             f"Who is one patient: {source['patients']}. By that rule no patient is in two splits; the test split is "
-            f"{kind}. Labels are those of the source; nobody read the images again.",
+            f"{kind}.{_looked_at(source, rebalance)}",
             Table(("split", "images", "patients", "normal", "pneumonia"), rows),
             f"{validation['n_images']:,} images were examined, {validation['n_quarantined']:,} left out as damaged, "
             f"blank or contradictory; {validation['duplicate_files']:,} files are exact copies in "
