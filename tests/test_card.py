@@ -306,6 +306,20 @@ def test_every_row_of_sources_has_what_the_card_asks_for(facts: dict[str, Any]) 
         assert row.reference_standard in page(facts, source=row._asdict()).text
 
 
+def test_the_registry_is_quoted_as_of_the_time_of_writing(facts: dict[str, Any]) -> None:
+    """Registered in another store the same card is logged with the same words."""
+    shown = pairs(facts)
+    assert shown["At the time of writing"] == "registered as pneumonia-phantom version 3, not champion"
+    assert shown["Decision at that time"] == facts["decision"]["reason"]
+    assert shown["MLflow run, at the time of writing"] == "abc"
+    champion = pairs(facts, decision=facts["decision"] | {"promoted": True})
+    assert champion["At the time of writing"] == "registered as pneumonia-phantom version 3, champion"
+    promotion = next(one for one in card.sections(**facts) if one.title == "Promotion")
+    assert promotion.blocks[0] == f"At the time of writing: {facts['decision']['reason']}."
+    bare = [row for rows in tables(facts) for row in rows if row[0] in ("Registered as", "MLflow run", "Decision")]
+    assert bare == []
+
+
 def test_the_page_needs_nothing_from_elsewhere(facts: dict[str, Any]) -> None:
     found = page(facts)
     assert [source.split(";")[0] for source in found.sources] == ["data:image/png", "data:image/jpeg"]

@@ -112,6 +112,7 @@ def sections(
     """
     test = metrics["test"]
     synthetic = " The images are synthetic: nothing here says anything about patients." if source["synthetic"] else ""
+    # In a store of its own, or later, the same model has other numbers: what the registry said is said as of then.
     shown = "champion" if decision["promoted"] else "not champion"
     return [
         Section(
@@ -123,8 +124,11 @@ def sections(
                 Table(
                     ("", ""),
                     [
-                        ("Registered as", f"{decision['model_name']} version {decision['version']}, {shown}"),
-                        ("Decision", decision["reason"]),
+                        (
+                            "At the time of writing",
+                            f"registered as {decision['model_name']} version {decision['version']}, {shown}",
+                        ),
+                        ("Decision at that time", decision["reason"]),
                         ("Network", f"{record['model']}: {network}"),
                         ("Pretrained weights", Path(record["weights"]).name),  # where a file lay says nothing to others
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
@@ -317,7 +321,7 @@ def _explanations(explain: Mapping[str, Any], pictures: Mapping[str, Sequence[Pi
 
 
 def _promotion(decision: Mapping[str, Any]) -> list[str | Table | Picture]:
-    blocks: list[str | Table | Picture] = [_sentence(decision["reason"])]
+    blocks: list[str | Table | Picture] = [f"At the time of writing: {decision['reason']}."]
     gates = decision.get("gates", ())
     if gates:
         rows = [
@@ -342,10 +346,12 @@ def _made(
             ("", ""),
             [
                 ("Commit", str(decision.get("git_commit", "not in a git repository"))),
-                ("MLflow run", str(record["run_id"])),
                 ("Model file, SHA-256", str(record["model_sha256"])),
                 ("Data digest", str(record["data_digest"])),
+                ("MLflow run, at the time of writing", str(record["run_id"])),
             ],
+            "Another MLflow store, or this one later, may know the model by another version and run, and another "
+            "champion; the SHA-256 of its file stays.",
         ),
         Table(("setting", "value"), flat),
     ]
