@@ -109,6 +109,8 @@ def made_facts() -> dict[str, Any]:
         },
         "settings": {
             "seed": 1,
+            "weights": "/home/me/imagenet.h5",
+            "fetch": {"url": None},
             "preprocess": {"image_size": 64, "clip_limit": 2.0},
             "tune": {"dropout": (0.0, 0.3), "learning_rate": (0.0001, 0.003)},
         },
@@ -235,7 +237,7 @@ def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> No
     judged = facts["evaluation"]["youden"]["test"]
     for name, label in (("precision", "precision"), ("f1", "F1"), ("mcc", "Matthews correlation")):
         assert f" {label} {judged[name]:.3f} [{judged[f'{name}_low']:.3f}" in text
-    assert "On validation: AUC 0.9000, on average 0.8700 over the images" in text
+    assert "On validation: AUC 0.900, on average 0.870 over the images" in text
     assert f"negative predictive value {cleared / (cleared + missed):.3f}" in text
     assert "lungs hidden 0.800 [0.700, 0.900]" in text
     assert "With the lungs blacked out it is as before." in text
@@ -286,6 +288,59 @@ def test_groups_maps_and_changes_have_their_figures_under_their_names(facts: dic
 
 
 ENDS = {"": 0.0, "_low": -0.001, "_high": 0.002}
+
+
+def test_the_auc_stands_once_above_the_operating_points_and_in_none_of_their_rows(facts: dict[str, Any]) -> None:
+    test = facts["metrics"]["test"]
+    said = (
+        f"AUC {test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}] on 100 images, whatever the threshold"
+    )
+    blocks = next(one.blocks for one in card.sections(**facts) if one.title == "Performance on test")
+    assert said in blocks[0]
+    assert "auc" not in blocks[1].header
+    columns = ["point", "scores", "threshold", "accuracy", "sensitivity", "specificity"]
+    rows = table(facts, *columns, "share of pneumonia")
+    assert [row[1:6] for row in rows] == list(facts["points"][columns[1:]].itertuples(index=False, name=None))
+    names = ["Youden", "Youden", "target sensitivity", "target sensitivity", "one half", "one half", "prior shift"]
+    assert [row[0] for row in rows] == names
+
+
+def test_the_estimated_share_of_pneumonia_stands_in_its_row_beside_the_true_one(facts: dict[str, Any]) -> None:
+    shares = {"estimated_prevalence": 0.61, "estimated_prevalence_low": 0.52, "estimated_prevalence_high": 0.73}
+    shift = facts["evaluation"]["prior_shift"] | shares | {"test_prevalence": 0.5}
+    (found,) = [
+        rows
+        for first, *rows in tables(facts, evaluation=facts["evaluation"] | {"prior_shift": shift})
+        if "threshold" in first
+    ]
+    assert [row[-1] for row in found] == [""] * 6 + ["estimated 0.610 [0.520, 0.730], true 0.500"]
+    without = {name: value for name, value in facts["evaluation"].items() if name != "prior_shift"}
+    points = evaluate.operating_points(without)
+    assert len(table(facts, *[name for name in points if name != "auc"], evaluation=without, points=points)) == 6
+
+
+@pytest.mark.parametrize(
+    ("slope", "bias", "said"),
+    [
+        (1202.3412, -11.27812, "z = 1202 ln(s / (1 − s)) − 11.28 of"),
+        (0.98765, 0.123456, "z = 0.9877 ln(s / (1 − s)) + 0.1235 of"),
+    ],
+)
+def test_the_calibration_is_a_formula_without_two_signs_or_false_digits(
+    facts: dict[str, Any], slope: float, bias: float, said: str
+) -> None:
+    evaluation = facts["evaluation"] | {"calibration": {"slope": slope, "bias": bias}}
+    assert said in page(facts, evaluation=evaluation).text
+
+
+def test_settings_are_told_in_words_and_not_as_python_writes_them(facts: dict[str, Any]) -> None:
+    shown = pairs(facts)
+    assert shown["fetch.url"] == "not set"
+    assert (shown["tune.dropout"], shown["tune.learning_rate"]) == ("0 to 0.3", "0.0001 to 0.003")
+    assert (shown["preprocess.clip_limit"], shown["seed"]) == ("2", "1")
+    assert shown["chosen.learning_rate"] == "0.00125"
+    assert pairs(facts, settings=facts["settings"] | {"seed": 12345678901, "fast": True})["seed"] == "12345678901"
+    assert pairs(facts, settings=facts["settings"] | {"fast": True})["fast"] == "yes"
 
 
 @pytest.mark.parametrize("public", [True, False])
@@ -352,9 +407,13 @@ def test_markdown_says_the_same_without_pictures(facts: dict[str, Any]) -> None:
 
 
 def test_of_a_file_of_weights_the_name_is_shown_not_the_place(facts: dict[str, Any]) -> None:
-    text = card.markdown("Card", "lead", card.sections(**facts))
-    assert "imagenet.h5" in text
+    own = facts["settings"] | {"fetch": {"url": "/home/me/xrays.zip"}}
+    text = card.markdown("Card", "lead", card.sections(**facts | {"settings": own}))
+    assert text.count("imagenet.h5") == 2, "in the summary and among the settings"
+    assert "xrays.zip" in text
     assert "/home/me" not in text
+    published = facts["settings"] | {"fetch": {"url": "https://example.org/a/xrays.zip"}}
+    assert pairs(facts, settings=published)["fetch.url"] == "https://example.org/a/xrays.zip"
 
 
 def test_what_a_report_lacks_is_left_out(facts: dict[str, Any]) -> None:

@@ -130,7 +130,7 @@ def sections(
                         ),
                         ("Decision at that time", decision["reason"]),
                         ("Network", f"{record['model']}: {network}"),
-                        ("Pretrained weights", Path(record["weights"]).name),  # where a file lay says nothing to others
+                        ("Pretrained weights", _place_apart("weights", record["weights"])),
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
                         ("Output", "score from 0 to 1"),
                         ("Pneumonia from", f"{metrics['threshold']:.6g} on (Youden, chosen on validation)"),
@@ -214,18 +214,22 @@ def _performance(
         "one_half": "one half",
         "prior_shift": "prior shift",
     }
-    rows = [
-        tuple(f"{names.get(str(value), value)}" for value in row) for row in points.itertuples(index=False, name=None)
-    ]
+    # The AUC is no matter of the threshold, and calibration keeps the order of the images: it is said once, above.
+    shown = points.drop(columns="auc").replace({"point": names})
+    if "prior_shift" in evaluation:
+        shift = evaluation["prior_shift"]
+        share = f"estimated {dataset.stated(shift, 'estimated_prevalence')}, true {shift['test_prevalence']:.3f}"
+        shown["share of pneumonia"] = [share if point == "prior_shift" else "" for point in points["point"]]
     note = (
         "Youden and target sensitivity are chosen on validation, one half by nobody; prior shift follows from the "
         f"share of pneumonia that the unlabelled test scores suggest. Intervals: {evaluation['level']:.0%}, DeLong's "
         "of the AUC and Wilson's of ratios, which count images as independent; a bootstrap over patients of the rest."
     )
     platt = evaluation["calibration"]
+    sign = "−" if platt["bias"] < 0 else "+"
     calibrated = (
-        f"A calibrated score is 1 / (1 + exp(-z)) with z = {platt['slope']:.6g} ln(s / (1 - s)) + {platt['bias']:.6g} "
-        "of the raw score s."
+        f"A calibrated score is 1 / (1 + exp(−z)) with z = {platt['slope']:.4g} ln(s / (1 − s)) {sign} "
+        f"{abs(platt['bias']):.4g} of the raw score s; more digits are in evaluation.json."
     )
     more = [
         (label, dataset.stated(evaluation["youden"]["test"], name))
@@ -235,7 +239,8 @@ def _performance(
     return Section(
         "Performance on test",
         [
-            Table(tuple(map(str, points)), rows, note),
+            f"AUC {dataset.stated(test, 'auc')} on {test['n']} images, whatever the threshold, raw and calibrated.",
+            Table(tuple(map(str, shown)), list(shown.itertuples(index=False, name=None)), note),
             calibrated,
             Table(
                 ("at the Youden threshold", ""),
@@ -292,7 +297,7 @@ def _stress(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Pictu
                 [(name.replace("_", " "), dataset.stated(part, "auc")) for name, part in audit["auc"].items()],
             ),
             _sentence(audit["verdict"]),
-            f"On validation: AUC {robust['clean']:.4f}, on average {robust['mean']:.4f} over the images as they are "
+            f"On validation: AUC {robust['clean']:.3f}, on average {robust['mean']:.3f} over the images as they are "
             "and under changes of sharpness, contrast, gamma, noise and proportions.",
             *pictures.get("stress", ()),
         ],
@@ -336,7 +341,7 @@ def _made(
     record: Mapping[str, Any], decision: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[str | Table | Picture]:
     flat = [
-        (f"{section}.{key}" if key else section, str(value))
+        (name := f"{section}.{key}" if key else section, _setting(_place_apart(name, value)))
         for section, values in settings.items()
         for key, value in (values.items() if isinstance(values, Mapping) else [("", values)])
     ]
@@ -355,6 +360,23 @@ def _made(
         ),
         Table(("setting", "value"), flat),
     ]
+
+
+def _setting(value: Any) -> str:
+    """A value of params.yaml in words; a pair is a range."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return " to ".join(map(_setting, value))
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _place_apart(name: str, value: Any) -> Any:
+    """Of a path the last part: where a file lay says nothing to others."""
+    local = name in ("weights", "fetch.url") and isinstance(value, str) and "://" not in value
+    return Path(value).name if local else value
 
 
 _MORE = {
