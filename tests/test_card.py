@@ -15,6 +15,7 @@ from PIL import Image
 
 from pneumonia import calibration, card, dataset, evaluate, fetch
 
+ROOT = Path(__file__).resolve().parent.parent
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 
 
@@ -51,7 +52,7 @@ def figures() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
 
 @cache
 def made_facts() -> dict[str, Any]:
-    _, headline, full = figures()
+    predictions, headline, full = figures()
     return {
         "record": {
             "run_id": "abc",
@@ -107,6 +108,8 @@ def made_facts() -> dict[str, Any]:
         "explain": {
             "grad_cam": {"n": 3, "ms_per_image": 2.0, "pointing_game": 0.31, "energy_in_box": 0.2, "box_area": 0.1}
         },
+        "history": pd.DataFrame({"epoch": [1, 2, 3, 4, 5], "val_auc": [0.6, 0.7, 0.8, 0.8, 0.75]}),
+        "wrong": card.most_wrong(predictions, headline["threshold"]),
         "settings": {
             "seed": 1,
             "weights": "/home/me/imagenet.h5",
@@ -143,6 +146,7 @@ def write_reports(folder: Path) -> None:
         dataset.write_json(made[name], folder / f"{name}.json")
     dataset.write_json(made["chosen"], folder / "tune" / "best.json")
     dataset.write_table(made["points"], folder / "plots" / "operating_points.csv")
+    dataset.write_table(made["history"], folder / "history.csv")
 
 
 class Reader(HTMLParser):
@@ -217,7 +221,6 @@ def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> No
     for fact in (
         "pneumonia-phantom version 3, not champion",
         "seven blocks",
-        "1,300 images were examined, 7 left out",
         "chosen.dropout 0.15",
     ):
         assert fact in text
@@ -375,6 +378,90 @@ def test_the_registry_is_quoted_as_of_the_time_of_writing(facts: dict[str, Any])
     assert bare == []
 
 
+def test_age_and_sex_of_each_split_are_shown_with_how_many_are_unknown(facts: dict[str, Any]) -> None:
+    assert table(facts, "patients", "age in years", "age unknown", "sex", "sex unknown") == [
+        ("train", "43 [20.5, 61], 1 to 94", "12", "F 341, M 352", "9"),
+        ("val", "", "104", "", "104"),
+        ("test", "", "97", "", "97"),
+    ]
+    splits = {name: {**part} for name, part in facts["rebalance"]["splits"].items()}
+    del splits["train"]["age"], splits["train"]["sex"]
+    without = page(facts, rebalance=facts["rebalance"] | {"splits": splits})
+    assert "The source tells neither age nor sex of any patient." in without.text
+    assert "age unknown" not in without.text
+
+
+def test_what_was_left_out_is_counted_by_its_reason_and_the_rest_is_in_the_splits(facts: dict[str, Any]) -> None:
+    assert table(facts, "inclusion", "images") == [
+        ("examined", "1,300"),
+        ("left out, blank", "5"),
+        ("left out, cannot be read as an image", "2"),
+        ("left out, a copy, or of a patient who is in an official split", "11"),
+        ("in the splits", "1,282"),
+    ]
+    text = " ".join(page(facts).text.split())
+    assert "4 of the files examined are exact copies, in 3 groups" in text
+    assert "nothing is imputed" in text
+    assert "Reference standard: what was drawn." in text
+
+
+def test_how_it_was_made_names_epochs_software_hardware_and_where_the_code_stood(facts: dict[str, Any]) -> None:
+    shown = pairs(facts)
+    assert shown["Training"] == "5 epochs run, epoch 3 kept, the one with the highest validation AUC"
+    assert shown["Software"] == "Python 3.12.1, TensorFlow 2.22.0, pneumonia 0.1.0"
+    assert shown["Hardware"] == "1 GPU (H7)"
+    assert shown["Commit"] == "0123456789"
+    assert (shown["Model file, SHA-256"], shown["Data digest"]) == ("f" * 64, "d" * 64)
+    assert shown["dvc.lock, SHA-256 of its entry train"] == "e" * 64
+    older = {name: value for name, value in facts["record"].items() if name != "made_with"}
+    decision = {name: value for name, value in facts["decision"].items() if name != "dvc_lock_digest"}
+    assert not {"Software", "Hardware", "dvc.lock, SHA-256 of its entry train"} & set(
+        pairs(facts, record=older, decision=decision)
+    )
+
+
+def test_the_images_it_is_most_wrong_about_are_those_furthest_on_the_wrong_side() -> None:
+    rows = [("a", "test", 0, 0.7), ("b", "test", 0, 0.99), ("c", "test", 0, 0.7), ("d", "test", 0, 0.6)]
+    rows += [("e", "test", 1, 0.3), ("f", "test", 1, 0.49), ("g", "test", 1, 0.5), ("h", "val", 1, 0.0)]
+    rows += [("i", "test", 0, 0.5), ("j", "test", 0, 0.1), ("k", "train", 0, 1.0), ("l", "test", 1, 0.9)]
+    predictions = pd.DataFrame(rows, columns=["image_id", "split", "label", "score"])
+    wrong = card.most_wrong(predictions, 0.5)
+    assert list(wrong.itertuples(index=False, name=None)) == [
+        ("b", 0, 0.99),
+        ("a", 0, 0.7),
+        ("c", 0, 0.7),
+        ("e", 1, 0.3),
+        ("f", 1, 0.49),
+    ]
+    assert card.most_wrong(predictions, 0.0)["label"].tolist() == [0, 0, 0]
+
+
+def test_failures_are_counted_and_the_worst_are_named(facts: dict[str, Any]) -> None:
+    predictions, headline, _ = figures()
+    test = predictions[predictions["split"] == "test"]
+    called = test["score"] >= headline["threshold"]
+    alarms, missed = int((called & (test["label"] == 0)).sum()), int((~called & (test["label"] == 1)).sum())
+    assert alarms != missed
+    said = f"{alarms} normal and {missed} pneumonia test images are decided wrongly, of 100."
+    assert said in page(facts).text
+    worst = test[called & (test["label"] == 0)].nlargest(1, "score").iloc[0]
+    rows = table(facts, "test image", "label", "called", "score")
+    assert rows[0] == (worst["image_id"], "normal", "pneumonia", f"{worst['score']:.3f}")
+    assert [row[1:3] for row in rows] == [("normal", "pneumonia")] * 3 + [("pneumonia", "normal")] * 3
+    none = page(facts, wrong=facts["wrong"].iloc[:0], pictures={"failures": [card.Picture("x", PNG)]})
+    assert "test image" not in [first[0] for first, *_ in tables(facts, wrong=facts["wrong"].iloc[:0])]
+    assert none.sources == []
+
+
+def test_what_nobody_told_the_workflow_is_left_to_who_uses_it(facts: dict[str, Any]) -> None:
+    last = card.sections(**facts)[-1]
+    assert last.title == "To be filled in"
+    assert last.blocks[0].startswith("To be filled in by who uses it")
+    shown = pairs(facts)
+    for word in ("Contact", "Funding", "Ethics"):
+        assert [value for name, value in shown.items() if name.startswith(word)] == ["…"]
+
+
 def test_the_page_needs_nothing_from_elsewhere(facts: dict[str, Any]) -> None:
     found = page(facts)
     assert [source.split(";")[0] for source in found.sources] == ["data:image/png", "data:image/jpeg"]
@@ -426,20 +513,37 @@ def test_what_a_report_lacks_is_left_out(facts: dict[str, Any]) -> None:
 
 def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path: Path) -> None:
     write_reports(tmp_path)
+    predictions, headline, _ = figures()
+    predictions = predictions.assign(image_id="test/" + predictions["image_id"])
+    dataset.write_table(predictions, tmp_path / "predictions.csv")
+    worst = card.most_wrong(predictions, headline["threshold"])
+    drawn = [worst["image_id"][0].replace("/", "_"), worst["image_id"][4].replace("/", "_")]
     noise = np.random.default_rng(1).integers(0, 256, (900, 1600, 3), np.uint8)
-    for name in ("plots/roc", "plots/confusion", "plots/calibration", *(f"saliency/i{number}" for number in range(9))):
+    for name in (
+        "plots/roc",
+        "plots/confusion",
+        "plots/calibration",
+        *(f"saliency/{name}" for name in (*"abcdefg", *drawn)),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(noise).save(tmp_path / f"{name}.png")
     read = card.reports(tmp_path)
     pd.testing.assert_frame_equal(read["points"], facts["points"])
+    assert read["history"]["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert read["wrong"]["image_id"].tolist() == worst["image_id"].tolist()
     pictures = read["pictures"]
     assert [one.caption for one in pictures["performance"]] == ["ROC curve", "Decisions at the Youden threshold"]
     assert "calibration" not in pictures, "its decision curve is not there"
     assert len(pictures["saliency"]) == card.N_SALIENCY
+    assert "image_id.replace('/', '_')}.png" in (ROOT / "stages" / "explain.py").read_text(), "so they are named"
+    assert [one.caption for one in pictures["failures"]] == [
+        f"{worst['image_id'][row]}: {dataset.LABELS[label]}, score {worst['score'][row]:.3f}"
+        for row, label in ((0, 0), (4, 1))
+    ]
     assert all(len(one.content) < 700_000 for one in pictures["saliency"])
     assert Image.open(io.BytesIO(pictures["saliency"][0].content)).size in ((1000, 562), (1000, 563))
     (tmp_path / "card").mkdir()
     others = {name: facts[name] for name in ("metrics", "record", "decision", "settings", "network", "source")}
     card.write(tmp_path / "card", "Card", card.sections(**read, **others))
-    assert len(Reader((tmp_path / "card/model_card.html").read_text()).sources) == 2 + card.N_SALIENCY
+    assert len(Reader((tmp_path / "card/model_card.html").read_text()).sources) == 2 + 2 + card.N_SALIENCY
     assert (tmp_path / "card/model_card.md").read_text().startswith("# Card")

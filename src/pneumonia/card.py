@@ -1,7 +1,8 @@
 """The model card: one self-contained page that says what a model is, for whom, how good, and how it was made.
 
 The fields follow the model cards of Mitchell et al. (2019), doi:10.1145/3287560.3287596, and the checklists CLAIM
-(Tejani et al. 2024, doi:10.1148/ryai.240300) and TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378).
+(Mongan et al. 2020, doi:10.1148/ryai.2020200029; update of Tejani et al. 2024, doi:10.1148/ryai.240300) and TRIPOD+AI
+(Collins et al. 2024, doi:10.1136/bmj-2023-078378); `docs/model_card.md` says which section holds which item.
 """
 
 from __future__ import annotations
@@ -51,15 +52,49 @@ def reports(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {name: dataset.read_json(folder / f"{name}.json") for name in names}
     found["chosen"] = dataset.read_json(folder / "tune" / "best.json")
     saliency = sorted((folder / "saliency").glob("*.png"))[:N_SALIENCY]
+    predictions = dataset.read_table(folder / "predictions.csv")
+    wrong = most_wrong(predictions, found["evaluation"]["youden"]["threshold"])
     return found | {
+        "history": pd.read_csv(folder / "history.csv"),
+        "wrong": wrong,
         "points": pd.read_csv(folder / "plots" / "operating_points.csv", dtype=str, keep_default_na=False),
         "pictures": {
             section: [Picture(caption, _shrunk(folder / "plots" / f"{name}.png")) for name, caption in captions.items()]
             for section, captions in _PICTURES.items()
             if all((folder / "plots" / f"{name}.png").is_file() for name in captions)
         }
-        | {"saliency": [Picture(f"Test image {place}", _shrunk(path)) for place, path in enumerate(saliency, 1)]},
+        | {
+            "saliency": [Picture(f"Test image {place}", _shrunk(path)) for place, path in enumerate(saliency, 1)],
+            "failures": _maps_of(wrong, folder / "saliency"),
+        },
     }
+
+
+def most_wrong(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """The test images that a model is most wrong about: `image_id, label, score`.
+
+    Of either kind of error the `N_WRONG` whose scores lie furthest on the wrong side, normals called pneumonia first.
+
+    Args:
+        predictions: as `evaluate` wrote them.
+        threshold: on the raw scores.
+    """
+    test = predictions.loc[predictions["split"] == "test", ["image_id", "label", "score"]]
+    called = test["score"] >= threshold
+    alarms = test[called & (test["label"] == 0)].sort_values(["score", "image_id"], ascending=[False, True])
+    missed = test[~called & (test["label"] == 1)].sort_values(["score", "image_id"])
+    return pd.concat([alarms.head(N_WRONG), missed.head(N_WRONG)], ignore_index=True)
+
+
+def _maps_of(wrong: pd.DataFrame, folder: Path) -> list[Picture]:
+    """The saliency pictures of these images, of those that `explain` happened to draw."""
+    paths = {name: folder / f"{name.replace('/', '_')}.png" for name in wrong["image_id"]}  # as `explain` names them
+    rows = wrong.itertuples(index=False)
+    return [Picture(_told(*row), _shrunk(paths[row[0]])) for row in rows if paths[row[0]].is_file()]
+
+
+def _told(image_id: str, label: int, score: float) -> str:
+    return f"{image_id}: {dataset.LABELS[label]}, score {score:.3f}"
 
 
 def _shrunk(path: Path) -> bytes:
@@ -74,6 +109,7 @@ def _shrunk(path: Path) -> bytes:
 
 
 N_SALIENCY = 6
+N_WRONG = 3
 _PICTURES = {
     "performance": {"roc": "ROC curve", "confusion": "Decisions at the Youden threshold"},
     "calibration": {"calibration": "Reliability", "decision_curve": "Decision curve"},
@@ -92,6 +128,8 @@ def sections(
     rebalance: Mapping[str, Any],
     explain: Mapping[str, Any],
     chosen: Mapping[str, float],
+    history: pd.DataFrame,
+    wrong: pd.DataFrame,
     settings: Mapping[str, Any],
     network: str,
     source: Mapping[str, Any],
@@ -101,14 +139,16 @@ def sections(
 
     Args:
         record: `models/run.json`.
-        decision: `promotion.json`, and `model_name`, `git_commit`.
+        decision: `promotion.json`, and `model_name`, `git_commit`, `dvc_lock_digest`.
         metrics, evaluation, validation, rebalance, explain: reports of these names.
         points: as `evaluate.operating_points` makes it.
         chosen: `best.json` of `tune`.
+        history: as `train.fit` returns it.
+        wrong: as `most_wrong` finds them.
         settings: what of params.yaml decided, `preprocess` among it.
         network: where the architecture comes from.
         source: of the data: `title, licence, citation, patients, reference_standard, public_test, synthetic`.
-        pictures: under `performance`, `calibration`, `stress` and `saliency`.
+        pictures: under `performance`, `calibration`, `stress`, `saliency` and `failures`.
     """
     test = metrics["test"]
     synthetic = " The images are synthetic: nothing here says anything about patients." if source["synthetic"] else ""
@@ -159,11 +199,35 @@ def sections(
             ],
         ),
         _subgroups(evaluation),
+        _failures(test, wrong, pictures),
         _stress(evaluation, pictures),
         _explanations(explain, pictures),
         Section("Promotion", _promotion(decision)),
-        Section("How it was made", _made(record, decision, {**settings, "chosen": chosen})),
+        Section("How it was made", _made(record, decision, history, {**settings, "chosen": chosen})),
+        Section(
+            "To be filled in",
+            [
+                "To be filled in by who uses it: the workflow knows nothing of these.",
+                Table(("", ""), [(field, "…") for field in TO_BE_FILLED_IN]),
+            ],
+        ),
     ]
+
+
+TO_BE_FILLED_IN = (
+    "Contact",
+    "Funding, role of the funders, conflicts of interest",
+    "Ethics approval, consent, de-identification",
+    "Protocol and registration",
+    "Background, aims, patient and public involvement",
+    "Design, setting, dates and devices of the images",
+    "Why this reference standard, and how far its readers agreed",
+    "Size of the study, and why it suffices",
+    "Test on images from elsewhere",
+    "Where code, model and data can be had",
+    "Interpretation and next steps",
+)
+"""What a paper needs and no file here holds."""
 
 
 def _looked_at(source: Mapping[str, Any], rebalance: Mapping[str, Any]) -> str:
@@ -176,9 +240,10 @@ def _looked_at(source: Mapping[str, Any], rebalance: Mapping[str, Any]) -> str:
 def _data(
     validation: Mapping[str, Any], rebalance: Mapping[str, Any], source: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Section:
+    splits = rebalance["splits"]
     rows = [
         (name, *(f"{part[key]:,}" for key in ("n_images", "n_patients", "n_normal", "n_pneumonia")))
-        for name, part in rebalance["splits"].items()
+        for name, part in splits.items()
     ]
     look = settings["preprocess"]
     clahe = f"contrast limited to {look['clip_limit']:g} (CLAHE)" if look["clip_limit"] else "no CLAHE"
@@ -192,14 +257,47 @@ def _data(
             f"Who is one patient: {source['patients']}. By that rule no patient is in two splits; the test split is "
             f"{kind}.{_looked_at(source, rebalance)}",
             Table(("split", "images", "patients", "normal", "pneumonia"), rows),
-            f"{validation['n_images']:,} images were examined, {validation['n_quarantined']:,} left out as damaged, "
-            f"blank or contradictory; {validation['duplicate_files']:,} files are exact copies in "
-            f"{validation['duplicate_groups']:,} groups. "
-            f"{rebalance['n_left_out_duplicates_or_test_patients']:,} images were left out of train and validation as "
-            f"copies or as images of test patients. Each image: one gray channel, {look['image_size']} pixels "
-            f"square, {clahe}.",
+            *_people(splits),
+            Table(
+                ("inclusion", "images"),
+                [
+                    ("examined", f"{validation['n_images']:,}"),
+                    *((f"left out, {row['reason']}", f"{row['n']:,}") for row in validation["quarantined"]),
+                    (
+                        "left out, a copy, or of a patient who is in an official split",
+                        f"{rebalance['n_left_out_duplicates_or_test_patients']:,}",
+                    ),
+                    ("in the splits", f"{sum(part['n_images'] for part in splits.values()):,}"),
+                ],
+                f"{validation['duplicate_files']:,} of the files examined are exact copies, in "
+                f"{validation['duplicate_groups']:,} groups; a sealed official test split keeps its own.",
+            ),
+            f"Each image: one gray channel, {look['image_size']} pixels square, {clahe}.",
         ],
     )
+
+
+def _people(splits: Mapping[str, Mapping[str, Any]]) -> list[str | Table]:
+    """Age and sex per split, as far as the source tells them, and what became of those it does not tell."""
+    rows = []
+    for name, part in splits.items():
+        age, sexes = part.get("age"), part.get("sex", [])
+        years = (
+            f"{age['median']:g} [{age['lower_quartile']:g}, {age['upper_quartile']:g}], "
+            f"{age['lowest']:g} to {age['highest']:g}"
+            if age
+            else ""
+        )
+        untold = [part["n_patients"] - (age["n"] if age else 0), part["n_patients"] - sum(one["n"] for one in sexes)]
+        counts = ", ".join(f"{one['value']} {one['n']:,}" for one in sexes)
+        rows.append((name, years, f"{untold[0]:,}", counts, f"{untold[1]:,}"))
+    handled = (
+        "The network sees pixels only: nothing is imputed. Images without age, sex or view are in no such subgroup."
+    )
+    if not any(years or counts for _, years, _, counts, _ in rows):
+        return [f"The source tells neither age nor sex of any patient. {handled}"]
+    header = ("patients", "age in years", "age unknown", "sex", "sex unknown")
+    return [Table(header, rows, f"Age: median [quartiles], lowest to highest. {handled}")]
 
 
 def _performance(
@@ -252,10 +350,23 @@ def _performance(
     )
 
 
-def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
+class _Decisions(NamedTuple):
+    """How many test images of each kind there are at the Youden threshold."""
+
+    found: int
+    missed: int
+    cleared: int
+    alarms: int
+
+
+def _decisions(test: Mapping[str, Any]) -> _Decisions:
     n_negative = test["n"] - test["n_positive"]
     found, cleared = round(test["sensitivity"] * test["n_positive"]), round(test["specificity"] * n_negative)
-    missed, alarms = test["n_positive"] - found, n_negative - cleared
+    return _Decisions(found, test["n_positive"] - found, cleared, n_negative - cleared)
+
+
+def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found, missed, cleared, alarms = _decisions(test)
     rows = [
         ("pneumonia found, missed", f"{found}, {missed}"),
         ("normal cleared, called pneumonia", f"{cleared}, {alarms}"),
@@ -285,6 +396,23 @@ def _subgroups(evaluation: Mapping[str, Any]) -> Section:
 
 
 _JUDGED = ("auc", "sensitivity", "specificity")
+
+
+def _failures(test: Mapping[str, Any], wrong: pd.DataFrame, pictures: Mapping[str, Sequence[Picture]]) -> Section:
+    decisions = _decisions(test)
+    said = (
+        f"At the Youden threshold {decisions.alarms} normal and {decisions.missed} pneumonia test images are decided "
+        f"wrongly, of {test['n']}."
+    )
+    if wrong.empty:
+        return Section("Failures", [said])
+    rows = [
+        (str(image_id), dataset.LABELS[label], dataset.LABELS[1 - label], f"{score:.3f}")
+        for image_id, label, score in wrong.itertuples(index=False, name=None)
+    ]
+    note = f"Of each kind up to {N_WRONG}, those with the score furthest on the wrong side. The label may be wrong too."
+    table = Table(("test image", "label", "called", "score"), rows, note)
+    return Section("Failures", [said, table, *pictures.get("failures", ())])
 
 
 def _stress(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Section:
@@ -338,23 +466,31 @@ def _promotion(decision: Mapping[str, Any]) -> list[str | Table | Picture]:
 
 
 def _made(
-    record: Mapping[str, Any], decision: Mapping[str, Any], settings: Mapping[str, Any]
+    record: Mapping[str, Any], decision: Mapping[str, Any], history: pd.DataFrame, settings: Mapping[str, Any]
 ) -> list[str | Table | Picture]:
     flat = [
         (name := f"{section}.{key}" if key else section, _setting(_place_apart(name, value)))
         for section, values in settings.items()
         for key, value in (values.items() if isinstance(values, Mapping) else [("", values)])
     ]
+    kept = history["epoch"].iloc[int(history["val_auc"].argmax())]
+    software = dict(record.get("made_with", {}))
+    hardware = software.pop("hardware", "")
+    facts = [
+        ("Training", f"{len(history)} epochs run, epoch {kept} kept, the one with the highest validation AUC"),
+        ("Software", ", ".join(f"{name} {version}" for name, version in software.items())),
+        ("Hardware", hardware),
+        ("Commit", str(decision.get("git_commit", "not in a git repository"))),
+        ("dvc.lock, SHA-256 of its entry train", str(decision.get("dvc_lock_digest", ""))),
+        ("Model file, SHA-256", str(record["model_sha256"])),
+        ("Data digest", str(record["data_digest"])),
+        ("MLflow run, at the time of writing", str(record["run_id"])),
+    ]
     return [
         "DVC ran the stages, MLflow kept the run. The settings are those used, also where they are not committed.",
         Table(
             ("", ""),
-            [
-                ("Commit", str(decision.get("git_commit", "not in a git repository"))),
-                ("Model file, SHA-256", str(record["model_sha256"])),
-                ("Data digest", str(record["data_digest"])),
-                ("MLflow run, at the time of writing", str(record["run_id"])),
-            ],
+            [(name, value) for name, value in facts if value],
             "Another MLflow store, or this one later, may know the model by another version and run, and another "
             "champion; the SHA-256 of its file stays.",
         ),
@@ -480,7 +616,7 @@ def _cell(text: str) -> str:
     return f"<td{' class=short' if len(text) <= _SHORT else ''}>{escape(text)}</td>"
 
 
-_SHORT = 24
+_SHORT = 26
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --line: #d9dfe7; --ground: #ffffff; --band: #f5f7fa;
   --accent: #0b6bcb; }
