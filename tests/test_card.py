@@ -462,6 +462,26 @@ def test_what_nobody_told_the_workflow_is_left_to_who_uses_it(facts: dict[str, A
         assert [value for name, value in shown.items() if name.startswith(word)] == ["…"]
 
 
+def numbers_of(items: str) -> set[str]:
+    return {item.strip() for item in items.split(",")} - {""}
+
+
+def test_each_item_of_the_checklists_is_given_to_sections_that_the_card_has(facts: dict[str, Any]) -> None:
+    text = (ROOT / "docs" / "model_card.md").read_text()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    _, _, *rows = lines
+    assert [section for section, *_ in rows] == [section.title for section in card.sections(**facts)]
+    claim, tripod = (set().union(*map(numbers_of, column)) for column in list(zip(*rows, strict=True))[1:])
+    assert claim | {"27"} == {str(number) for number in range(1, 45)}
+    letters = {3: "abc", 5: "ab", 6: "abc", 8: "abc", 9: "abc", 12: "abcdefg", 18: "abcdef", 20: "abc", 23: "ab"}
+    letters |= {27: "abc"}
+    items = {f"{number}{letter}" for number in range(1, 28) for letter in letters.get(number, [""])}
+    assert tripod | {"9a", "9c", "12f", "24"} == items
+    assert "CLAIM 27 (" in text
+    assert "9a and 9c (" in text
+    assert "12f and 24 (" in text
+
+
 def test_the_page_needs_nothing_from_elsewhere(facts: dict[str, Any]) -> None:
     found = page(facts)
     assert [source.split(";")[0] for source in found.sources] == ["data:image/png", "data:image/jpeg"]
