@@ -290,6 +290,21 @@ def test_groups_maps_and_changes_have_their_figures_under_their_names(facts: dic
     assert table(facts, "gate, on validation", "value", "limit", "") == [("min_sensitivity", "0.7", "0.8", "failed")]
 
 
+def test_notes_say_how_intervals_and_groups_are_made(facts: dict[str, Any]) -> None:
+    text = " ".join(page(facts).text.split())
+    assert "Intervals: 95 %, by patient; DeLong's of the AUC, Wilson's of ratios, a bootstrap of the rest." in text
+    assert "independent" not in text
+    assert "The AUC of a kind of pneumonia is that against all normals" in text
+    virus = facts["evaluation"]["subgroups"]["subtype"]["virus"]
+    assert f"subtype virus 50 50 {virus['auc']:.3f} [" in text
+
+
+def test_the_threshold_is_told_as_the_reports_keep_it(facts: dict[str, Any]) -> None:
+    """Fewer digits could decide otherwise about an image whose score is next to it."""
+    shown = pairs(facts, metrics=facts["metrics"] | {"threshold": 0.50619575})
+    assert shown["Pneumonia from"].startswith("0.50619575 on")
+
+
 ENDS = {"": 0.0, "_low": -0.001, "_high": 0.002}
 
 

@@ -173,7 +173,7 @@ def sections(
                         ("Pretrained weights", _place_apart("weights", record["weights"])),
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
                         ("Output", "score from 0 to 1"),
-                        ("Pneumonia from", f"{metrics['threshold']:.6g} on (Youden, chosen on validation)"),
+                        ("Pneumonia from", f"{metrics['threshold']:.8g} on (Youden, chosen on validation)"),
                     ],
                 ),
             ],
@@ -320,8 +320,8 @@ def _performance(
         shown["share of pneumonia"] = [share if point == "prior_shift" else "" for point in points["point"]]
     note = (
         "Youden and target sensitivity are chosen on validation, one half by nobody; prior shift follows from the "
-        f"share of pneumonia that the unlabelled test scores suggest. Intervals: {evaluation['level']:.0%}, DeLong's "
-        "of the AUC and Wilson's of ratios, which count images as independent; a bootstrap over patients of the rest."
+        f"share of pneumonia that the unlabelled test scores suggest. Intervals: {100 * evaluation['level']:g} %, by "
+        "patient; DeLong's of the AUC, Wilson's of ratios, a bootstrap of the rest."
     )
     platt = evaluation["calibration"]
     sign = "−" if platt["bias"] < 0 else "+"
@@ -391,7 +391,11 @@ def _subgroups(evaluation: Mapping[str, Any]) -> Section:
         for group, part in groups.items()
     ]
     header = ("", "group", "n", "pneumonia", "AUC", "sensitivity", "specificity")
-    table = Table(header, rows, "At the Youden threshold. A group of one class has no AUC, and one of the other two.")
+    note = (
+        "At the Youden threshold. The AUC of a kind of pneumonia is that against all normals; any other group of one "
+        "class has none. Sensitivity is of pneumonia, specificity of normals."
+    )
+    table = Table(header, rows, note)
     return Section("Subgroups", [table if rows else "The source says nothing by which images could be grouped."])
 
 
