@@ -1,9 +1,10 @@
 """What several test files share: small images in a temporary folder, the way to the real archive, plain training."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 from PIL import Image
+from ruamel.yaml import YAML
 
 from pneumonia import dataset, fetch, train
 
@@ -94,6 +96,23 @@ def write_manifest(tmp_path: Path) -> Callable[..., pd.DataFrame]:
         return pd.DataFrame(rows)
 
     return write
+
+
+def set_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Change a params.yaml, comments kept; keys are dotted.
+
+    A copy of the checkout's own may hold anything that `dvc exp run -S` has left there: a test sets what it counts on.
+    """
+    yaml = YAML()
+    content = yaml.load(path.read_text())
+    for key, value in settings.items():
+        *sections, name = key.split(".")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    with open(path, "w") as file:
+        yaml.dump(content, file)
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:

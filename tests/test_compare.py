@@ -12,6 +12,7 @@ import pytest
 
 from pneumonia import UserError, compare, dataset, metrics, tracking
 from stages import compare as stage
+from tests.conftest import set_settings
 
 VAL = [0, 0, 0, 1, 1, 1]
 TEST = [0, 0, 1, 1]
@@ -214,6 +215,7 @@ def scored(in_project: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A project whose store, if it were asked, knew two models."""
     known = {"champion": tracking.Scored("version 1 (<b>)", "abc", A), "2": tracking.Scored("version 2", "def", B)}
     shutil.copyfile(repo / "params.yaml", "params.yaml")
+    set_settings(Path("params.yaml"), {"data": "phantom", "evaluate.level": 0.95})
     monkeypatch.setattr(tracking, "open_store", lambda: "")
     monkeypatch.setattr(tracking, "scored", lambda name, data: known[name])
     return in_project

@@ -23,6 +23,7 @@ from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from pneumonia import dataset, models, phantom
+from tests.conftest import set_settings
 from tests.test_images import dicom
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,12 @@ Settings = dict[str, Any]
 
 # Every stage does its real work, on as little as it can.
 SMALL: Settings = {
+    "data": "phantom",
+    "model": "compact",
+    "weights": "auto",
     "fetch.n_images": 80,
+    "fetch.url": None,
+    "fetch.sha256": None,
     "preprocess.image_size": 64,
     "tune.n_trials": 2,
     "tune.epochs": 1,
@@ -40,6 +46,7 @@ SMALL: Settings = {
     "explain.n_scored": 4,
     "explain.n_samples": 2,
     "promote.min_common": 2,
+    "promote.min_gain": 0.0,
     "promote.min_sensitivity": 0.0,  # two epochs make no good model
     "promote.max_ece": 1.0,
     "compute.workers": 1,
@@ -66,16 +73,7 @@ class Project:
 
     def set(self, settings: Settings) -> None:
         """Change params.yaml, comments kept."""
-        yaml, path = YAML(), self.folder / "params.yaml"
-        content = yaml.load(path.read_text())
-        for key, value in settings.items():
-            *sections, name = key.split(".")
-            place = content
-            for section in sections:
-                place = place[section]
-            place[name] = value
-        with open(path, "w") as file:
-            yaml.dump(content, file)
+        set_settings(self.folder / "params.yaml", settings)
 
     @contextmanager
     def changed(self, settings: Settings) -> Iterator[None]:

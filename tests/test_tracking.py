@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -25,7 +24,8 @@ from mlflow.entities import LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
-from pneumonia import UserError, dataset, models, params, promote, tracking
+from pneumonia import UserError, dataset, models, promote, tracking
+from tests.conftest import set_settings
 from tests.test_card import write_reports
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -614,6 +614,7 @@ def test_a_version_names_commit_and_lock_only_where_they_are_its_own(root: Path,
 # --- many at once ---------------------------------------------------------------------------------------------------
 
 LABELS = [0] * 20 + [1] * 20
+LIMITS = {"min_common": 10, "min_gain": 0.0, "min_sensitivity": 0.8, "max_ece": 0.3}
 PROMOTE_AT_ONCE = """
 import multiprocessing, os, sys
 from stages import promote
@@ -645,6 +646,13 @@ def predictions_of(number: int, first_image: int = 0) -> pd.DataFrame:
     return table.assign(split="val", label=LABELS, score=scores)
 
 
+def write_settings(folder: Path, **limits: float) -> None:
+    """A params.yaml for the models below, whatever an experiment has left in that of the checkout."""
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    chosen = {f"promote.{name}": value for name, value in (LIMITS | limits).items()}
+    set_settings(folder / "params.yaml", {"data": "phantom", "model": "compact", "weights": "none", **chosen})
+
+
 def candidate(folder: Path, predictions: pd.DataFrame) -> Path:
     """A folder with all that the stage `promote` reads, of a model that was trained in the store of this moment."""
     with start() as run_id:
@@ -656,7 +664,7 @@ def candidate(folder: Path, predictions: pd.DataFrame) -> Path:
     write_reports(folder / "reports")
     figures = dataset.read_json(folder / "reports" / "metrics.json")
     dataset.write_json(figures | {"threshold": 0.2}, folder / "reports" / "metrics.json")
-    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    write_settings(folder)
     return folder
 
 
@@ -693,11 +701,7 @@ def stage(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         if number is not None and not folder.exists():
             candidate(folder, predictions_of(number))
         monkeypatch.chdir(root if number is None else folder)
-        shutil.copyfile(ROOT / "params.yaml", "params.yaml")
-        text = Path("params.yaml").read_text()
-        for name, limit in limits.items():
-            text = re.sub(rf"(?m)^  {name}: \S+", f"  {name}: {limit}", text)
-        Path("params.yaml").write_text(text)
+        write_settings(Path(), **limits)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlruns/mlflow.db")
         monkeypatch.setattr(sys, "argv", ["promote", *options])
         run(promote.main)
@@ -728,6 +732,19 @@ def test_a_version_says_what_it_is_and_what_was_decided(stage: Any) -> None:
     promotion = stage(1, max_ece=0.01)
     assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (3, 2, False)
     assert promotion["reason"].endswith("above 0.01 (promote.max_ece); the champion stays")
+
+
+def test_what_an_experiment_left_in_params_yaml_changes_no_test(
+    stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    shutil.copyfile(ROOT / "params.yaml", checkout / "params.yaml")
+    left = {"data": "chest_xray", "model": "shallow", "promote.max_ece": 0.0, "promote.min_sensitivity": 1.0}
+    set_settings(checkout / "params.yaml", left)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", checkout)
+    assert stage(3)["promoted"]
+    assert tracking.version_tags("phantom")[1]["eligible"] == "true"
 
 
 def test_asked_again_the_answer_is_the_same_unless_the_limits_changed(stage: Any) -> None:
@@ -775,10 +792,9 @@ def test_promotions_at_once_on_different_images_end_as_one_after_the_other(root:
     folders = [candidate(tmp_path / str(number), table) for number, table in zip(numbers, tables, strict=True)]
     promotions = promote_at_once(folders, uri)
     by_version = {one["version"]: table for one, table in zip(promotions, tables, strict=True)}
-    limits = params.load(ROOT / "params.yaml").promote.model_dump()
     champion = 1
     for version in (2, 3, 4):
-        if promote.decide(by_version[version], by_version[champion], threshold=0.2, **limits).promoted:
+        if promote.decide(by_version[version], by_version[champion], threshold=0.2, **LIMITS).promoted:
             champion = version
     assert tracking.champion("phantom").version == champion
 
