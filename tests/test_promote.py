@@ -129,12 +129,38 @@ def test_the_smaller_class_decides_whether_models_compare() -> None:
     assert "only 1 common" in decide(candidate, champion, min_common=2).reason
 
 
-@pytest.mark.parametrize("champion", [table(GOOD, first=50), table(GOOD).iloc[:0], table(GOOD).iloc[3:]])
+@pytest.mark.parametrize("champion", [table(GOOD, first=50), table(GOOD).iloc[3:]])
 def test_without_common_images_of_both_classes_nothing_is_comparable(champion: pd.DataFrame) -> None:
     decision = decide(table(PERFECT), champion, min_common=1)
     assert not decision.promoted
     assert decision.champion_auc is None
     assert decision.reason.startswith("not comparable: both models validated on only 0 common images")
+
+
+def test_a_champion_whose_predictions_are_gone_is_said_to_be_so() -> None:
+    decision = decide(table(PERFECT), table(GOOD).iloc[:0])
+    assert not decision.promoted
+    assert decision.reason == "not comparable: the champion's predictions are gone from MLflow; the champion stays"
+
+
+def test_failed_gates_are_named_also_where_nothing_is_comparable() -> None:
+    for champion in (table(GOOD, first=50), table(GOOD).iloc[:0]):
+        decision = decide(table(PERFECT), champion, threshold=0.75, min_sensitivity=0.7)
+        assert decision.reason.startswith("not comparable: ")
+        assert decision.reason.endswith(
+            "; also its sensitivity of 0.667 on validation is below 0.7 (promote.min_sensitivity); the champion stays"
+        )
+
+
+def test_an_image_whose_label_has_changed_is_not_common() -> None:
+    """By the label of today the champion would be worse than by the one it was trained on."""
+
+    def on_both_splits(**changes: Any) -> pd.DataFrame:
+        return pd.concat([table(PERFECT, **changes), table(PERFECT, first=100, split="test", **changes)])
+
+    decision = decide(on_both_splits(labels=[*LABELS[:-1], 0]), on_both_splits(), min_common=2)
+    assert (decision.n_common, decision.champion_auc, decision.test_difference) == (5, 1.0, 0.0)
+    assert promote.compare(table(PERFECT, labels=[*LABELS[:-1], 0]), table(PERFECT)) == (0.0, 2)
 
 
 def test_a_comparison_on_test_is_reported_where_both_saw_enough_of_it() -> None:
@@ -147,6 +173,9 @@ def test_a_comparison_on_test_is_reported_where_both_saw_enough_of_it() -> None:
     assert not decision.promoted
     apart = decide(with_test(PERFECT), with_test(GOOD, first=105))
     assert not {"test_difference", "test_p_value"} & set(promote.as_report(apart))
+    too_few = decide(with_test(PERFECT), with_test(GOOD).iloc[:-1], min_common=3)
+    assert too_few.champion_auc, "of validation there is enough"
+    assert not {"test_difference", "test_p_value"} & set(promote.as_report(too_few))
 
 
 # --- gates ----------------------------------------------------------------------------------------------------------
@@ -177,6 +206,12 @@ def test_better_but_through_a_failed_gate_no_model_becomes_champion() -> None:
     ece = decide(table(PERFECT), table(GOOD), max_ece=0.1)
     assert "but its calibration error of 0.2 on validation is above 0.1 (promote.max_ece)" in ece.reason
     assert not ece.promoted
+
+
+def test_calibration_is_judged_in_fifteen_bins() -> None:
+    """0.02 and 0.08 lie in one of ten bins, and in two of fifteen: the mean of 0.02 and 0.92, not 0.5 less 0.05."""
+    ece = decide(table([0.02, 0.08], labels=[0, 1]), None).gates[1]
+    assert (ece.name, ece.value) == ("max_ece", pytest.approx(0.47))
 
 
 def test_a_value_at_the_limit_passes() -> None:

@@ -92,12 +92,13 @@ def decide(
 ) -> Decision:
     """Compare two models on validation images that neither has learnt from, and hold the candidate to its gates.
 
-    Those are the images, by the SHA-256 of their file, in both models' validation predictions. A comparison on test
-    is reported and decides nothing: a champion chosen on test would make its figures worthless.
+    Those are the images, by the SHA-256 of their file, in both models' validation predictions with the same label: one
+    whose label has changed since would be judged by a label that one of the models never saw. A comparison on test is
+    reported and decides nothing: a champion chosen on test would make its figures worthless.
 
     Args:
-        candidate, champion: predictions (`sha256, split, label, score`); champion None = there is none yet, and
-            the candidate becomes it whatever its gates say.
+        candidate, champion: predictions (`sha256, split, label, score`); no rows of the champion = they are gone;
+            champion None = there is none to beat, and the candidate becomes it whatever its gates say.
         threshold: the candidate's own, chosen on validation.
         min_common: images of each class both must have validated on; fewer and the champion stays.
         min_gain: the AUC must be higher by more than this.
@@ -114,12 +115,15 @@ def decide(
     on_test, smaller = _common(candidate, champion, "test")
     test = _compared(on_test)[2:] if smaller >= min_common else (None, None)
     common, smaller = _common(candidate, champion, "val")
+    also = f"; also {failed}" if failed else ""
     if smaller < min_common:
-        reason = (
-            f"not comparable: both models validated on only {smaller} common images of the smaller class, "
-            f"promote.min_common asks for {min_common}; {STAYS}"
+        why = (
+            "the champion's predictions are gone from MLflow"
+            if champion.empty
+            else f"both models validated on only {smaller} common images of the smaller class, "
+            f"promote.min_common asks for {min_common}"
         )
-        return Decision(False, reason, own_auc, None, len(common), gates, None, *test)
+        return Decision(False, f"not comparable: {why}{also}; {STAYS}", own_auc, None, len(common), gates, None, *test)
     auc, champion_auc, gain, p_value = _compared(common)
     higher = gain > min_gain
     gates = (Gate("min_gain", gain, min_gain, higher), *gates)
@@ -129,7 +133,7 @@ def decide(
     )
     if not higher:
         by = f" by more than {min_gain:g} (promote.min_gain)" if min_gain else ""
-        said = f"not higher{by}: {said}{f'; also {failed}' if failed else ''}; {STAYS}"
+        said = f"not higher{by}: {said}{also}; {STAYS}"
     elif failed:
         said = f"higher {said}, but {failed}; {STAYS}"
     else:
@@ -309,9 +313,9 @@ def _failure(gate: Gate) -> str:
 
 
 def _common(candidate: pd.DataFrame, champion: pd.DataFrame, split: str) -> tuple[pd.DataFrame, int]:
-    """`label, score, score_champion` of the images in both, and how many of the rarer class they are."""
-    theirs = _split(champion, split)["score"].rename("score_champion")
-    common = _split(candidate, split).join(theirs, how="inner")
+    """`label, score, score_champion` of the images in both with the same label, and how many of the rarer class."""
+    both = _split(candidate, split).join(_split(champion, split).add_suffix("_champion"), how="inner")
+    common = both.loc[both["label"] == both["label_champion"], ["label", "score", "score_champion"]]
     return common, _smaller(common)
 
 
