@@ -44,7 +44,9 @@ def main() -> None:
         version = tracking.register(data, trained, facts | promote.facts(predictions, **asks))
         registry, (champion, displaced) = tracking.crown(data, tracking.by_evidence(data))
         rival = displaced if champion == version else champion
-        decision = promote.decide(predictions, rival and tracking.version_predictions(data, rival), **asks)
+        first = version == promote.FIRST_VERSION
+        theirs = rival and tracking.version_predictions(data, rival)
+        decision = promote.decide(predictions, theirs, first=first, **asks)
         decision = promote.settled(decision, version, champion, registry[version])
         tracking.describe(data, version, decision.reason)
         tracking.tag_version(data, version, promote.as_tags(decision))

@@ -30,12 +30,14 @@ def table(scores: list[float], *, labels: list[int] = LABELS, first: int = 0, sp
 ASKS = {"threshold": 0.5, "min_common": 3, "min_gain": 0.0, "min_sensitivity": 0.0, "max_ece": 1.0}
 
 
-def decide(candidate: pd.DataFrame, champion: pd.DataFrame | None, **changes: Any) -> promote.Decision:
-    return promote.decide(candidate, champion, **(ASKS | changes))
+def decide(
+    candidate: pd.DataFrame, champion: pd.DataFrame | None, *, first: bool = False, **changes: Any
+) -> promote.Decision:
+    return promote.decide(candidate, champion, first=first, **(ASKS | changes))
 
 
 def test_the_first_model_is_promoted_however_bad() -> None:
-    decision = decide(table(BAD), None)
+    decision = decide(table(BAD), None, first=True)
     assert decision[:5] == (True, "the first model of this data set", 0.0, None, 6)
     assert "p_value" not in promote.as_report(decision)
 
@@ -80,7 +82,7 @@ def test_scores_on_test_and_train_decide_nothing() -> None:
         decision = decide(with_others(GOOD, mine), with_others(PERFECT, theirs))
         assert decision.test_difference == difference, "reported"
         assert decision._replace(test_difference=None, test_p_value=None) == plain
-    first = decide(with_others(GOOD, BAD), None)
+    first = decide(with_others(GOOD, BAD), None, first=True)
     assert (first.auc, first.n_common) == (pytest.approx(8 / 9), 6)
     # What one validated on is test for the other: no common ground.
     assert decide(table(PERFECT), table(GOOD, split="test")).n_common == 0
@@ -220,13 +222,26 @@ def test_a_value_at_the_limit_passes() -> None:
 
 
 def test_the_first_model_is_champion_although_gates_fail() -> None:
-    decision = decide(table(BAD), None, min_sensitivity=0.9, max_ece=0.2)
+    decision = decide(table(BAD), None, first=True, min_sensitivity=0.9, max_ece=0.2)
     assert decision.promoted
     assert decision.reason == (
         "the first model of this data set, although its sensitivity of 0 on validation is below 0.9 "
         "(promote.min_sensitivity); its calibration error of 0.8 on validation is above 0.2 (promote.max_ece)"
     )
     assert [gate.passed for gate in decision.gates] == [False, False]
+
+
+def test_only_the_first_model_is_called_the_first() -> None:
+    """A later one may have nobody to beat as well, when the versions before it were deleted."""
+    assert decide(table(BAD), None, first=True).reason == promote.FIRST
+    later = decide(table(BAD), None)
+    assert (later.promoted, later.reason) == (True, "the earliest model that passes its gates")
+    failing = decide(table(BAD), None, max_ece=0.2)
+    assert failing.promoted
+    assert failing.reason == (
+        "no model passes its gates, and this is the earliest: its calibration error of 0.8 on validation is above 0.2 "
+        "(promote.max_ece)"
+    )
 
 
 def test_the_gain_must_be_more_than_asked() -> None:
@@ -276,6 +291,19 @@ def test_of_equals_the_earlier_version_is_champion() -> None:
 def test_a_version_that_is_not_eligible_is_champion_only_as_the_first() -> None:
     assert standing(tags(0.7, eligible="false"), tags(0.9, eligible="false")) == (1, None)
     assert standing(tags(0.7, eligible="false"), tags(0.9, eligible="false"), tags(0.8)) == (3, 1)
+
+
+def test_a_deleted_first_version_hands_its_privilege_to_nobody() -> None:
+    failing, passing = tags(0.95, eligible="false"), tags(0.8)
+    assert promote.standing({1: failing, 3: passing}, unasked) == (1, None)
+    assert promote.standing({2: failing, 3: passing}, unasked) == (3, None)
+    assert promote.standing({2: failing, 3: passing, 4: tags(0.9)}, unasked) == (4, 3)
+
+
+def test_where_no_version_may_hold_the_earliest_stands_in() -> None:
+    failing = tags(0.7, eligible="false")
+    assert promote.standing({2: failing, 3: tags(0.9, eligible="false")}, unasked) == (2, None)
+    assert promote.standing({2: failing, 3: tags(0.9, eligible="false"), 4: tags(0.6)}, unasked) == (4, None)
 
 
 def test_each_version_keeps_the_limits_it_was_registered_with() -> None:
@@ -383,6 +411,13 @@ def test_the_latest_reign_counts_not_the_highest_number() -> None:
 def test_a_first_champion_that_failed_its_gates_can_be_gone_back_to() -> None:
     registry = {1: tags(0.7, eligible="false", crowned_at="1"), 2: tags(0.9, crowned_at="2")}
     assert promote.rollback(registry, 2, choose) == (1, (2,))
+
+
+def test_a_former_champion_that_fails_its_gates_by_now_is_not_gone_back_to() -> None:
+    failing = tags(0.8, eligible="false", crowned_at="2")
+    registry = {1: tags(0.7, crowned_at="1"), 2: failing, 3: tags(0.9, crowned_at="3")}
+    assert promote.rollback(registry, 3, choose) == (1, (3,))
+    assert promote.rollback({2: failing, 3: registry[3]}, 3, choose) is None
 
 
 def test_the_only_champion_has_nobody_before_it() -> None:

@@ -747,6 +747,21 @@ def test_what_an_experiment_left_in_params_yaml_changes_no_test(
     assert tracking.version_tags("phantom")[1]["eligible"] == "true"
 
 
+def test_a_first_version_that_was_deleted_is_first_for_ever(stage: Any) -> None:
+    """Else the second, which fails its gates, would be taken for the first and displace the champion."""
+    assert stage(3)["champion_version"] == 1
+    assert not stage(1, max_ece=0.0)["promoted"]
+    assert stage(2)["champion_version"] == 3
+    mlflow.MlflowClient().delete_model_version("pneumonia-phantom", "1")
+    again = stage(1, max_ece=0.0)
+    assert (again["version"], again["champion_version"], again["promoted"]) == (2, 3, False)
+    for version in (2, 3):
+        mlflow.MlflowClient().delete_model_version("pneumonia-phantom", str(version))
+    alone = stage(4)
+    assert (alone["version"], alone["champion_version"]) == (4, 4)
+    assert alone["reason"] == "the earliest model that passes its gates"
+
+
 def test_asked_again_the_answer_is_the_same_unless_the_limits_changed(stage: Any) -> None:
     first, second = stage(3), stage(2, min_gain=0.1)
     assert stage(2, min_gain=0.1) == second
@@ -794,7 +809,7 @@ def test_promotions_at_once_on_different_images_end_as_one_after_the_other(root:
     by_version = {one["version"]: table for one, table in zip(promotions, tables, strict=True)}
     champion = 1
     for version in (2, 3, 4):
-        if promote.decide(by_version[version], by_version[champion], threshold=0.2, **LIMITS).promoted:
+        if promote.decide(by_version[version], by_version[champion], first=False, threshold=0.2, **LIMITS).promoted:
             champion = version
     assert tracking.champion("phantom").version == champion
 

@@ -10,7 +10,12 @@ import pandas as pd
 from pneumonia import dataset, metrics
 
 FIRST = "the first model of this data set"
+EARLIEST = "the earliest model that passes its gates"
+STAND_IN = "no model passes its gates, and this is the earliest"
 STAYS = "the champion stays"
+
+FIRST_VERSION = 1
+"""The registry never gives a number twice, so the version that has this one was the first, whichever were deleted."""
 
 Tags = Mapping[int, Mapping[str, str]]
 """Version number -> its tags: the registry of one data set."""
@@ -67,7 +72,7 @@ class Decision(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Who is champion, and whom it had to beat for that; `displaced` None = it came first."""
+    """Who is champion, and whom it had to beat for that; `displaced` None = nobody."""
 
     champion: int
     displaced: int | None
@@ -84,6 +89,7 @@ def decide(
     candidate: pd.DataFrame,
     champion: pd.DataFrame | None,
     *,
+    first: bool,
     threshold: float,
     min_common: int,
     min_gain: float,
@@ -99,6 +105,7 @@ def decide(
     Args:
         candidate, champion: predictions (`sha256, split, label, score`); no rows of the champion = they are gone;
             champion None = there is none to beat, and the candidate becomes it whatever its gates say.
+        first: the candidate is the first version of its data set, which matters for the reason alone.
         threshold: the candidate's own, chosen on validation.
         min_common: images of each class both must have validated on; fewer and the champion stays.
         min_gain: the AUC must be higher by more than this.
@@ -110,7 +117,9 @@ def decide(
     gates = _gates(mine, threshold, min_sensitivity, max_ece)
     failed = "; ".join(_failure(gate) for gate in gates if not gate.passed)
     if champion is None:
-        return Decision(True, f"{FIRST}, although {failed}" if failed else FIRST, own_auc, None, len(mine), gates)
+        reason = FIRST if first else STAND_IN if failed else EARLIEST
+        said = f"{reason}{', although' if first else ':'} {failed}" if failed else reason
+        return Decision(True, said, own_auc, None, len(mine), gates)
 
     on_test, smaller = _common(candidate, champion, "test")
     test = _compared(on_test)[2:] if smaller >= min_common else (None, None)
@@ -204,7 +213,9 @@ def facts(
 def standing(registry: Tags, measure: Measure) -> Standing:
     """The champion among all versions: each, in the order of their numbers, challenges the best one before it.
 
-    The first is champion in any case; those that were rolled back do not take part.
+    Only those that pass their gates (`eligible`) take part, and the first version of all (`FIRST_VERSION`), which is
+    champion until one of them is better. Where there is neither, the earliest version stands in. Those that were
+    rolled back (`rolled_back_at`) are left out.
 
     Why so: the store gives numbers in one order and tags together with them, and it has no compare-and-set for an
     alias. Whatever many processes do at once, those that read the same tags must name the same champion, so nothing
@@ -217,12 +228,11 @@ def standing(registry: Tags, measure: Measure) -> Standing:
         registry: at least one version that has a `val_auc`.
         measure: asked only for pairs with different images that no tag tells of.
     """
-    holder, *challengers = _contenders(registry)
+    contenders = _contenders(registry)
+    holder, *challengers = [one for one in contenders if _may_hold(one, registry[one])] or contenders[:1]
     displaced = None
     for challenger in challengers:
         tags = registry[challenger]
-        if not _is_eligible(tags):
-            continue
         gain = _gain(registry, challenger, holder, measure)
         if gain.auc > float(tags.get("min_gain", 0)) and gain.smaller >= int(tags.get("min_common", 1)):
             holder, displaced = challenger, holder
@@ -230,7 +240,7 @@ def standing(registry: Tags, measure: Measure) -> Standing:
 
 
 def rollback(registry: Tags, champion: int, choose: Callable[[Tags], Standing]) -> Rollback | None:
-    """How to go back to who was champion before; None where nobody was.
+    """How to go back to who was champion before; None where nobody was, or nobody who passes the gates by now.
 
     Versions that never were champion, yet are better than the one to go back to, step aside too: else one of them
     would take its place as soon as anybody asks.
@@ -240,13 +250,10 @@ def rollback(registry: Tags, champion: int, choose: Callable[[Tags], Standing]) 
         champion: where the alias points.
         choose: `standing`, with a way to measure.
     """
-    contenders = _contenders(registry)
     crowned = [
         version
-        for version in contenders
-        if version != champion
-        and "crowned_at" in registry[version]
-        and (version == contenders[0] or _is_eligible(registry[version]))
+        for version in _contenders(registry)
+        if version != champion and "crowned_at" in registry[version] and _may_hold(version, registry[version])
     ]
     if not crowned:
         return None
@@ -277,9 +284,9 @@ def _contenders(registry: Tags) -> list[int]:
     return [version for version in known if "rolled_back_at" not in registry[version]] or known
 
 
-def _is_eligible(tags: Mapping[str, str]) -> bool:
-    # Versions from before there were gates have no such tag, nor `min_gain` or `min_common`.
-    return tags.get("eligible", "true") == "true"
+def _may_hold(version: int, tags: Mapping[str, str]) -> bool:
+    # Versions from before there were gates have no tag `eligible`, nor `min_gain` or `min_common`.
+    return version == FIRST_VERSION or tags.get("eligible", "true") == "true"
 
 
 def _gain(registry: Tags, challenger: int, holder: int, measure: Measure) -> Gain:
