@@ -6,7 +6,6 @@ By hand, `--register` registers once more, into an empty or another MLflow store
 """
 
 import argparse
-from functools import partial
 
 from pneumonia import card, dataset, models, params, promote, tracking
 from stages import MODELS, REPORTS, is_synthetic, run, source, title, tracked, train_run
@@ -21,9 +20,10 @@ def main() -> None:
     settings = params.load()
     tracking.open_store()
     if asked.rollback:
-        tracking.roll_back(settings.data, partial(promote.rollback, choose=tracking.by_evidence(settings.data)))
-        _, standing = tracking.crown(settings.data, tracking.by_evidence(settings.data))
-        print(f"{tracking.registered_name(settings.data)}: champion is version {standing.champion} again")
+        evidence = tracking.by_evidence(settings.data)
+        target, (champion, _) = tracking.roll_back(settings.data, promote.rollback, evidence)
+        how = "again" if champion == target else "which was promoted at the same moment"
+        print(f"{tracking.registered_name(settings.data)}: champion is version {champion} {how}")
         return
     record = dataset.read_json(MODELS / "run.json")
     data = record["data"]
@@ -41,15 +41,15 @@ def main() -> None:
     facts |= tracking.lineage(MODELS / "model.keras")
     asks = {"threshold": metrics["threshold"], **settings.promote.model_dump()}
     with tracked("promote", settings, parent=trained.run_id):
-        version = tracking.register(data, trained, facts | promote.facts(predictions, **asks))
-        registry, (champion, displaced) = tracking.crown(data, tracking.by_evidence(data))
-        rival = displaced if champion == version else champion
-        first = version == promote.FIRST_VERSION
-        theirs = rival and tracking.version_predictions(data, rival)
-        decision = promote.decide(predictions, theirs, first=first, **asks)
-        decision = promote.settled(decision, version, champion, registry[version])
-        tracking.describe(data, version, decision.reason)
-        tracking.tag_version(data, version, promote.as_tags(decision))
+        with tracking.alone():  # a rollback sees a version that is decided, or none
+            version = tracking.register(data, trained, facts | promote.facts(predictions, **asks))
+            registry, (champion, displaced) = tracking.crown(data, tracking.by_evidence(data))
+            rival = displaced if champion == version else champion
+            theirs = rival and tracking.version_predictions(data, rival)
+            decision = promote.decide(predictions, theirs, first=version == promote.FIRST_VERSION, **asks)
+            decision = promote.settled(decision, version, champion, registry[version])
+            tracking.describe(data, version, decision.reason)
+            tracking.tag_version(data, version, promote.as_tags(decision))
         tracking.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
         tracking.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
         if not again:

@@ -373,8 +373,7 @@ def choose(registry: promote.Tags) -> promote.Standing:
 
 def rolled_back(registry: dict[int, dict[str, str]], aside: tuple[int, ...]) -> dict[int, dict[str, str]]:
     return {
-        version: known | ({"rolled_back_at": "now", "eligible": "false"} if version in aside else {})
-        for version, known in registry.items()
+        version: known | ({"rolled_back_at": "now"} if version in aside else {}) for version, known in registry.items()
     }
 
 
@@ -399,6 +398,8 @@ def test_who_was_never_champion_does_not_take_the_place_of_an_earlier_one() -> N
     after = rolled_back(registry, plan.aside)
     assert choose(after).champion == 1
     assert choose(after | {5: tags(0.85)}).champion == 5, "a new one is compared with the champion"
+    del after[2]["rolled_back_at"]
+    assert choose(after).champion == 2, "without the tag it competes again"
 
 
 def test_the_latest_reign_counts_not_the_highest_number() -> None:
@@ -422,7 +423,7 @@ def test_a_former_champion_that_fails_its_gates_by_now_is_not_gone_back_to() -> 
 
 def test_the_only_champion_has_nobody_before_it() -> None:
     assert promote.rollback({1: tags(0.7, crowned_at="1"), 2: tags(0.6)}, 1, choose) is None
-    again = {1: tags(0.7, crowned_at="1"), 2: tags(0.9, crowned_at="2", rolled_back_at="3", eligible="false")}
+    again = {1: tags(0.7, crowned_at="1"), 2: tags(0.9, crowned_at="2", rolled_back_at="3")}
     assert promote.rollback(again, 1, choose) is None
 
 

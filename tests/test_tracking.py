@@ -19,6 +19,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock, Timeout
 from matplotlib import pyplot as plt
 from mlflow.entities import LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
@@ -441,6 +442,11 @@ def crown(number: int) -> None:
     tracking.crown("phantom", lambda tags: (number,))
 
 
+def latest(tags: tracking.Registry) -> tuple[int]:
+    """Of those that were not rolled back."""
+    return (max(version for version in tags if "rolled_back_at" not in tags[version]),)
+
+
 def test_a_model_registered_twice_has_one_version(root: Path, trained: tracking.TrainRun, model: Any) -> None:
     assert tracking.register("phantom", trained, {"val_auc": 0.8, "weights": "none"}) == 1
     assert tracking.register("phantom", trained, {"val_auc": 0.9}) == 1
@@ -567,27 +573,85 @@ def test_what_was_rolled_back_stays_out_when_it_is_registered_again(
     crown(1)
     asked = []
 
-    def plan(tags: tracking.Registry, champion: int) -> tuple[int, tuple[int, ...]]:
-        asked.append((sorted(tags), champion))
+    def plan(tags: tracking.Registry, champion: int, choose: Any) -> tuple[int, tuple[int, ...]]:
+        asked.append((sorted(tags), champion, *choose(tags)))
         return 2, (1,)
 
-    assert tracking.roll_back("phantom", plan) == 2
-    assert asked == [([1, 2], 1)]
+    assert tracking.roll_back("phantom", plan, latest) == (2, (2,))
+    assert asked == [([1, 2], 1, 2)]
+    assert tracking.champion("phantom").version == 2
     assert version_of(1).description == "rolled back: version 2 is champion again"
     tracking.register("phantom", trained, {"eligible": "true", "val_auc": 0.9})
     tags = tracking.version_tags("phantom")
     assert tags[1]["rolled_back_at"]
-    assert (tags[1]["eligible"], tags[1]["val_auc"], tags[2]["eligible"]) == ("false", "0.9", "true")
+    assert tags[1].items() >= {"eligible": "true", "val_auc": "0.9", "promoted": "false"}.items()
+
+
+def test_plan_tags_and_crown_of_a_rollback_are_under_one_lock(root: Path, trained: tracking.TrainRun) -> None:
+    tracking.register("phantom", trained, {})
+    crown(1)
+    lock = FileLock(root / "mlruns" / "mlflow.db.registry.lock", timeout=0)
+    held = []
+
+    def choose(tags: tracking.Registry) -> tuple[int]:
+        with pytest.raises(Timeout):
+            lock.acquire()
+        held.append("rolled_back_at" in tags[1])
+        return (1,)
+
+    assert tracking.roll_back("phantom", lambda tags, champion, choose: (*choose(tags), (1,)), choose) == (1, (1,))
+    assert held == [False, True]
+    with lock:
+        pass
+
+
+def test_a_promotion_between_reading_and_planning_is_planned_for(
+    root: Path, trained: tracking.TrainRun, model: Any
+) -> None:
+    """As on a server, where no lock keeps another process out."""
+    tracking.register("phantom", trained, {})
+    tracking.register("phantom", another_run(model), {})
+    crown(2)
+    better, asked = another_run(model), []
+
+    def plan(tags: tracking.Registry, champion: int, choose: Any) -> tuple[int, tuple[int, ...]]:
+        asked.append((sorted(tags), champion))
+        if len(asked) == 1:
+            mlflow.register_model(f"models:/{better.model_id}", "pneumonia-phantom")
+            mlflow.MlflowClient().set_registered_model_alias("pneumonia-phantom", "champion", "3")
+        return champion - 1, (champion,)
+
+    assert tracking.roll_back("phantom", plan, latest) == (2, (2,))
+    assert asked == [([1, 2], 2), ([1, 2, 3], 3)]
+    assert [version for version, tags in tracking.version_tags("phantom").items() if "rolled_back_at" in tags] == [3]
+    assert version_of(3).description == "rolled back: version 2 is champion again"
+
+
+def test_who_was_promoted_during_a_rollback_is_champion_and_the_tags_say_so(
+    root: Path, trained: tracking.TrainRun, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking.register("phantom", trained, {})
+    tracking.register("phantom", another_run(model), {})
+    crown(2)
+    better, real = another_run(model), tracking.crown
+
+    def late(*arguments: Any) -> Any:
+        mlflow.register_model(f"models:/{better.model_id}", "pneumonia-phantom")
+        return real(*arguments)
+
+    monkeypatch.setattr(tracking, "crown", late)
+    assert tracking.roll_back("phantom", lambda *_: (1, (2,)), latest) == (1, (3,))
+    assert version_of(2).description == "rolled back: version 3 is champion"
 
 
 def test_without_an_earlier_champion_a_rollback_is_one_line(root: Path, trained: tracking.TrainRun) -> None:
     tracking.open_store()
     with pytest.raises(UserError, match=r"^pneumonia-phantom: nothing to go back to, there is no champion yet; train "):
-        tracking.roll_back("phantom", lambda tags, champion: None)
+        tracking.roll_back("phantom", lambda *_: None, latest)
     tracking.register("phantom", trained, {})
     crown(1)
     with pytest.raises(UserError, match="version 1 has no champion before it; train and promote another model"):
-        tracking.roll_back("phantom", lambda tags, champion: None)
+        tracking.roll_back("phantom", lambda *_: None, latest)
 
 
 def test_a_version_names_commit_and_lock_only_where_they_are_its_own(root: Path, trained: tracking.TrainRun) -> None:
@@ -776,6 +840,8 @@ def test_rollbacks_walk_back_and_what_was_rolled_back_stays_out(stage: Any, caps
     capsys.readouterr()
     stage(None, "--rollback")
     assert capsys.readouterr().out == "pneumonia-phantom: champion is version 2 again\n"
+    tags = tracking.version_tags("phantom")
+    assert (tags[4]["eligible"], tags[4]["promoted"]) == ("true", "false")
     again = stage(1)
     assert (again["version"], again["champion_version"], again["promoted"]) == (4, 2, False)
     assert "but it was rolled back; without its tag rolled_back_at it would compete again" in again["reason"]
@@ -789,6 +855,8 @@ def test_rollbacks_walk_back_and_what_was_rolled_back_stays_out(stage: Any, caps
     assert stage(0)["champion_version"] == 6
     stage(None, "--rollback")
     assert tracking.champion("phantom").version == 5
+    mlflow.MlflowClient().delete_model_version_tag("pneumonia-phantom", "4", "rolled_back_at")
+    assert stage(2)["champion_version"] == 4, "it competes again"
 
 
 def test_five_promotions_at_once_into_a_file_end_with_the_best(root: Path, tmp_path: Path) -> None:

@@ -321,17 +321,15 @@ def register(data: str, run: TrainRun, tags: Mapping[str, Any]) -> int:
     """The version of a train run's model in the registry; registered once, however often it is asked for.
 
     A new version comes into being together with its tags, so that no other process sees it without them. One that
-    exists gets them anew, but was it rolled back, it stays not eligible.
+    exists gets them anew.
     """
-    name, client = registered_name(data), mlflow.MlflowClient()
+    name = registered_name(data)
     words = {key: str(value) for key, value in tags.items()}
-    with _alone():
+    with alone():
         versions = _versions(data, run)
         if not versions:
             return int(mlflow.register_model(f"models:/{run.model_id}", name, tags=words).version)
         version = max(versions)
-        if ROLLED_BACK in client.get_model_version(name, str(version)).tags:
-            words.pop("eligible", None)
         tag_version(data, version, words)
         return version
 
@@ -364,7 +362,7 @@ def crown(data: str, choose: Callable[[Registry], Choice]) -> tuple[Registry, Ch
         choose: names the champion first. It must depend on the tags alone, so that all who read the same ones agree.
     """
     name, client = registered_name(data), mlflow.MlflowClient()
-    with _alone():
+    with alone():
         while True:
             tags = version_tags(data)
             choice = choose(tags)
@@ -375,28 +373,47 @@ def crown(data: str, choose: Callable[[Registry], Choice]) -> tuple[Registry, Ch
             _insist(client.set_registered_model_alias, name, CHAMPION, str(choice[0]))
 
 
-def roll_back(data: str, plan: Callable[[Registry, int], tuple[int, Sequence[int]] | None]) -> int:
-    """Take the champion, and who else stands in the way, out of the contest; gives whom to crown instead.
+def roll_back(
+    data: str,
+    plan: Callable[[Registry, int, Callable[[Registry], Choice]], tuple[int, Sequence[int]] | None],
+    choose: Callable[[Registry], Choice],
+) -> tuple[int, Choice]:
+    """Take the champion, and who else stands in the way, out of the contest, and crown whom the others leave.
+
+    That is the version to go back to; only on a server, which no lock keeps for one process, it may be one that was
+    promoted in the same moment. What was set aside keeps its facts: without its tag `rolled_back_at` it competes again.
 
     Args:
-        plan: from the tags of all versions and the champion to the version to go back to and those in its way; None
-            where there is nothing to go back to.
+        plan: from the tags of all versions, the champion and `choose` to the version to go back to and those in its
+            way; None where there is nothing to go back to.
+        choose: as in `crown`.
+
+    Returns:
+        The version to go back to, and the choice, which names the champion first.
 
     Raises:
         UserError: no champion, or no earlier one.
     """
-    name, current = registered_name(data), champion(data)
-    planned = plan(version_tags(data), current.version) if current else None
-    if not current or not planned:
-        now = f"version {current.version} has no champion before it" if current else "there is no champion yet"
-        raise UserError(f"{name}: nothing to go back to, {now}; train and promote another model instead")
-    target, aside = planned
-    for version in aside:
-        what = "rolled back" if version == current.version else f"set aside with version {current.version}"
-        reason = f"{what}: version {target} is champion again"
-        tag_version(data, version, {ROLLED_BACK: _now(), "eligible": "false", "reason": reason})
-        describe(data, version, reason)
-    return target
+    name = registered_name(data)
+    with alone():
+        while True:
+            tags, current = version_tags(data), champion(data)
+            planned = plan(tags, current.version, choose) if current else None
+            if (version_tags(data), champion(data)) == (tags, current):
+                break  # else the plan is one for a registry of the past
+        if not current or not planned:
+            now = f"version {current.version} has no champion before it" if current else "there is no champion yet"
+            raise UserError(f"{name}: nothing to go back to, {now}; train and promote another model instead")
+        target, aside = planned
+        for version in aside:
+            tag_version(data, version, {ROLLED_BACK: _now(), "promoted": "false"})
+        _, choice = crown(data, choose)
+        for version in aside:  # only now it is known who is champion instead
+            what = "rolled back" if version == current.version else f"set aside with version {current.version}"
+            reason = f"{what}: version {choice[0]} is champion{' again' if choice[0] == target else ''}"
+            tag_version(data, version, {"reason": reason})
+            describe(data, version, reason)
+    return target, choice
 
 
 def by_evidence(data: str) -> Callable[[Registry], promote.Standing]:
@@ -543,11 +560,14 @@ def _insist(change: Callable[..., object], *arguments: str) -> None:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Only one process at a time; on a server, which others reach from elsewhere, any number."""
+def alone() -> Iterator[None]:
+    """Only one process at a time changes the registry; of a server, which others reach from elsewhere, any number.
+
+    May be nested.
+    """
     file = _SQLITE.fullmatch(mlflow.get_tracking_uri())
     # Not the lock of `open_store`, which others wait for before they do anything.
-    with FileLock(f"{file['path']}.registry.lock") if file else nullcontext():
+    with FileLock(f"{file['path']}.registry.lock", is_singleton=True) if file else nullcontext():
         yield
 
 
