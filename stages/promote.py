@@ -20,10 +20,7 @@ def main() -> None:
     settings = params.load()
     tracking.open_store()
     if asked.rollback:
-        evidence = tracking.by_evidence(settings.data)
-        target, (champion, _) = tracking.roll_back(settings.data, promote.rollback, evidence)
-        how = "again" if champion == target else "which was promoted at the same moment"
-        print(f"{tracking.registered_name(settings.data)}: champion is version {champion} {how}")
+        print(tracking.roll_back(settings.data, promote.rollback, tracking.by_evidence(settings.data)))
         return
     record = dataset.read_json(MODELS / "run.json")
     data = record["data"]
@@ -38,18 +35,18 @@ def main() -> None:
     tracking.mirror(trained, metrics, {tracking.PREDICTIONS: REPORTS / "predictions.csv"})
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
     facts |= {"synthetic": str(is_synthetic(settings)).lower(), "test_auc": metrics["test"]["auc"]}
-    facts |= tracking.lineage(MODELS / "model.keras")
+    origin = tracking.lineage(MODELS / "model.keras")
     asks = {"threshold": metrics["threshold"], **settings.promote.model_dump()}
     with tracked("promote", settings, parent=trained.run_id):
         with tracking.alone():  # a rollback sees a version that is decided, or none
-            version = tracking.register(data, trained, facts | promote.facts(predictions, **asks))
+            version = tracking.register(data, trained, facts | promote.facts(predictions, **asks), origin)
             registry, (champion, displaced) = tracking.crown(data, tracking.by_evidence(data))
             rival = displaced if champion == version else champion
             theirs = rival and tracking.version_predictions(data, rival)
             decision = promote.decide(predictions, theirs, first=version == promote.FIRST_VERSION, **asks)
             decision = promote.settled(decision, version, champion, registry[version])
-            tracking.describe(data, version, decision.reason)
-            tracking.tag_version(data, version, promote.as_tags(decision))
+            if "reason" not in registry[version]:  # else it is decided, on the same facts and by the same limits
+                tracking.decide(data, version, promote.as_tags(decision))
         tracking.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
         tracking.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
         if not again:
@@ -58,7 +55,7 @@ def main() -> None:
                 **reports,
                 metrics=metrics,
                 record=record,
-                decision=report | {"model_name": tracking.registered_name(data), **facts},
+                decision=report | {"model_name": tracking.registered_name(data), **facts, **origin},
                 settings=settings.model_dump(by_alias=True, exclude={"compute", "explain"}),
                 network=models.MODELS[record["model"]].source,
                 source=source(settings),
@@ -67,8 +64,7 @@ def main() -> None:
             card.write(REPORTS, f"Model card: {title(settings)}", sections)
         tracking.link_card(data, version, trained, REPORTS / "model_card.html")
     print(f"registered {tracking.registered_name(data)} version {version}; champion is version {champion}")
-    print(f"reason: {decision.reason}")
-    print("see it: make ui, then Models at http://127.0.0.1:5000")
+    print(f"reason: {decision.reason}\nsee it: make ui, then Models at http://127.0.0.1:5000")
 
 
 if __name__ == "__main__":

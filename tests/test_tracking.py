@@ -455,6 +455,39 @@ def test_a_model_registered_twice_has_one_version(root: Path, trained: tracking.
     assert version_of(1).run_id == trained.run_id
 
 
+def test_facts_that_change_ask_for_a_new_decision_and_others_do_not(root: Path, trained: tracking.TrainRun) -> None:
+    def known(facts: dict[str, Any], **origin: str) -> dict[str, str]:
+        assert tracking.register("phantom", trained, facts, origin) == 1
+        return tracking.version_tags("phantom")[1]
+
+    known({"val_auc": 0.8}, git_commit="a")
+    tracking.tag_version("phantom", 1, {"reason": "the first"})
+    decided = {"val_auc": "0.8", "git_commit": "a", "reason": "the first"}
+    assert known({"val_auc": 0.8}, git_commit="b") == decided
+    assert known({"val_auc": 0.8}, dvc_experiment="muddy-toad") == decided | {"dvc_experiment": "muddy-toad"}
+    assert known({"val_auc": 0.9}, git_commit="b") == {
+        "val_auc": "0.9",
+        "git_commit": "b",
+        "dvc_experiment": "muddy-toad",
+    }
+
+
+def test_a_run_that_another_process_registers_at_the_same_moment_keeps_one_version(
+    root: Path, trained: tracking.TrainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a server, where no lock keeps another process out: both find no version, both make one."""
+    real = mlflow.register_model
+
+    def both(*arguments: Any, **options: Any) -> Any:
+        real(*arguments, **options)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(mlflow, "register_model", both)
+    assert tracking.register("phantom", trained, {"val_auc": 0.8}) == 1
+    assert tracking.version_tags("phantom") == {1: {"val_auc": "0.8"}}
+    assert tracking.register("phantom", trained, {"val_auc": 0.8}) == 1
+
+
 def test_a_version_comes_into_being_with_its_tags(
     root: Path, trained: tracking.TrainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -553,7 +586,7 @@ def test_a_registry_out_of_reach_is_not_one_without_a_champion(root: Path, monke
 
 def test_a_version_is_described_in_plain_words(root: Path, trained: tracking.TrainRun) -> None:
     tracking.register("phantom", trained, {})
-    tracking.describe("phantom", 1, "the first model of this data set")
+    tracking.decide("phantom", 1, {"reason": "the first model of this data set"})
     assert version_of(1).description == "the first model of this data set"
 
 
@@ -577,7 +610,7 @@ def test_what_was_rolled_back_stays_out_when_it_is_registered_again(
         asked.append((sorted(tags), champion, *choose(tags)))
         return 2, (1,)
 
-    assert tracking.roll_back("phantom", plan, latest) == (2, (2,))
+    assert tracking.roll_back("phantom", plan, latest) == "pneumonia-phantom: version 2 is champion again"
     assert asked == [([1, 2], 1, 2)]
     assert tracking.champion("phantom").version == 2
     assert version_of(1).description == "rolled back: version 2 is champion again"
@@ -599,7 +632,7 @@ def test_plan_tags_and_crown_of_a_rollback_are_under_one_lock(root: Path, traine
         held.append("rolled_back_at" in tags[1])
         return (1,)
 
-    assert tracking.roll_back("phantom", lambda tags, champion, choose: (*choose(tags), (1,)), choose) == (1, (1,))
+    tracking.roll_back("phantom", lambda tags, champion, choose: (*choose(tags), (1,)), choose)
     assert held == [False, True]
     with lock:
         pass
@@ -621,7 +654,7 @@ def test_a_promotion_between_reading_and_planning_is_planned_for(
             mlflow.MlflowClient().set_registered_model_alias("pneumonia-phantom", "champion", "3")
         return champion - 1, (champion,)
 
-    assert tracking.roll_back("phantom", plan, latest) == (2, (2,))
+    assert tracking.roll_back("phantom", plan, latest) == "pneumonia-phantom: version 2 is champion again"
     assert asked == [([1, 2], 2), ([1, 2, 3], 3)]
     assert [version for version, tags in tracking.version_tags("phantom").items() if "rolled_back_at" in tags] == [3]
     assert version_of(3).description == "rolled back: version 2 is champion again"
@@ -640,8 +673,9 @@ def test_who_was_promoted_during_a_rollback_is_champion_and_the_tags_say_so(
         return real(*arguments)
 
     monkeypatch.setattr(tracking, "crown", late)
-    assert tracking.roll_back("phantom", lambda *_: (1, (2,)), latest) == (1, (3,))
-    assert version_of(2).description == "rolled back: version 3 is champion"
+    said = "version 3 is champion, promoted in the same moment"
+    assert tracking.roll_back("phantom", lambda *_: (1, (2,)), latest) == f"pneumonia-phantom: {said}"
+    assert version_of(2).description == tracking.version_tags("phantom")[2]["reason"] == f"rolled back: {said}"
 
 
 def test_without_an_earlier_champion_a_rollback_is_one_line(root: Path, trained: tracking.TrainRun) -> None:
@@ -834,12 +868,34 @@ def test_asked_again_the_answer_is_the_same_unless_the_limits_changed(stage: Any
     assert stage(2)["champion_version"] == 2
 
 
+def test_what_was_decided_stays_as_it_was_when_a_version_is_promoted_again(stage: Any) -> None:
+    def decided(version: int) -> tuple[dict[str, str], str]:
+        return tracking.version_tags("phantom")[version], version_of(version).description
+
+    stage(3)
+    stage(2)
+    stage(1)
+    stage(None, "--rollback")
+    before = [decided(version) for version in (1, 2, 3)]
+    assert [tags["reason"][:9] for tags, _ in before] == ["the first", "higher va", "rolled ba"]
+    for number in (3, 2, 1):
+        again = stage(number)
+        assert again["champion_version"] == 2
+        assert again["promoted"] == (number == 2)
+    assert [decided(version) for version in (1, 2, 3)] == before
+    stage(3, max_ece=0.01)
+    assert decided(1)[0]["gate_max_ece"].startswith("failed: ")
+    assert decided(1)[0]["reason"] == decided(1)[1]
+    assert decided(1)[1].startswith("not higher: ")
+    assert [decided(version) for version in (2, 3)] == before[1:]
+
+
 def test_rollbacks_walk_back_and_what_was_rolled_back_stays_out(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for version, number in enumerate((4, 3, 5, 1), start=1):
         assert stage(number)["version"] == version
     capsys.readouterr()
     stage(None, "--rollback")
-    assert capsys.readouterr().out == "pneumonia-phantom: champion is version 2 again\n"
+    assert capsys.readouterr().out == "pneumonia-phantom: version 2 is champion again\n"
     tags = tracking.version_tags("phantom")
     assert (tags[4]["eligible"], tags[4]["promoted"]) == ("true", "false")
     again = stage(1)

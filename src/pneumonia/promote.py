@@ -175,14 +175,14 @@ def as_report(decision: Decision) -> dict[str, Any]:
 
 
 def as_tags(decision: Decision) -> dict[str, str]:
-    """The decision as tags of a version: a word for each gate, then the figures and the reason."""
+    """The decision as tags of a version: a word for each gate, the figures, and last the reason, which seals it."""
     report = as_report(decision)
     figures = {name: f"{report[name]:.6g}" for name in ("p_value", "test_difference", "test_p_value") if name in report}
     gates = {
         f"gate_{gate.name}": f"{'passed' if gate.passed else 'failed'}: {gate.value:.4g}, limit {gate.limit:g}"
         for gate in decision.gates
     }
-    return {"promoted": str(decision.promoted).lower(), "reason": decision.reason} | gates | figures
+    return {"promoted": str(decision.promoted).lower()} | gates | figures | {"reason": decision.reason}
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------
@@ -197,7 +197,10 @@ def facts(
     min_sensitivity: float,
     max_ece: float,
 ) -> dict[str, str]:
-    """The tags that `standing` needs of a version; arguments as those of `decide`."""
+    """What a version is judged on and by, as tags: those that `standing` needs, and the other limits.
+
+    As long as none of them changes, a decision on the version stands. Arguments as those of `decide`.
+    """
     mine = _split(candidate, "val")
     passed = all(gate.passed for gate in _gates(mine, threshold, min_sensitivity, max_ece))
     return {
@@ -205,8 +208,11 @@ def facts(
         "val_digest": dataset.digest(mine.reset_index()),
         "val_smaller": str(_smaller(mine)),
         "eligible": str(passed).lower(),
+        "threshold": repr(threshold),
         "min_common": str(min_common),
         "min_gain": repr(min_gain),
+        "min_sensitivity": repr(min_sensitivity),
+        "max_ece": repr(max_ece),
     }
 
 

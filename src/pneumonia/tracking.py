@@ -317,20 +317,35 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
             client.log_artifact(run.run_id, str(path), str(Path(target).parent))
 
 
-def register(data: str, run: TrainRun, tags: Mapping[str, Any]) -> int:
+def register(data: str, run: TrainRun, facts: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> int:
     """The version of a train run's model in the registry; registered once, however often it is asked for.
 
     A new version comes into being together with its tags, so that no other process sees it without them. One that
-    exists gets them anew.
+    exists keeps them, and what was decided on it, unless a fact has changed: then it gets all of them anew and loses
+    the tag `reason`, by which a version that is to be decided is known.
+
+    Args:
+        facts: what the version is judged on and by.
+        origin: where it comes from, which is no reason to judge it anew.
     """
-    name = registered_name(data)
-    words = {key: str(value) for key, value in tags.items()}
+    name, client = registered_name(data), mlflow.MlflowClient()
+    words, origin = {key: str(value) for key, value in facts.items()}, dict(origin or {})
     with alone():
         versions = _versions(data, run)
         if not versions:
-            return int(mlflow.register_model(f"models:/{run.model_id}", name, tags=words).version)
-        version = max(versions)
-        tag_version(data, version, words)
+            made = int(mlflow.register_model(f"models:/{run.model_id}", name, tags=words | origin).version)
+            version = min(_versions(data, run))
+            if version != made:  # on a server another process has registered the same run in the same moment
+                client.delete_model_version(name, str(made))
+            return version
+        version = min(versions)
+        known = client.get_model_version(name, str(version)).tags
+        if words.items() <= known.items():
+            tag_version(data, version, {key: word for key, word in origin.items() if key not in known})
+            return version
+        if "reason" in known:
+            client.delete_model_version_tag(name, str(version), "reason")
+        tag_version(data, version, words | origin)
         return version
 
 
@@ -377,7 +392,7 @@ def roll_back(
     data: str,
     plan: Callable[[Registry, int, Callable[[Registry], Choice]], tuple[int, Sequence[int]] | None],
     choose: Callable[[Registry], Choice],
-) -> tuple[int, Choice]:
+) -> str:
     """Take the champion, and who else stands in the way, out of the contest, and crown whom the others leave.
 
     That is the version to go back to; only on a server, which no lock keeps for one process, it may be one that was
@@ -389,7 +404,7 @@ def roll_back(
         choose: as in `crown`.
 
     Returns:
-        The version to go back to, and the choice, which names the champion first.
+        In words, who is champion.
 
     Raises:
         UserError: no champion, or no earlier one.
@@ -408,12 +423,11 @@ def roll_back(
         for version in aside:
             tag_version(data, version, {ROLLED_BACK: _now(), "promoted": "false"})
         _, choice = crown(data, choose)
+        said = f"version {choice[0]} is champion{' again' if choice[0] == target else ', promoted in the same moment'}"
         for version in aside:  # only now it is known who is champion instead
             what = "rolled back" if version == current.version else f"set aside with version {current.version}"
-            reason = f"{what}: version {choice[0]} is champion{' again' if choice[0] == target else ''}"
-            tag_version(data, version, {"reason": reason})
-            describe(data, version, reason)
-    return target, choice
+            decide(data, version, {"reason": f"{what}: {said}"})
+    return f"{name}: {said}"
 
 
 def by_evidence(data: str) -> Callable[[Registry], promote.Standing]:
@@ -443,9 +457,10 @@ def tag_version(data: str, version: int, tags: Mapping[str, str]) -> None:
         _insist(mlflow.MlflowClient().set_model_version_tag, registered_name(data), str(version), key, value)
 
 
-def describe(data: str, version: int, text: str) -> None:
-    """Plain words that the registry shows beside a version."""
-    mlflow.MlflowClient().update_model_version(registered_name(data), str(version), text)
+def decide(data: str, version: int, tags: Mapping[str, str]) -> None:
+    """What was decided on a version, as its tags; the `reason` is also the text that the registry shows beside it."""
+    mlflow.MlflowClient().update_model_version(registered_name(data), str(version), tags["reason"])
+    tag_version(data, version, tags)
 
 
 def lineage(model_path: Path) -> dict[str, str]:
