@@ -5,7 +5,7 @@ VENV := .venv
 PORT ?= 5000
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help repro promote rollback compare ui test test-all lint bench recipes results setup lock clean
+.PHONY: help repro promote rollback restore compare ui test test-all lint bench results recipes setup lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ promote: setup  ## register the model again, into an empty or another MLflow sto
 
 rollback: setup  ## make the previous champion champion again; the present one does not come back by itself
 	@python -m stages.promote --rollback
+
+restore: setup  ## bring back a version's model, data, code and settings: make restore VERSION=3 (or champion)
+	@python -m stages.promote --restore "$(VERSION)"
 
 compare: setup  ## two models side by side: make compare A=champion B=2 (version, run id or DVC experiment)
 	@python -m stages.compare "$(A)" "$(B)"

@@ -1,8 +1,8 @@
 """Register the model; it becomes champion if its validation AUC is higher and it passes the gates.
 
-By hand, `--register` registers once more, into an empty or another MLflow store (`make promote`), and
-`--if-missing` does so only where the store lacks the model's version or a champion (`make repro`). Neither writes
-`promotion.json`, which records the decision at its time. `--rollback` makes the previous champion champion again.
+By hand, `--register` registers once more, into an empty or another MLflow store, and `--if-missing` only where the
+store lacks the model's version or a champion; neither writes `promotion.json`, which records the decision at its time.
+`--rollback` goes back to the previous champion, `--restore VERSION` to the files of a version and their commit.
 """
 
 import argparse
@@ -16,9 +16,13 @@ def main() -> None:
     parser.add_argument("--register", action="store_true", help="register again, into the store of this moment")
     parser.add_argument("--if-missing", action="store_true", help="register only where the store lacks the model")
     parser.add_argument("--rollback", action="store_true", help="make the previous champion champion again")
+    parser.add_argument("--restore", metavar="VERSION", help="bring back the files of a version, or of the champion")
     asked = parser.parse_args()
     settings = params.load()
     tracking.open_store()
+    if asked.restore is not None:
+        print(tracking.bring_back(settings.data, asked.restore, MODELS / "model.keras"))
+        return
     if asked.rollback:
         print(tracking.roll_back(settings.data, promote.rollback, tracking.by_evidence(settings.data)))
         return

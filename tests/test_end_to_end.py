@@ -429,29 +429,54 @@ def test_every_model_runs_as_an_experiment(project: Project, model: str) -> None
 
 
 @pytest.mark.slow
-def test_the_model_of_a_version_comes_back_with_git_and_dvc_checkout(tmp_path: Path) -> None:
+def test_the_files_of_a_version_come_back(tmp_path: Path) -> None:
+    """Versions 1 and 2 are committed by hand, 3 and 4 by DVC as experiments, in the workspace and beside it."""
     project = Project(tmp_path / "project")
     for epochs in (1, 2):
         project.set({"train.epochs": epochs, "tune.n_trials": 0})
         project.dvc("repro")
         project.run("git", "add", "-A")
         project.run("git", "commit", "-q", "-m", f"{epochs} epochs")
-    model = project.folder / "models/model.keras"
+    project.dvc("exp", "run", "--name", "muddy-toad", "-S", "train.epochs=3")
+    project.run("git", "checkout", "-q", ".")
+    project.dvc("checkout")
+    project.dvc("exp", "run", "--temp", "--name", "other-owl", "-S", "train.epochs=4")
     versions = project.client.search_model_versions("name = 'pneumonia-phantom'")
     tags = {int(one.version): one.tags for one in versions}
-    assert tags[1]["model_sha256"] != tags[2]["model_sha256"] == dataset.sha256_file(model)
-    for version in (1, 2):
-        for commit in project.run("git", "rev-list", "master", "--", "dvc.lock").split():
-            lock = YAML(typ="safe").load(project.run("git", "show", f"{commit}:dvc.lock"))
-            entry = json.dumps(lock["stages"]["train"], sort_keys=True)
-            if dataset.sha256_bytes(entry.encode()) == tags[version]["dvc_lock_digest"]:
-                break
-        else:
-            pytest.fail(f"no commit holds the dvc.lock of version {version}")
-        project.run("git", "checkout", "-q", commit)
+    assert [tags[version].get("dvc_experiment") for version in (1, 2, 3, 4)] == [None, None, "muddy-toad", "other-owl"]
+    assert len({one["model_sha256"] for one in tags.values()}) == 4
+
+    def restore(version: int | str, expect: int = 0) -> str:
+        said = project.run(sys.executable, "-m", "stages.promote", "--restore", str(version), expect=expect)
+        assert len(said.splitlines()) == 1, said
+        return said
+
+    def is_there(version: int) -> bool:
+        settings = YAML(typ="safe").load((project.folder / "params.yaml").read_text())
+        return (
+            dataset.sha256_file(project.folder / "models/model.keras") == tags[version]["model_sha256"]
+            and project.report("promotion.json")["version"] == version
+            and settings["train"]["epochs"] == version
+        )
+
+    assert is_there(2)
+    for version in (1, 3, 4):
+        assert restore(version).endswith("back: git checkout - && dvc checkout\n")
+        assert is_there(version)
+        assert project.stages_run(project.dvc("repro", "--dry")) == []
+        project.run("git", "checkout", "-q", "-")
         project.dvc("checkout")
-        assert dataset.sha256_file(model) == tags[version]["model_sha256"]
-        assert project.report("promotion.json")["version"] == version
+        assert is_there(2)
+        assert project.run("git", "branch", "--show-current").strip() == "master"
+    assert "as dvc.lock here has it already" in restore(2)
+    champion = int(project.client.get_model_version_by_alias("pneumonia-phantom", "champion").version)
+    restore("champion")
+    assert is_there(champion)
+    project.run("git", "checkout", "-q", "master")
+    project.dvc("checkout")
+    project.set({"train.epochs": 9})
+    assert "params.yaml: not committed" in restore(1, expect=1)
+    assert "is no version of pneumonia-phantom; it has 1, 2, 3, 4" in restore(9, expect=1)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from mlflow.entities import LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
-from pneumonia import UserError, dataset, models, promote, tracking
+from pneumonia import UserError, dataset, models, promote, restore, tracking
 from tests.conftest import set_settings
 from tests.test_card import write_reports
 
@@ -688,7 +688,57 @@ def test_without_an_earlier_champion_a_rollback_is_one_line(root: Path, trained:
         tracking.roll_back("phantom", lambda *_: None, latest)
 
 
-def test_a_version_names_commit_and_lock_only_where_they_are_its_own(root: Path, trained: tracking.TrainRun) -> None:
+@pytest.fixture
+def asked(root: Path, trained: tracking.TrainRun, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Version 1 without and version 2 with a dvc.lock; what git and DVC are asked to bring, for version 3 in vain."""
+    for version in (1, 2, 3):
+        mlflow.register_model(f"models:/{trained.model_id}", "pneumonia-phantom")
+        tags = {"dvc_lock_digest": f"lock {version}"} if version > 1 else {}
+        tracking.tag_version("phantom", version, {"model_sha256": f"model {version}", **tags})
+    calls = []
+
+    def bring_back(wanted: str, model: Path, sha256: str) -> str:
+        calls.append((wanted, str(model), sha256))
+        if wanted == "lock 3":
+            raise restore.GoneError("no commit here")
+        return "from here"
+
+    monkeypatch.setattr(restore, "bring_back", bring_back)
+    return calls
+
+
+def test_a_version_is_brought_back_by_its_lock_and_checked_by_its_model(asked: list[tuple[str, ...]]) -> None:
+    assert tracking.bring_back("phantom", "2", Path("m")) == "pneumonia-phantom version 2 from here"
+    crown(2)
+    assert tracking.bring_back("phantom", "champion", Path("m")) == "pneumonia-phantom version 2 from here"
+    assert asked == [("lock 2", "m", "model 2")] * 2
+
+
+@pytest.mark.parametrize("name", ["4", "champion", "", "two"])
+def test_an_unknown_version_ends_in_one_line_with_those_there_are(asked: list[tuple[str, ...]], name: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^'{name}' is no version of pneumonia-phantom; it has 1, 2, 3 \(make restore"
+    ):
+        tracking.bring_back("phantom", name, Path("m"))
+    with pytest.raises(UserError, match="it has none"):
+        tracking.bring_back("chest_xray", name, Path("m"))
+    assert asked == []
+
+
+@pytest.mark.parametrize(("version", "why"), [("1", "was registered without a dvc.lock"), ("3", ": no commit here; ")])
+def test_of_a_version_that_cannot_be_brought_back_the_model_is_in_mlflow(
+    asked: list[tuple[str, ...]], version: str, why: str
+) -> None:
+    with pytest.raises(UserError, match=why) as refusal:
+        tracking.bring_back("phantom", version, Path("m"))
+    assert f"as models:/pneumonia-phantom/{version}" in str(refusal.value)
+    assert mlflow.get_tracking_uri() in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_version_names_commit_and_lock_only_where_they_are_its_own(
+    root: Path, trained: tracking.TrainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model_path = Path("models/model.keras")
     model_path.parent.mkdir()
     model_path.write_bytes(b"model")
@@ -707,6 +757,8 @@ def test_a_version_names_commit_and_lock_only_where_they_are_its_own(root: Path,
     assert tracking.lineage(model_path) == found, "what ends later does not matter"
     Path("dvc.lock").write_text("schema: '2.0'\n")
     assert tracking.lineage(model_path) == {}
+    monkeypatch.setenv("DVC_EXP_NAME", "muddy-toad")
+    assert tracking.lineage(model_path) == {"dvc_experiment": "muddy-toad"}
 
 
 # --- many at once ---------------------------------------------------------------------------------------------------

@@ -33,11 +33,9 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # or each new store pr
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from sqlalchemy.exc import SQLAlchemyError
 
-from pneumonia import UserError, dataset, promote
+from pneumonia import UserError, dataset, promote, restore
 
 CHAMPION = "champion"
 ROLLED_BACK = "rolled_back_at"
@@ -464,13 +462,45 @@ def decide(data: str, version: int, tags: Mapping[str, str]) -> None:
 
 
 def lineage(model_path: Path) -> dict[str, str]:
-    """Where a model comes from, as far as git and DVC know: `git_commit`, and `dvc_lock_digest` of its `train` entry.
+    """Where a model comes from, as far as git and DVC know.
 
-    The digest is not that of the whole file, which holds `promote` only after that stage has ended. A file that some
-    other training wrote says nothing of this model, and neither does an entry that names another one.
+    - `git_commit`: the code that it is promoted with. It is not the commit that holds the model's dvc.lock: that one is
+      made after the promotion, by DVC for its experiment or by the user.
+    - `dvc_lock_digest`: of the entry of `train` in dvc.lock, by which `bring_back` finds that commit. A dvc.lock that
+      some other training wrote says nothing of this model, and neither does an entry that names another one.
+    - `dvc_experiment`: the experiment that promotes it.
     """
-    found = {"git_commit": _git_commit(), "dvc_lock_digest": _dvc_lock_digest(model_path)}
+    found = {
+        "git_commit": _git_commit(),
+        "dvc_lock_digest": _dvc_lock_digest(model_path),
+        "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
+    }
     return {name: value for name, value in found.items() if value}
+
+
+def bring_back(data: str, name: str, model_path: Path) -> str:
+    """The files of a registered version into the workspace, with the commit that holds them; gives a line on it.
+
+    Args:
+        name: a version's number, or `champion`.
+        model_path: where its model belongs.
+
+    Raises:
+        UserError: no such version, or one that cannot be brought back; nothing has changed then.
+    """
+    with _said_in_one_line(mlflow.get_tracking_uri()):
+        registry, version = version_tags(data), _numbered(name, data)
+    if version not in registry:
+        known = ", ".join(map(str, sorted(registry))) or "none"
+        raise UserError(f"{name!r} is no version of {registered_name(data)}; it has {known} (make restore VERSION=1)")
+    tags, title = registry[version], f"{registered_name(data)} version {version}"
+    alone = f"the model alone is in MLflow, {mlflow.get_tracking_uri()}, as models:/{registered_name(data)}/{version}"
+    if not {"dvc_lock_digest", "model_sha256"} <= tags.keys():
+        raise UserError(f"{title} was registered without a dvc.lock of its training; {alone}")
+    try:
+        return f"{title} {restore.bring_back(tags['dvc_lock_digest'], model_path, tags['model_sha256'])}"
+    except restore.GoneError as error:
+        raise UserError(f"{title}: {error}; {alone}") from error
 
 
 def version_predictions(data: str, version: int) -> pd.DataFrame:
@@ -517,14 +547,19 @@ def scored(name: str, data: str) -> Scored:
     return found
 
 
-def _scored_version(name: str, data: str) -> Scored | None:
+def _numbered(name: str, data: str) -> int:
+    """The number that a version's name means, a number itself or `champion`; 0 for none."""
     holder = champion(data) if name == CHAMPION else None
-    version = holder.version if holder else int(name) if re.fullmatch("[0-9]{1,9}", name) else 0
+    return holder.version if holder else int(name) if re.fullmatch("[0-9]{1,9}", name) else 0
+
+
+def _scored_version(name: str, data: str) -> Scored | None:
+    version = _numbered(name, data)
     tags = version_tags(data).get(version)
     if tags is None:
         return None
     run_id = str(mlflow.MlflowClient().get_model_version(registered_name(data), str(version)).run_id)
-    words = [tags.get("model", "?"), *([CHAMPION] if holder else [])]
+    words = [tags.get("model", "?"), *([CHAMPION] if name == CHAMPION else [])]
     title = f"{registered_name(data)} version {version} ({', '.join(words)})"
     return Scored(title, run_id, version_predictions(data, version))
 
@@ -624,17 +659,15 @@ def _git_commit() -> str:
 
 
 def _dvc_lock_digest(model_path: Path) -> str:
-    """SHA-256 of the entry of `train` in dvc.lock, as JSON with sorted keys; empty where it is not of this model."""
+    """Of the entry of `train` in dvc.lock; empty where it is not of this model."""
     try:
-        entry = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]["train"]
-        made = {out["path"]: out["md5"] for out in entry["outs"]}
+        entry = restore.train_entry(restore.read_lock())
+        made = {out["path"]: out["md5"] for out in entry.get("outs", [])}
         with open(model_path, "rb") as file:
             found = hashlib.file_digest(file, "md5").hexdigest()
-    except (OSError, YAMLError, KeyError, TypeError):  # none yet, or none that DVC wrote
+    except (OSError, KeyError, TypeError):  # no model yet, or none that DVC wrote
         return ""
-    if made.get(model_path.as_posix()) != found:
-        return ""
-    return dataset.sha256_bytes(json.dumps(entry, sort_keys=True).encode())
+    return restore.digest(entry) if made.get(model_path.as_posix()) == found else ""
 
 
 def _now() -> str:
