@@ -20,6 +20,7 @@ def table(scores: list[float], *, labels: list[int] = LABELS, first: int = 0, sp
         {
             "image_id": [f"i{i}" for i in numbers],
             "sha256": [f"{i:064x}" for i in numbers],
+            "patient_id": [f"p{i}" for i in numbers],
             "split": split,
             "label": labels,
             "score": scores,
@@ -46,6 +47,13 @@ def test_promotes_only_on_higher_auc() -> None:
     assert decide(table(PERFECT), table(GOOD)).promoted
     assert not decide(table(GOOD), table(GOOD)).promoted
     assert not decide(table(GOOD), table(PERFECT)).promoted
+
+
+def test_images_of_one_patient_are_one_piece_of_evidence() -> None:
+    patients = ["p0", "p0", "p1", "p2", "p2", "p3"]
+    decision = decide(table(PERFECT).assign(patient_id=patients), table(GOOD))
+    assert decision.p_value == metrics.delong_test(LABELS, PERFECT, GOOD, groups=patients)
+    assert decision.p_value != decide(table(PERFECT), table(GOOD)).p_value
 
 
 def test_a_decision_names_both_aucs_on_the_images_compared() -> None:

@@ -423,7 +423,7 @@ def test_predictions_that_are_gone_are_an_empty_table(root: Path, trained: track
     for run_id in (trained.run_id, "0" * 32):
         table = tracking.logged_predictions(run_id)
         assert table.empty
-        assert {"sha256", "split", "label", "score"} <= set(table)
+        assert {"sha256", "patient_id", "split", "label", "score"} <= set(table)
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------
@@ -793,7 +793,7 @@ def predictions_of(number: int, first_image: int = 0) -> pd.DataFrame:
     scores[20] = scores[20 - number] - 0.001
     numbers = range(first_image, first_image + 40)
     table = pd.DataFrame({"image_id": [f"i{i}" for i in numbers], "sha256": [f"{i:064x}" for i in numbers]})
-    return table.assign(split="val", label=LABELS, score=scores)
+    return table.assign(patient_id=table["image_id"], split="val", label=LABELS, score=scores)
 
 
 def write_settings(folder: Path, **limits: float) -> None:

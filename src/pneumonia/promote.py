@@ -103,8 +103,8 @@ def decide(
     reported and decides nothing: a champion chosen on test would make its figures worthless.
 
     Args:
-        candidate, champion: predictions (`sha256, split, label, score`); no rows of the champion = they are gone;
-            champion None = there is none to beat, and the candidate becomes it whatever its gates say.
+        candidate, champion: predictions (`sha256, patient_id, split, label, score`); no rows of the champion = they are
+            gone; champion None = there is none to beat, and the candidate becomes it whatever its gates say.
         first: the candidate is the first version of its data set, which matters for the reason alone.
         threshold: the candidate's own, chosen on validation.
         min_common: images of each class both must have validated on; fewer and the champion stays.
@@ -326,9 +326,9 @@ def _failure(gate: Gate) -> str:
 
 
 def _common(candidate: pd.DataFrame, champion: pd.DataFrame, split: str) -> tuple[pd.DataFrame, int]:
-    """`label, score, score_champion` of the images in both with the same label, and how many of the rarer class."""
+    """`label, patient_id, score, score_champion` of the images in both with the same label, and the rarer class's n."""
     both = _split(candidate, split).join(_split(champion, split).add_suffix("_champion"), how="inner")
-    common = both.loc[both["label"] == both["label_champion"], ["label", "score", "score_champion"]]
+    common = both[both["label"] == both["label_champion"]]
     return common, _smaller(common)
 
 
@@ -336,7 +336,8 @@ def _compared(common: pd.DataFrame) -> tuple[float, float, float, float]:
     """AUC of either model, their difference, DeLong's p-value."""
     auc = metrics.roc_auc(common["label"], common["score"])
     champion_auc = metrics.roc_auc(common["label"], common["score_champion"])
-    p_value = metrics.delong_test(common["label"], common["score"], common["score_champion"])
+    scores = (common["score"], common["score_champion"])
+    p_value = metrics.delong_test(common["label"], *scores, groups=common["patient_id"])
     return auc, champion_auc, auc - champion_auc, p_value
 
 
@@ -345,4 +346,4 @@ def _smaller(table: pd.DataFrame) -> int:
 
 
 def _split(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
-    return dataset.once(predictions, split).set_index("sha256")[["label", "score"]]
+    return dataset.once(predictions, split).set_index("sha256")[["label", "patient_id", "score"]]

@@ -515,7 +515,7 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
         try:
             path = mlflow.MlflowClient().download_artifacts(run_id, PREDICTIONS, folder)
         except (MlflowException, OSError):
-            return pd.DataFrame(columns=["sha256", "split", "label", "score"])
+            return pd.DataFrame(columns=["sha256", "patient_id", "split", "label", "score"])
         return dataset.read_table(path)
 
 
