@@ -256,11 +256,13 @@ def measures(table: pd.DataFrame, title: str) -> Figure:
         "mean": "mean (gray levels)",
         "std": "standard deviation (gray levels)",
         "entropy": "entropy (bits)",
+        "saturated": "black and white pixels (share)",
+        "sharpness": "sharpness (log2)",
     }
     valid = table[table["valid"]]
     colours = {0: BLUE, 1: ORANGE}
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(2, 3, figsize=(10, 5.6))
+        figure, axes = plt.subplots(2, 4, figsize=(13, 5.6))
         figure.suptitle(f"{title}\nn = {len(valid)} valid images, each class scaled to its own number")
         for place, (name, label) in zip(axes.flat, units.items(), strict=True):
             edges = np.histogram_bin_edges(valid[name].astype(float), bins=40)
