@@ -406,6 +406,15 @@ def test_age_and_sex_of_each_split_are_shown_with_how_many_are_unknown(facts: di
     assert "age unknown" not in without.text
 
 
+def test_weights_against_acquisition_are_told_with_what_acquisition_says_of_the_label(facts: dict[str, Any]) -> None:
+    assert "How an image was taken" not in page(facts).text, "nobody asked for them"
+    taken = {"n": 1001, "auc": 0.9212, "n_effective_normal": 211.4, "n_effective_pneumonia": 3322.6}
+    settings = facts["settings"] | {"rebalance": {"acquisition": 10.0}}
+    text = " ".join(page(facts, rebalance=facts["rebalance"] | {"acquisition": taken}, settings=settings).text.split())
+    assert "tells the classes of the 1,001 train images apart with AUC 0.921." in text
+    assert "weigh up to 10 times as much; 211 normal and 3,323 pneumonia images of equal weight" in text
+
+
 def test_what_was_left_out_is_counted_by_its_reason_and_the_rest_is_in_the_splits(facts: dict[str, Any]) -> None:
     assert table(facts, "inclusion", "images") == [
         ("examined", "1,300"),
