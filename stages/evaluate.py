@@ -65,7 +65,7 @@ def main() -> None:
             f"estimated from its unlabelled scores (prior_shift), {shift['test_prevalence']:.1%} as labelled"
         )
     else:
-        print("prior_shift is left out: the unlabelled test scores do not say how common pneumonia is")
+        print("prior_shift is left out: by the unlabelled test scores all is pneumonia, or none, or they do not say")
     print(audit["verdict"])
     print(points.to_string(index=False))
 

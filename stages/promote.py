@@ -49,7 +49,7 @@ def main() -> None:
             theirs = rival and tracking.version_predictions(data, rival)
             decision = promote.decide(predictions, theirs, first=version == promote.FIRST_VERSION, **asks)
             decision = promote.settled(decision, version, champion, registry[version])
-            if "reason" not in registry[version]:  # else it is decided, on the same facts and by the same limits
+            if "reason" not in (tags := registry[version]) or (decision.promoted and tags["promoted"] == "false"):
                 tracking.decide(data, version, promote.as_tags(decision))
         tracking.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
         tracking.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])

@@ -16,9 +16,9 @@ def main() -> None:
         splits = rebalance.balance(splits, strategy=how.strategy, seed=how.seed)
         taken = {}
         if how.acquisition > 1:
-            probability = rebalance.acquisition(splits, seed=how.seed)
-            splits = rebalance.weigh_acquisition(splits, probability, at_most=how.acquisition)
-            taken = {"acquisition": rebalance.summarise_acquisition(splits, probability)}
+            found = rebalance.acquisition(splits, seed=how.seed)
+            splits = rebalance.weigh_acquisition(splits, found, at_most=how.acquisition)
+            taken = {"acquisition": rebalance.summarise_acquisition(splits, found)}
         summary = rebalance.summarise(valid, splits, how.strategy) | taken
         dataset.write_table(splits, DATA / "splits.csv")
         dataset.write_json(summary, REPORTS / "rebalance.json")

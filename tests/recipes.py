@@ -49,8 +49,9 @@ def main() -> None:
             continue
         for name, changes in RECIPES.items():
             settings = {**row.settings, **changes}
-            known = {"data": DATA, "model": row.model, "recipe": name}
-            table = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=list(known))
+            known = {"data": DATA, "model": row.model, "recipe": name, "digest": results.recipe(settings)}
+            text = {"digest": str, "commit": str}
+            table = pd.read_csv(TABLE, dtype=text) if TABLE.is_file() else pd.DataFrame(columns=list(known))
             if (table[list(known)] == pd.Series(known)).all(axis=1).any():
                 print(f"{row.model}, {name}: is in the table")
                 continue
@@ -72,7 +73,7 @@ def roles(splits: pd.DataFrame, *, seed: int = 1) -> pd.Series:
         seed: which patients' unusual images judge.
     """
     known = splits[splits["split"] != "test"]
-    probability = rebalance.acquisition(known.assign(split="train"), seed=seed)
+    probability = rebalance.acquisition(known.assign(split="train", repeats=1), seed=seed)["probability"]
     unusual = pd.Series(False, index=known.index)
     for label, share in UNUSUAL.items():
         of_class = probability[known["label"] == label]

@@ -182,6 +182,39 @@ def test_perfect_separation_by_patient_counts_patients() -> None:
     assert (low, high) == auc_interval([0] * 4 + [1] * 4, range(8))
 
 
+def test_perfect_separation_with_both_classes_in_each_patient_counts_half_the_patients() -> None:
+    """Pairs that share no patient: ten patients with an image of each class make five, not ten."""
+    patients = [*range(10)] * 2
+    low, high = auc_interval([0] * 10 + [1] * 10, range(20), groups=patients)
+    assert (low, high) == auc_interval([0] * 5 + [1] * 5, range(10))
+    assert low < 0.6, "at a true AUC of .6 one sample in thirteen is perfect, .6**5"
+
+
+@pytest.mark.parametrize("n_patients", [4, 5, 7, 10])
+def test_patients_who_are_all_alike_have_no_variance_whatever_rounding_says(n_patients: int) -> None:
+    y_true, patient = [1, 1, 1] * n_patients + [0] * n_patients, [*np.repeat(range(n_patients), 3), *range(n_patients)]
+    score = [3, 3, 1] * n_patients + [2] * n_patients
+    low, high = auc_interval(y_true, score, groups=patient)
+    assert low < 0.5 < 0.8 < high, "Hoeffding's bound, no point at 2/3"
+    other = [3, 1, 1] * n_patients + [2] * n_patients
+    assert delong_test(y_true, score, other, groups=patient) > 0.5
+
+
+def test_balanced_accuracy_sees_patients_with_images_of_both_classes() -> None:
+    generator, hits = np.random.default_rng(47), {"known": 0, "hidden": 0}
+    y_true, patient = np.tile([0, 1], 60), np.repeat(np.arange(60), 2)
+    for _ in range(300):
+        hard = np.repeat(generator.random(60), 2)
+        alone = generator.random(120)
+        right = np.where(generator.random(120) < 0.9, hard, alone) < 0.8
+        scores = np.where(right, y_true, 1 - y_true)
+        for name, groups in (("known", patient), ("hidden", None)):
+            report = classification_report(y_true, scores, 0.5, groups=groups)
+            hits[name] += report["balanced_accuracy_low"] <= 0.8 <= report["balanced_accuracy_high"]
+    assert hits["known"] >= 0.92 * 300
+    assert hits["hidden"] < 0.92 * 300
+
+
 def test_delong_interval_agrees_with_the_bootstrap() -> None:
     y_true, y_score = simulated(400, seed=4)
     assert auc_interval(y_true, y_score) == pytest.approx(
@@ -284,7 +317,8 @@ def test_wilson_interval_of_newcombes_examples(successes: int, n: int, low: floa
     ("success", "groups", "n"),
     [
         ([1, 1, 0, 0], "abcd", 4),
-        ([1, 1, 1, 0, 0, 0, 1, 1, 1], "aaabbbccc", 2.25),  # each patient is wholly right or wholly wrong
+        # Each patient is wholly right or wholly wrong; Student's quantiles at 8 and at 2 degrees of freedom.
+        ([1, 1, 1, 0, 0, 0, 1, 1, 1], "aaabbbccc", 2.25 * (2.306004 / 4.302653) ** 2),
         ([1, 0, 1, 0], "aabb", 4),  # patients differ less than chance would have them
         ([1, 1, 1, 1, 1, 1], "aabbcc", 3),
         ([1, 0, 1], "aaa", 1),
@@ -513,7 +547,7 @@ def test_report_intervals_are_those_of_the_single_functions(by_patient: bool) ->
         assert (report[f"{name}_low"], report[f"{name}_high"]) == pytest.approx(interval), name
     assert (report["auc_low"], report["auc_high"]) == auc_interval(y_true, y_score, 0.9, groups=groups)
     found, ids = y_score[y_true == 1] >= 0.5, groups[y_true == 1] if by_patient else np.arange(y_true.sum())
-    n = effective_trials(found, ids)
+    n = effective_trials(found, ids, 0.9)
     assert (n < found.size) == by_patient
     interval = wilson_interval(found.mean() * n, n, 0.9)
     assert (report["sensitivity_low"], report["sensitivity_high"]) == pytest.approx(interval)

@@ -394,41 +394,56 @@ def test_an_epoch_gives_both_classes_the_same_weight(normals: int, pneumonias: i
 # --- acquisition ----------------------------------------------------------------------------------------------------
 
 
-def taken(n_patients: int = 300, *, shift: float, seed: int = 0) -> pd.DataFrame:
-    """Splits of images whose sharpness differs between the classes by `shift` standard deviations, nothing else."""
-    table = table_of(crowd(n_patients))
+def taken(n_patients: int = 300, *, shift: float, share: float = 2 / 3, seed: int = 0) -> pd.DataFrame:
+    """Splits of images whose sharpness differs between the classes by `shift` standard deviations, nothing else.
+
+    Both images of a patient were taken alike.
+    """
     rng = np.random.default_rng(seed)
-    measured = {name: rng.normal(size=len(table)) for name in ("mean", "std", "entropy", "saturated", "sharpness")}
-    measured["sharpness"] -= shift * table["label"]
-    measured |= {"width": rng.integers(200, 400, len(table)), "height": rng.integers(200, 400, len(table))}
-    splits = assign_splits(table.assign(**measured), **FRACTIONS, seed=1)
+    label = np.arange(n_patients) < share * n_patients
+    rows = [{"patient_id": f"p{patient:05}", "label": int(label[patient])} for patient in range(n_patients)] * 2
+    measured = {name: np.tile(rng.normal(size=n_patients), 2) for name in rebalance.ACQUISITION_MEASURES}
+    measured["sharpness"] -= shift * np.tile(label, 2)
+    measured |= {name: np.tile(rng.integers(200, 400, n_patients), 2) for name in ("width", "height")}
+    splits = assign_splits(table_of(rows).assign(**measured), **FRACTIONS, seed=1)
     return balance(splits, strategy="class_weight", seed=1)
 
 
-def test_acquisition_that_differs_between_the_classes_is_found_and_none_where_there_is_none() -> None:
-    splits = taken(shift=2.0)
+def sharpness_gap(splits: pd.DataFrame, rows: pd.Index) -> float:
+    """Of the weighted means of both classes in train."""
+    train = splits.loc[rows]
+    means = train.groupby("label")[["sharpness", "weight"]].apply(
+        lambda part: np.average(part["sharpness"], weights=part["weight"])
+    )
+    return float(means[0] - means[1])
+
+
+def test_acquisition_that_differs_between_the_classes_is_found() -> None:
+    splits = taken(1500, shift=2.0)
     found = summarise_acquisition(splits, acquisition(splits, seed=1))
     assert found["n"] == (splits["split"] == "train").sum()
-    assert found["auc"] == pytest.approx(0.92, abs=0.04)  # of two normals so far apart
-    # A model that had seen the patients it is asked about would find .9 here too.
-    nothing = taken(shift=0.0)
-    assert summarise_acquisition(nothing, acquisition(nothing, seed=1))["auc"] == pytest.approx(0.5, abs=0.1)
+    assert found["auc"] == pytest.approx(0.92, abs=0.03)  # of two normals so far apart
 
 
-def test_weights_take_from_acquisition_what_it_says_of_the_label() -> None:
-    splits = taken(shift=1.5)
-    probability = acquisition(splits, seed=1)
-    weighed = weigh_acquisition(splits, probability, at_most=20.0).loc[probability.index]
+def test_where_acquisition_says_nothing_nobody_is_weighed_and_patients_are_not_learnt_by_heart() -> None:
+    splits = taken(shift=0.0)
+    found = acquisition(splits, seed=1)
+    # A model that had seen a patient's other image, taken alike, would know the label.
+    assert summarise_acquisition(splits, found)["auc"] == pytest.approx(0.5, abs=0.12)
+    weighed = weigh_acquisition(splits, found, at_most=10.0)
+    costs = summarise_acquisition(weighed, found)
+    assert costs["n_effective_normal"] + costs["n_effective_pneumonia"] > 0.95 * costs["n"]
 
-    def gap(weight: pd.Series) -> float:
-        means = [
-            np.average(weighed["sharpness"][rows], weights=weight[rows])
-            for rows in (weighed["label"] == 0, weighed["label"] == 1)
-        ]
-        return float(means[0] - means[1])
 
-    assert gap(splits["weight"].loc[probability.index]) == pytest.approx(1.5, abs=0.2)
-    assert abs(gap(weighed["weight"])) < 0.5
+@pytest.mark.parametrize(("share", "n_patients"), [(0.5, 1500), (0.75, 1500), (0.2, 1500), (0.08, 5000)])
+def test_weights_take_from_acquisition_what_it_says_of_the_label_however_rare_a_class_is(
+    share: float, n_patients: int
+) -> None:
+    splits = taken(n_patients, shift=1.5, share=share)
+    found = acquisition(splits, seed=1)
+    assert sharpness_gap(splits, found.index) == pytest.approx(1.5, abs=0.2)
+    weighed = weigh_acquisition(splits, found, at_most=20.0)
+    assert abs(sharpness_gap(weighed, found.index)) < 0.5, "two thirds are taken away"
 
 
 @pytest.mark.parametrize("strategy", ["class_weight", "oversample", "undersample"])
@@ -449,15 +464,12 @@ def test_weighing_changes_neither_what_a_class_weighs_nor_the_other_splits(strat
 
 def test_no_image_weighs_more_than_was_asked_for() -> None:
     splits = taken(shift=3.0)
-    probability = acquisition(splits, seed=1)
+    found = acquisition(splits, seed=1)
     for at_most in (2.0, 10.0):
-        weighed = weigh_acquisition(splits, probability, at_most=at_most).loc[probability.index]
+        weighed = weigh_acquisition(splits, found, at_most=at_most).loc[found.index]
         for _, weight in weighed.groupby("label")["weight"]:
-            assert weight.max() / weight.min() == pytest.approx(at_most, rel=0.01)
-    sizes = [
-        summarise_acquisition(weigh_acquisition(splits, probability, at_most=at_most), probability)
-        for at_most in (1.0, 10.0)
-    ]
+            assert 0.9 * at_most < weight.max() / weight.min() < 1.01 * at_most
+    sizes = [summarise_acquisition(weigh_acquisition(splits, found, at_most=at_most), found) for at_most in (1.0, 10.0)]
     counts = splits[splits["split"] == "train"]["label"].value_counts()
     assert (sizes[0]["n_effective_normal"], sizes[0]["n_effective_pneumonia"]) == pytest.approx((counts[0], counts[1]))
     assert sizes[1]["n_effective_normal"] < 0.8 * counts[0]
@@ -465,15 +477,17 @@ def test_no_image_weighs_more_than_was_asked_for() -> None:
 
 def test_the_view_counts_as_acquisition_where_it_is_known() -> None:
     splits = taken(shift=0.0)
-    probability = acquisition(splits.assign(view=np.where(splits["label"] == 1, "AP", "PA")), seed=1)
-    assert summarise_acquisition(splits, probability)["auc"] == 1
+    found = acquisition(splits.assign(view=np.where(splits["label"] == 1, "AP", "PA")), seed=1)
+    assert summarise_acquisition(splits, found)["auc"] == 1
 
 
-def test_too_few_patients_to_weigh_acquisition_are_one_line() -> None:
+def test_too_few_patients_to_weigh_acquisition_and_an_old_table_are_one_line() -> None:
     splits = taken(shift=1.0)
-    few = splits[(splits["label"] == 1) | (splits["split"] != "train") | splits["patient_id"].lt("p010")]
-    with pytest.raises(UserError, match="needs 5 patients of each class in train"):
+    few = splits[(splits["label"] == 1) | (splits["split"] != "train") | splits["patient_id"].gt("p00290")]
+    with pytest.raises(UserError, match=r"needs 20 patients of each class in train, here are [0-9]+ normal and"):
         acquisition(few, seed=1)
+    with pytest.raises(UserError, match="has no sharpness; measure again"):
+        acquisition(splits.drop(columns="sharpness"), seed=1)
 
 
 def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:

@@ -14,6 +14,8 @@ def splits(n_patients: int = 200, *, seed: int = 0) -> pd.DataFrame:
         {
             "image_id": [f"i{row}" for row in number],
             "patient_id": [f"p{row // 2}" for row in number],
+            "sha256": [f"file {row}" for row in number],
+            "look_alike": "",
             "label": label,
             "split": np.where(number // 2 < 20, "test", np.where(number // 2 < 60, "val", "train")),
             "mean": rng.normal(size=len(number)),
@@ -35,6 +37,8 @@ def test_who_judges_teaches_nothing_and_test_takes_no_part() -> None:
     patients = {name: set(table["patient_id"][role == name]) for name in ("train", "val", "judge")}
     assert not patients["judge"] & (patients["train"] | patients["val"])
     assert not patients["train"] & patients["val"]
+    # Of the other patients with unusual images all is trained on, wherever the split had put them.
+    assert ((role == "train") & (table["split"] == "val")).any()
 
 
 def test_the_images_that_judge_were_taken_as_the_other_class_is() -> None:

@@ -70,9 +70,9 @@ def test_a_row_without_weights_is_no_look_and_is_tried_again(table: Path) -> Non
 
 
 def test_a_recipe_is_what_decides_not_where_files_lie() -> None:
-    first = results._recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 3})
-    assert first == results._recipe({"data": "chest_xray", "fetch.url": "/b", "train.epochs": 3})
-    assert first != results._recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 4})
+    first = results.recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 3})
+    assert first == results.recipe({"data": "chest_xray", "fetch.url": "/b", "train.epochs": 3})
+    assert first != results.recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 4})
 
 
 def test_rows_are_made_by_the_code_of_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_rows_are_made_by_the_code_of_the_clone(tmp_path: Path, monkeypatch: pyt
 def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(results, "_recipe", lambda settings: FIGURES["recipe"])
+    monkeypatch.setattr(results, "recipe", lambda settings: FIGURES["recipe"])
     add()
     add(recipe="5680256f", test_auc=0.5)  # of a recipe no longer asked for
     add(seed=2, test_auc=0.96)
@@ -112,13 +112,13 @@ def test_the_readme_shows_the_summary_of_the_table() -> None:
 
 
 def test_a_recipe_knows_how_far_augmentation_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = results._recipe({})
+    before = results.recipe({})
     monkeypatch.setattr(augmentation, "MAX_STRETCH", 0.1)
-    assert results._recipe({}) != before
+    assert results.recipe({}) != before
 
 
 def test_rows_are_of_known_models_and_settings() -> None:
     assert {row.model for row in results.ROWS} == set(models.MODELS)
     for row in results.ROWS:
-        assert results._recipe(row.settings)
+        assert results.recipe(row.settings)
         assert len(set(row.seeds)) == len(row.seeds) > 0

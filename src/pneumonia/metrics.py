@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student_t
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -112,8 +113,8 @@ def auc_interval(
     every AUC that Hoeffding's inequality for U-statistics cannot exclude: the m x n pairs contain k = min(m, n) that
     share no image, so P(U at least u) <= exp(-k KL(u || AUC)) for AUC < u, without any assumption on the scores.
     At an AUC of 1 this is the Clopper-Pearson bound for k successes in k trials, `((1 - level) / 2) ** (1 / k)`.
-    It is conservative: an interval at AUC 1 is wider than one just below 1. With `groups`, m and n are the patients
-    of each class.
+    It is conservative: an interval at AUC 1 is wider than one just below 1. With `groups`, k counts pairs that share no
+    patient.
 
     Close to 1 a 95 % interval is somewhat too high: at a true AUC of .995, with 60 and 180 images, it lies above the
     truth in about 6 % of samples.
@@ -148,7 +149,7 @@ def auc_interval(
     beaten, lost = _placements(positive, score)
     auc, variance = _auc(beaten, lost), _delong_variance(beaten, lost, unit, positive)
     if variance == 0:
-        return _hoeffding_interval(auc, _fewer_units(unit, positive), level)
+        return _hoeffding_interval(auc, _disjoint_pairs(unit, positive), level)
     centre = math.log(auc / (1 - auc))
     half_width = (
         _normal_quantile(level) * math.sqrt(variance) / (auc * (1 - auc))
@@ -201,7 +202,7 @@ def delong_test(y_true: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, *, gr
     if variance == 0:
         # One pair's difference lies in [-1, 1]; (1 + difference) / 2 brings it to [0, 1], with mean 1/2 when equal.
         divergence = _binary_divergence((1 + difference) / 2, 0.5)
-        return min(1.0, 2 * math.exp(-_fewer_units(unit, positive) * divergence))
+        return min(1.0, 2 * math.exp(-_disjoint_pairs(unit, positive) * divergence))
     return math.erfc(difference / math.sqrt(2 * variance))
 
 
@@ -469,7 +470,7 @@ def wilson_interval(successes: float, n: float, level: float = 0.95) -> tuple[fl
     )
 
 
-def effective_trials(success: ArrayLike, groups: ArrayLike) -> float:
+def effective_trials(success: ArrayLike, groups: ArrayLike, level: float = 0.95) -> float:
     """How many independent trials tell as much as these, of which those of a group resemble each other.
 
     For an interval by patient: `wilson_interval(share * n_effective, n_effective)`. Five images of one patient that
@@ -478,26 +479,30 @@ def effective_trials(success: ArrayLike, groups: ArrayLike) -> float:
     Args:
         success: 0 or 1, or bool, shape (n,).
         groups: patient ids of any type, shape (n,).
+        level: of the interval that it is for: with few groups their variance is known less well, and Student's quantile
+            takes the place of the normal one.
 
     Returns:
         n over the design effect: the variance of the share by groups over that of n independent trials. It is at most
         n, and n where each group has one trial. Where all trials end alike, or are of one group, nothing tells how
-        much groups matter; then it is the number of groups, the most cautious answer.
+        much groups matter; then it is the number of groups, the most cautious answer. A handful of errors tells little
+        more, and is taken at its word: an interval with one error can be narrower than one without.
 
     Raises:
-        ValueError: malformed arrays, or a missing group id.
+        ValueError: malformed arrays, a missing group id, or a level outside (0, 1).
 
     Source:
-        Rao & Scott 1992, doi:10.2307/2532311.
+        Rao & Scott 1992, doi:10.2307/2532311; quantiles: Korn & Graubard 1998, Survey Methodology 24(2), 193-201.
 
-    >>> round(effective_trials([1, 1, 1, 0, 0, 0, 1, 1, 1], groups=["a", "a", "a", "b", "b", "b", "c", "c", "c"]), 2)
-    2.25
+    >>> round(effective_trials([1, 0] * 8 + [1, 1, 0, 0] * 4, groups=[patient // 2 for patient in range(32)]), 1)
+    28.4
     """
     ended, _ = _check(success, success)
-    return _effective_trials(ended, _sampling_units(groups, ended.size))
+    _check_level(level)
+    return _effective_trials(ended, _sampling_units(groups, ended.size), level)
 
 
-def _effective_trials(success: Bools, unit: Ints) -> float:
+def _effective_trials(success: Bools, unit: Ints, level: float) -> float:
     n = success.size
     names, inverse = np.unique(unit, return_inverse=True)
     share = success.mean()
@@ -505,7 +510,10 @@ def _effective_trials(success: Bools, unit: Ints) -> float:
         return float(names.size)
     residuals = np.bincount(inverse, weights=success - share)
     by_groups = names.size / (names.size - 1) * residuals @ residuals / n**2
-    return float(n / max(1.0, by_groups / (share * (1 - share) / (n - 1))))
+    if by_groups == 0:
+        return float(n)
+    few = student_t.ppf((1 + level) / 2, n - 1) / student_t.ppf((1 + level) / 2, names.size - 1)
+    return float(n * min(1.0, few**2 * share * (1 - share) / (n - 1) / by_groups))
 
 
 # --- calibration ----------------------------------------------------------------------------------------------------
@@ -746,10 +754,14 @@ def classification_report(
         ("precision", positive, called),
     ):
         if tried.any():
-            share, trials = float(success[tried].mean()), _effective_trials(success[tried], unit[tried])
+            share, trials = float(success[tried].mean()), _effective_trials(success[tried], unit[tried], level)
             report |= _with_interval(name, share, wilson_interval(share * trials, trials, level))
     if 0 < n_positive < n:
-        report |= _balanced_accuracy(report)
+        found, cleared = (
+            np.bincount(unit[tried], weights=(called == positive)[tried] - report[name], minlength=unit.max() + 1)
+            for name, tried in (("sensitivity", positive), ("specificity", ~positive))
+        )
+        report |= _balanced_accuracy(report, found.astype(np.float64), cleared.astype(np.float64))
 
     if unit.max() > 0:  # one group has no resamples that differ
         order = np.argsort(-score)
@@ -765,12 +777,22 @@ def classification_report(
     return report
 
 
-def _balanced_accuracy(report: Mapping[str, float]) -> dict[str, float]:
-    """The mean of sensitivity and specificity: their distances to each end, as they are independent, by Pythagoras."""
+def _balanced_accuracy(report: Mapping[str, float], found: Floats, cleared: Floats) -> dict[str, float]:
+    """The mean of sensitivity and specificity; the distances to their ends are joined as legs of a triangle.
+
+    Args:
+        report: has both with their intervals.
+        found, cleared: how much more of its positives and negatives a unit has right than the others; patients with
+            images of both classes make the two depend on each other. A dependence that would narrow the interval is
+            not counted.
+    """
     halves = ("sensitivity", "specificity")
     value = sum(report[name] for name in halves) / 2
+    scale = math.sqrt(found @ found * (cleared @ cleared))
+    correlation = max(0.0, float(found @ cleared) / scale) if scale else 0.0
     below, above = (
-        math.hypot(*(report[name] - report[f"{name}_{end}"] for name in halves)) / 2 for end in ("low", "high")
+        math.sqrt(a * a + b * b + 2 * correlation * a * b) / 2
+        for a, b in ([report[name] - report[f"{name}_{end}"] for name in halves] for end in ("low", "high"))
     )
     return _with_interval("balanced_accuracy", value, (value - below, value + above))
 
@@ -904,13 +926,14 @@ def _delong_variance(beaten: Floats, lost: Floats, unit: Ints, positive: Bools) 
         positive: of each image, bool (m + n,).
     """
     m, n = beaten.size, lost.size
-    auc, n_units = _auc(beaten, lost), int(unit.max()) + 1
+    n_units = int(unit.max()) + 1
     units = [np.unique(unit[positive]).size, np.unique(unit[~positive]).size]
     if min(units) < 2:
         return 0.0
-    # Each image's placement as a share, less the AUC, summed within each unit.
-    of_positives = np.bincount(unit[positive], weights=beaten - n * auc, minlength=n_units) / n
-    of_negatives = np.bincount(unit[~positive], weights=lost - m * auc, minlength=n_units) / m
+    # Each image's placement as a share, less the AUC, summed within each unit; divided only after the sums, which are
+    # multiples of 1/2 and so exact.
+    of_positives = np.bincount(unit[positive], weights=m * beaten - beaten.sum(), minlength=n_units) / (m * n)
+    of_negatives = np.bincount(unit[~positive], weights=n * lost - lost.sum(), minlength=n_units) / (m * n)
     alone = [units[0] / (units[0] - 1) * of_positives @ of_positives / m**2]
     alone += [units[1] / (units[1] - 1) * of_negatives @ of_negatives / n**2]
     # Only units with images of both classes add to this; without any it is 0.
@@ -918,9 +941,11 @@ def _delong_variance(beaten: Floats, lost: Floats, unit: Ints, positive: Bools) 
     return max(0.0, float(sum(alone) + 2 * shared))
 
 
-def _fewer_units(unit: Ints, positive: Bools) -> int:
-    """Units of the class that has fewer of them."""
-    return min(np.unique(unit[positive]).size, np.unique(unit[~positive]).size)
+def _disjoint_pairs(unit: Ints, positive: Bools) -> int:
+    """How many pairs of a positive and a negative can be had, no two of which share a unit, nor the two of a pair."""
+    with_positive, with_negative = np.unique(unit[positive]), np.unique(unit[~positive])
+    n_units = np.union1d(with_positive, with_negative).size
+    return max(1, min(with_positive.size, with_negative.size, n_units // 2))
 
 
 def _hoeffding_interval(mean: float, k: int, level: float) -> tuple[float, float]:

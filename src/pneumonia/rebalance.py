@@ -10,9 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from pneumonia import UserError, dataset
 
@@ -20,6 +22,14 @@ MAX_FOLDS = 20
 """A fraction is drawn as so many of at most so many folds."""
 
 ACQUISITION_FOLDS = 5
+
+ACQUISITION_DEGREE = 3
+"""Of the products of measures."""
+
+ACQUISITION_PATIENTS = 20
+"""Fewer of a class, and nothing can be learnt of how its images were taken."""
+
+ACQUISITION_MEASURES = ["mean", "std", "entropy", "saturated", "sharpness"]
 
 
 def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: float, seed: int) -> pd.DataFrame:
@@ -106,45 +116,72 @@ def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
     return table.assign(weight=weight, repeats=repeats)
 
 
-def acquisition(table: pd.DataFrame, *, seed: int) -> pd.Series:
-    """Probability of pneumonia of each train image by how it was taken, without a look at what it shows.
+def acquisition(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """How likely each train image is of pneumonia by how it was taken, without a look at what it shows.
 
     Brightness, contrast, sharpness and form of the frame differ between devices, wards and archives. Where the two
     classes came from different ones, a network learns these; on images of another archive it then errs.
 
+    A logistic regression on the measures and their products up to the third degree; how far its coefficients are drawn
+    to 0 is chosen by patient too, so that it says one half where acquisition says nothing.
+
     Args:
-        table: as `assign_splits` returns it; `mean, std, entropy, saturated, sharpness, width, height` as `validate`
+        table: as `balance` returns it; `mean, std, entropy, saturated, sharpness, width, height` as `validate`
             measured them and, where a source has it, `view`.
         seed: of the folds.
 
     Returns:
-        float64, 0-1, index of the train rows; each from a model that has not seen its patient.
+        `probability`, 0-1, were both classes equally common, and `fold`, with the index of the train rows that an epoch
+        shows. The model of each fold has not seen its patients.
 
     Raises:
-        UserError: too few patients of a class in train.
+        UserError: too few patients of a class in train, or a table without these measures.
     """
-    train = table[table["split"] == "train"]
-    taken = train[["mean", "std", "entropy", "saturated", "sharpness"]].assign(
+    missing = [name for name in ACQUISITION_MEASURES if name not in table]
+    if missing:
+        raise UserError(f"data/valid.csv has no {', '.join(missing)}; measure again: dvc repro -f -s validate")
+    train = table[(table["split"] == "train") & (table["repeats"] > 0)]
+    taken = train[ACQUISITION_MEASURES].assign(
         proportions=np.log(train["width"] / train["height"]), pixels=np.log(train["width"] * train["height"])
     )
     if "view" in train:
-        taken["view"] = pd.factorize(train["view"], sort=True)[0]
-    patients = train.groupby("label")["patient_id"].nunique()
-    if len(patients) < 2 or patients.min() < ACQUISITION_FOLDS:
+        taken = taken.join(pd.get_dummies(train["view"], prefix="view", dtype=float))
+    label, groups = train["label"].to_numpy(), _patient_groups(train)
+    patients = [len(np.unique(groups[label == one])) for one in dataset.LABELS]
+    if min(patients) < ACQUISITION_PATIENTS:
         raise UserError(
-            f"rebalance.acquisition needs {ACQUISITION_FOLDS} patients of each class in train, here are "
-            f"{patients.to_dict()}; set it to 1, or bring more patients"
+            f"rebalance.acquisition > 1 needs {ACQUISITION_PATIENTS} patients of each class in train, here are "
+            f"{patients[0]} normal and {patients[1]} with pneumonia; set it to 1, or bring more patients"
         )
-    probability = pd.Series(0.0, index=train.index)
     folds = StratifiedGroupKFold(ACQUISITION_FOLDS, shuffle=True, random_state=seed)
-    for known, asked in folds.split(taken, train["label"], train["patient_id"]):
-        model = HistGradientBoostingClassifier(max_iter=150, early_stopping=False, random_state=seed)
-        model.fit(taken.iloc[known], train["label"].iloc[known])
-        probability.iloc[asked] = model.predict_proba(taken.iloc[asked])[:, 1]
-    return probability
+    found = pd.DataFrame({"probability": 0.5, "fold": 0}, index=train.index)
+    for fold, (known, asked) in enumerate(folds.split(taken, label, groups)):
+        model = make_pipeline(
+            StandardScaler(),
+            PolynomialFeatures(ACQUISITION_DEGREE, include_bias=False),
+            StandardScaler(),
+            LogisticRegressionCV(
+                Cs=np.logspace(-4, 0, 5),
+                cv=list(folds.split(taken.iloc[known], label[known], groups[known])),
+                class_weight="balanced",
+                scoring=_likelihood,
+                l1_ratios=(0,),
+                max_iter=2000,
+                use_legacy_attributes=False,
+            ),
+        )
+        model.fit(taken.iloc[known], label[known])
+        found.iloc[asked, 0], found.iloc[asked, 1] = model.predict_proba(taken.iloc[asked])[:, 1], fold
+    return found
 
 
-def weigh_acquisition(table: pd.DataFrame, probability: pd.Series, *, at_most: float) -> pd.DataFrame:
+def _likelihood(model: Any, taken: Any, label: Any) -> float:
+    """Mean log-likelihood of the labels, both classes weighing the same."""
+    own = np.log(np.maximum(model.predict_proba(taken)[np.arange(len(label)), label], 1e-12))
+    return float(np.mean([own[label == one].mean() for one in dataset.LABELS]))
+
+
+def weigh_acquisition(table: pd.DataFrame, found: pd.DataFrame, *, at_most: float) -> pd.DataFrame:
     """The splits with more weight for train images that were taken as the other class mostly is.
 
     In the weighted classes acquisition says less of the label, so that a network gains less by it: inverse probability
@@ -152,41 +189,42 @@ def weigh_acquisition(table: pd.DataFrame, probability: pd.Series, *, at_most: f
 
     Args:
         table: as `balance` returns it; the classes keep what they weigh together.
-        probability: as `acquisition` returns it.
-        at_most: what an image may weigh, in terms of one that was taken as its class always is.
+        found: as `acquisition` returns it.
+        at_most: times what the image of its class weighs least that an image may weigh.
 
     Source:
         Rosenbaum & Rubin 1983, doi:10.1093/biomet/70.1.41; truncation: Cole & Hernan 2008, doi:10.1093/aje/kwn164.
     """
     weight = table["weight"].copy()
-    shown = table.loc[probability.index, "repeats"]
-    for label in dataset.LABELS:
-        rows = probability.index[table.loc[probability.index, "label"] == label]
-        own = probability[rows] if label else 1 - probability[rows]
-        # Bounded away from 0, which no bound on the weight would survive.
-        rare = (1 / own.clip(lower=1e-6)).clip(upper=at_most)
+    shown, label = table.loc[found.index, "repeats"], table.loc[found.index, "label"]
+    for one in dataset.LABELS:
+        rows = found.index[label == one]
+        own = found.loc[rows, "probability"] if one else 1 - found.loc[rows, "probability"]
+        rare = (1 / own.clip(lower=1e-6)).clip(upper=at_most)  # from 1: taken as no image of the other class is
         weight[rows] *= rare * shown[rows].sum() / (rare * shown[rows]).sum()
     return table.assign(weight=weight.round(4))
 
 
-def summarise_acquisition(table: pd.DataFrame, probability: pd.Series) -> dict[str, float]:
+def summarise_acquisition(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, float]:
     """What `rebalance.json` says of acquisition: how well it alone tells the classes apart, and what weighing costs.
 
     Args:
         table: as `weigh_acquisition` returns it.
-        probability: as `acquisition` returns it.
+        found: as `acquisition` returns it.
 
     Returns:
-        `n`: train images; `auc`: of the probability, 0-1; `n_effective_normal`, `n_effective_pneumonia`: images of
-        equal weight that would tell as much (Kish 1965).
+        `n`: train images; `auc`: of the probability, 0-1, the mean over the folds, each judged by a model that has not
+        seen it; `n_effective_normal`, `n_effective_pneumonia`: images of equal weight that would tell as much (Kish
+        1965).
     """
-    train = table.loc[probability.index]
+    train = table.loc[found.index]
+    aucs = [roc_auc_score(train.loc[part.index, "label"], part["probability"]) for _, part in found.groupby("fold")]
     effective = {
         f"n_effective_{name}": float(weight.sum() ** 2 / (weight**2).sum())
         for label, name in dataset.LABELS.items()
         for weight in [(train["weight"] * train["repeats"])[train["label"] == label]]
     }
-    return {"n": len(train), "auc": float(roc_auc_score(train["label"], probability)), **effective}
+    return {"n": len(train), "auc": float(np.mean(aucs)), **effective}
 
 
 def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[str, Any]:

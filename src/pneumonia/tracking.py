@@ -339,7 +339,11 @@ def register(data: str, run: TrainRun, facts: Mapping[str, Any], origin: Mapping
         version = min(versions)
         known = client.get_model_version(name, str(version)).tags
         if words.items() <= known.items():
-            tag_version(data, version, {key: word for key, word in origin.items() if key not in known})
+            tag_version(
+                data,
+                version,
+                {**origin, **{key: known[key] for key in origin.keys() & known.keys() - {"dvc_lock_digest"}}},
+            )
             return version
         if "reason" in known:
             client.delete_model_version_tag(name, str(version), "reason")
@@ -494,13 +498,15 @@ def bring_back(data: str, name: str, model_path: Path) -> str:
         known = ", ".join(map(str, sorted(registry))) or "none"
         raise UserError(f"{name!r} is no version of {registered_name(data)}; it has {known} (make restore VERSION=1)")
     tags, title = registry[version], f"{registered_name(data)} version {version}"
-    alone = f"the model alone is in MLflow, {mlflow.get_tracking_uri()}, as models:/{registered_name(data)}/{version}"
+    in_store = (
+        f"the model alone is in MLflow, {mlflow.get_tracking_uri()}, as models:/{registered_name(data)}/{version}"
+    )
     if not {"dvc_lock_digest", "model_sha256"} <= tags.keys():
-        raise UserError(f"{title} was registered without a dvc.lock of its training; {alone}")
+        raise UserError(f"{title} was registered without a dvc.lock of its training; {in_store}")
     try:
         return f"{title} {restore.bring_back(tags['dvc_lock_digest'], model_path, tags['model_sha256'])}"
     except restore.GoneError as error:
-        raise UserError(f"{title}: {error}; {alone}") from error
+        raise UserError(f"{title}: {error}; {in_store}") from error
 
 
 def version_predictions(data: str, version: int) -> pd.DataFrame:
