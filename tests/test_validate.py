@@ -601,6 +601,12 @@ def test_summary_keeps_the_contract(reported: Reported, tmp_path: Path) -> None:
     assert dataset.read_json(tmp_path / "validation.json") == summary
 
 
+def test_without_bad_images_nothing_is_quarantined_for_any_reason(tmp_path: Path) -> None:
+    table = forty().astype({"reason": "str"})  # as it is read from a file; of an empty column pandas makes no parts
+    summary = validate.report(table, **LIMITS, max_bad_fraction=0.05, docs=tmp_path / "data_docs").summary
+    assert (summary["n_quarantined"], summary["quarantined"]) == (0, [])
+
+
 def test_summary_counts_what_was_planted(planted: validate.Report) -> None:
     summary = planted.summary
     expected = {

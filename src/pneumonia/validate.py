@@ -265,7 +265,7 @@ def report(table: pd.DataFrame, *, min_side: int, min_std: float, max_bad_fracti
     copies = table.groupby("sha256")["sha256"].transform("size") > 1
     alike = table["look_alike"] != ""
     # Without what it says of the single file in brackets.
-    reasons = table.loc[~table["valid"], "reason"].str.partition(" (")[0].value_counts()
+    reasons = table.loc[~table["valid"], "reason"].str.split(" (", regex=False).str[0].value_counts()
     summary = {
         "n_images": len(table),
         "n_valid": int(table["valid"].sum()),
