@@ -317,11 +317,12 @@ def test_wilson_interval_of_newcombes_examples(successes: int, n: int, low: floa
     ("success", "groups", "n"),
     [
         ([1, 1, 0, 0], "abcd", 4),
-        # Each patient is wholly right or wholly wrong; Student's quantiles at 8 and at 2 degrees of freedom.
-        ([1, 1, 1, 0, 0, 0, 1, 1, 1], "aaabbbccc", 2.25 * (2.306004 / 4.302653) ** 2),
+        # Eight patients, each wholly right or wholly wrong: 18 is the sum of 1.5**2, then Student's quantiles.
+        ([1, 1, 1, 0, 0, 0] * 4, "aaabbbcccdddeeefffggghhh", 24 / (8 / 7 * 18 / 24**2 / (0.25 / 23)) * 0.7653374),
         ([1, 0, 1, 0], "aabb", 4),  # patients differ less than chance would have them
         ([1, 1, 1, 1, 1, 1], "aabbcc", 3),
         ([1, 0, 1], "aaa", 1),
+        ([1, 1, 0], "aab", 1),
     ],
 )
 def test_effective_trials_of_a_few_patients(success: list[int], groups: str, n: float) -> None:
@@ -604,12 +605,13 @@ def test_report_leaves_out_what_has_no_value() -> None:
     assert keys(classification_report([1], [0.9], 0.5)) == {"n", "n_positive", "accuracy", "sensitivity", "precision"}
 
 
-@given(samples(positives=0, negatives=0), st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@given(samples(positives=0, negatives=0), st.floats(0, 1), st.integers(1, 40))
+@settings(max_examples=80, deadline=None)
 def test_every_reported_figure_is_finite_and_inside_its_interval(
-    sample: tuple[list[int], list[float]], threshold: float
+    sample: tuple[list[int], list[float]], threshold: float, n_patients: int
 ) -> None:
-    report = classification_report(*sample, threshold)
+    groups = np.random.default_rng(n_patients).integers(0, n_patients, len(sample[0]))
+    report = classification_report(*sample, threshold, groups=groups)
     assert (report["n"], report["n_positive"]) == (len(sample[0]), sum(sample[0]))
     assert isinstance(report["n"], int)
     assert all(math.isfinite(value) for value in report.values())

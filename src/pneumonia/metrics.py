@@ -483,10 +483,10 @@ def effective_trials(success: ArrayLike, groups: ArrayLike, level: float = 0.95)
             takes the place of the normal one.
 
     Returns:
-        n over the design effect: the variance of the share by groups over that of n independent trials. It is at most
-        n, and n where each group has one trial. Where all trials end alike, or are of one group, nothing tells how
-        much groups matter; then it is the number of groups, the most cautious answer. A handful of errors tells little
-        more, and is taken at its word: an interval with one error can be narrower than one without.
+        n over the design effect: the variance of the share by groups over that of n independent trials. It is at least
+        1 and at most n, and n where each group has one trial. Where all trials end alike, or are of one group, nothing
+        tells how much groups matter; then it is the number of groups, the most cautious answer. A handful of errors
+        tells little more, and is taken at its word: an interval with one error can be narrower than one without.
 
     Raises:
         ValueError: malformed arrays, a missing group id, or a level outside (0, 1).
@@ -513,7 +513,7 @@ def _effective_trials(success: Bools, unit: Ints, level: float) -> float:
     if by_groups == 0:
         return float(n)
     few = student_t.ppf((1 + level) / 2, n - 1) / student_t.ppf((1 + level) / 2, names.size - 1)
-    return float(n * min(1.0, few**2 * share * (1 - share) / (n - 1) / by_groups))
+    return max(1.0, float(n * min(1.0, few**2 * share * (1 - share) / (n - 1) / by_groups)))
 
 
 # --- calibration ----------------------------------------------------------------------------------------------------
