@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pneumonia import dataset, metrics, models, rebalance, train
+from pneumonia import dataset, metrics, models, rebalance, train, tune
 from tests import results
 
 TABLE = results.ROOT / "docs/recipes.csv"
@@ -103,9 +103,9 @@ def judge(model_name: str, settings: Mapping[str, Any], weights: list[Path]) -> 
     if at_most > 1:
         table = rebalance.weigh_acquisition(table, rebalance.acquisition(table, seed=1), at_most=at_most)
     learnt, chosen, judged = (_split(table[role == name], pixels) for name in ("train", "val", "judge"))
-    tune, how = settings["tune"], settings["train"]
+    how, guess = settings["train"], tune.middle(settings["tune"]["learning_rate"], settings["tune"]["dropout"])
     keras.utils.set_random_seed(1)
-    model = train.start(model_name, weights=weights, dropout=sum(tune["dropout"]) / 2, images=learnt.images)
+    model = train.start(model_name, weights=weights, dropout=guess["dropout"], images=learnt.images)
     with tempfile.TemporaryDirectory() as resume:
         history = train.fit(
             model,
@@ -115,7 +115,7 @@ def judge(model_name: str, settings: Mapping[str, Any], weights: list[Path]) -> 
             seed=1,
             epochs=how["epochs"],
             patience=how["patience"],
-            learning_rate=(tune["learning_rate"][0] * tune["learning_rate"][1]) ** 0.5,
+            learning_rate=guess["learning_rate"],
             resume=Path(resume),
             pretrained=bool(weights),
         )

@@ -504,15 +504,14 @@ def effective_trials(success: ArrayLike, groups: ArrayLike, level: float = 0.95)
 
 def _effective_trials(success: Bools, unit: Ints, level: float) -> float:
     n = success.size
-    names, inverse = np.unique(unit, return_inverse=True)
-    share = success.mean()
-    if names.size in (1, n) or share in (0, 1):
-        return float(names.size)
-    residuals = np.bincount(inverse, weights=success - share)
-    by_groups = names.size / (names.size - 1) * residuals @ residuals / n**2
+    n_units, share = np.unique(unit).size, success.mean()
+    if n_units in (1, n) or share in (0, 1):
+        return float(n_units)
+    residuals = _unit_sums(unit, success - share)
+    by_groups = n_units / (n_units - 1) * residuals @ residuals / n**2
     if by_groups == 0:
         return float(n)
-    few = student_t.ppf((1 + level) / 2, n - 1) / student_t.ppf((1 + level) / 2, names.size - 1)
+    few = student_t.ppf((1 + level) / 2, n - 1) / student_t.ppf((1 + level) / 2, n_units - 1)
     return max(1.0, float(n * min(1.0, few**2 * share * (1 - share) / (n - 1) / by_groups)))
 
 
@@ -758,10 +757,10 @@ def classification_report(
             report |= _with_interval(name, share, wilson_interval(share * trials, trials, level))
     if 0 < n_positive < n:
         found, cleared = (
-            np.bincount(unit[tried], weights=(called == positive)[tried] - report[name], minlength=unit.max() + 1)
+            _unit_sums(unit, np.where(tried, (called == positive) - report[name], 0.0))
             for name, tried in (("sensitivity", positive), ("specificity", ~positive))
         )
-        report |= _balanced_accuracy(report, found.astype(np.float64), cleared.astype(np.float64))
+        report |= _balanced_accuracy(report, found, cleared)
 
     if unit.max() > 0:  # one group has no resamples that differ
         order = np.argsort(-score)
@@ -862,6 +861,11 @@ def _sampling_units(groups: ArrayLike | None, n: int) -> Ints:
             "they would be drawn as one patient; give each such image an id of its own"
         )
     return np.unique(names, return_inverse=True)[1]
+
+
+def _unit_sums(unit: Ints, values: Floats) -> Floats:
+    """The values of the images of each unit, summed; 0 for a number that no image has."""
+    return np.bincount(unit, weights=values).astype(np.float64)
 
 
 def _resample(unit: Ints, n_resamples: int, seed: int) -> Iterator[Ints]:

@@ -55,9 +55,9 @@ def search(
         `best.json`, the hyper-parameters that `train` takes: `learning_rate, dropout` and, after trials, `val_auc,
         trial`; and a table with one row per trial: `trial, state, val_auc, learning_rate, dropout`.
     """
-    middle = {"learning_rate": (learning_rate[0] * learning_rate[1]) ** 0.5, "dropout": sum(dropout) / 2}
+    untried = middle(learning_rate, dropout)
     if n_trials == 0:
-        return middle, pd.DataFrame(columns=["trial", "state", "val_auc", *middle])
+        return untried, pd.DataFrame(columns=["trial", "state", "val_auc", *untried])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction="maximize",
@@ -65,7 +65,7 @@ def search(
         # A small network stays near chance for its first epochs, whatever its settings.
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=3),
     )
-    study.enqueue_trial(middle)
+    study.enqueue_trial(untried)
     features: train.Features | None = None
 
     def objective(trial: optuna.Trial) -> float:
@@ -111,6 +111,11 @@ def search(
     chosen = study.best_trial
     best = {**chosen.params, "val_auc": float(study.best_value), "trial": chosen.number}
     return best, pd.DataFrame([_row(trial) for trial in study.trials])
+
+
+def middle(learning_rate: Sequence[float], dropout: Sequence[float]) -> dict[str, float]:
+    """A sensible guess: the middle of each range, of the learning rate on a log scale."""
+    return {"learning_rate": (learning_rate[0] * learning_rate[1]) ** 0.5, "dropout": sum(dropout) / 2}
 
 
 def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:

@@ -135,8 +135,7 @@ def _measure(content: bytes) -> dict[str, Any]:
     try:
         image, mode = images.decode(content), images.mode(content)
     except UserError as error:
-        nothing = {"width": 0, "height": 0, "mean": 0.0, "std": 0.0, "entropy": 0.0}
-        nothing |= {"saturated": 0.0, "sharpness": 0.0}
+        nothing = {"width": 0, "height": 0, **dict.fromkeys(("mean", "std", "entropy", "saturated", "sharpness"), 0.0)}
         reason = f"cannot be read as an image ({error})"
         return nothing | {"mode": "", "dhash": "", "thumbnail": "", "reason": reason}
     height, width = image.shape
