@@ -1,6 +1,8 @@
 """No patient on two sides, a sealed test split, and classes balanced in train alone."""
 
+import shutil
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from pneumonia.rebalance import (
     summarise_acquisition,
     weigh_acquisition,
 )
+from stages import rebalance as stage
+from tests.conftest import set_settings
 
 STRATEGIES = ("class_weight", "oversample", "undersample", "none")
 FRACTIONS = {"test_fraction": 0.2, "val_fraction": 0.2}
@@ -394,18 +398,23 @@ def test_an_epoch_gives_both_classes_the_same_weight(normals: int, pneumonias: i
 # --- acquisition ----------------------------------------------------------------------------------------------------
 
 
-def taken(n_patients: int = 300, *, shift: float, share: float = 2 / 3, seed: int = 0) -> pd.DataFrame:
-    """Splits of images whose sharpness differs between the classes by `shift` standard deviations, nothing else.
+def measured(n_patients: int, *, shift: float, share: float = 2 / 3, seed: int = 0) -> pd.DataFrame:
+    """Images whose sharpness differs between the classes by `shift` standard deviations, nothing else.
 
     Both images of a patient were taken alike.
     """
     rng = np.random.default_rng(seed)
     label = np.arange(n_patients) < share * n_patients
     rows = [{"patient_id": f"p{patient:05}", "label": int(label[patient])} for patient in range(n_patients)] * 2
-    measured = {name: np.tile(rng.normal(size=n_patients), 2) for name in rebalance.ACQUISITION_MEASURES}
-    measured["sharpness"] -= shift * np.tile(label, 2)
-    measured |= {name: np.tile(rng.integers(200, 400, n_patients), 2) for name in ("width", "height")}
-    splits = assign_splits(table_of(rows).assign(**measured), **FRACTIONS, seed=1)
+    measures = {name: np.tile(rng.normal(size=n_patients), 2) for name in rebalance.ACQUISITION_MEASURES}
+    measures["sharpness"] -= shift * np.tile(label, 2)
+    measures |= {name: np.tile(rng.integers(200, 400, n_patients), 2) for name in ("width", "height")}
+    return table_of(rows).assign(**measures)
+
+
+def taken(n_patients: int = 300, *, shift: float, share: float = 2 / 3) -> pd.DataFrame:
+    """The splits of such images, the classes balanced."""
+    splits = assign_splits(measured(n_patients, shift=shift, share=share), **FRACTIONS, seed=1)
     return balance(splits, strategy="class_weight", seed=1)
 
 
@@ -488,6 +497,32 @@ def test_too_few_patients_to_weigh_acquisition_and_an_old_table_are_one_line() -
         acquisition(few, seed=1)
     with pytest.raises(UserError, match="has no sharpness; measure again"):
         acquisition(splits.drop(columns="sharpness"), seed=1)
+
+
+@pytest.mark.parametrize("acquisition", [1.0, 10.0])
+def test_the_stage_weighs_acquisition_where_it_is_asked_to_and_says_so(
+    acquisition: float,
+    in_project: Path,
+    repo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copyfile(repo / "params.yaml", in_project / "params.yaml")
+    chosen = {"rebalance.strategy": "class_weight", "rebalance.acquisition": acquisition}
+    set_settings(in_project / "params.yaml", {"data": "phantom", **chosen})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{in_project}/mlruns/mlflow.db")
+    dataset.write_table(measured(300, shift=1.5), in_project / "data/valid.csv")
+    stage.main()
+    splits, report = dataset.read_table("data/splits.csv"), dataset.read_json("reports/rebalance.json")
+    weights = splits[splits["split"] == "train"].groupby("label")["weight"]
+    if acquisition == 1:
+        assert weights.nunique().eq(1).all()
+        assert "acquisition" not in report
+    else:
+        assert (weights.max() / weights.min()).between(5, 10.01).all()
+        assert report["acquisition"]["n"] == (splits["split"] == "train").sum()
+        said = f"tells the classes apart with AUC {report['acquisition']['auc']:.3f}; weighed against it by up to 10"
+        assert said in capsys.readouterr().out
 
 
 def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:
