@@ -1,5 +1,6 @@
 """The images that recipes are judged on: taken unlike their class, of patients that nothing is learnt from."""
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -19,19 +20,18 @@ def splits(n_patients: int = 200, *, seed: int = 0) -> pd.DataFrame:
             "label": label,
             "split": np.where(number // 2 < 20, "test", np.where(number // 2 < 60, "val", "train")),
             "mean": rng.normal(size=len(number)),
-            "std": rng.normal(size=len(number)),
-            "entropy": 7.0,
-            "saturated": 0.0,
             "sharpness": rng.normal(size=len(number)) - 2 * label,
-            "width": 224,
-            "height": 224,
         }
     )
 
 
+def roles(table: pd.DataFrame) -> pd.Series:
+    return recipes.roles(table, table.set_index("image_id")[["mean", "sharpness"]])
+
+
 def test_who_judges_teaches_nothing_and_test_takes_no_part() -> None:
     table = splits()
-    role = recipes.roles(table)
+    role = roles(table)
     assert (role[table["split"] == "test"] == "").all()
     assert set(role) == {"", "train", "val", "judge"}
     patients = {name: set(table["patient_id"][role == name]) for name in ("train", "val", "judge")}
@@ -43,13 +43,25 @@ def test_who_judges_teaches_nothing_and_test_takes_no_part() -> None:
 
 def test_the_images_that_judge_were_taken_as_the_other_class_is() -> None:
     table = splits()
-    role = recipes.roles(table)
+    role = roles(table)
     judges = table[role == "judge"]
     sharpness = judges.groupby("label")["sharpness"].mean()
     assert sharpness[1] > sharpness[0], "in the class it is the other way round, by 2"
     known = table[table["split"] != "test"]["label"].value_counts()
     for label, share in recipes.UNUSUAL.items():
         assert 0.2 < (judges["label"] == label).sum() / (share * known[label]) < 0.8
+
+
+def test_measures_tell_how_an_image_was_taken() -> None:
+    image = np.random.default_rng(0).integers(60, 200, (64, 64)).astype(np.uint8)
+    framed, soft = image.copy(), cv2.GaussianBlur(image, (0, 0), 2)
+    framed[:12] = 0
+    known, other, blurred = recipes.taken(image), recipes.taken(framed), recipes.taken(soft)
+    assert blurred["sharpness_0"] < known["sharpness_0"]
+    assert blurred["contrast"] < known["contrast"]
+    assert other["top_mean"] == 0 < known["top_mean"]
+    assert other["bottom_mean"] == known["bottom_mean"]
+    assert other["black"] == 12 / 64
 
 
 def test_every_recipe_changes_known_settings() -> None:
