@@ -61,7 +61,7 @@ def main() -> None:
         tracking.log_figure(plots.architecture(layers, settings.model), "plots/architecture.png")
         tracking.log_figure(plots.history(history, title(settings)), "plots/history.png")
         dataset.write_json(record, MODELS / "run.json")
-    kept = history.loc[history["val_auc"].idxmax()]
+    kept = history[history["kept"]].iloc[0]
     print(
         f"{settings.model} ({model.count_params():,} parameters, backbone weights: {weights.name}): "
         f"{len(history)} epochs, kept epoch {kept['epoch']:.0f} with validation AUC {kept['val_auc']:.4f}"

@@ -129,6 +129,7 @@ PLAIN = train.Recipe(
     mixup=0.0,
     label_smoothing=0.0,
     average=0.0,
+    keep="best",
     head_epochs=0,
     copies=1,
     unfreeze=1.0,

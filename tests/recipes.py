@@ -37,7 +37,8 @@ SIDE = {"mobilenet": 128}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "as in the row": {},
-    "4 epochs": {"train.epochs": 4},
+    "7 epochs": {"train.epochs": 7},
+    "best epoch on validation": {"train.keep": "best"},
     "plain": {"preprocess.clip_limit": 0.0},
     "CLAHE": {"preprocess.clip_limit": 2.0, "preprocess.tile_grid": 8},
     "cropped": {"preprocess.crop": 0.1},

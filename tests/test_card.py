@@ -108,13 +108,16 @@ def made_facts() -> dict[str, Any]:
         "explain": {
             "grad_cam": {"n": 3, "ms_per_image": 2.0, "pointing_game": 0.31, "energy_in_box": 0.2, "box_area": 0.1}
         },
-        "history": pd.DataFrame({"epoch": [1, 2, 3, 4, 5], "val_auc": [0.6, 0.7, 0.8, 0.8, 0.75]}),
+        "history": pd.DataFrame({"epoch": [1, 2, 3, 4, 5], "val_auc": [0.6, 0.7, 0.8, 0.8, 0.75]}).assign(
+            kept=[False, False, True, False, False]
+        ),
         "wrong": card.most_wrong(predictions, headline["threshold"]),
         "settings": {
             "seed": 1,
             "weights": "/home/me/imagenet.h5",
             "fetch": {"url": None},
             "preprocess": {"image_size": 64, "clip_limit": 2.0},
+            "train": {"keep": "best"},
             "tune": {"dropout": (0.0, 0.3), "learning_rate": (0.0001, 0.003)},
         },
         "network": "seven blocks",
@@ -432,6 +435,9 @@ def test_what_was_left_out_is_counted_by_its_reason_and_the_rest_is_in_the_split
 def test_how_it_was_made_names_epochs_software_hardware_and_where_the_code_stood(facts: dict[str, Any]) -> None:
     shown = pairs(facts)
     assert shown["Training"] == "5 epochs run, epoch 3 kept, the one with the highest validation AUC"
+    facts["settings"]["train"]["keep"] = "last"
+    facts["history"]["kept"] = facts["history"]["epoch"] == 5
+    assert pairs(facts)["Training"] == "5 epochs run, epoch 5 kept, the last"
     assert shown["Software"] == "Python 3.12.1, TensorFlow 2.22.0, pneumonia 0.1.0"
     assert shown["Hardware"] == "1 GPU (H7)"
     assert shown["Commit"] == "0123456789"

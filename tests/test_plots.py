@@ -66,7 +66,7 @@ def confusion() -> Figure:
 
 def history() -> Figure:
     table = {"epoch": [1, 2, 3], "loss": [0.7, 0.4, 0.2], "val_loss": [0.7, 0.5, 0.6], "val_auc": [0.6, 0.9, 0.8]}
-    return plots.history(pd.DataFrame(table), TITLE)
+    return plots.history(pd.DataFrame(table).assign(kept=[False, True, False]), TITLE)
 
 
 def classes() -> Figure:
@@ -316,7 +316,7 @@ def test_history_marks_the_epoch_kept() -> None:
 
 
 def test_history_of_one_epoch_is_visible() -> None:
-    table = pd.DataFrame({"epoch": [1], "loss": [0.7], "val_loss": [0.6], "val_auc": [0.5]})
+    table = pd.DataFrame({"epoch": [1], "loss": [0.7], "val_loss": [0.6], "val_auc": [0.5], "kept": [True]})
     figure = plots.history(table, TITLE)
     assert all(line.get_marker() not in ("", "None") for axes in figure.axes for line in axes.get_lines())
     figure.draw_without_rendering()

@@ -180,10 +180,10 @@ def test_a_separable_set_is_learnt(tmp_path: Path) -> None:
 def test_history_has_one_row_per_epoch_with_what_was_reported(tmp_path: Path) -> None:
     told: list[tuple[int, Mapping[str, float]]] = []
     history = fit(toy_model(), tmp_path, report=lambda epoch, values: told.append((epoch, dict(values))))
-    assert list(history) == ["epoch", "loss", "val_loss", "val_auc", "learning_rate", "seconds"]
+    assert list(history) == ["epoch", "loss", "val_loss", "val_auc", "learning_rate", "seconds", "kept"]
     assert history["epoch"].tolist() == [1, 2, 3] == [epoch for epoch, _ in told]
-    assert history.drop(columns="epoch").to_dict("records") == [values for _, values in told]
-    assert np.isfinite(history.to_numpy()).all()
+    assert history.drop(columns=["epoch", "kept"]).to_dict("records") == [values for _, values in told]
+    assert np.isfinite(history.drop(columns="kept").to_numpy()).all()
 
 
 def test_validation_figures_are_those_of_all_validation_images(tmp_path: Path) -> None:
@@ -576,8 +576,26 @@ def test_of_two_phases_the_best_epoch_is_kept_with_its_backbone(worse: bool, tmp
     history = fit(model, tmp_path, val=val, clean=False, **options)
     assert (history["val_auc"].idxmax() < 2) == worse
     assert auc(model, val) == pytest.approx(history["val_auc"].max(), abs=1e-6)
+    assert history.index[history["kept"]].tolist() == [history["val_auc"].idxmax()]
     with h5py.File(tmp_path / "all.weights.h5") as file:
         assert "optimizer" not in file
+
+
+@pytest.mark.parametrize(("frozen", "average"), [(False, 0.0), (False, 0.8), (True, 0.0)])
+def test_the_last_epoch_is_kept_where_it_is_asked_for(frozen: bool, average: float, tmp_path: Path) -> None:
+    """On wrong labels, so that it is not the best one; also after a cut."""
+    options = {"train": toy_split(bright=0), "val": noisy_split(40, 12), "keep": "last", "average": average}
+    options |= {"epochs": 4, "head_epochs": 1, "pretrained": True, "learning_rate": 0.01}
+    made: list[Any] = []
+
+    def make() -> Any:
+        made.append(backbone_model(frozen=frozen))
+        return made[-1]
+
+    history = goes_on(make, tmp_path, [2], **options)
+    assert history["val_auc"].idxmax() < 3
+    assert history["kept"].tolist() == [False, False, False, True]
+    assert auc(made[0], options["val"]) == pytest.approx(history["val_auc"].iloc[-1], abs=1e-6)
 
 
 def test_a_fit_normalises_in_one_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

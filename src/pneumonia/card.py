@@ -490,11 +490,12 @@ def _made(
         for section, values in settings.items()
         for key, value in (values.items() if isinstance(values, Mapping) else [("", values)])
     ]
-    kept = history["epoch"].iloc[int(history["val_auc"].argmax())]
+    kept = history.loc[history["kept"], "epoch"].iloc[0]
+    why = "the one with the highest validation AUC" if settings["train"]["keep"] == "best" else "the last"
     software = dict(record.get("made_with", {}))
     hardware = software.pop("hardware", "")
     facts = [
-        ("Training", f"{len(history)} epochs run, epoch {kept} kept, the one with the highest validation AUC"),
+        ("Training", f"{len(history)} epochs run, epoch {kept} kept, {why}"),
         ("Software", ", ".join(f"{name} {version}" for name, version in software.items())),
         ("Hardware", hardware),
         ("Commit", str(decision.get("git_commit", "not in a git repository"))),

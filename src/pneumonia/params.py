@@ -87,6 +87,7 @@ class Train(Section):
     mixup: Annotated[float, Field(ge=0, le=10)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     average: Annotated[float, Field(ge=0, lt=1)]
+    keep: Literal["best", "last"]
     head_epochs: Annotated[int, Field(ge=0)]
     copies: Annotated[int, Field(ge=1)]
     unfreeze: Annotated[float, Field(ge=0, le=1)]

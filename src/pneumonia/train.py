@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,8 @@ class Recipe(NamedTuple):
         label_smoothing: how far labels are drawn towards one half, 0-1.
         average: decay of the running average of all weights, taken every `AVERAGE_EVERY` steps, which is what is
             judged and kept; 0 = the weights themselves.
+        keep: the epoch a fit ends with: `best` on validation, or the `last`, for where nearly every epoch is perfect
+            there and their order is chance.
         head_epochs: epochs in which only the head learns, on features that the pretrained backbone computes once.
         copies: of each train image, differently distorted, whose features these epochs use in turn.
         unfreeze: share of the backbone's blocks, from the top, that learn afterwards, 0-1.
@@ -54,6 +56,7 @@ class Recipe(NamedTuple):
     mixup: float
     label_smoothing: float
     average: float
+    keep: Literal["best", "last"]
     head_epochs: int
     copies: int
     unfreeze: float
@@ -169,7 +172,7 @@ def fit(
     report: Report = lambda epoch, values: None,
     label: str = "train",
 ) -> pd.DataFrame:
-    """Train `model` in place and leave it with the weights of its best epoch.
+    """Train `model` in place and leave it with the weights of its best epoch, or of its last, as the recipe says.
 
     A model with a pretrained backbone learns in two phases: first the head alone, then the upper blocks of the
     backbone with it. A backbone that is built frozen stays so, and the first phase is all there is; for any other
@@ -195,7 +198,8 @@ def fit(
         label: what the progress bar says.
 
     Returns:
-        One row per epoch, those of earlier calls included: `epoch, loss, val_loss, val_auc, learning_rate, seconds`.
+        One row per epoch, those of earlier calls included: `epoch, loss, val_loss, val_auc, learning_rate, seconds`,
+        and `kept`, true for the epoch that the model ends with.
 
     Raises:
         UserError: a split without both classes, a batch larger than the data, or a loss that is not finite.
@@ -204,7 +208,7 @@ def fit(
 
     shown = np.repeat(np.arange(len(train.labels)), train.repeats)
     _check(train, val, len(shown), recipe.batch_size)
-    steps, best = len(shown) // recipe.batch_size, {phase: resume / f"{phase}.weights.h5" for phase in ("head", "all")}
+    steps, files = len(shown) // recipe.batch_size, {phase: resume / f"{phase}.weights.h5" for phase in ("head", "all")}
     n_head = head_epochs(model, recipe, epochs, pretrained=pretrained)
     history, saved = _read(resume)
     n_saved = len(history)
@@ -255,8 +259,8 @@ def fit(
                 "learning_rate": float(schedule((epoch + 1 - first) * steps)),
                 "seconds": round(time.monotonic() - began, 2),
             }
-            if all(values["val_auc"] > row["val_auc"] for row in history):
-                part.save_weights(str(best["all" if part is model else "head"]))
+            if recipe.keep == "last" or all(values["val_auc"] > row["val_auc"] for row in history):
+                part.save_weights(str(files["all" if part is model else "head"]))
             if mean:
                 network.set_weights(current)
             history.append({"epoch": epoch + 1, **values})
@@ -292,16 +296,18 @@ def fit(
             if len(history) == n_head > 0:
                 if n_saved == n_head:  # the weights file has no seeds of dropout
                     _restore(_variables(head), saved)
-                head.load_weights(str(best["head"]))  # not from the head of the last epoch
-                model.save_weights(str(best["all"]))  # the best so far
+                head.load_weights(str(files["head"]))  # not from the head of the last epoch
+                model.save_weights(str(files["all"]))  # the best so far
             if pretrained:
                 models.unfreeze(model, recipe.unfreeze)
             learn(model, train.images, lambda network: models.predict_scores(network, val.images), n_head, epochs)
         if n_head < epochs:
-            model.load_weights(str(best["all"]))
+            model.load_weights(str(files["all"]))
         else:
-            head.load_weights(str(best["head"]))
-    return pd.DataFrame(history)
+            head.load_weights(str(files["head"]))
+    table = pd.DataFrame(history)
+    row = len(table) - 1 if recipe.keep == "last" else int(table["val_auc"].argmax())
+    return table.assign(kept=np.arange(len(table)) == row)
 
 
 def batches(
