@@ -1,4 +1,4 @@
-"""Fit the chosen model with the best settings found; keep the epoch with the best validation AUC."""
+"""Fit the chosen model with the best settings found."""
 
 from pneumonia import backbone, code_digest, dataset, models, params, plots, tracking, train
 from stages import DATA, MODELS, REPORTS, run, title, tracked

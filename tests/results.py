@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from ruamel.yaml import YAML
 
-from pneumonia import augmentation, dataset, models, rebalance
+from pneumonia import augmentation, dataset, models, params, rebalance
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs/results.csv"
@@ -72,7 +72,7 @@ class Row(NamedTuple):
     settings: Mapping[str, Any]
 
 
-# Chosen on images of the Kermany set outside its test split, see tests/recipes.py.
+# What tests/recipes.py finds for `mobilenet`, on images of the Kermany set outside its test split.
 STRONG = {
     "preprocess.clip_limit": 40.0,  # with one tile: the gray levels of all images are spread alike
     "preprocess.tile_grid": 1,
@@ -198,7 +198,9 @@ def check_out(clone: Path, asking: str) -> str:
 
 
 def run_until(stage: str, clone: Path, settings: Mapping[str, Any]) -> None:
-    """The workflow up to a stage, in the clone."""
+    """The workflow up to a stage, in the clone, with these settings and no others."""
+    # DVC leaves the settings of the run before in the file.
+    subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", "params.yaml"], cwd=clone, check=True)
     changes = [part for key, value in settings.items() for part in ("-S", f"{key}={value}")]
     subprocess.run(["dvc", "exp", "run", *changes, stage], cwd=clone, env=_environment(clone), check=True)
 
@@ -214,17 +216,18 @@ def _git(*command: str) -> str:
 
 
 def params_with(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """params.yaml with other values for `section.key`."""
-    params: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    """params.yaml with other values for `section.key`, checked as the stages check them."""
+    values: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     for section, key in (name.split(".") for name in settings if "." in name):
-        params[section][key] = settings[f"{section}.{key}"]
-    return params
+        values[section][key] = settings[f"{section}.{key}"]
+    params.Params.model_validate(values)
+    return values
 
 
 def recipe(settings: Mapping[str, Any]) -> str:
     """Digest of all settings that decide what is trained on: runs are comparable where it is equal."""
-    params = params_with(settings)
-    decide = {name: params[name] for name in ("rebalance", "preprocess", "tune", "train")}
+    values = params_with(settings)
+    decide = {name: values[name] for name in ("rebalance", "preprocess", "tune", "train")}
     for module, prefix in ((augmentation, "MAX_"), (rebalance, "ACQUISITION_")):
         decide[prefix] = {name: value for name, value in vars(module).items() if name.startswith(prefix)}
     return hashlib.sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest()[:8]

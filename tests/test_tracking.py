@@ -41,7 +41,7 @@ RECORD = {
 }
 HISTORY = pd.DataFrame(
     {"epoch": [1, 2], "loss": [0.7, 0.5], "val_loss": [0.6, 0.65], "val_auc": [0.75, 0.875], "learning_rate": [0.1, 0]}
-)
+).assign(kept=[False, True])
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 9, 7), dtype=np.uint8)
 
 
@@ -1085,7 +1085,7 @@ def test_an_adopted_run_has_the_history_and_the_model(restored: dict[str, Any], 
     adopted = tracking.train_run(RECORD, **restored)
     steps = mlflow.MlflowClient().get_metric_history(adopted.run_id, "val_auc")
     assert [(one.step, one.value) for one in steps] == [(1, 0.75), (2, 0.875)]
-    assert {"loss", "val_loss", "learning_rate"} <= set(run_of(adopted.run_id).data.metrics)
+    assert set(run_of(adopted.run_id).data.metrics) == {"epoch", "loss", "val_loss", "val_auc", "learning_rate"}
     loaded = mlflow.tensorflow.load_model(f"models:/{adopted.model_id}")
     np.testing.assert_allclose(models.predict_scores(loaded, IMAGES), models.predict_scores(model, IMAGES), atol=1e-6)
 

@@ -80,7 +80,7 @@ class Recorder:
 Study = tuple[dict[str, float], pd.DataFrame, Recorder]
 
 
-def search(**changes: Any) -> Study:
+def search(recipe: train.Recipe = PLAIN, *, flipped: bool = False, **changes: Any) -> Study:
     recorder = Recorder()
     options: dict[str, Any] = {
         "weights": (),
@@ -91,7 +91,9 @@ def search(**changes: Any) -> Study:
         "dropout": (0.0, 0.4),
         "trial_run": recorder.trial_run,
     } | changes
-    best, trials = tune.search("tiny", toy_split(16, 0), toy_split(20, 1), PLAIN, **options)
+    learnt = toy_split(16, 0)
+    learnt = learnt._replace(labels=1 - learnt.labels) if flipped else learnt
+    best, trials = tune.search("tiny", learnt, toy_split(20, 1), recipe, **options)
     return best, trials, recorder
 
 
@@ -134,6 +136,14 @@ def test_a_trial_is_worth_its_best_epoch() -> None:
     best, trials, recorder = search(**options)
     reached = [values["val_auc"] for _, values in recorder.told[0]]
     assert best["val_auc"] == trials["val_auc"][0] == max(reached) > min(reached)
+
+
+def test_a_trial_is_worth_its_last_epoch_where_that_is_kept() -> None:
+    """Here of a network that starts right and learns wrong labels."""
+    options = {"learning_rate": (1.0, 1.0), "dropout": (0.0, 0.0), "n_trials": 1, "epochs": 3}
+    best, trials, recorder = search(PLAIN._replace(keep="last"), flipped=True, **options)
+    reached = [values["val_auc"] for _, values in recorder.told[0]]
+    assert best["val_auc"] == trials["val_auc"][0] == reached[-1] < max(reached)
 
 
 def test_the_best_has_the_highest_auc_of_the_complete_trials(study: Study) -> None:

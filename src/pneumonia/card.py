@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from PIL import Image
 
-from pneumonia import dataset
+from pneumonia import UserError, dataset
 
 
 class Table(NamedTuple):
@@ -48,6 +48,12 @@ def reports(folder: Path) -> dict[str, Any]:
     Args:
         folder: `reports/`.
     """
+    history = pd.read_csv(folder / "history.csv")
+    if "kept" not in history:
+        raise UserError(
+            f"{folder / 'history.csv'} does not say which epoch was kept, it is of an earlier version; "
+            "dvc repro -f -s train makes it anew"
+        )
     names = ("evaluation", "validation", "rebalance", "explain")
     found: dict[str, Any] = {name: dataset.read_json(folder / f"{name}.json") for name in names}
     found["chosen"] = dataset.read_json(folder / "tune" / "best.json")
@@ -55,7 +61,7 @@ def reports(folder: Path) -> dict[str, Any]:
     predictions = dataset.read_table(folder / "predictions.csv")
     wrong = most_wrong(predictions, found["evaluation"]["youden"]["threshold"])
     return found | {
-        "history": pd.read_csv(folder / "history.csv"),
+        "history": history,
         "wrong": wrong,
         "points": pd.read_csv(folder / "plots" / "operating_points.csv", dtype=str, keep_default_na=False),
         "pictures": {

@@ -1,6 +1,7 @@
 """Fit a network: where its backbone is pretrained the head first, then all of it. A fit that was cut goes on.
 
-Validation chooses the epoch; test is not known here. Compute code tells its progress to a plain callable.
+Validation chooses the epoch, or none is chosen; test is not known here. Compute code tells its progress to a plain
+callable.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ def start(
     dropout: float,
     images: npt.NDArray[np.uint8] | dataset.Pixels,
     n_images: int = 512,
+    size: int | None = None,
 ) -> Any:
     """A new network, ready for `fit`.
 
@@ -91,8 +93,9 @@ def start(
         dropout: share of channels dropped in training, 0-1.
         images: uint8 (n, height, width), of the train split.
         n_images: of them that are looked at where the weights lack statistics, see `models.unfold`.
+        size: pixels, side of the square that the network sees; None = its own.
     """
-    model = models.create_model(name, weights=weights, dropout=dropout)
+    model = models.create_model(name, weights=weights, dropout=dropout, size=size)
     if weights:
         models.unfold(model, images[:: max(1, len(images) // n_images)])
     return model
@@ -188,7 +191,7 @@ def fit(
         seed: of the order of the images and of the augmentation; the model's initial weights are the caller's.
         epochs: at most, of both phases; in each the learning rate warms up over its first epoch and falls along a
             cosine to its last.
-        patience: epochs of the last phase without a better validation AUC before the fit stops.
+        patience: epochs of the last phase without a better validation AUC before a fit stops that keeps the best.
         learning_rate: peak of AdamW.
         resume: an existing folder that survives a crash, of these settings and data alone; the caller's to remove, once
             the model is safe.
@@ -284,7 +287,7 @@ def fit(
     def stopped() -> bool:
         # The head's epochs are few, and what comes after them begins lower than they ended.
         last_phase = history[n_head if n_head < epochs else 0 :]
-        return _waited(last_phase) >= patience
+        return recipe.keep == "best" and _waited(last_phase) >= patience
 
     with _progress_bar(epochs * steps, len(history) * steps, label, "batch") as bar:
         if len(history) < n_head and not stopped():
@@ -296,8 +299,8 @@ def fit(
             if len(history) == n_head > 0:
                 if n_saved == n_head:  # the weights file has no seeds of dropout
                     _restore(_variables(head), saved)
-                head.load_weights(str(files["head"]))  # not from the head of the last epoch
-                model.save_weights(str(files["all"]))  # the best so far
+                head.load_weights(str(files["head"]))  # the kept one, which need not be the last
+                model.save_weights(str(files["all"]))  # kept until an epoch of all takes its place
             if pretrained:
                 models.unfreeze(model, recipe.unfreeze)
             learn(model, train.images, lambda network: models.predict_scores(network, val.images), n_head, epochs)

@@ -105,7 +105,7 @@ def search(
                     report=report,
                     label=f"trial {trial.number + 1}/{n_trials}",
                 )
-        return float(history["val_auc"].max())
+        return float(history.loc[history["kept"], "val_auc"].iloc[0])
 
     study.optimize(objective, n_trials=n_trials)
     chosen = study.best_trial
