@@ -33,19 +33,17 @@ DATA = "chest_xray"
 UNUSUAL = {0: 0.15, 1: 0.10}
 """Share of a class that counts as taken like the other: of normals, of pneumonias."""
 
-SIDE = {"mobilenet": 128}
-"""Pixels, of the square that a network sees here, where its own costs three times the time."""
-
 SEED = 1
 """Of training, and of who judges."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "as in the row": {},
-    "best epoch on validation": {"train.keep": "best"},
-    "plain": {"preprocess.clip_limit": 0.0},
-    "CLAHE": {"preprocess.clip_limit": 2.0, "preprocess.tile_grid": 8},
-    "cropped": {"preprocess.crop": 0.1},
+    "equalised as a whole": {"preprocess.clip_limit": 40.0, "preprocess.tile_grid": 1},
+    "weighed up to 30 times": {"rebalance.acquisition": 30.0},
+    "CLAHE": {"preprocess.clip_limit": 2.0},
     "unweighed": {"rebalance.acquisition": 1.0},
+    "mixup": {"train.mixup": 0.2},
+    "best epoch on validation": {"train.keep": "best"},
 }
 """What differs from the settings of the model's row in `results.ROWS`."""
 
@@ -71,7 +69,7 @@ def main() -> None:
                 "model": row.model,
                 "recipe": name,
                 "digest": results.recipe(settings),
-                "image_size": SIDE.get(row.model, models.MODELS[row.model].size),
+                "image_size": models.MODELS[row.model].size,
                 "seed": SEED,
                 "judges": judges,
             }
@@ -172,9 +170,7 @@ def judge(model_name: str, role: pd.Series, settings: Mapping[str, Any], weights
     learnt, chosen, judged = (_split(table[role == name], pixels) for name in ("train", "val", "judge"))
     how, guess = settings["train"], tune.middle(settings["tune"]["learning_rate"], settings["tune"]["dropout"])
     keras.utils.set_random_seed(SEED)
-    model = train.start(
-        model_name, weights=weights, dropout=guess["dropout"], images=learnt.images, size=SIDE.get(model_name)
-    )
+    model = train.start(model_name, weights=weights, dropout=guess["dropout"], images=learnt.images)
     with tempfile.TemporaryDirectory() as resume:
         history = train.fit(
             model,

@@ -92,7 +92,7 @@ def test_only_weights_of_a_backbone_are_unfolded_and_on_images_from_all_of_the_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[NDArray] = []
-    monkeypatch.setattr(models, "create_model", lambda name, weights, dropout, size: (name, tuple(weights), dropout))
+    monkeypatch.setattr(models, "create_model", lambda name, weights, dropout: (name, tuple(weights), dropout))
     monkeypatch.setattr(models, "unfold", lambda model, images: seen.append(images))
     images = np.arange(1000)
     assert train.start("mobilenet", weights=(), dropout=0.1, images=images) == ("mobilenet", (), 0.1)

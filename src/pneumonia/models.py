@@ -196,7 +196,7 @@ MODELS = {
     ),
     "mobilenet": Model(
         build=partial(_fine_tuned, "mobilenet", "MobileNetV2", _PLUS_MINUS_ONE),
-        size=224,
+        size=128,
         explain="out_relu",
         weights_urls=(_MOBILENET_V2,),
         source="Sandler et al. (2018), MobileNetV2, arXiv:1801.04381",

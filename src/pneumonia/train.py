@@ -83,7 +83,6 @@ def start(
     dropout: float,
     images: npt.NDArray[np.uint8] | dataset.Pixels,
     n_images: int = 512,
-    size: int | None = None,
 ) -> Any:
     """A new network, ready for `fit`.
 
@@ -93,9 +92,8 @@ def start(
         dropout: share of channels dropped in training, 0-1.
         images: uint8 (n, height, width), of the train split.
         n_images: of them that are looked at where the weights lack statistics, see `models.unfold`.
-        size: pixels, side of the square that the network sees; None = its own.
     """
-    model = models.create_model(name, weights=weights, dropout=dropout, size=size)
+    model = models.create_model(name, weights=weights, dropout=dropout)
     if weights:
         models.unfold(model, images[:: max(1, len(images) // n_images)])
     return model
