@@ -39,8 +39,8 @@ SEED = 1
 RECIPES: dict[str, dict[str, Any]] = {
     "as in the row": {},
     "equalised as a whole": {"preprocess.clip_limit": 40.0, "preprocess.tile_grid": 1},
-    "weighed up to 30 times": {"rebalance.acquisition": 30.0},
     "CLAHE": {"preprocess.clip_limit": 2.0},
+    "weighed up to 30 times": {"rebalance.acquisition": 30.0},
     "unweighed": {"rebalance.acquisition": 1.0},
     "mixup": {"train.mixup": 0.2},
     "best epoch on validation": {"train.keep": "best"},
@@ -196,7 +196,7 @@ def judge(model_name: str, role: pd.Series, settings: Mapping[str, Any], weights
         "auc_high": round(high, 4),
         "sensitivity": round(float(found[labels == 1].mean()), 4),
         "specificity": round(float(1 - found[labels == 0].mean()), 4),
-        "val_auc": round(history.loc[history["kept"], "val_auc"].iloc[0], 4),
+        "val_auc": round(float(history.loc[history["kept"], "val_auc"].iloc[0]), 4),
         "epochs": len(history),
         "minutes": round(history["seconds"].sum() / 60, 1),
     }
