@@ -37,9 +37,9 @@ SEED = 1
 """Of training, and of who judges."""
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "as in the row": {},
+    "plain": {"preprocess.clip_limit": 0.0, "preprocess.tile_grid": 8},
     "equalised as a whole": {"preprocess.clip_limit": 40.0, "preprocess.tile_grid": 1},
-    "CLAHE": {"preprocess.clip_limit": 2.0},
+    "CLAHE": {"preprocess.clip_limit": 2.0, "preprocess.tile_grid": 8},
     "weighed up to 30 times": {"rebalance.acquisition": 30.0},
     "unweighed": {"rebalance.acquisition": 1.0},
     "mixup": {"train.mixup": 0.2},
