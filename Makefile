@@ -29,7 +29,7 @@ compare: setup  ## two models side by side: make compare A=champion B=2 (version
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
 	@python -c 'from pneumonia import tracking; tracking.serve($(PORT))'
 
-test: setup  ## what CI runs, under 15 minutes on 2 cores
+test: setup  ## what CI runs, about 20 minutes on 2 cores
 	python -m pytest -m "not slow"
 
 test-all: setup  ## every test, the slow ones too
