@@ -57,8 +57,8 @@ def main() -> None:
     results.run_until("preprocess", CLONE, workflow | {"preprocess.clip_limit": 0})
     measures = pd.DataFrame({name: taken(image) for name, image in _pixels().items()}).T
     splits = dataset.read_table(CLONE / "data/splits.csv")
-    role = roles(splits, measures, seed=SEED)
-    judges = hashlib.sha256("\n".join(splits["image_id"][role == "judge"]).encode()).hexdigest()[:8]
+    splits = splits.assign(split=roles(splits, measures, seed=SEED))
+    judges = hashlib.sha256("\n".join(splits["image_id"][splits["split"] == "judge"]).encode()).hexdigest()[:8]
     for row in results.ROWS:
         if row.data != DATA or row.model not in (arguments.models or ("compact", "mobilenet")):
             continue
@@ -81,7 +81,7 @@ def main() -> None:
             stored = {key: value for key, value in settings.items() if key.startswith("preprocess.")}
             results.run_until("preprocess", CLONE, workflow | stored)
             files = [Path(weights[row.model])] if row.model in weights else []
-            found = known | judge(row.model, role, results.params_with(settings), files) | {"commit": commit}
+            found = known | judge(row.model, splits, results.params_with(settings), files) | {"commit": commit}
             print({key: found[key] for key in ("model", "recipe", "auc", "auc_low", "auc_high", "val_auc")})
             dataset.write_table(pd.concat([table.astype(object), pd.DataFrame([found], dtype=object)]), TABLE)
 
@@ -147,12 +147,12 @@ def roles(splits: pd.DataFrame, measures: pd.DataFrame, *, seed: int) -> pd.Seri
     return role.reindex(splits.index, fill_value="")
 
 
-def judge(model_name: str, role: pd.Series, settings: Mapping[str, Any], weights: list[Path]) -> dict[str, Any]:
+def judge(model_name: str, splits: pd.DataFrame, settings: Mapping[str, Any], weights: list[Path]) -> dict[str, Any]:
     """Train without the images that judge, and score them.
 
     Args:
         model_name: a key of `models.MODELS`.
-        role: of each row of data/splits.csv, as `roles` says.
+        splits: data/splits.csv, its `split` as `roles` says.
         settings: like params.yaml.
         weights: files of the backbone.
 
@@ -162,12 +162,11 @@ def judge(model_name: str, role: pd.Series, settings: Mapping[str, Any], weights
     """
     import keras
 
-    splits, pixels = dataset.read_table(CLONE / "data/splits.csv"), _pixels()
-    table = rebalance.balance(splits.assign(split=role), strategy="class_weight", seed=SEED)
+    pixels, table = _pixels(), rebalance.balance(splits, strategy="class_weight", seed=SEED)
     at_most = settings["rebalance"]["acquisition"]
     if at_most > 1:
         table = rebalance.weigh_acquisition(table, rebalance.acquisition(table, seed=SEED), at_most=at_most)
-    learnt, chosen, judged = (_split(table[role == name], pixels) for name in ("train", "val", "judge"))
+    learnt, chosen, judged = (_split(table[table["split"] == name], pixels) for name in ("train", "val", "judge"))
     how, guess = settings["train"], tune.middle(settings["tune"]["learning_rate"], settings["tune"]["dropout"])
     keras.utils.set_random_seed(SEED)
     model = train.start(model_name, weights=weights, dropout=guess["dropout"], images=learnt.images)
@@ -185,7 +184,7 @@ def judge(model_name: str, role: pd.Series, settings: Mapping[str, Any], weights
             pretrained=bool(weights),
         )
     scores, labels = models.predict_scores(model, judged.images), judged.labels.astype(int)
-    low, high = metrics.auc_interval(labels, scores, groups=table["patient_id"][role == "judge"])
+    low, high = metrics.auc_interval(labels, scores, groups=table["patient_id"][table["split"] == "judge"])
     threshold = metrics.youden_threshold(chosen.labels.astype(int), models.predict_scores(model, chosen.images))
     found = scores >= threshold
     return {

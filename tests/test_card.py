@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pneumonia import calibration, card, dataset, evaluate, fetch
+from pneumonia import UserError, calibration, card, dataset, evaluate, fetch
 
 ROOT = Path(__file__).resolve().parent.parent
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
@@ -577,6 +577,10 @@ def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path:
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    dataset.write_table(facts["history"].drop(columns="kept"), tmp_path / "history.csv")
+    with pytest.raises(UserError, match=r"does not say which epoch was kept.* dvc repro -f -s train"):
+        card.reports(tmp_path)
+    dataset.write_table(facts["history"], tmp_path / "history.csv")
     read = card.reports(tmp_path)
     pd.testing.assert_frame_equal(read["points"], facts["points"])
     assert read["history"]["epoch"].tolist() == [1, 2, 3, 4, 5]

@@ -1081,7 +1081,11 @@ def test_an_unknown_run_is_adopted_once(restored: dict[str, Any], model: Any) ->
     assert (tags | {"model_id": adopted.model_id}).items() <= run.data.tags.items()
 
 
-def test_an_adopted_run_has_the_history_and_the_model(restored: dict[str, Any], model: Any) -> None:
+@pytest.mark.parametrize("history", [HISTORY, HISTORY.drop(columns="kept")], ids=["", "of an earlier version"])
+def test_an_adopted_run_has_the_history_and_the_model(
+    history: pd.DataFrame, restored: dict[str, Any], model: Any
+) -> None:
+    dataset.write_table(history, restored["history"])
     adopted = tracking.train_run(RECORD, **restored)
     steps = mlflow.MlflowClient().get_metric_history(adopted.run_id, "val_auc")
     assert [(one.step, one.value) for one in steps] == [(1, 0.75), (2, 0.875)]
