@@ -87,7 +87,7 @@ STRONG = {
 }
 FINE_TUNED = STRONG | {"train.epochs": 6, "train.head_epochs": 1}
 FROM_SCRATCH = STRONG | {"train.epochs": 20, "rebalance.acquisition": 3.0}
-# At 256 px `compact` stays at chance under FROM_SCRATCH (looks 12 to 14); here its images are distorted less and not weighed.
+# `compact` stayed at chance under FROM_SCRATCH (looks 12 to 14): its images are distorted less and not weighed.
 SMALL = FROM_SCRATCH | {"rebalance.acquisition": 1.0, "train.augment": 0.5, "train.strength": 1.0}
 ROWS = [
     Row("chest_xray", "mobilenet", (1, 2, 3), FINE_TUNED),
