@@ -237,9 +237,10 @@ def recipe(settings: Mapping[str, Any]) -> str:
 
 
 def _table() -> pd.DataFrame:
-    return (
-        pd.read_csv(TABLE, dtype={"commit": str, "recipe": str}) if TABLE.is_file() else pd.DataFrame(columns=COLUMNS)
-    )
+    if not TABLE.is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    # Counts stay whole beside rows that have none.
+    return pd.read_csv(TABLE, dtype={"commit": str, "recipe": str, "params": "Int64", "test_look": "Int64"})
 
 
 def _is_done(row: Row, seed: int, recipe: str) -> bool:

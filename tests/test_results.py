@@ -69,6 +69,15 @@ def test_a_row_without_weights_is_no_look_and_is_tried_again(table: Path) -> Non
     assert written["test_look"].tolist() == [1]
 
 
+def test_counts_stay_whole_beside_a_row_without_figures(table: Path) -> None:
+    add(params=77633)
+    results._append(MISSING)
+    add(seed=2, params=77633)
+    written = pd.read_csv(table, dtype=str)
+    assert written["params"].dropna().tolist() == ["77633", "77633"]
+    assert written["test_look"].dropna().tolist() == ["1", "2"]
+
+
 def test_a_recipe_is_what_decides_not_where_files_lie() -> None:
     first = results.recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 3})
     assert first == results.recipe({"data": "chest_xray", "fetch.url": "/b", "train.epochs": 3})
