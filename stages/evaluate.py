@@ -18,7 +18,7 @@ def main() -> None:
         scored = evaluate.predict(model, store, splits, memory=memory)
         predictions, platt = evaluate.calibrated(scored)
         headline, full = evaluate.judge(predictions, platt, **settings.evaluate.model_dump())
-        full["robustness"] = evaluate.robustness(model, store, memory=memory)
+        full["robustness"] = evaluate.robustness(model, dataset.read_split(store, "val", memory=memory))
         headline["val"]["robust_auc"] = full["robustness"]["mean"]
         audit = full["stress"] = evaluate.audit(model, store, splits, level=settings.evaluate.level, memory=memory)
         curves = evaluate.curves(predictions, headline["threshold"])

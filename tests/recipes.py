@@ -24,7 +24,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from pneumonia import dataset, metrics, models, rebalance, train, tune
+from pneumonia import dataset, evaluate, metrics, models, rebalance, train, tune
 from tests import results
 
 TABLE = results.ROOT / "docs/recipes.csv"
@@ -40,6 +40,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"preprocess.clip_limit": 0.0, "preprocess.tile_grid": 8},
     "equalised as a whole": {"preprocess.clip_limit": 40.0, "preprocess.tile_grid": 1},
     "CLAHE": {"preprocess.clip_limit": 2.0, "preprocess.tile_grid": 8},
+    "64 px": {"preprocess.image_size": 64},
+    "32 px": {"preprocess.image_size": 32},
     "weighed up to 30 times": {"rebalance.acquisition": 30.0},
     "unweighed": {"rebalance.acquisition": 1.0},
     "mixup": {"train.mixup": 0.2},
@@ -157,8 +159,9 @@ def judge(model_name: str, splits: pd.DataFrame, settings: Mapping[str, Any], we
         weights: files of the backbone.
 
     Returns:
-        AUC of the images that judge with its interval, by patient, and sensitivity and specificity at the threshold
-        chosen on validation.
+        AUC of the images that judge with its interval, by patient, sensitivity and specificity at the threshold chosen
+        on validation, and validation's own AUCs. The robust one compares recipes of one `preprocess.image_size`: the
+        same noise takes more from smaller images.
     """
     import keras
 
@@ -196,6 +199,7 @@ def judge(model_name: str, splits: pd.DataFrame, settings: Mapping[str, Any], we
         "sensitivity": round(float(found[labels == 1].mean()), 4),
         "specificity": round(float(1 - found[labels == 0].mean()), 4),
         "val_auc": round(float(history.loc[history["kept"], "val_auc"].iloc[0]), 4),
+        "val_robust_auc": round(evaluate.robustness(model, chosen)["mean"], 4),
         "epochs": len(history),
         "minutes": round(history["seconds"].sum() / 60, 1),
     }

@@ -193,7 +193,7 @@ def test_calibration_is_fitted_on_validation_only() -> None:
 
 def test_robustness_is_the_auc_of_validation_as_it_is_and_under_each_stress(tmp_path: Path) -> None:
     store, model = make_store(tmp_path / "images.zarr", make_splits()), brightness_model()
-    found = evaluate.robustness(model, store)
+    found = evaluate.robustness(model, dataset.read_split(store, "val"))
     assert list(found) == ["clean", *stress.STRESSES, "mean"]
     val = dataset.read_split(store, "val")
     for name in stress.STRESSES:
@@ -218,7 +218,7 @@ def test_robustness_is_the_same_streamed_in_blocks_and_all_at_once(
     monkeypatch.setattr(metrics, "roc_auc", lambda y_true, y_score: scores.append(y_score) or 0.5)
     for memory, kind in ((None, np.ndarray), (1e-9, dataset.Pixels)):
         scores.clear()
-        evaluate.robustness(model, store, memory=memory)
+        evaluate.robustness(model, dataset.read_split(store, "val", memory=memory))
         assert seen.pop() is kind
         np.testing.assert_array_equal(scores, expected)
 
@@ -232,7 +232,7 @@ def test_robustness_reads_each_chunk_once(tmp_path: Path, monkeypatch: pytest.Mo
         return read(array, number)
 
     monkeypatch.setattr(dataset, "_read_chunk", counted)
-    evaluate.robustness(brightness_model(), store, memory=1e-9)
+    evaluate.robustness(brightness_model(), dataset.read_split(store, "val", memory=1e-9))
     assert reads == [0, 1, 2]
 
 

@@ -167,17 +167,15 @@ def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def robustness(model: Any, store: zarr.Group, *, memory: float | None = None) -> dict[str, float]:
-    """AUC on validation as it is and under each of `stress.STRESSES`, and the mean of all of them.
+def robustness(model: Any, split: dataset.Split) -> dict[str, float]:
+    """AUC on a split as it is and under each of `stress.STRESSES`, and the mean of all of them.
 
     For whoever chooses between recipes where clean validation images no longer tell them apart; it knows no test image.
 
     Args:
         model: trained.
-        store: the image store.
-        memory: as in `dataset.read_split`.
+        split: validation.
     """
-    split = dataset.read_split(store, "val", memory=memory)
     labels = split.labels.astype(int)
     scores = _scores_under(model, split.images, stress.STRESSES)
     aucs = {name: metrics.roc_auc(labels, values) for name, values in scores.items()}
