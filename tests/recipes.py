@@ -69,21 +69,22 @@ def main() -> None:
             known = {
                 "data": DATA,
                 "model": row.model,
-                "recipe": name,
                 "digest": results.recipe(settings),
                 "image_size": models.MODELS[row.model].size,
                 "seed": SEED,
                 "judges": judges,
             }
             text = {"digest": str, "judges": str, "commit": str}
-            table = pd.read_csv(TABLE, dtype=text) if TABLE.is_file() else pd.DataFrame(columns=list(known))
-            if (table[list(known)] == pd.Series(known)).all(axis=1).any():
-                print(f"{row.model}, {name}: is in the table")
+            table = pd.read_csv(TABLE, dtype=text) if TABLE.is_file() else pd.DataFrame(columns=[*known, "recipe"])
+            same = (table[list(known)] == pd.Series(known)).all(axis=1)
+            if same.any():
+                print(f"{row.model}, {name}: is in the table as {table['recipe'][same].iloc[0]!r}")
                 continue
             stored = {key: value for key, value in settings.items() if key.startswith("preprocess.")}
             results.run_until("preprocess", CLONE, workflow | stored)
             files = [Path(weights[row.model])] if row.model in weights else []
-            found = known | judge(row.model, splits, results.params_with(settings), files) | {"commit": commit}
+            judged = judge(row.model, splits, results.params_with(settings), files)
+            found = known | {"recipe": name} | judged | {"commit": commit}
             print({key: found[key] for key in ("model", "recipe", "auc", "auc_low", "auc_high", "val_auc")})
             dataset.write_table(pd.concat([table.astype(object), pd.DataFrame([found], dtype=object)]), TABLE)
 
