@@ -46,6 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "unweighed": {"rebalance.acquisition": 1.0},
     "mixup": {"train.mixup": 0.2},
     "best epoch on validation": {"train.keep": "best"},
+    "6 epochs": {"train.epochs": 6},
 }
 """What differs from the settings of the model's row in `results.ROWS`."""
 
