@@ -1,6 +1,6 @@
 """Which recipe errs least on images that were taken unlike their class: `make recipes`, which writes docs/recipes.csv.
 
-On clean validation images of the Kermany set all recipes are alike, with AUCs above .995: validation comes from the
+On clean validation images of the Kermany set the recipes of a network that learns are alike: validation comes from the
 same archive, where brightness, contrast and sharpness alone tell the classes apart. So recipes are chosen on the images
 of train and validation that were taken as the other class mostly is, by more measures than `rebalance.acquisition`
 outweighs: half of their patients are kept from training, and the AUC on their unusual images counts. The test split
@@ -37,23 +37,26 @@ SEED = 1
 """Of training, and of who judges."""
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "plain": {"preprocess.clip_limit": 0.0, "preprocess.tile_grid": 8},
     "equalised as a whole": {"preprocess.clip_limit": 40.0, "preprocess.tile_grid": 1},
+    "plain": {"preprocess.clip_limit": 0.0, "preprocess.tile_grid": 8},
     "CLAHE": {"preprocess.clip_limit": 2.0, "preprocess.tile_grid": 8},
     "64 px": {"preprocess.image_size": 64},
     "32 px": {"preprocess.image_size": 32},
+    "12 epochs": {"train.epochs": 12},
     "weighed up to 30 times": {"rebalance.acquisition": 30.0},
     "unweighed": {"rebalance.acquisition": 1.0},
     "mixup": {"train.mixup": 0.2},
     "best epoch on validation": {"train.keep": "best"},
-    "6 epochs": {"train.epochs": 6},
 }
-"""What differs from the settings of the model's row in `results.ROWS`."""
+"""What differs from the settings of the model's first row in `results.ROWS`."""
+
+SAME = ["data", "model", "weights", "digest", "network_px", "seed", "judges"]
+"""Columns that say what was trained and judged; a recipe is not run twice, whatever it is called."""
 
 
 def main() -> None:
     arguments = results.arguments("make recipes", "Fill docs/recipes.csv.")
-    urls, weights = (dict(pair.split("=", 1) for pair in pairs) for pairs in (arguments.url, arguments.weights))
+    urls, weights = dict(arguments.url), dict(arguments.weights)
     commit = results.check_out(CLONE, "make recipes")
     models.start_keras()
     workflow = {"data": DATA, "fetch.url": urls.get(DATA, "null")}
@@ -62,32 +65,47 @@ def main() -> None:
     splits = dataset.read_table(CLONE / "data/splits.csv")
     splits = splits.assign(split=roles(splits, measures, seed=SEED))
     judges = hashlib.sha256("\n".join(splits["image_id"][splits["split"] == "judge"]).encode()).hexdigest()[:8]
-    for row in results.ROWS:
-        if row.data != DATA or row.model not in (arguments.models or ("compact", "mobilenet")):
+    for model in arguments.models or ("compact", "mobilenet"):
+        base = next(row.settings for row in results.ROWS if (row.data, row.model) == (DATA, model))
+        files = [Path(weights[model])] if model in weights else []
+        if models.MODELS[model].weights_urls and not files:
+            print(f"{model}: left out, say where its weights lie: --weights {model}=PATH")
             continue
         for name, changes in RECIPES.items():
-            settings = {**row.settings, **changes}
+            settings = {**base, **changes}
+            values = results.params_with(settings)
             known = {
                 "data": DATA,
-                "model": row.model,
+                "model": model,
+                "recipe": name,
+                "weights": files[0].name if files else "none",
                 "digest": results.recipe(settings),
-                "image_size": models.MODELS[row.model].size,
+                "stored_px": values["preprocess"]["image_size"],
+                "network_px": models.MODELS[model].size,
                 "seed": SEED,
                 "judges": judges,
             }
-            text = {"digest": str, "judges": str, "commit": str}
-            table = pd.read_csv(TABLE, dtype=text) if TABLE.is_file() else pd.DataFrame(columns=[*known, "recipe"])
-            same = (table[list(known)] == pd.Series(known)).all(axis=1)
-            if same.any():
-                print(f"{row.model}, {name}: is in the table as {table['recipe'][same].iloc[0]!r}")
+            table = _table()
+            if (called := _called(table, known)) is not None:
+                print(f"{model}, {name}: is in the table as {called!r}")
                 continue
             stored = {key: value for key, value in settings.items() if key.startswith("preprocess.")}
             results.run_until("preprocess", CLONE, workflow | stored)
-            files = [Path(weights[row.model])] if row.model in weights else []
-            judged = judge(row.model, splits, results.params_with(settings), files)
-            found = known | {"recipe": name} | judged | {"commit": commit}
-            print({key: found[key] for key in ("model", "recipe", "auc", "auc_low", "auc_high", "val_auc")})
+            found = known | judge(model, splits, values, files) | {"commit": commit}
+            print({key: found[key] for key in ("model", "recipe", "auc", "auc_low", "auc_high", "val_robust_auc")})
             dataset.write_table(pd.concat([table.astype(object), pd.DataFrame([found], dtype=object)]), TABLE)
+
+
+def _table() -> pd.DataFrame:
+    if not TABLE.is_file():
+        return pd.DataFrame(columns=[*SAME, "recipe"])
+    return pd.read_csv(TABLE, dtype={"digest": str, "judges": str, "commit": str})
+
+
+def _called(table: pd.DataFrame, known: Mapping[str, Any]) -> str | None:
+    """What a recipe is called in the table; None = it is not there."""
+    same = (table[SAME] == pd.Series(known)[SAME]).all(axis=1)
+    return str(table["recipe"][same].iloc[0]) if same.any() else None
 
 
 def taken(image: npt.NDArray[np.uint8]) -> dict[str, float]:
@@ -167,7 +185,7 @@ def judge(model_name: str, splits: pd.DataFrame, settings: Mapping[str, Any], we
     """
     import keras
 
-    pixels, table = _pixels(), rebalance.balance(splits, strategy="class_weight", seed=SEED)
+    pixels, table = _pixels(), rebalance.balance(splits, strategy=settings["rebalance"]["strategy"], seed=SEED)
     at_most = settings["rebalance"]["acquisition"]
     if at_most > 1:
         table = rebalance.weigh_acquisition(table, rebalance.acquisition(table, seed=SEED), at_most=at_most)

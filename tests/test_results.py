@@ -84,6 +84,50 @@ def test_a_recipe_is_what_decides_not_where_files_lie() -> None:
     assert first != results.recipe({"data": "chest_xray", "fetch.url": "/a", "train.epochs": 4})
 
 
+def test_places_on_the_command_line_are_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.zip").touch()
+    monkeypatch.chdir(tmp_path)
+    asked = ["make results", "--url", "chest_xray=a.zip", "--url", "pneumoniamnist=https://example.org/a=b", "compact"]
+    monkeypatch.setattr(sys, "argv", asked)
+    given = results.arguments("make results", "")
+    assert dict(given.url) == {
+        "chest_xray": str(tmp_path / "a.zip"),
+        "pneumoniamnist": "https://example.org/a=b",
+    }
+    assert given.models == ["compact"]
+
+
+@pytest.mark.parametrize(
+    "mistaken", [["--url", "chestxray=a.zip"], ["--url", "chest_xray"], ["--weights", "resnet=a.h5"], ["compct"]]
+)
+def test_a_misspelt_name_on_the_command_line_is_refused(
+    mistaken: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["make results", *mistaken])
+    with pytest.raises(SystemExit):
+        results.arguments("make results", "")
+    assert mistaken[-1] in capsys.readouterr().err
+
+
+def test_tables_may_have_changed_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*results.TABLES, "params.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a\n")
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "--quiet"], ["add", "."], [*who, "commit", "--quiet", "-m", "a"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    for name in results.TABLES:
+        (tmp_path / name).write_text("b\n")
+    commit = results.check_out(tmp_path / "clone", "make results")
+    assert results._git("rev-parse", "HEAD").startswith(commit)
+    (tmp_path / "params.yaml").write_text("b\n")
+    with pytest.raises(SystemExit, match="commit them first"):
+        results.check_out(tmp_path / "clone", "make results")
+
+
 def test_rows_are_made_by_the_code_of_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "src/pneumonia"
     package.mkdir(parents=True)
@@ -97,6 +141,7 @@ def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(results, "recipe", lambda settings: FIGURES["recipe"])
+    monkeypatch.setattr(results, "ROWS", [ROW, results.Row("chest_xray", "shallow", (1,), {}, ", noted")])
     add()
     add(recipe="5680256f", test_auc=0.5)  # of a recipe no longer asked for
     add(seed=2, test_auc=0.96)
@@ -106,7 +151,7 @@ def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(
         "| `chest_xray` | seeds | validation AUC | validation AUC, robust | test AUC | accuracy | sensitivity "
         "| specificity |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| `shallow` | 1 | .990 | .990 | .900 | 1.000 | .970 | .800 |",
+        "| `shallow`, noted | 1 | .990 | .990 | .900 | 1.000 | .970 | .800 |",
         "| `compact` | 2 | .990 [.990, .990] | .980 [.980, .980] | .955 [.950, .960] | .900 [.900, .900] "
         "| .970 [.970, .970] | .800 [.800, .800] |",
         "| Kermany et al. (2018), ImageNet network |  |  |  | .968 | .928 |  |  |",
