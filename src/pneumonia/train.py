@@ -218,7 +218,8 @@ def fit(
     def learn(part: Any, images: Any, score: Callable[[Any], npt.NDArray[np.float64]], first: int, last: int) -> None:
         """Epochs `first` + 1 to `last` of `part`, the head or all of `model`, on features or images."""
         # Another network of the same layers: what is compiled would be saved with its optimizer.
-        network = keras.Model(part.input, part.output)
+        begins = model.input if part is model else model.get_layer("features").output
+        network = keras.Model(begins, model.get_layer("logit").output)
         schedule = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=learning_rate / 10,
             decay_steps=max(1, (last - first - 1) * steps),
@@ -227,7 +228,7 @@ def fit(
         )
         network.compile(
             optimizer=_optimizer(schedule, recipe, models.depths(model) if pretrained else {}),
-            loss=keras.losses.BinaryCrossentropy(label_smoothing=recipe.label_smoothing),
+            loss=_cross_entropy(recipe.label_smoothing),
             jit_compile=False,  # on a CPU compiling costs more than it saves
         )
         network.optimizer.build(network.trainable_variables)
@@ -256,7 +257,7 @@ def fit(
                 network.set_weights(mean)
             values = {
                 "loss": round(float(logs["loss"]), 6),
-                **_judge(score(network), val.labels),
+                **_judge(score(part), val.labels),
                 "learning_rate": float(schedule((epoch + 1 - first) * steps)),
                 "seconds": round(time.monotonic() - began, 2),
             }
@@ -292,7 +293,7 @@ def fit(
             if features is None:
                 features = frozen_features(model, train, val, recipe, epochs=n_head, seed=seed)
             cached = features
-            learn(head, cached.train, lambda network: _scores(network, cached.val), 0, n_head)
+            learn(head, cached.train, lambda part: _scores(part, cached.val), 0, n_head)
         if n_head <= len(history) < epochs and not stopped():
             if len(history) == n_head > 0:
                 if n_saved == n_head:  # the weights file has no seeds of dropout
@@ -301,7 +302,7 @@ def fit(
                 model.save_weights(str(files["all"]))  # kept until an epoch of all takes its place
             if pretrained:
                 models.unfreeze(model, recipe.unfreeze)
-            learn(model, train.images, lambda network: models.predict_scores(network, val.images), n_head, epochs)
+            learn(model, train.images, lambda part: models.predict_scores(part, val.images), n_head, epochs)
         if n_head < epochs:
             model.load_weights(str(files["all"]))
         else:
@@ -400,6 +401,21 @@ def _optimizer(schedule: Any, recipe: Recipe, depths: Mapping[str, int]) -> Any:
         return adamw(0)
     one_each = {depth: adamw(depth) for depth in {0, *depths.values()}}
     return keras.optimizers.MultiOptimizer(lambda variable: one_each[depths.get(variable.path.split("/")[0], 0)])
+
+
+def _cross_entropy(label_smoothing: float) -> Callable[[Any, Any], Any]:
+    """Binary cross-entropy of logits.
+
+    That of Keras has four terms, whose gradients TensorFlow sums as they come where a network takes much memory: the
+    last bits of the sum, and with them the weights, would be chance. Of two the order does not matter.
+    """
+    from keras import ops
+
+    def loss(label: Any, logit: Any) -> Any:
+        label = label + label_smoothing * (0.5 - label)
+        return ops.mean(label * ops.softplus(-logit) + (1 - label) * ops.softplus(logit), axis=-1)
+
+    return loss
 
 
 def _check(train: dataset.Split, val: dataset.Split, shown: int, batch_size: int) -> None:
