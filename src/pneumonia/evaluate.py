@@ -170,11 +170,11 @@ def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
 def robustness(model: Any, split: dataset.Split) -> dict[str, float]:
     """AUC on a split as it is and under each of `stress.STRESSES`, and the mean of all of them.
 
-    For whoever chooses between recipes where clean validation images no longer tell them apart; it knows no test image.
+    For whoever chooses between recipes where clean validation images no longer tell them apart.
 
     Args:
         model: trained.
-        split: validation.
+        split: validation, never test: recipes are chosen by it.
     """
     labels = split.labels.astype(int)
     scores = _scores_under(model, split.images, stress.STRESSES)

@@ -215,7 +215,7 @@ def fit(
     n_saved = len(history)
     _, head = models.halves(model)
 
-    def learn(part: Any, images: Any, score: Callable[[Any], npt.NDArray[np.float64]], first: int, last: int) -> None:
+    def learn(part: Any, images: Any, score: Callable[[], npt.NDArray[np.float64]], first: int, last: int) -> None:
         """Epochs `first` + 1 to `last` of `part`, the head or all of `model`, on features or images."""
         # Another network of the same layers: what is compiled would be saved with its optimizer.
         begins = model.input if part is model else model.get_layer("features").output
@@ -257,7 +257,7 @@ def fit(
                 network.set_weights(mean)
             values = {
                 "loss": round(float(logs["loss"]), 6),
-                **_judge(score(part), val.labels),
+                **_judge(score(), val.labels),
                 "learning_rate": float(schedule((epoch + 1 - first) * steps)),
                 "seconds": round(time.monotonic() - began, 2),
             }
@@ -293,7 +293,7 @@ def fit(
             if features is None:
                 features = frozen_features(model, train, val, recipe, epochs=n_head, seed=seed)
             cached = features
-            learn(head, cached.train, lambda part: _scores(part, cached.val), 0, n_head)
+            learn(head, cached.train, lambda: _scores(head, cached.val), 0, n_head)
         if n_head <= len(history) < epochs and not stopped():
             if len(history) == n_head > 0:
                 if n_saved == n_head:  # the weights file has no seeds of dropout
@@ -302,7 +302,7 @@ def fit(
                 model.save_weights(str(files["all"]))  # kept until an epoch of all takes its place
             if pretrained:
                 models.unfreeze(model, recipe.unfreeze)
-            learn(model, train.images, lambda part: models.predict_scores(part, val.images), n_head, epochs)
+            learn(model, train.images, lambda: models.predict_scores(model, val.images), n_head, epochs)
         if n_head < epochs:
             model.load_weights(str(files["all"]))
         else:
