@@ -36,10 +36,11 @@ UNUSUAL = {0: 0.15, 1: 0.10}
 SEED = 1
 """Of training, and of who judges."""
 
+CLAHE = {"preprocess.clip_limit": 2.0, "preprocess.tile_grid": 8}
 RECIPES: dict[str, dict[str, Any]] = {
     "equalised as a whole": {"preprocess.clip_limit": 40.0, "preprocess.tile_grid": 1},
     "plain": {"preprocess.clip_limit": 0.0, "preprocess.tile_grid": 8},
-    "CLAHE": {"preprocess.clip_limit": 2.0, "preprocess.tile_grid": 8},
+    "CLAHE": CLAHE,
     "64 px": {"preprocess.image_size": 64},
     "32 px": {"preprocess.image_size": 32},
     "12 epochs": {"train.epochs": 12},
@@ -47,6 +48,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "unweighed": {"rebalance.acquisition": 1.0},
     "mixup": {"train.mixup": 0.2},
     "best epoch on validation": {"train.keep": "best"},
+    "CLAHE, unweighed": CLAHE | {"rebalance.acquisition": 1.0},
+    "CLAHE, unweighed, 12 epochs": CLAHE | {"rebalance.acquisition": 1.0, "train.epochs": 12},
+    "unweighed, 12 epochs": {"rebalance.acquisition": 1.0, "train.epochs": 12},
+    "half as far again, 12 epochs": {"train.strength": 3.0, "train.epochs": 12},
+    "gentler": {"rebalance.acquisition": 1.0, "train.augment": 0.5, "train.strength": 1.0},
+    "gentler, CLAHE": CLAHE | {"rebalance.acquisition": 1.0, "train.augment": 0.5, "train.strength": 1.0},
 }
 """What differs from the settings of the model's first row in `results.ROWS`."""
 
