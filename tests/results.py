@@ -91,15 +91,15 @@ FINE_TUNED = STRONG | {"train.epochs": 6, "train.head_epochs": 1}
 # Tried because 12 epochs did better than 6 on images taken unlike their class and on robust validation, at one seed.
 LONGER = FINE_TUNED | {"train.epochs": 12}
 FROM_SCRATCH = STRONG | {"train.epochs": 20, "rebalance.acquisition": 3.0}
-# `compact` stayed at chance under FROM_SCRATCH (looks 12 to 14), `shallow` has better figures under this one on images
-# taken unlike their class and on robust validation: images are distorted less and not weighed.
+# `compact` stayed at chance under FROM_SCRATCH (looks 12 to 14), `shallow` did better under this one on images taken
+# unlike their class and on robust validation, `conv4` follows it untried: images are distorted less and not weighed.
 GENTLER = FROM_SCRATCH | {"rebalance.acquisition": 1.0, "train.augment": 0.5, "train.strength": 1.0}
 ROWS = [
     Row("chest_xray", "mobilenet", (1, 2, 3), FINE_TUNED, "6 epochs"),
     Row("chest_xray", "mobilenet", (1, 2, 3), LONGER, "12 epochs"),
     Row("chest_xray", "compact", (1, 2, 3), GENTLER),
     Row("chest_xray", "shallow", (1, 2, 3), GENTLER),
-    Row("chest_xray", "conv4", (1, 2, 3), FROM_SCRATCH),
+    Row("chest_xray", "conv4", (1, 2, 3), GENTLER),
     Row("pneumoniamnist", "shallow", (1,), FROM_SCRATCH),
     Row("pneumoniamnist", "compact", (1,), FROM_SCRATCH),
     Row("pneumoniamnist", "mobilenet", (1,), FINE_TUNED),
