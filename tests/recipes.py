@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from pneumonia import dataset, evaluate, metrics, models, rebalance, train, tune
+from pneumonia import backbone, dataset, evaluate, metrics, models, rebalance, train, tune
 from tests import results
 
 TABLE = results.ROOT / "docs/recipes.csv"
@@ -77,9 +77,10 @@ def main() -> None:
     splits = splits.assign(split=roles(splits, measures, seed=SEED))
     judges = hashlib.sha256("\n".join(splits["image_id"][splits["split"] == "judge"]).encode()).hexdigest()[:8]
     for model in arguments.models or ("compact", "mobilenet"):
-        files = [Path(weights[model])] if model in weights else []
-        if models.MODELS[model].weights_urls and not files:
-            print(f"{model}: left out, say where its weights lie: --weights {model}=PATH")
+        results.run_until("backbone", CLONE, workflow | {"model": model, "weights": weights.get(model, "auto")})
+        brought = backbone.read(CLONE / "data/backbone")
+        if models.MODELS[model].weights_urls and not brought.paths:
+            print(f"{model}: no ImageNet weights here")
             continue
         for name, changes in RECIPES.items():
             settings = {**base(model), **changes}
@@ -88,7 +89,7 @@ def main() -> None:
                 "data": DATA,
                 "model": model,
                 "recipe": name,
-                "weights": files[0].name if files else "none",
+                "weights": Path(brought.name).name,
                 "digest": results.recipe(settings),
                 "stored_px": values["preprocess"]["image_size"],
                 "network_px": models.MODELS[model].size,
@@ -101,7 +102,7 @@ def main() -> None:
                 continue
             stored = {key: value for key, value in settings.items() if key.startswith("preprocess.")}
             results.run_until("preprocess", CLONE, workflow | stored)
-            found = known | judge(model, splits, values, files) | {"commit": commit}
+            found = known | judge(model, splits, values, brought.paths) | {"commit": commit}
             print({key: found[key] for key in ("model", "recipe", "auc", "auc_low", "auc_high", "val_robust_auc")})
             dataset.write_table(pd.concat([table.astype(object), pd.DataFrame([found], dtype=object)]), TABLE)
 
@@ -184,7 +185,9 @@ def roles(splits: pd.DataFrame, measures: pd.DataFrame, *, seed: int) -> pd.Seri
     return role.reindex(splits.index, fill_value="")
 
 
-def judge(model_name: str, splits: pd.DataFrame, settings: Mapping[str, Any], weights: list[Path]) -> dict[str, Any]:
+def judge(
+    model_name: str, splits: pd.DataFrame, settings: Mapping[str, Any], weights: Sequence[Path]
+) -> dict[str, Any]:
     """Train without the images that judge, and score them.
 
     Args:

@@ -145,7 +145,7 @@ def main() -> None:
         }
         for seed in row.seeds:
             digest = recipe(settings)
-            if _is_done(row, seed, digest):
+            if _is_done(row, seed, digest, weights.get(row.model)):
                 print(f"{row.data} {row.model} seed {seed}: is in the table")
                 continue
             print(f"{row.data} {row.model} seed {seed}: begins", flush=True)
@@ -196,7 +196,8 @@ def arguments(asking: str, what: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=asking, description=what)
     parser.add_argument("models", nargs="*", type=_model, help="only these models")
     data = list(dict.fromkeys(row.data for row in ROWS))
-    for option, thing, known in (("--url", "an archive", data), ("--weights", "weights", list(models.MODELS))):
+    with_backbone = [name for name, entry in models.MODELS.items() if entry.weights_urls]
+    for option, thing, known in (("--url", "an archive", data), ("--weights", "weights", with_backbone)):
         place, where = _place(known), f"where {thing} can be found"
         parser.add_argument(option, action="append", default=[], type=place, metavar="NAME=PLACE", help=where)
     return parser.parse_args()
@@ -278,10 +279,12 @@ def _table() -> pd.DataFrame:
     return pd.read_csv(TABLE, dtype={"commit": str, "recipe": str, "params": "Int64", "test_look": "Int64"})
 
 
-def _is_done(row: Row, seed: int, recipe: str) -> bool:
-    """A row without figures, for want of weights, is tried again."""
+def _is_done(row: Row, seed: int, recipe: str, weights: str | None = None) -> bool:
+    """A row without figures, for want of weights, is tried again. Weights, if a file is asked for, by its name."""
     table = _table()
     same = (table["data"] == row.data) & (table["model"] == row.model) & (table["seed"] == seed)
+    if weights is not None:
+        same &= table["weights"] == Path(weights).name
     return bool((same & (table["recipe"] == recipe) & table["test_auc"].notna()).any())
 
 
@@ -325,7 +328,7 @@ def _figures() -> dict[str, Any]:
 
 def _append(row: Mapping[str, Any]) -> None:
     table = _table()
-    unfinished = (
+    unfinished = table["test_auc"].isna() & (
         table[["data", "model", "seed", "recipe"]] == pd.Series(row)[["data", "model", "seed", "recipe"]]
     ).all(axis=1)
     if "test_auc" not in row and unfinished.any():

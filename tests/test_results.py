@@ -44,6 +44,16 @@ def test_a_row_is_done_when_it_has_figures_of_this_recipe_and_seed() -> None:
     assert not results._is_done(ROW._replace(model="shallow"), 1, "00001e10")
 
 
+def test_a_row_of_other_weights_is_another_row(table: Path) -> None:
+    mobilenet = ROW._replace(model="mobilenet")
+    add(model="mobilenet", weights="a.weights.h5")
+    assert results._is_done(mobilenet, 1, "00001e10")
+    assert results._is_done(mobilenet, 1, "00001e10", "/somewhere/a.weights.h5")
+    assert not results._is_done(mobilenet, 1, "00001e10", "/somewhere/b.weights.h5")
+    add(model="mobilenet", weights="b.weights.h5")
+    assert pd.read_csv(table)["weights"].tolist() == ["a.weights.h5", "b.weights.h5"]
+
+
 def test_each_look_at_a_test_split_is_counted(table: Path) -> None:
     add()
     add(seed=2)
@@ -100,7 +110,7 @@ def test_places_on_the_command_line_are_found_from_another_folder(
 
 
 @pytest.mark.parametrize(
-    "mistaken", [["--url", "chestxray=a.zip"], ["--url", "chest_xray"], ["--weights", "resnet=a.h5"], ["compct"]]
+    "mistaken", [["--url", "chestxray=a.zip"], ["--url", "chest_xray"], ["--weights", "compact=a.h5"], ["compct"]]
 )
 def test_a_misspelt_name_on_the_command_line_is_refused(
     mistaken: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
