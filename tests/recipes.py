@@ -26,7 +26,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from pneumonia import backbone, dataset, evaluate, metrics, models, rebalance, train, tune
+from pneumonia import dataset, evaluate, metrics, models, rebalance, train, tune
 from tests import results
 
 TABLE = results.ROOT / "docs/recipes.csv"
@@ -39,8 +39,6 @@ SEED = 1
 """Of training, and of who judges."""
 
 CLAHE = {"preprocess.clip_limit": 2.0, "preprocess.tile_grid": 8}
-UNWEIGHED = {"rebalance.acquisition": 1.0}
-GENTLE = {"train.augment": 0.5, "train.strength": 1.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "equalised as a whole": {},
     "plain": {"preprocess.clip_limit": 0.0, "preprocess.tile_grid": 8},
@@ -49,15 +47,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "32 px": {"preprocess.image_size": 32},
     "12 epochs": {"train.epochs": 12},
     "weighed up to 30 times": {"rebalance.acquisition": 30.0},
-    "unweighed": UNWEIGHED,
+    "unweighed": results.UNWEIGHED,
     "mixup": {"train.mixup": 0.2},
     "best epoch on validation": {"train.keep": "best"},
-    "CLAHE, unweighed": CLAHE | UNWEIGHED,
-    "CLAHE, unweighed, 12 epochs": CLAHE | UNWEIGHED | {"train.epochs": 12},
-    "unweighed, 12 epochs": UNWEIGHED | {"train.epochs": 12},
+    "CLAHE, unweighed": CLAHE | results.UNWEIGHED,
+    "CLAHE, unweighed, 12 epochs": CLAHE | results.UNWEIGHED | {"train.epochs": 12},
+    "unweighed, 12 epochs": results.UNWEIGHED | {"train.epochs": 12},
     "strength 3, 12 epochs": {"train.strength": 3.0, "train.epochs": 12},
-    "unweighed, augment .5, strength 1": UNWEIGHED | GENTLE,
-    "CLAHE, unweighed, augment .5, strength 1": CLAHE | UNWEIGHED | GENTLE,
+    "unweighed, augment .5, strength 1": results.UNWEIGHED | results.GENTLE,
+    "CLAHE, unweighed, augment .5, strength 1": CLAHE | results.UNWEIGHED | results.GENTLE,
 }
 """What differs from the settings that `base` says."""
 
@@ -77,10 +75,8 @@ def main() -> None:
     splits = splits.assign(split=roles(splits, measures, seed=SEED))
     judges = hashlib.sha256("\n".join(splits["image_id"][splits["split"] == "judge"]).encode()).hexdigest()[:8]
     for model in arguments.models or ("compact", "mobilenet"):
-        results.run_until("backbone", CLONE, workflow | {"model": model, "weights": weights.get(model, "auto")})
-        brought = backbone.read(CLONE / "data/backbone")
-        if models.MODELS[model].weights_urls and not brought.paths:
-            print(f"{model}: no ImageNet weights here")
+        asked = workflow | {"model": model, "weights": weights.get(model, "auto")}
+        if (brought := results.bring_weights(CLONE, asked)) is None:
             continue
         for name, changes in RECIPES.items():
             settings = {**base(model), **changes}
