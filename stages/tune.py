@@ -29,8 +29,9 @@ def main() -> None:
         if len(trials):
             tracking.log_table(trials, "trials.json")
             tracking.log_figure(plots.trials(trials, title(settings)), "plots/trials.png")
-    pruned = int((trials["state"] == "pruned").sum())
-    print(f"{len(trials)} trials of {settings.model}, {pruned} pruned")
+    pruned, failed = (int((trials["state"] == state).sum()) for state in ("pruned", "fail"))
+    diverged = f", {failed} failed: their loss was not finite" if failed else ""
+    print(f"{len(trials)} trials of {settings.model}, {pruned} pruned{diverged}")
     reached = f"trial {best['trial']}, validation AUC {best['val_auc']:.4f}" if len(trials) else "untried"
     print(f"best: learning_rate {best['learning_rate']:.2g}, dropout {best['dropout']:.2f}; {reached}")
 

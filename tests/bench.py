@@ -71,16 +71,14 @@ def bench_phantom(n_images: int = 4_000, n_test: int = 1_000) -> None:
     fit, val = _by_patient(groups[learn], 0.15)
     model = models.create_model("compact", dropout=0.1)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        history = train.fit(
-            model,
-            _split(images, labels, learn[fit]),
-            _split(images, labels, learn[val]),
-            RECIPE._replace(augment=0.5),
-            **FIT,
-            epochs=15,
-            resume=Path(folder),
-        )
+    history = train.fit(
+        model,
+        _split(images, labels, learn[fit]),
+        _split(images, labels, learn[val]),
+        RECIPE._replace(augment=0.5),
+        **FIT,
+        epochs=15,
+    )
     seen = len(fit) * len(history)
     print(f"phantom: compact trained with {seen / (time.perf_counter() - start):.0f} images/s")
     _report("compact", labels[test], models.predict_scores(model, images[test]))
@@ -168,17 +166,15 @@ def bench_input(n_images: int = 4_096, batch_size: int = 32) -> None:
     model = models.create_model("compact", dropout=0.1)
     few = _split(split.images, labels, np.arange(1_024))
     ends: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        train.fit(
-            model,
-            few,
-            _split(split.images, labels, np.arange(64)),
-            RECIPE._replace(batch_size=batch_size),
-            **FIT,
-            epochs=3,
-            resume=Path(folder),
-            report=lambda epoch, values: ends.append(time.perf_counter()),
-        )
+    train.fit(
+        model,
+        few,
+        _split(split.images, labels, np.arange(64)),
+        RECIPE._replace(batch_size=batch_size),
+        **FIT,
+        epochs=3,
+        report=lambda epoch, values: ends.append(time.perf_counter()),
+    )
     trained = 2 * 1_024 / (ends[2] - ends[0])  # the first epoch traces the graph
     print(
         f"input: {rates[0.0]:.0f} images/s from the store, {rates[0.0] / trained:.0f} times the rate at which compact "
@@ -221,10 +217,9 @@ def bench_head(n_images: int = 512, epochs: int = 4) -> None:
     start = time.perf_counter()
     features = train.frozen_features(model, split, few, RECIPE, epochs=epochs, seed=1)
     seconds["features"] = time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        train.fit(model, split, few, RECIPE, **FIT, epochs=epochs, resume=Path(folder), features=features)
-        seconds["head"] = time.perf_counter() - start
+    start = time.perf_counter()
+    train.fit(model, split, few, RECIPE, **FIT, epochs=epochs, features=features)
+    seconds["head"] = time.perf_counter() - start
     plain = keras.Model(model.input, model.output)
     plain.compile(optimizer=keras.optimizers.AdamW(1e-3), loss="binary_crossentropy")
     stream = train.batches(split.images, split, np.arange(n_images), RECIPE, seed=1)
@@ -262,10 +257,9 @@ def _beside(
         theirs.append(other())
         since = time.perf_counter()
 
-    with tempfile.TemporaryDirectory() as folder:
-        model = models.create_model(name, dropout=0.1)
-        recipe = RECIPE._replace(augment=augment)
-        train.fit(model, split, few, recipe, **FIT, epochs=rounds + 1, resume=Path(folder), report=take_turns)
+    model = models.create_model(name, dropout=0.1)
+    recipe = RECIPE._replace(augment=augment)
+    train.fit(model, split, few, recipe, **FIT, epochs=rounds + 1, report=take_turns)
     # The first round traces graphs and fills caches.
     ratios = np.divide(theirs, ours)[1:]
     n_images = len(split.labels)

@@ -14,7 +14,6 @@ intervals say little.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,19 +206,17 @@ def judge(
     how, guess = settings["train"], tune.middle(settings["tune"]["learning_rate"], settings["tune"]["dropout"])
     keras.utils.set_random_seed(SEED)
     model = train.start(model_name, weights=weights, dropout=guess["dropout"], images=learnt.images)
-    with tempfile.TemporaryDirectory() as resume:
-        history = train.fit(
-            model,
-            learnt,
-            chosen,
-            train.Recipe(**{name: how[name] for name in train.Recipe._fields}),
-            seed=SEED,
-            epochs=how["epochs"],
-            patience=how["patience"],
-            learning_rate=guess["learning_rate"],
-            resume=Path(resume),
-            pretrained=bool(weights),
-        )
+    history = train.fit(
+        model,
+        learnt,
+        chosen,
+        train.Recipe(**{name: how[name] for name in train.Recipe._fields}),
+        seed=SEED,
+        epochs=how["epochs"],
+        patience=how["patience"],
+        learning_rate=guess["learning_rate"],
+        pretrained=bool(weights),
+    )
     scores, labels = models.predict_scores(model, judged.images), judged.labels.astype(int)
     low, high = metrics.auc_interval(labels, scores, groups=table["patient_id"][table["split"] == "judge"])
     threshold = metrics.youden_threshold(chosen.labels.astype(int), models.predict_scores(model, chosen.images))

@@ -190,10 +190,10 @@ def test_judgements_lie_under_the_train_run_with_pictures(project: Project) -> N
         assert run.data.tags["mlflow.parentRunId"] == train.info.run_id
     artifacts = {
         item.path
-        for folder in ("plots", "saliency")
+        for folder in (None, "plots", "saliency")
         for item in project.client.list_artifacts(record["run_id"], folder)
     }
-    assert {"plots/roc.png", "plots/history.png"} <= artifacts
+    assert {"plots/roc.png", "plots/history.png", "plots/architecture.png", "architecture.json"} <= artifacts
     assert any(path.startswith("saliency/") for path in artifacts)
     assert train.data.metrics["test.auc"] == pytest.approx(project.report("metrics.json")["test"]["auc"])
     history = project.client.get_metric_history(record["run_id"], "val_auc")

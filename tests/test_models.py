@@ -528,6 +528,14 @@ def test_no_images_have_no_scores(model: Any) -> None:
     assert scores.dtype == np.float64
 
 
+def test_outputs_are_those_of_predict_for_any_batch_size() -> None:
+    network = models.create_model("shallow")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 1), np.uint8)
+    expected = network.predict(pixels, batch_size=2, verbose=0)
+    np.testing.assert_array_equal(models.outputs(network, pixels, batch_size=2), expected)
+    np.testing.assert_allclose(models.outputs(network, pixels, batch_size=9), expected, rtol=1e-5)
+
+
 def test_a_score_does_not_depend_on_its_neighbours() -> None:
     compact = models.create_model("compact", size=128)
     together = models.predict_scores(compact, IMAGES)

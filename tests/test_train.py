@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -127,6 +128,12 @@ def numbers(batches: list[tuple[NDArray, NDArray, NDArray]]) -> list[int]:
     return [int(pixels[0, 0, 0]) for images, *_ in batches for pixels in images]
 
 
+def test_a_stream_is_not_tuned() -> None:
+    """Its end would wait for the tuner."""
+    stream = train.batches(numbered_split(16).images, numbered_split(16), np.arange(16), PLAIN, seed=5)
+    assert stream.options().autotune.enabled is False
+
+
 def test_labels_and_weights_belong_to_their_images() -> None:
     for pixels, labels, weights in take(6, numbered_split(16), np.arange(16)):
         assert pixels.shape == (4, 4, 4, 1)
@@ -238,6 +245,38 @@ def test_two_fits_with_one_seed_give_the_same_weights(tmp_path: Path) -> None:
     for one, two in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, two)
     assert any((one != two).any() for one, two in zip(first, other, strict=True))
+
+
+def test_a_gradient_is_clipped(tmp_path: Path) -> None:
+    """Else one image of absurd weight and wrong label would rule the moments of the optimizer."""
+    split, val = toy_split(128), toy_split(16, seed=9)
+    labels, weights = split.labels.copy(), split.weights.copy()
+    labels[0], weights[0] = 1 - labels[0], 1e4
+    model = toy_model(brightness=0.0)
+    fit(model, tmp_path, train=split._replace(labels=labels, weights=weights), val=val, epochs=3, keep="last")
+    assert auc(model, val) == 1
+
+
+def test_weights_decay(tmp_path: Path) -> None:
+    reached = {}
+    for decay in (0.0, 2.0):
+        model = toy_model(brightness=2.0)
+        fit(model, tmp_path, epochs=2, weight_decay=decay, keep="last")
+        reached[decay] = float(model.get_weights()[0][0, 0])
+    assert 0 < reached[2.0] < 0.9 * reached[0.0]
+
+
+def test_without_a_folder_a_fit_ends_with_the_same_weights_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, alike = toy_model(), toy_model()
+    fit(model, tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    fit(alike, tmp_path, clean=False, resume=None)
+    for one, other in zip(model.get_weights(), alike.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
 
 
 @pytest.mark.parametrize(("weight_right", "weight_wrong", "learnt"), [(1.0, 0.0, 1.0), (0.0, 1.0, 0.0)])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumonia import dataset, models, train, tune
+from pneumonia import UserError, dataset, models, plots, train, tune
 from tests.conftest import PLAIN
 
 GOOD_UP_TO = 0.2  # the middle of the range, which the first trial takes
@@ -218,6 +218,53 @@ def test_a_failing_trial_fails_the_study_and_closes_its_run() -> None:
     with pytest.raises(OSError, match="disk full"):
         search(trial_run=trial_run)
     assert recorder.ended == [OSError]
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, trials: set[int]) -> None:
+    fit, fitted = train.fit, iter(range(99))
+
+    def diverges(*args: Any, **options: Any) -> pd.DataFrame:
+        if next(fitted) in trials:
+            raise train.DivergedError("the loss is not finite in epoch 1")
+        return fit(*args, **options)
+
+    monkeypatch.setattr(train, "fit", diverges)
+
+
+def test_a_trial_that_diverges_fails_alone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    diverging(monkeypatch, {1})
+    best, trials, recorder = search(n_trials=3, epochs=1)
+    assert trials["state"].tolist() == ["complete", "fail", "complete"]
+    assert trials["val_auc"].isna().tolist() == [False, True, False]
+    assert recorder.ended == [None, train.DivergedError, None]
+    assert best["trial"] in {0, 2}
+    assert "Traceback" not in capfd.readouterr().err
+    plots.trials(trials, "title")
+
+
+def test_a_study_of_diverging_trials_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    diverging(monkeypatch, {0, 1})
+    with pytest.raises(UserError, match=r"not finite in any of 2 trials; lower tune.learning_rate = \[1e-05, 0.001\]"):
+        search(n_trials=2, epochs=1)
+
+
+def test_what_cannot_be_learnt_is_refused_before_the_first_trial() -> None:
+    recorder = Recorder()
+    with pytest.raises(UserError, match=r"train\.batch_size = 17 is larger than the 16 images"):
+        search(PLAIN._replace(batch_size=17), trial_run=recorder.trial_run)
+    assert recorder.settings == []
+
+
+def test_bad_weights_are_told_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuses(size: int, weights: tuple[str, ...], dropout: float) -> Any:
+        raise UserError("weights = a.h5: are not those of tiny")
+
+    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["tiny"]._replace(build=refuses))
+    with pytest.raises(UserError, match="are not those of tiny"):
+        search(n_trials=2, weights=(Path("a.h5"),))
+    assert capfd.readouterr().err == ""
 
 
 def test_weights_of_the_backbone_reach_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -496,8 +496,38 @@ def predict_scores(
     """
     if len(images) == 0:
         return np.zeros(0)
-    scores = [model.predict(block[..., None], batch_size=batch_size, verbose=0) for block in dataset.blocks(images)]
+    scores = [outputs(model, block[..., None], batch_size=batch_size) for block in dataset.blocks(images)]
     return np.concatenate(scores)[:, 0].astype(np.float64)
+
+
+def outputs(network: Any, inputs: npt.NDArray[Any], *, batch_size: int) -> npt.NDArray[np.float32]:
+    """What a network makes of arrays: `predict` of Keras without its waiting, see `untuned`.
+
+    Args:
+        network: a Keras model.
+        inputs: (n, …), as it takes them.
+        batch_size: of them at once.
+
+    Returns:
+        float32 (n, …).
+    """
+    import tensorflow as tf
+
+    stream = tf.data.Dataset.from_tensor_slices(inputs).batch(batch_size).prefetch(2)
+    return np.asarray(network.predict(stream.with_options(untuned()), verbose=0))
+
+
+def untuned() -> Any:
+    """Options of a tf.data stream that is not tuned while it runs.
+
+    Its tuner sleeps for ever longer and ends only when it wakes: who is through with the stream waits for it, up to as
+    long again as the stream has lasted.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def summary(model: Any) -> pd.DataFrame:

@@ -301,12 +301,12 @@ def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
 
 
 def trials(table: pd.DataFrame, title: str) -> Figure:
-    """Validation AUC of each trial against its learning rate, coloured by its dropout; pruned trials are crosses."""
+    """Validation AUC of each trial against its learning rate, coloured by its dropout; those cut short are crosses."""
     with _figure("learning rate", "validation AUC", f"{title}\nn = {len(table)} trials") as (figure, axes):
         axes.set_xscale("log")
         colours = {"cmap": "viridis", "vmin": table["dropout"].min(), "vmax": table["dropout"].max()}
         for state, part in table.groupby("state"):
-            marker = "X" if state == "pruned" else "o"
+            marker = "o" if state == "complete" else "X"
             drawn = axes.scatter(
                 part["learning_rate"], part["val_auc"], c=part["dropout"], s=70, marker=marker, **colours
             )

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +31,10 @@ AVERAGE_EVERY = 5
 POOL_BYTES = 2**30
 """Of images that are shuffled together: chunks of the store, drawn anew in each epoch, so that a set which does not fit
 memory is read chunk by chunk. Sets up to this size are shuffled as a whole. Never depends on where the images lie."""
+
+
+class DivergedError(UserError):
+    """The loss of a fit is not finite: its learning rate is too high, or an image weight is absurd."""
 
 
 class Recipe(NamedTuple):
@@ -99,6 +106,27 @@ def start(
     return model
 
 
+def check(train: dataset.Split, val: dataset.Split, recipe: Recipe) -> None:
+    """See that there is something to learn from, before time is spent.
+
+    Raises:
+        UserError: a split without both classes, weights of images that are not finite, or a batch larger than the data.
+    """
+    for name, split in (("train", train), ("val", val)):
+        if len(np.unique(split.labels)) < 2:
+            raise UserError(f"split {name} has {len(split.labels)} images of one class; training needs both classes")
+    used = train.weights[train.repeats > 0]
+    if not (np.isfinite(used).all() and (used >= 0).all()):
+        raise UserError(
+            "split train has weights that are negative or not finite; dvc repro -f -s rebalance makes new ones"
+        )
+    shown = int(train.repeats.sum())
+    if shown < recipe.batch_size:
+        raise UserError(
+            f"train.batch_size = {recipe.batch_size} is larger than the {shown} images of an epoch; lower it"
+        )
+
+
 def frozen_features(
     model: Any,
     train: dataset.Split,
@@ -167,7 +195,7 @@ def fit(
     epochs: int,
     patience: int,
     learning_rate: float,
-    resume: Path,
+    resume: Path | None = None,
     pretrained: bool = False,
     features: Features | None = None,
     report: Report = lambda epoch, values: None,
@@ -179,8 +207,8 @@ def fit(
     backbone with it. A backbone that is built frozen stays so, and the first phase is all there is; for any other
     model the second is.
 
-    After each epoch all that the next one depends on is written to `resume`. A call that finds it there goes on
-    from it, and ends with the weights that an uninterrupted one would have ended with, bit by bit.
+    After each epoch all that the next one depends on is written to `resume`, where that is given. A call that finds
+    it there goes on from it, and ends with the weights that an uninterrupted one would have ended with, bit by bit.
 
     Args:
         model: as `start` makes it.
@@ -192,7 +220,7 @@ def fit(
         patience: epochs of the last phase without a better validation AUC before a fit stops that keeps the best.
         learning_rate: peak of AdamW.
         resume: an existing folder that survives a crash, of these settings and data alone; the caller's to remove, once
-            the model is safe.
+            the model is safe. None = a fit that is cut is lost.
         pretrained: the backbone came with weights; without them all of it learns from the first epoch.
         features: what `frozen_features` makes with this recipe and seed; None = made here where needed.
         report: told after each epoch, not again after those of an earlier call.
@@ -203,15 +231,16 @@ def fit(
         and `kept`, true for the epoch that the model ends with.
 
     Raises:
-        UserError: a split without both classes, a batch larger than the data, or a loss that is not finite.
+        UserError: as `check` says.
+        DivergedError: a loss that is not finite.
     """
     import keras
 
+    check(train, val, recipe)
     shown = np.repeat(np.arange(len(train.labels)), train.repeats)
-    _check(train, val, len(shown), recipe.batch_size)
-    steps, files = len(shown) // recipe.batch_size, {phase: resume / f"{phase}.weights.h5" for phase in ("head", "all")}
+    steps = len(shown) // recipe.batch_size
     n_head = head_epochs(model, recipe, epochs, pretrained=pretrained)
-    history, saved = _read(resume)
+    history, saved = _read(resume) if resume else ([], {})
     n_saved = len(history)
     _, head = models.halves(model)
 
@@ -239,7 +268,7 @@ def fit(
 
         def end_of_batch(batch: int, logs: dict[str, float]) -> None:
             if not np.isfinite(logs["loss"]):
-                raise UserError(
+                raise DivergedError(
                     f"the loss is not finite in epoch {len(history) + 1}; lower tune.learning_rate and run again"
                 )
             bar.update()
@@ -268,7 +297,8 @@ def fit(
             history.append({"epoch": epoch + 1, **values})
             bar.set_postfix(epoch=epoch + 1, val_auc=f"{values['val_auc']:.3f}")
             report(epoch + 1, values)
-            _back_up(network, mean, history, resume)
+            if resume:
+                _back_up(network, mean, history, resume)
             began = time.monotonic()
             network.stop_training = stopped()
 
@@ -288,7 +318,9 @@ def fit(
         last_phase = history[n_head if n_head < epochs else 0 :]
         return recipe.keep == "best" and _waited(last_phase) >= patience
 
-    with _progress_bar(epochs * steps, len(history) * steps, label, "batch") as bar:
+    kept_in = nullcontext(resume) if resume else tempfile.TemporaryDirectory()
+    with kept_in as folder, _progress_bar(epochs * steps, len(history) * steps, label, "batch") as bar:
+        files = {phase: Path(folder) / f"{phase}.weights.h5" for phase in ("head", "all")}
         if len(history) < n_head and not stopped():
             if features is None:
                 features = frozen_features(model, train, val, recipe, epochs=n_head, seed=seed)
@@ -373,7 +405,8 @@ def batches(
         return augmentation.mixup(inputs, label, weight, alpha=recipe.mixup, seed=draw)
 
     stream = tf.data.Dataset.from_generator(rows, output_signature=signature)
-    return stream.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
+    stream = stream.map(augmented, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(4)
+    return stream.with_options(models.untuned())
 
 
 def _order(shown: npt.NDArray[np.intp], images: Any, rng: np.random.Generator) -> npt.NDArray[np.intp]:
@@ -418,21 +451,8 @@ def _cross_entropy(label_smoothing: float) -> Callable[[Any, Any], Any]:
     return loss
 
 
-def _check(train: dataset.Split, val: dataset.Split, shown: int, batch_size: int) -> None:
-    for name, split in (("train", train), ("val", val)):
-        if len(np.unique(split.labels)) < 2:
-            raise UserError(f"split {name} has {len(split.labels)} images of one class; training needs both classes")
-    used = train.weights[train.repeats > 0]
-    if not (np.isfinite(used).all() and (used >= 0).all()):
-        raise UserError(
-            "split train has weights that are negative or not finite; dvc repro -f -s rebalance makes new ones"
-        )
-    if shown < batch_size:
-        raise UserError(f"train.batch_size = {batch_size} is larger than the {shown} images of an epoch; lower it")
-
-
 def _scores(head: Any, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    return np.asarray(head.predict(features, batch_size=1024, verbose=0)[:, 0], np.float64)
+    return models.outputs(head, features, batch_size=1024)[:, 0].astype(np.float64)
 
 
 def _judge(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int8]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import optuna
 import pandas as pd
 
-from pneumonia import dataset, train
+from pneumonia import UserError, dataset, train
 
 TrialRun = Callable[[int, Mapping[str, float]], AbstractContextManager[train.Report]]
 """Opened around each trial with its number and hyper-parameters; gives what is told after each epoch."""
@@ -39,7 +38,8 @@ def search(
 
     The first trial takes the middle of each range, so that a study never ends below a sensible guess for lack of
     trials; with no trials at all the middle is taken untried. A trial whose AUC falls under the median of the earlier
-    ones at the same epoch is pruned. What a frozen backbone computes is computed once and serves all trials.
+    ones at the same epoch is pruned; one whose loss is not finite fails, the others go on. What a frozen backbone
+    computes is computed once and serves all trials.
 
     Args:
         name: a key of `models.MODELS`.
@@ -53,12 +53,18 @@ def search(
 
     Returns:
         `best.json`, the hyper-parameters that `train` takes: `learning_rate, dropout` and, after trials, `val_auc,
-        trial`; and a table with one row per trial: `trial, state, val_auc, learning_rate, dropout`.
+        trial`; and a table with one row per trial: `trial, state, val_auc, learning_rate, dropout`, its state
+        `complete`, `pruned` or `fail`.
+
+    Raises:
+        UserError: as `train.check` says, before the first trial; weights of another architecture; no trial whose loss
+            stays finite.
     """
     untried = middle(learning_rate, dropout)
     if n_trials == 0:
         return untried, pd.DataFrame(columns=["trial", "state", "val_auc", *untried])
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    train.check(train_split, val_split, recipe)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning is a traceback of what is told in one line here
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=seed),
@@ -89,25 +95,28 @@ def search(
             n_head = train.head_epochs(model, recipe, epochs, pretrained=bool(weights))
             if features is None and n_head:
                 features = train.frozen_features(model, train_split, val_split, recipe, epochs=n_head, seed=seed)
-            with tempfile.TemporaryDirectory() as folder:  # a trial that was cut is not worth going on with
-                history = train.fit(
-                    model,
-                    train_split,
-                    val_split,
-                    recipe,
-                    seed=seed,
-                    epochs=epochs,
-                    patience=epochs,
-                    learning_rate=rate,
-                    resume=Path(folder),
-                    pretrained=bool(weights),
-                    features=features,
-                    report=report,
-                    label=f"trial {trial.number + 1}/{n_trials}",
-                )
+            history = train.fit(  # a trial that was cut is not worth going on with
+                model,
+                train_split,
+                val_split,
+                recipe,
+                seed=seed,
+                epochs=epochs,
+                patience=epochs,
+                learning_rate=rate,
+                pretrained=bool(weights),
+                features=features,
+                report=report,
+                label=f"trial {trial.number + 1}/{n_trials}",
+            )
         return float(history.loc[history["kept"], "val_auc"].iloc[0])
 
-    study.optimize(objective, n_trials=n_trials)
+    study.optimize(objective, n_trials=n_trials, catch=train.DivergedError)
+    if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+        raise UserError(
+            f"the loss is not finite in any of {n_trials} trials; lower tune.learning_rate = "
+            f"[{learning_rate[0]:g}, {learning_rate[1]:g}] and run again"
+        )
     chosen = study.best_trial
     best = {**chosen.params, "val_auc": float(study.best_value), "trial": chosen.number}
     return best, pd.DataFrame([_row(trial) for trial in study.trials])
