@@ -241,17 +241,18 @@ def check_out(clone: Path, asking: str) -> str:
     return commit[:7]
 
 
-def run_until(stage: str, clone: Path, settings: Mapping[str, Any]) -> None:
-    """The workflow up to a stage, in the clone, with these settings and no others."""
+def run_until(stage: str, clone: Path, settings: Mapping[str, Any], *options: str) -> None:
+    """The workflow up to a stage, in the clone, with these settings and no others; `options` are those of DVC."""
     # DVC leaves the settings of the run before in the file.
     subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", "params.yaml"], cwd=clone, check=True)
     changes = [part for key, value in settings.items() for part in ("-S", f"{key}={value}")]
-    subprocess.run(["dvc", "exp", "run", *changes, stage], cwd=clone, env=_environment(clone), check=True)
+    subprocess.run(["dvc", "exp", "run", *options, *changes, stage], cwd=clone, env=_environment(clone), check=True)
 
 
 def bring_weights(clone: Path, settings: Mapping[str, Any]) -> backbone.Backbone | None:
     """The weights of `settings["model"]`, in the clone; None = its backbone needs some and they cannot be had."""
-    run_until("backbone", clone, settings)
+    # DVC's cache would bring the answer of an earlier try, which may have found none.
+    run_until("backbone", clone, settings, "--force", "--single-item")
     brought = backbone.read(clone / "data/backbone")
     if models.MODELS[settings["model"]].weights_urls and not brought.paths:
         print(f"{settings['model']}: no ImageNet weights here")
