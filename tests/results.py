@@ -51,6 +51,9 @@ COLUMNS = [
     "recipe",
     "test_look",
     "commit",
+    "accuracy_at_target",
+    "specificity_at_target",
+    "auc_middle_hidden",
 ]
 TIMED = 256  # images, for ms_per_image
 SHOWN = {
@@ -60,6 +63,8 @@ SHOWN = {
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "accuracy_at_target": "accuracy at 95 % validation sensitivity",
+    "auc_middle_hidden": "test AUC, middle blacked out",
 }
 
 
@@ -183,7 +188,9 @@ def summary(table: pd.DataFrame) -> str:
             )
         ]
         theirs = [
-            [system, "", "", "", auc, accuracy, "", ""] for known, system, auc, accuracy in PUBLISHED if known == data
+            [system, "", "", "", auc, accuracy, *[""] * 4]
+            for known, system, auc, accuracy in PUBLISHED
+            if known == data
         ]
         head = [f"`{data}`", "seeds", *SHOWN.values()]
         cells = [head, ["---"] * len(head), *ours, *theirs]
@@ -314,7 +321,7 @@ def _run(row: Row, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures() -> dict[str, Any]:
-    metrics = dataset.read_json(CLONE / "reports/metrics.json")
+    metrics, evaluation = (dataset.read_json(CLONE / f"reports/{name}.json") for name in ("metrics", "evaluation"))
     models.start_keras()
     model = models.load_model(CLONE / "models/model.keras")
     test = dataset.read_split(dataset.open_store(CLONE / "data/images.zarr"), "test").images[:TIMED]
@@ -323,7 +330,7 @@ def _figures() -> dict[str, Any]:
     models.predict_scores(model, test)
     milliseconds = 1000 * (time.perf_counter() - start) / len(test)
     history = dataset.read_table(CLONE / "reports/history.csv")
-    test_metrics = metrics["test"]
+    test_metrics, at_target = metrics["test"], evaluation["target_sensitivity"]["test"]
     figures = {
         "val_auc": metrics["val"]["auc"],
         "val_robust_auc": metrics["val"]["robust_auc"],
@@ -335,6 +342,8 @@ def _figures() -> dict[str, Any]:
         "params": model.count_params(),
         "train_minutes": round(history["seconds"].sum() / 60, 1),
         "ms_per_image": round(milliseconds, 2),
+        **{f"{name}_at_target": at_target[name] for name in ("accuracy", "specificity")},
+        "auc_middle_hidden": evaluation["stress"]["auc"]["middle_hidden"]["auc"],
     }
     return {name: round(value, 6) for name, value in figures.items()}
 
