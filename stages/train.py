@@ -12,7 +12,7 @@ def main() -> None:
     weights = backbone.read(DATA / "backbone")
     memory = settings.compute.memory
     train_split = dataset.read_split(store, "train", memory=memory)
-    recipe = train.Recipe(**settings.train.model_dump(exclude={"epochs", "patience"}))
+    recipe = train.Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"}))
     digest = str(store.attrs["digest"])
     # The weights of images are no part of the data's digest, those of the backbone may be others under the same name.
     shown = dataset.sha256_bytes(train_split.weights.tobytes() + train_split.repeats.tobytes())
@@ -26,11 +26,11 @@ def main() -> None:
             train_split.image_ids, train_split.labels, data=settings.data, digest=digest, context="train"
         )
         with models.on_devices():
-            model = train.start(
-                settings.model, weights=weights.paths, dropout=best["dropout"], images=train_split.images
-            )
-            history = train.fit(
-                model,
+            networks, history = train.fit_members(
+                lambda: train.start(
+                    settings.model, weights=weights.paths, dropout=best["dropout"], images=train_split.images
+                ),
+                settings.train.members,
                 train_split,
                 dataset.read_split(store, "val", memory=memory),
                 recipe,
@@ -42,7 +42,7 @@ def main() -> None:
                 pretrained=bool(weights.paths),
                 report=lambda epoch, values: tracking.log_metrics(values, step=epoch),
             )
-        model = models.in_float32(model)
+        model = models.ensemble(networks)
         models.save_model(model, MODELS / "model.keras")
         dataset.write_table(history, REPORTS / "history.csv")
         record = {
@@ -61,10 +61,10 @@ def main() -> None:
         tracking.log_figure(plots.architecture(layers, settings.model), "plots/architecture.png")
         tracking.log_figure(plots.history(history, title(settings)), "plots/history.png")
         dataset.write_json(record, MODELS / "run.json")
-    kept = history[history["kept"]].iloc[0]
+    kept = [f"epoch {row.epoch} with validation AUC {row.val_auc:.4f}" for row in history[history["kept"]].itertuples()]
     print(
         f"{settings.model} ({model.count_params():,} parameters, backbone weights: {weights.name}): "
-        f"{len(history)} epochs, kept epoch {kept['epoch']:.0f} with validation AUC {kept['val_auc']:.4f}"
+        f"{len(history)} epochs, kept {', '.join(kept)}"
     )
 
 

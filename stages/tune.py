@@ -9,7 +9,7 @@ def main() -> None:
     models.start_keras(settings.seed)
     store = dataset.open_store(DATA / "images.zarr")
     weights = backbone.read(DATA / "backbone")
-    recipe = train.Recipe(**settings.train.model_dump(exclude={"epochs", "patience"}))
+    recipe = train.Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"}))
     memory = settings.compute.memory
     with tracked("tune", settings), models.on_devices():
         tracking.tag(weights=weights.name, data_digest=str(store.attrs["digest"]))

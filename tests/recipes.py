@@ -53,6 +53,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "CLAHE, unweighed, 12 epochs": CLAHE | results.UNWEIGHED | {"train.epochs": 12},
     "unweighed, 12 epochs": results.UNWEIGHED | {"train.epochs": 12},
     "strength 3, 12 epochs": {"train.strength": 3.0, "train.epochs": 12},
+    "three as one": {"train.members": 3},
     "unweighed, augment .5, strength 1": results.UNWEIGHED | results.GENTLE,
     "CLAHE, unweighed, augment .5, strength 1": CLAHE | results.UNWEIGHED | results.GENTLE,
 }
@@ -196,18 +197,15 @@ def judge(
         on validation, and validation's own AUCs. The robust one compares recipes of one `preprocess.image_size`: the
         same noise takes more from smaller images.
     """
-    import keras
-
     pixels, table = _pixels(), rebalance.balance(splits, strategy=settings["rebalance"]["strategy"], seed=SEED)
     at_most = settings["rebalance"]["acquisition"]
     if at_most > 1:
         table = rebalance.weigh_acquisition(table, rebalance.acquisition(table, seed=SEED), at_most=at_most)
     learnt, chosen, judged = (_split(table[table["split"] == name], pixels) for name in ("train", "val", "judge"))
     how, guess = settings["train"], tune.middle(settings["tune"]["learning_rate"], settings["tune"]["dropout"])
-    keras.utils.set_random_seed(SEED)
-    model = train.start(model_name, weights=weights, dropout=guess["dropout"], images=learnt.images)
-    history = train.fit(
-        model,
+    networks, history = train.fit_members(
+        lambda: train.start(model_name, weights=weights, dropout=guess["dropout"], images=learnt.images),
+        how["members"],
         learnt,
         chosen,
         train.Recipe(**{name: how[name] for name in train.Recipe._fields}),
@@ -217,9 +215,11 @@ def judge(
         learning_rate=guess["learning_rate"],
         pretrained=bool(weights),
     )
+    model = models.ensemble(networks)
     scores, labels = models.predict_scores(model, judged.images), judged.labels.astype(int)
     low, high = metrics.auc_interval(labels, scores, groups=table["patient_id"][table["split"] == "judge"])
-    threshold = metrics.youden_threshold(chosen.labels.astype(int), models.predict_scores(model, chosen.images))
+    chosen_scores = models.predict_scores(model, chosen.images)
+    threshold = metrics.youden_threshold(chosen.labels.astype(int), chosen_scores)
     found = scores >= threshold
     return {
         "n": len(labels),
@@ -229,7 +229,7 @@ def judge(
         "auc_high": round(high, 4),
         "sensitivity": round(float(found[labels == 1].mean()), 4),
         "specificity": round(float(1 - found[labels == 0].mean()), 4),
-        "val_auc": round(float(history.loc[history["kept"], "val_auc"].iloc[0]), 4),
+        "val_auc": round(metrics.roc_auc(chosen.labels.astype(int), chosen_scores), 4),
         "val_robust_auc": round(evaluate.robustness(model, chosen)["mean"], 4),
         "epochs": len(history),
         "minutes": round(history["seconds"].sum() / 60, 1),

@@ -117,7 +117,7 @@ def made_facts() -> dict[str, Any]:
             "weights": "/home/me/imagenet.h5",
             "fetch": {"url": None},
             "preprocess": {"image_size": 64, "clip_limit": 2.0},
-            "train": {"keep": "best"},
+            "train": {"keep": "best", "members": 1},
             "tune": {"dropout": (0.0, 0.3), "learning_rate": (0.0001, 0.003)},
         },
         "network": "seven blocks",
@@ -438,6 +438,9 @@ def test_how_it_was_made_names_epochs_software_hardware_and_where_the_code_stood
     facts["settings"]["train"]["keep"] = "last"
     facts["history"]["kept"] = facts["history"]["epoch"] == 5
     assert pairs(facts)["Training"] == "5 epochs run, epoch 5 kept, the last"
+    facts["settings"]["train"]["members"] = 2
+    facts["history"]["kept"] = facts["history"]["epoch"].isin([2, 5])
+    assert pairs(facts)["Training"] == "5 epochs run, epoch 2, 5 kept, the last of each of 2 networks"
     assert shown["Software"] == "Python 3.12.1, TensorFlow 2.22.0, pneumonia 0.1.0"
     assert shown["Hardware"] == "1 GPU (H7)"
     assert shown["Commit"] == "0123456789"

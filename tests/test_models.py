@@ -528,6 +528,38 @@ def test_no_images_have_no_scores(model: Any) -> None:
     assert scores.dtype == np.float64
 
 
+def test_an_ensemble_has_the_mean_logit_of_its_members_and_their_mean_map(tmp_path: Path) -> None:
+    import keras
+
+    members = []
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        members.append(models.create_model("shallow"))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 80, 80), np.uint8)
+    one, other = (logit(models.predict_scores(member, pixels)) for member in members)
+    models.save_model(models.ensemble(members), tmp_path / "model.keras")
+    loaded = models.load_model(tmp_path / "model.keras")
+    assert loaded.name == "shallow"
+    np.testing.assert_allclose(logit(models.predict_scores(loaded, pixels)), (one + other) / 2, atol=1e-5)
+    assert not np.allclose(one, other)
+    assert loaded.count_params() == 2 * members[0].count_params() == models.summary(loaded)["parameters"].sum()
+    inner = [explain._cam(member, "conv2")(pixels[..., None].astype(np.float32)) for member in members]
+    both = explain._cam(loaded, "conv2")(pixels[..., None].astype(np.float32))
+    np.testing.assert_allclose(both, (inner[0] + inner[1]) / 2, rtol=1e-4, atol=1e-6)
+    how = {"n_samples": 2, "seed": 1}
+    assert all(method(loaded, pixels, **how).max() == 1 for method in explain.METHODS.values())
+
+
+def test_an_ensemble_of_one_is_the_one() -> None:
+    network = models.create_model("shallow")
+    assert models.ensemble([network]) is network
+    assert models.members(network) == [network]
+
+
+def logit(probability: NDArray) -> NDArray:
+    return np.log(probability / (1 - probability))
+
+
 def test_outputs_are_those_of_predict_for_any_batch_size() -> None:
     network = models.create_model("shallow")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 1), np.uint8)

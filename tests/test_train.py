@@ -266,6 +266,47 @@ def test_weights_decay(tmp_path: Path) -> None:
     assert 0 < reached[2.0] < 0.9 * reached[0.0]
 
 
+def fit_members(n: int, folder: Path | None, **changes: Any) -> tuple[list[Any], pd.DataFrame]:
+    how: dict[str, Any] = {"seed": 3, "epochs": 2, "learning_rate": 0.05, "patience": 9} | changes
+
+    def make() -> Any:
+        import keras
+
+        return toy_model(seed=int(1000 * float(keras.random.uniform(()))))
+
+    return train.fit_members(make, n, toy_split(), toy_split(16, seed=9), PLAIN, resume=folder, **how)
+
+
+def test_members_differ_and_the_first_is_what_one_alone_would_be(tmp_path: Path) -> None:
+    (alone,), once = fit_members(1, None)
+    told: list[int] = []
+    (first, second), history = fit_members(2, tmp_path, report=lambda epoch, values: told.append(epoch))
+    for one, other in zip(alone.get_weights(), first.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert any((one != other).any() for one, other in zip(first.get_weights(), second.get_weights(), strict=True))
+    assert history["epoch"].tolist() == told == [1, 2, 3, 4]
+    assert history["kept"].groupby((history["epoch"] - 1) // 2).sum().tolist() == [1, 1]
+    pd.testing.assert_frame_equal(history.drop(columns="seconds").head(2), once.drop(columns="seconds"))
+
+
+def test_members_that_were_cut_go_on_where_they_stopped(tmp_path: Path) -> None:
+    whole, history = fit_members(3, None)
+
+    def cut(epoch: int, values: Mapping[str, float]) -> None:
+        if epoch == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_members(3, tmp_path, report=cut)
+    told: list[int] = []
+    again, resumed = fit_members(3, tmp_path, report=lambda epoch, values: told.append(epoch))
+    assert told == [4, 5, 6]
+    assert resumed["epoch"].tolist() == history["epoch"].tolist()
+    for one, other in zip(whole, again, strict=True):
+        for before, after in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(before, after)
+
+
 def test_without_a_folder_a_fit_ends_with_the_same_weights_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -496,12 +496,13 @@ def _made(
         for section, values in settings.items()
         for key, value in (values.items() if isinstance(values, Mapping) else [("", values)])
     ]
-    kept = history.loc[history["kept"], "epoch"].iloc[0]
+    kept = ", ".join(map(str, history.loc[history["kept"], "epoch"]))
     why = "the one with the highest validation AUC" if settings["train"]["keep"] == "best" else "the last"
+    of_each = f" of each of {settings['train']['members']} networks" if settings["train"]["members"] > 1 else ""
     software = dict(record.get("made_with", {}))
     hardware = software.pop("hardware", "")
     facts = [
-        ("Training", f"{len(history)} epochs run, epoch {kept} kept, {why}"),
+        ("Training", f"{len(history)} epochs run, epoch {kept} kept, {why}{of_each}"),
         ("Software", ", ".join(f"{name} {version}" for name, version in software.items())),
         ("Hardware", hardware),
         ("Commit", str(decision.get("git_commit", "not in a git repository"))),

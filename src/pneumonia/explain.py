@@ -24,7 +24,7 @@ def grad_cam(model: Any, images: npt.NDArray[np.uint8], *, n_samples: int, seed:
     Coarse (one value per cell of the layer), but it depends on what the model has learnt.
 
     Args:
-        model: a network of `models.MODELS`; its row names the layer.
+        model: a network of `models.MODELS`, whose row names the layer, or some of them as one: the mean of their maps.
         images: uint8 (n, size, size), 0-255.
         n_samples, seed: not used; a map has no random part.
 
@@ -171,9 +171,12 @@ def _cam(model: Any, layer: str) -> Callable[[Maps], Any]:
     import keras
     import tensorflow as tf
 
-    inner = keras.Model(model.inputs, [model.get_layer(layer).output, model.get_layer("logit").output])
+    inners = [
+        keras.Model(member.inputs, [member.get_layer(layer).output, member.get_layer("logit").output])
+        for member in models.members(model)
+    ]
 
-    def cam(pixels: Any) -> Any:
+    def of_one(inner: Any, pixels: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(pixels)  # what follows from it is recorded, the features among it
             features, logit = inner(pixels, training=False)
@@ -182,7 +185,7 @@ def _cam(model: Any, layer: str) -> Callable[[Maps], Any]:
         channel_weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
         return tf.nn.relu(tf.reduce_sum(features * channel_weights, axis=-1))
 
-    return _compiled(cam)
+    return _compiled(lambda pixels: tf.add_n([of_one(inner, pixels) for inner in inners]) / len(inners))
 
 
 @lru_cache(maxsize=2)

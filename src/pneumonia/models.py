@@ -475,6 +475,39 @@ def in_float32(model: Any) -> Any:
     return plain
 
 
+def ensemble(networks: Sequence[Any]) -> Any:
+    """One network whose logit is the mean of the logits of some; of a single one itself. Computes in single precision.
+
+    Args:
+        networks: of one name, as `create_model` makes them.
+
+    Returns:
+        keras.Model like theirs, which are its layers `member1`, `member2`, ….
+
+    Source: deep ensembles, Lakshminarayanan et al. (2017), arXiv:1612.01474, who average the probabilities.
+    """
+    import keras
+    from keras import layers
+
+    networks = [in_float32(network) for network in networks]
+    if len(networks) == 1:
+        return networks[0]
+    pixels = layers.Input((None, None, 1), name="pixels")
+    parts = [
+        keras.Model(network.input, network.get_layer("logit").output, name=f"member{number}")
+        for number, network in enumerate(networks, start=1)
+    ]
+    logit = layers.Average(name="logit")([part(pixels) for part in parts])
+    return keras.Model(pixels, layers.Activation("sigmoid", name="probability")(logit), name=networks[0].name)
+
+
+def members(model: Any) -> list[Any]:
+    """The networks that `ensemble` made one of; the model itself where it is none."""
+    import keras
+
+    return [layer for layer in model.layers if isinstance(layer, keras.Model)] or [model]
+
+
 def save_model(model: Any, path: str | Path) -> None:
     """Write a `.keras` file, whole or not at all."""
     with dataset.written_whole(path) as partial:

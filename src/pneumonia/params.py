@@ -88,6 +88,7 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     average: Annotated[float, Field(ge=0, lt=1)]
     keep: Literal["best", "last"]
+    members: Annotated[int, Field(ge=1, le=20)]
     head_epochs: Annotated[int, Field(ge=0)]
     copies: Annotated[int, Field(ge=1)]
     unfreeze: Annotated[float, Field(ge=0, le=1)]

@@ -190,8 +190,8 @@ def confusion(table: pd.DataFrame, title: str) -> Figure:
 
 
 def history(table: pd.DataFrame, title: str) -> Figure:
-    """Loss and validation AUC per epoch; the epoch kept is marked."""
-    kept = table[table["kept"]].iloc[0]
+    """Loss and validation AUC per epoch, of networks one after the other; the epoch kept of each is marked."""
+    kept = table[table["kept"]]
     with _figure("epoch", "loss (binary cross-entropy, nats)", title) as (figure, axes):
         # Marked, because a single epoch draws no line.
         axes.plot(table["epoch"], table["loss"], ".-", color=BLUE, label="train loss")
@@ -199,7 +199,8 @@ def history(table: pd.DataFrame, title: str) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         right = axes.twinx()
         right.plot(table["epoch"], table["val_auc"], ".-", color=GREEN, label="validation AUC")
-        right.plot(kept["epoch"], kept["val_auc"], "o", color=GREEN, label=f"kept: epoch {kept['epoch']:.0f}")
+        epochs = f"epoch{'s' * (len(kept) > 1)} {', '.join(map(str, kept['epoch']))}"
+        right.plot(kept["epoch"], kept["val_auc"], "o", color=GREEN, label=f"kept: {epochs}")
         right.set_ylabel("validation AUC", color=GREEN)
         right.grid(False)
         _legend(figure)

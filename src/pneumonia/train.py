@@ -344,6 +344,56 @@ def fit(
     return table.assign(kept=np.arange(len(table)) == row)
 
 
+def fit_members(
+    make: Callable[[], Any],
+    n: int,
+    train: dataset.Split,
+    val: dataset.Split,
+    recipe: Recipe,
+    *,
+    seed: int,
+    resume: Path | None = None,
+    report: Report = lambda epoch, values: None,
+    **how: Any,
+) -> tuple[list[Any], pd.DataFrame]:
+    """Train some networks that begin, and see the images, each in its own way.
+
+    Args:
+        make: a new network, as `start` makes it, from Keras' random numbers.
+        n: how many; the first is the one that `fit` alone would train with this seed.
+        train, val, recipe: as in `fit`.
+        seed: of the first; the others have seeds of their own that follow from it.
+        resume: as in `fit`; each has a folder in it.
+        report: as in `fit`.
+        how: what else `fit` takes.
+
+    Returns:
+        The networks, of which `models.ensemble` makes one; and what `fit` returns, of one after the other: `epoch`
+        counts on, and one of each is `kept`.
+    """
+    import keras
+
+    members, histories, done = [], [], 0
+    for number in range(n):
+        own = seed if number == 0 else int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+        keras.utils.set_random_seed(own)
+        members.append(make())
+        folder = resume / f"member{number + 1}" if resume else None
+        if folder:
+            folder.mkdir(exist_ok=True)
+
+        def count_on(epoch: int, values: Mapping[str, float], done: int = done) -> None:
+            report(done + epoch, values)
+
+        label = "train" if n == 1 else f"train {number + 1}/{n}"
+        history = fit(
+            members[-1], train, val, recipe, seed=own, resume=folder, report=count_on, **{"label": label, **how}
+        )
+        histories.append(history.assign(epoch=history["epoch"] + done))
+        done += len(history)
+    return members, pd.concat(histories, ignore_index=True)
+
+
 def batches(
     images: Any,
     split: dataset.Split,
