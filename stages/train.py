@@ -56,9 +56,10 @@ def main() -> None:
             "made_with": models.made_with(),
         }
         tracking.tag(model_id=record["model_id"])
-        layers = models.summary(model)
+        several = f"each of {len(networks)} networks: " if len(networks) > 1 else ""
+        layers = models.summary(networks[0])
         tracking.log_table(layers, "architecture.json")
-        tracking.log_figure(plots.architecture(layers, settings.model), "plots/architecture.png")
+        tracking.log_figure(plots.architecture(layers, f"{several}{settings.model}"), "plots/architecture.png")
         tracking.log_figure(plots.history(history, title(settings)), "plots/history.png")
         dataset.write_json(record, MODELS / "run.json")
     kept = [f"epoch {row.epoch} with validation AUC {row.val_auc:.4f}" for row in history[history["kept"]].itertuples()]

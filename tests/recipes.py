@@ -231,7 +231,7 @@ def judge(
         "specificity": round(float(1 - found[labels == 0].mean()), 4),
         "val_auc": round(metrics.roc_auc(chosen.labels.astype(int), chosen_scores), 4),
         "val_robust_auc": round(evaluate.robustness(model, chosen)["mean"], 4),
-        "epochs": len(history),
+        "epochs": int((history["member"] == 1).sum()),
         "minutes": round(history["seconds"].sum() / 60, 1),
     }
 

@@ -429,6 +429,20 @@ def test_every_model_runs_as_an_experiment(project: Project, model: str) -> None
 
 
 @pytest.mark.slow
+def test_two_networks_go_through_as_one(project: Project) -> None:
+    with project.changed({"train.members": 2, "tune.n_trials": 0}):
+        output = project.dvc("repro")
+    assert project.stages_run(output) == ["tune", "train", "evaluate", "explain", "promote"]
+    assert f"compact ({2 * 77_633:,} parameters" in output
+    history = pd.read_csv(project.folder / "reports/history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    assert history["kept"].sum() == 2
+    run_id = json.loads((project.folder / "models/run.json").read_text())["run_id"]
+    assert [one.step for one in project.client.get_metric_history(run_id, "val_auc")] == [1, 2, 3, 4]
+    assert "mean logit of 2 networks, each compact" in (project.folder / "reports/model_card.html").read_text()
+
+
+@pytest.mark.slow
 def test_the_files_of_a_version_come_back(tmp_path: Path) -> None:
     """Versions 1 and 2 are committed by hand, 3 and 4 by DVC as experiments, in the workspace and beside it."""
     project = Project(tmp_path / "project")

@@ -556,6 +556,13 @@ def test_an_ensemble_of_one_is_the_one() -> None:
     assert models.members(network) == [network]
 
 
+def test_an_ensemble_of_half_precision_computes_in_single_precision() -> None:
+    with half_precision():
+        networks = [models.create_model("shallow", size=32) for _ in range(2)]
+    members = models.members(models.ensemble(networks))
+    assert {layer.compute_dtype for member in members for layer in member.layers} == {"float32"}
+
+
 def logit(probability: NDArray) -> NDArray:
     return np.log(probability / (1 - probability))
 
@@ -564,8 +571,13 @@ def test_outputs_are_those_of_predict_for_any_batch_size() -> None:
     network = models.create_model("shallow")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 1), np.uint8)
     expected = network.predict(pixels, batch_size=2, verbose=0)
+    given: list[Any] = []
+    predict = network.predict
+    network.predict = lambda stream, **how: (given.append(stream), predict(stream, **how))[1]
     np.testing.assert_array_equal(models.outputs(network, pixels, batch_size=2), expected)
     np.testing.assert_allclose(models.outputs(network, pixels, batch_size=9), expected, rtol=1e-5)
+    # Tuned, the end of a stream would be waited for.
+    assert [stream.options().autotune.enabled for stream in given] == [False, False]
 
 
 def test_a_score_does_not_depend_on_its_neighbours() -> None:

@@ -268,43 +268,64 @@ def test_weights_decay(tmp_path: Path) -> None:
 
 def fit_members(n: int, folder: Path | None, **changes: Any) -> tuple[list[Any], pd.DataFrame]:
     how: dict[str, Any] = {"seed": 3, "epochs": 2, "learning_rate": 0.05, "patience": 9} | changes
+    recipe = PLAIN._replace(**{name: how.pop(name) for name in train.Recipe._fields if name in how})
 
     def make() -> Any:
         import keras
 
-        return toy_model(seed=int(1000 * float(keras.random.uniform(()))))
+        return backbone_model(seed=int(1000 * float(keras.random.uniform(()))))
 
-    return train.fit_members(make, n, toy_split(), toy_split(16, seed=9), PLAIN, resume=folder, **how)
+    return train.fit_members(make, n, toy_split(), toy_split(16, seed=9), recipe, resume=folder, **how)
 
 
-def test_members_differ_and_the_first_is_what_one_alone_would_be(tmp_path: Path) -> None:
+def test_members_differ_and_the_first_is_what_one_alone_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (alone,), once = fit_members(1, None)
     told: list[int] = []
+    seeds: list[int] = []
+    plain = train.fit
+    monkeypatch.setattr(
+        train, "fit", lambda *args, seed, **how: (seeds.append(seed), plain(*args, seed=seed, **how))[1]
+    )
     (first, second), history = fit_members(2, tmp_path, report=lambda epoch, values: told.append(epoch))
+    assert seeds[0] == 3
+    assert len(set(seeds)) == 2
     for one, other in zip(alone.get_weights(), first.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert any((one != other).any() for one, other in zip(first.get_weights(), second.get_weights(), strict=True))
     assert history["epoch"].tolist() == told == [1, 2, 3, 4]
-    assert history["kept"].groupby((history["epoch"] - 1) // 2).sum().tolist() == [1, 1]
+    assert history["member"].tolist() == [1, 1, 2, 2]
+    assert history.groupby("member")["kept"].sum().tolist() == [1, 1]
     pd.testing.assert_frame_equal(history.drop(columns="seconds").head(2), once.drop(columns="seconds"))
 
 
 def test_members_that_were_cut_go_on_where_they_stopped(tmp_path: Path) -> None:
-    whole, history = fit_members(3, None)
+    """With a backbone whose lower block never learns, also in the members that were finished before."""
+    how = {"pretrained": True, "head_epochs": 1, "unfreeze": 0.5, "layer_decay": 0.5}
+    whole, history = fit_members(3, None, **how)
 
     def cut(epoch: int, values: Mapping[str, float]) -> None:
         if epoch == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_members(3, tmp_path, report=cut)
+        fit_members(3, tmp_path, report=cut, **how)
     told: list[int] = []
-    again, resumed = fit_members(3, tmp_path, report=lambda epoch, values: told.append(epoch))
+    again, resumed = fit_members(3, tmp_path, report=lambda epoch, values: told.append(epoch), **how)
     assert told == [4, 5, 6]
-    assert resumed["epoch"].tolist() == history["epoch"].tolist()
+    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), history.drop(columns="seconds"))
     for one, other in zip(whole, again, strict=True):
+        assert [layer.trainable for layer in one.layers] == [layer.trainable for layer in other.layers]
+        assert not one.get_layer("block_1_conv").trainable
         for before, after in zip(one.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(before, after)
+
+
+def test_members_may_stop_early_each_in_its_own_epoch() -> None:
+    _, history = fit_members(2, None, epochs=6, patience=1)
+    assert history["epoch"].tolist() == list(range(1, len(history) + 1))
+    assert len(history) < 12
 
 
 def test_without_a_folder_a_fit_ends_with_the_same_weights_and_leaves_nothing(
@@ -813,6 +834,11 @@ def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path: Path) -> None:
         fit(toy_model(), tmp_path, train=split)
     assert "\n" not in str(refusal.value)
     assert [one for one in tmp_path.rglob("*") if one.is_file()] == []
+
+
+def test_weights_that_overflow_in_the_last_step_of_an_epoch_end_in_the_same_line(tmp_path: Path) -> None:
+    with pytest.raises(train.DivergedError, match=r"loss is not finite in epoch 1; lower tune\.learning_rate"):
+        fit(toy_model(), tmp_path, batch_size=32, learning_rate=1e38, epochs=2)
 
 
 @pytest.mark.parametrize("name", ["train", "val"])

@@ -149,7 +149,7 @@ def sections(
         metrics, evaluation, validation, rebalance, explain: reports of these names.
         points: as `evaluate.operating_points` makes it.
         chosen: `best.json` of `tune`.
-        history: as `train.fit` returns it.
+        history: as `train.fit_members` returns it.
         wrong: as `most_wrong` finds them.
         settings: what of params.yaml decided, `preprocess` among it.
         network: where the architecture comes from.
@@ -158,6 +158,8 @@ def sections(
     """
     test = metrics["test"]
     synthetic = " The images are synthetic: nothing here says anything about patients." if source["synthetic"] else ""
+    members = settings["train"]["members"]
+    of_several = f"mean logit of {members} networks, each " if members > 1 else ""
     # In a store of its own, or later, the same model has other numbers: what the registry said is said as of then.
     shown = "champion" if decision["promoted"] else "not champion"
     return [
@@ -175,7 +177,7 @@ def sections(
                             f"registered as {decision['model_name']} version {decision['version']}, {shown}",
                         ),
                         ("Decision at that time", decision["reason"]),
-                        ("Network", f"{record['model']}: {network}"),
+                        ("Network", f"{of_several}{record['model']}: {network}"),
                         ("Pretrained weights", _place_apart("weights", record["weights"])),
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
                         ("Output", "score from 0 to 1"),
@@ -498,11 +500,13 @@ def _made(
     ]
     kept = ", ".join(map(str, history.loc[history["kept"], "epoch"]))
     why = "the one with the highest validation AUC" if settings["train"]["keep"] == "best" else "the last"
-    of_each = f" of each of {settings['train']['members']} networks" if settings["train"]["members"] > 1 else ""
+    ran = f"{len(history)} epochs run, epoch {kept} kept"
+    if (members := settings["train"]["members"]) > 1:
+        ran = f"{len(history)} epochs run by {members} networks, one after the other; epochs {kept} kept, of each"
     software = dict(record.get("made_with", {}))
     hardware = software.pop("hardware", "")
     facts = [
-        ("Training", f"{len(history)} epochs run, epoch {kept} kept, {why}{of_each}"),
+        ("Training", f"{ran}{' ' if members > 1 else ', '}{why}"),
         ("Software", ", ".join(f"{name} {version}" for name, version in software.items())),
         ("Hardware", hardware),
         ("Commit", str(decision.get("git_commit", "not in a git repository"))),

@@ -190,15 +190,16 @@ def confusion(table: pd.DataFrame, title: str) -> Figure:
 
 
 def history(table: pd.DataFrame, title: str) -> Figure:
-    """Loss and validation AUC per epoch, of networks one after the other; the epoch kept of each is marked."""
+    """Loss and validation AUC per epoch, of each `member` a line; the epochs kept are marked."""
     kept = table[table["kept"]]
     with _figure("epoch", "loss (binary cross-entropy, nats)", title) as (figure, axes):
-        # Marked, because a single epoch draws no line.
-        axes.plot(table["epoch"], table["loss"], ".-", color=BLUE, label="train loss")
-        axes.plot(table["epoch"], table["val_loss"], ".-", color=ORANGE, label="validation loss")
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         right = axes.twinx()
-        right.plot(table["epoch"], table["val_auc"], ".-", color=GREEN, label="validation AUC")
+        curves = ((axes, "loss", BLUE, "train loss"), (axes, "val_loss", ORANGE, "validation loss"))
+        for side, column, colour, label in (*curves, (right, "val_auc", GREEN, "validation AUC")):
+            for member, part in table.groupby("member"):
+                # Marked, because a single epoch draws no line.
+                side.plot(part["epoch"], part[column], ".-", color=colour, label=label if member == 1 else None)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         epochs = f"epoch{'s' * (len(kept) > 1)} {', '.join(map(str, kept['epoch']))}"
         right.plot(kept["epoch"], kept["val_auc"], "o", color=GREEN, label=f"kept: {epochs}")
         right.set_ylabel("validation AUC", color=GREEN)

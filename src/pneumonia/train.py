@@ -268,9 +268,7 @@ def fit(
 
         def end_of_batch(batch: int, logs: dict[str, float]) -> None:
             if not np.isfinite(logs["loss"]):
-                raise DivergedError(
-                    f"the loss is not finite in epoch {len(history) + 1}; lower tune.learning_rate and run again"
-                )
+                raise diverged()
             bar.update()
             if mean and batch % AVERAGE_EVERY == 0:
                 taken = ((len(history) - first) * steps + batch) // AVERAGE_EVERY
@@ -284,9 +282,12 @@ def fit(
             if mean:
                 current = network.get_weights()
                 network.set_weights(mean)
+            scores = score()
+            if not np.isfinite(scores).all():  # the last step of an epoch can do that
+                raise diverged()
             values = {
                 "loss": round(float(logs["loss"]), 6),
-                **_judge(score(), val.labels),
+                **_judge(scores, val.labels),
                 "learning_rate": float(schedule((epoch + 1 - first) * steps)),
                 "seconds": round(time.monotonic() - began, 2),
             }
@@ -313,6 +314,11 @@ def fit(
                 verbose=0,
             )
 
+    def diverged() -> DivergedError:
+        return DivergedError(
+            f"the loss is not finite in epoch {len(history) + 1}; lower tune.learning_rate and run again"
+        )
+
     def stopped() -> bool:
         # The head's epochs are few, and what comes after them begins lower than they ended.
         last_phase = history[n_head if n_head < epochs else 0 :]
@@ -336,6 +342,8 @@ def fit(
                 models.unfreeze(model, recipe.unfreeze)
             learn(model, train.images, lambda: models.predict_scores(model, val.images), n_head, epochs)
         if n_head < epochs:
+            if pretrained:
+                models.unfreeze(model, recipe.unfreeze)  # again: where an earlier call did it, this one has not
             model.load_weights(str(files["all"]))
         else:
             head.load_weights(str(files["head"]))
@@ -352,24 +360,27 @@ def fit_members(
     recipe: Recipe,
     *,
     seed: int,
+    epochs: int,
+    patience: int,
+    learning_rate: float,
     resume: Path | None = None,
+    pretrained: bool = False,
     report: Report = lambda epoch, values: None,
-    **how: Any,
 ) -> tuple[list[Any], pd.DataFrame]:
     """Train some networks that begin, and see the images, each in its own way.
 
     Args:
-        make: a new network, as `start` makes it, from Keras' random numbers.
+        make: called for each network, after Keras has been seeded for it; as `start` makes one.
         n: how many; the first is the one that `fit` alone would train with this seed.
         train, val, recipe: as in `fit`.
         seed: of the first; the others have seeds of their own that follow from it.
+        epochs, patience, learning_rate, pretrained: of each, as in `fit`.
         resume: as in `fit`; each has a folder in it.
-        report: as in `fit`.
-        how: what else `fit` takes.
+        report: as in `fit`; epochs count on from one network to the next.
 
     Returns:
         The networks, of which `models.ensemble` makes one; and what `fit` returns, of one after the other: `epoch`
-        counts on, and one of each is `kept`.
+        counts on, one of each is `kept`, and `member` says which it is, from 1.
     """
     import keras
 
@@ -385,11 +396,21 @@ def fit_members(
         def count_on(epoch: int, values: Mapping[str, float], done: int = done) -> None:
             report(done + epoch, values)
 
-        label = "train" if n == 1 else f"train {number + 1}/{n}"
         history = fit(
-            members[-1], train, val, recipe, seed=own, resume=folder, report=count_on, **{"label": label, **how}
+            members[-1],
+            train,
+            val,
+            recipe,
+            seed=own,
+            epochs=epochs,
+            patience=patience,
+            learning_rate=learning_rate,
+            resume=folder,
+            pretrained=pretrained,
+            report=count_on,
+            label="train" if n == 1 else f"train {number + 1}/{n}",
         )
-        histories.append(history.assign(epoch=history["epoch"] + done))
+        histories.append(history.assign(epoch=history["epoch"] + done, member=number + 1))
         done += len(history)
     return members, pd.concat(histories, ignore_index=True)
 
@@ -455,7 +476,8 @@ def batches(
         return augmentation.mixup(inputs, label, weight, alpha=recipe.mixup, seed=draw)
 
     stream = tf.data.Dataset.from_generator(rows, output_signature=signature)
-    stream = stream.map(augmented, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(4)
+    parallel = min(8, os.cpu_count() or 1)  # each holds a batch; has no influence on what comes out
+    stream = stream.map(augmented, num_parallel_calls=parallel, deterministic=True).prefetch(4)
     return stream.with_options(models.untuned())
 
 
