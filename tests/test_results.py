@@ -1,5 +1,6 @@
 """The table of results: which rows are done, what a recipe is, how looks at the test are counted."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from pneumonia import augmentation, models
 from tests import results
@@ -176,6 +178,16 @@ def test_the_readme_shows_the_summary_of_the_table() -> None:
     shown = results.summary(table)
     assert shown.startswith("| `chest_xray` |")
     assert shown in (results.ROOT / "README.md").read_text()
+
+
+def test_the_command_of_the_documentation_is_the_first_row() -> None:
+    text = (results.ROOT / "docs/results.md").read_text()
+    asked = dict(re.findall(r"-S (\S+?)=(\S+)", text.split("```console")[1].split("```")[0]))
+    shown = results.summary(pd.read_csv(results.ROOT / "docs/results.csv", dtype={"recipe": str})).splitlines()[2]
+    (row,) = [row for row in results.ROWS if row.note and f"| `{row.model}`, {row.note} |" in shown]
+    settings = {name: YAML(typ="safe").load(value) for name, value in asked.items()}
+    assert (settings.pop("data"), settings.pop("model")) == (row.data, row.model)
+    assert results.recipe(settings) == results.recipe(row.settings)
 
 
 def test_a_recipe_knows_how_far_augmentation_goes(monkeypatch: pytest.MonkeyPatch) -> None:
