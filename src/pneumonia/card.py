@@ -500,13 +500,13 @@ def _made(
     ]
     kept = ", ".join(map(str, history.loc[history["kept"], "epoch"]))
     why = "the one with the highest validation AUC" if settings["train"]["keep"] == "best" else "the last"
-    ran = f"{len(history)} epochs run, epoch {kept} kept"
+    ran = f", epoch {kept} kept,"
     if (members := settings["train"]["members"]) > 1:
-        ran = f"{len(history)} epochs run by {members} networks, one after the other; epochs {kept} kept, of each"
+        ran = f" by {members} networks, one after the other; epochs {kept} kept, of each"
     software = dict(record.get("made_with", {}))
     hardware = software.pop("hardware", "")
     facts = [
-        ("Training", f"{ran}{' ' if members > 1 else ', '}{why}"),
+        ("Training", f"{len(history)} epochs run{ran} {why}"),
         ("Software", ", ".join(f"{name} {version}" for name, version in software.items())),
         ("Hardware", hardware),
         ("Commit", str(decision.get("git_commit", "not in a git repository"))),

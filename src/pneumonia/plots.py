@@ -194,8 +194,12 @@ def history(table: pd.DataFrame, title: str) -> Figure:
     kept = table[table["kept"]]
     with _figure("epoch", "loss (binary cross-entropy, nats)", title) as (figure, axes):
         right = axes.twinx()
-        curves = ((axes, "loss", BLUE, "train loss"), (axes, "val_loss", ORANGE, "validation loss"))
-        for side, column, colour, label in (*curves, (right, "val_auc", GREEN, "validation AUC")):
+        curves = (
+            (axes, "loss", BLUE, "train loss"),
+            (axes, "val_loss", ORANGE, "validation loss"),
+            (right, "val_auc", GREEN, "validation AUC"),
+        )
+        for side, column, colour, label in curves:
             for member, part in table.groupby("member"):
                 # Marked, because a single epoch draws no line.
                 side.plot(part["epoch"], part[column], ".-", color=colour, label=label if member == 1 else None)

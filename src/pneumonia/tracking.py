@@ -266,7 +266,7 @@ def train_run(record: Mapping[str, str], *, synthetic: bool, model_path: Path, h
 
     with start_run("train", data=record["data"], model=record["model"], synthetic=synthetic, params={}) as run_id:
         tag(original_run_id=record["run_id"], data_digest=record["data_digest"], weights=record["weights"])
-        # Reports of earlier versions have no such column.
+        # Reports of earlier versions have no such columns.
         for row in pd.read_csv(history).drop(columns=["kept", "member"], errors="ignore").to_dict("records"):
             log_metrics({str(name): value for name, value in row.items()}, step=int(row["epoch"]))
         model_id = log_model(models.load_model(model_path))

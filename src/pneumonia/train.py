@@ -332,7 +332,9 @@ def fit(
                 features = frozen_features(model, train, val, recipe, epochs=n_head, seed=seed)
             cached = features
             learn(head, cached.train, lambda: _scores(head, cached.val), 0, n_head)
-        if n_head <= len(history) < epochs and not stopped():
+        if n_head == epochs:
+            head.load_weights(str(files["head"]))
+        else:
             if len(history) == n_head > 0:
                 if n_saved == n_head:  # the weights file has no seeds of dropout
                     _restore(_variables(head), saved)
@@ -340,13 +342,9 @@ def fit(
                 model.save_weights(str(files["all"]))  # kept until an epoch of all takes its place
             if pretrained:
                 models.unfreeze(model, recipe.unfreeze)
-            learn(model, train.images, lambda: models.predict_scores(model, val.images), n_head, epochs)
-        if n_head < epochs:
-            if pretrained:
-                models.unfreeze(model, recipe.unfreeze)  # again: where an earlier call did it, this one has not
+            if len(history) < epochs and not stopped():
+                learn(model, train.images, lambda: models.predict_scores(model, val.images), n_head, epochs)
             model.load_weights(str(files["all"]))
-        else:
-            head.load_weights(str(files["head"]))
     table = pd.DataFrame(history)
     row = len(table) - 1 if recipe.keep == "last" else int(table["val_auc"].argmax())
     return table.assign(kept=np.arange(len(table)) == row)
