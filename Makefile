@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 PORT ?= 5000
+# Two processes; the tests of a file stay together and in their order, the longest files come first.
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: help repro promote rollback restore compare ui test test-all lint bench results recipes setup lock clean
@@ -27,13 +29,13 @@ compare: setup  ## two models side by side: make compare A=champion B=2 (version
 	@python -m stages.compare "$(A)" "$(B)"
 
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
-	@python -c 'from pneumonia import tracking; tracking.serve($(PORT))'
+	@python -c 'from pneumonia.tracking import runs; runs.serve($(PORT))'
 
-test: setup  ## what CI runs, about 20 minutes on 2 cores
-	python -m pytest -m "not slow"
+test: setup  ## what CI runs, about 6 minutes on 2 cores
+	$(PYTEST) -m "not slow"
 
 test-all: setup  ## every test, the slow ones too
-	python -m pytest
+	$(PYTEST)
 
 lint: setup  ## style, types, layers
 	ruff check .
@@ -42,13 +44,13 @@ lint: setup  ## style, types, layers
 	lint-imports
 
 bench: setup  ## the figures of the README, measured here
-	python -m tests.bench
+	python -m benchmarks.bench
 
 recipes: setup  ## compare recipes on images that were taken unlike their class, in docs/recipes.csv (real data, hours)
-	python -m tests.recipes $(RECIPES)
+	python -m benchmarks.recipes $(RECIPES)
 
 results: setup  ## train the published models on real data, one line each in docs/results.csv (hours; goes on where it stopped)
-	python -m tests.results $(RESULTS)
+	python -m benchmarks.results $(RESULTS)
 
 setup: $(VENV)/.complete  ## only the environment, from requirements.lock
 

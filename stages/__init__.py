@@ -6,7 +6,7 @@ Run one by hand as DVC does: `python -m stages.train`.
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,15 @@ from ruamel.yaml import YAML
 # A queued experiment runs in a folder of DVC's own: it must use the code beside it, not the installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from pneumonia import UserError, dataset
+from pneumonia import UserError, workspace
+from pneumonia.data import sources
+from pneumonia.images.geometry import Preparation
 from pneumonia.params import Params
 
 if TYPE_CHECKING:
-    from pneumonia.tracking import TrainRun
+    from pneumonia.tracking.runs import TrainRun
 
-DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
+DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -48,31 +50,49 @@ def discard_outs(stage: str) -> None:
     """Remove the outs of a stage, as DVC does before it runs one."""
     definition = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     for out in (*definition.get("outs", []), *definition.get("metrics", [])):
-        dataset.remove(Path(out))
+        workspace.remove(Path(out))
 
 
 def tracked(
-    stage: str, params: Params, parent: str | None = None, resume: Path | None = None
+    stage: str,
+    params: Params,
+    parent: str | None = None,
+    resume: Path | None = None,
+    prepared: Mapping[str, Any] | None = None,
 ) -> AbstractContextManager[str]:
-    """The MLflow run of a stage, with the settings of its section; the one noted in `resume` goes on."""
-    from pneumonia import tracking
+    """The MLflow run of a stage, with the settings of its section and how images are prepared.
+
+    Args:
+        stage: its name.
+        params: all settings.
+        parent: id of the run that this one belongs under.
+        resume: a folder that survives a crash; the run noted there goes on.
+        prepared: what holds `preparation` of the images that the stage read, the attributes of the store or
+            `models/run.json`; None = as params.yaml says.
+    """
+    from pneumonia.tracking import runs
 
     section = getattr(params, "validation" if stage == "validate" else stage, None)
     settings = {f"{stage}.{key}": value for key, value in (section.model_dump() if section else {}).items()}
-    return tracking.start_run(
+    return runs.start_run(
         stage,
         data=params.data,
         model=params.model,
         synthetic=is_synthetic(params),
-        params={"seed": params.seed, "data": params.data, "model": params.model, "weights": params.weights, **settings},
+        params={
+            **{name: getattr(params, name) for name in ("seed", "data", "model", "weights")},
+            **settings,
+        },
+        preparation=Preparation.from_attributes(prepared or {})
+        or Preparation.from_settings(**params.preprocess.model_dump()),
         parent=parent,
         resume=resume,
     )
 
 
-def train_run(params: Params, record: dict[str, str]) -> "TrainRun":
+def train_run(params: Params, record: dict[str, Any]) -> "TrainRun":
     """The MLflow run that trained the model of `models/run.json`, found or, in a store that lacks it, made again."""
-    from pneumonia import tracking
+    from pneumonia.tracking import runs
 
     for selector in ("data", "model"):
         if getattr(params, selector) != record[selector]:
@@ -80,19 +100,17 @@ def train_run(params: Params, record: dict[str, str]) -> "TrainRun":
                 f"models/ holds a model with {selector} = {record[selector]}, params.yaml says "
                 f"{getattr(params, selector)}; run dvc repro first, or git checkout params.yaml"
             )
-    return tracking.train_run(
+    return runs.ensure_train_run(
         record,
         synthetic=is_synthetic(params),
-        model_path=MODELS / "model.keras",
-        history=REPORTS / "history.csv",
+        model_path=MODELS_DIR / "model.keras",
+        history=REPORTS_DIR / "history.csv",
     )
 
 
 def source(params: Params) -> dict[str, Any]:
     """What is known of the chosen data set: `title, licence, citation, patients, synthetic` and more."""
-    from pneumonia import fetch
-
-    return fetch.source(params.data)._asdict()
+    return sources.source(params.data)._asdict()
 
 
 def is_synthetic(params: Params) -> bool:

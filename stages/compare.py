@@ -4,47 +4,51 @@ import argparse
 
 import pandas as pd
 
-from pneumonia import UserError, card, compare, dataset, params, plots, tracking
-from stages import DATA, REPORTS, run
+from pneumonia import UserError, compare, params, workspace
+from pneumonia.data import tables
+from pneumonia.data.store import open_store, read_split
+from pneumonia.report import page, plots
+from pneumonia.tracking import registry, runs
+from stages import DATA_DIR, REPORTS_DIR, run
 
-PAGE = REPORTS / "compare.html"
+PAGE = REPORTS_DIR / "compare.html"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.compare")
     for side in compare.SIDES:
         parser.add_argument(side, nargs="?", default="", help="version, champion, id of a train run, or DVC experiment")
-    asked = vars(parser.parse_args())
-    if not all(asked.values()):
+    names = vars(parser.parse_args())
+    if not all(names.values()):
         raise UserError("a comparison needs two models: make compare A=champion B=2")
     settings = params.load()
-    tracking.open_store()
-    scored = {side: tracking.scored(name, settings.data) for side, name in asked.items()}
+    runs.open_store()
+    scored = {side: registry.scored(name, settings.data) for side, name in names.items()}
     both = compare.compare(*(one.predictions for one in scored.values()), level=settings.evaluate.level)
-    found, short = compare.disagreements(both), compare.table(both)
-    notes, tally, verdict = compare.notes(both), compare.tally(both, found), compare.verdict(both)
+    disagreements, short = compare.disagreements(both), compare.table(both)
+    notes, tally, verdict = compare.notes(both), compare.tally(both, disagreements), compare.verdict(both)
     models = [(side, one.title, one.run_id, f"{both.thresholds[side]:.4f}") for side, one in scored.items()]
     sections = [
-        card.Section("The two models", [card.Table(("", "model", "MLflow run", "threshold"), models)]),
-        card.Section("Which is better", [verdict, compare.CHOOSE, _table(short, notes)]),
-        card.Section("Curves", _figures(both, "\n".join(f"{side}: {one.title}" for side, one in scored.items()))),
-        card.Section("Where they disagree", [tally, *_disagreements(found, settings.compute.memory)]),
+        page.Section("The two models", [page.Table(("", "model", "MLflow run", "threshold"), models)]),
+        page.Section("Which is better", [verdict, compare.CHOOSE, _table(short, notes)]),
+        page.Section("Curves", _figures(both, "\n".join(f"{side}: {one.title}" for side, one in scored.items()))),
+        page.Section("Where they disagree", [tally, *_disagreements(disagreements, settings.compute.memory)]),
     ]
     title = " and ".join(one.title for one in scored.values())
-    with dataset.written_whole(PAGE) as partial:
+    with workspace.written_whole(PAGE) as partial:
         lead = "Two models side by side, on the images that both have scored."
-        partial.write_text(card.html(title, lead, sections), encoding="utf-8")
+        partial.write_text(page.html(title, lead, sections), encoding="utf-8")
     for side, one in scored.items():
         print(f"{side}: {one.title}, run {one.run_id}")
     print(short.to_string(index=False))
     print(notes, verdict, tally, compare.CHOOSE, f"page: {PAGE}", sep="\n")
 
 
-def _table(table: pd.DataFrame, note: str = "") -> card.Table:
-    return card.Table(tuple(table), list(table.itertuples(index=False, name=None)), note)
+def _table(table: pd.DataFrame, note: str = "") -> page.Table:
+    return page.Table(tuple(table), list(table.itertuples(index=False, name=None)), note)
 
 
-def _figures(both: compare.Compared, names: str) -> list[card.Picture]:
+def _figures(both: compare.Compared, names: str) -> list[page.Picture]:
     parts = {split: compare.curves(both, split) for split in compare.SPLITS}
     drawn = [
         (f"{what}, {images}", draw(parts[split], f"{names}\n{images}"))
@@ -55,16 +59,19 @@ def _figures(both: compare.Compared, names: str) -> list[card.Picture]:
         for split, images in compare.SPLITS.items()
         if split in both.p_values or draw is plots.overlaid_reliability  # one class has no ROC curve
     ]
-    return [card.Picture(caption, plots.png(figure)) for caption, figure in drawn]
+    return [page.Picture(caption, plots.png(figure)) for caption, figure in drawn]
 
 
-def _disagreements(found: pd.DataFrame, memory: float) -> list[card.Table | card.Picture]:
+def _disagreements(disagreements: pd.DataFrame, memory: float) -> list[page.Block]:
     """The first of them as a table, and as pictures those that data/images.zarr holds."""
-    blocks: list[card.Table | card.Picture] = [_table(compare.rows(found), compare.ORDER)] if len(found) else []
-    if (DATA / "images.zarr").is_dir() and (DATA / "splits.csv").is_file():
-        test = dataset.read_split(dataset.open_store(DATA / "images.zarr"), "test", memory=memory)
-        shown = compare.gallery(found, dataset.read_table(DATA / "splits.csv"), test.images, test.image_ids)
-        blocks += [card.Picture(caption, content) for caption, content in shown]
+    blocks: list[page.Block] = []
+    if len(disagreements):
+        blocks.append(_table(compare.rows(disagreements), compare.ORDER))
+    if (DATA_DIR / "images.zarr").is_dir() and (DATA_DIR / "splits.csv").is_file():
+        test = read_split(open_store(DATA_DIR / "images.zarr"), "test", memory=memory)
+        splits = tables.read_table(DATA_DIR / "splits.csv")
+        pictures = compare.gallery(disagreements, splits, test.images, test.image_ids)
+        blocks += [page.Picture(caption, content) for caption, content in pictures]
     return blocks
 
 

@@ -2,36 +2,40 @@
 
 import numpy as np
 
-from pneumonia import dataset, explain, models, params, plots, preprocess, tracking
-from stages import DATA, MODELS, REPORTS, run, title, tracked, train_run
+from pneumonia import explain, params, workspace
+from pneumonia.data import tables
+from pneumonia.data.store import open_store, read_split
+from pneumonia.images import geometry
+from pneumonia.models import runtime, scoring
+from pneumonia.report import plots
+from pneumonia.tracking import runs
+from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, title, tracked, train_run
 
 
 def main() -> None:
     settings = params.load()
     how = settings.explain
-    geometry = {
-        "size": settings.preprocess.image_size,
-        "aspect": settings.preprocess.aspect,
-        "crop": settings.preprocess.crop,
-    }
-    models.start_keras()
-    record = dataset.read_json(MODELS / "run.json")
-    model = models.load_model(MODELS / "model.keras")
-    predictions = dataset.read_table(REPORTS / "predictions.csv").set_index("image_id")
-    test = dataset.read_split(dataset.open_store(DATA / "images.zarr"), "test", memory=0)  # few of them are looked at
-    boxes = preprocess.boxes_in_store(
-        dataset.read_table(DATA / "boxes.csv"), dataset.read_table(DATA / "splits.csv"), **geometry
+    runtime.start_keras()
+    record = tables.read_json(MODELS_DIR / "run.json")
+    model = scoring.load_model(MODELS_DIR / "model.keras")
+    predictions = tables.read_table(REPORTS_DIR / "predictions.csv").set_index("image_id")
+    store = open_store(DATA_DIR / "images.zarr")
+    test = read_split(store, "test", memory=0)  # few of them are looked at
+    boxes = geometry.boxes_in_store(
+        tables.read_table(DATA_DIR / "boxes.csv"),
+        tables.read_table(DATA_DIR / "splits.csv"),
+        geometry.Preparation(**store.attrs["preparation"]),
     )
     trained = train_run(settings, record)
-    with tracked("explain", settings, parent=trained.run_id):
-        tracking.tag(weights=record["weights"], data_digest=record["data_digest"])
+    with tracked("explain", settings, parent=trained.run_id, prepared=store.attrs):
+        runs.tag(weights=record["weights"], data_digest=record["data_digest"])
         shown = explain.choose(predictions.reset_index(), how.n_images, settings.seed)
         images = explain.pick(test, shown)
         maps = {
             name: method(model, images, n_samples=how.n_samples, seed=settings.seed)
             for name, method in explain.METHODS.items()
         }
-        with dataset.written_whole(REPORTS / "saliency") as folder:
+        with workspace.written_whole(REPORTS_DIR / "saliency") as folder:
             folder.mkdir()
             for row, image_id in enumerate(shown):
                 found = predictions.loc[image_id]
@@ -50,10 +54,10 @@ def main() -> None:
             n_samples=how.n_samples,
             seed=settings.seed,
         )
-        dataset.write_json(scores, REPORTS / "explain.json")
-        tracking.log_metrics(scores)
-        tracking.log_file(REPORTS / "saliency", "saliency")
-        tracking.mirror(trained, scores, {"saliency": REPORTS / "saliency"})
+        tables.write_json(scores, REPORTS_DIR / "explain.json")
+        runs.log_metrics(scores)
+        runs.log_file(REPORTS_DIR / "saliency", "saliency")
+        runs.mirror(trained, scores, {"saliency": REPORTS_DIR / "saliency"})
     print(f"{len(shown)} saliency pictures in reports/saliency")
     for name, row in scores.items():
         pointing = "no known boxes to score against"

@@ -1,29 +1,34 @@
 """Bring the archive, or make the phantom: one zip, one manifest row per image, the known boxes."""
 
-from pneumonia import dataset, fetch, params
-from stages import DATA, run, tracked
+from pneumonia import fetch, params, workspace
+from pneumonia.data import sources, tables
+from stages import DATA_DIR, run, tracked
 
 
 def main() -> None:
-    from pneumonia import tracking  # not above: worker processes import this file too, and would wait for it
+    from pneumonia.tracking import runs  # not above: worker processes import this file too, and would wait for it
 
     settings = params.load()
-    row = fetch.source(settings.data)
-    with tracked("fetch", settings), dataset.resumable("fetch", settings.data, settings.fetch.url) as resume:
+    row = sources.source(settings.data)
+    with tracked("fetch", settings), workspace.resumable("fetch", settings.data, settings.fetch.url) as resume:
         manifest, boxes, record = fetch.fetch(
-            settings.data, DATA / "raw", **settings.fetch.model_dump(), workers=settings.compute.workers, resume=resume
+            settings.data,
+            DATA_DIR / "raw",
+            **settings.fetch.model_dump(),
+            workers=settings.compute.workers,
+            resume=resume,
         )
-        dataset.write_table(manifest, DATA / "manifest.csv")
-        dataset.write_table(boxes, DATA / "boxes.csv")
-        tracking.log_dataset(
+        tables.write_table(manifest, DATA_DIR / "manifest.csv")
+        tables.write_table(boxes, DATA_DIR / "boxes.csv")
+        runs.log_dataset(
             manifest["image_id"],
             manifest["label"],
             data=settings.data,
-            digest=dataset.digest(manifest),
+            digest=tables.data_digest(manifest),
             context="fetch",
         )
-        tracking.tag(licence=row.licence, citation=row.citation, archive_sha256=record.get("sha256", "used in place"))
-        tracking.log_metrics({"n_images": len(manifest), "n_pneumonia": manifest["label"].sum(), "n_boxes": len(boxes)})
+        runs.tag(licence=row.licence, citation=row.citation, archive_sha256=record.get("sha256", "used in place"))
+        runs.log_metrics({"n_images": len(manifest), "n_pneumonia": manifest["label"].sum(), "n_boxes": len(boxes)})
     print(f"{settings.data}: {row.title} ({row.licence})")
     counts = ", ".join(f"{n} {subtype}" for subtype, n in manifest["subtype"].value_counts().items())
     print(f"{len(manifest)} images of {manifest['patient_id'].nunique()} patients ({counts}), {len(boxes)} boxes")

@@ -1,13 +1,16 @@
 """Split by patient, seal the test split, balance the classes of train."""
 
-from pneumonia import dataset, params, plots, rebalance, tracking
-from stages import DATA, REPORTS, origin, run, tracked
+from pneumonia import params, rebalance
+from pneumonia.data import tables
+from pneumonia.report import plots
+from pneumonia.tracking import runs
+from stages import DATA_DIR, REPORTS_DIR, origin, run, tracked
 
 
 def main() -> None:
     settings = params.load()
     how = settings.rebalance
-    valid = dataset.read_table(DATA / "valid.csv")
+    valid = tables.read_table(DATA_DIR / "valid.csv")
     with tracked("rebalance", settings):
         splits = rebalance.assign_splits(
             valid, test_fraction=how.test_fraction, val_fraction=how.val_fraction, seed=how.seed
@@ -20,13 +23,17 @@ def main() -> None:
             splits = rebalance.weigh_acquisition(splits, found, at_most=how.acquisition)
             taken = {"acquisition": rebalance.summarise_acquisition(splits, found)}
         summary = rebalance.summarise(valid, splits, how.strategy) | taken
-        dataset.write_table(splits, DATA / "splits.csv")
-        dataset.write_json(summary, REPORTS / "rebalance.json")
-        tracking.log_dataset(
-            splits["image_id"], splits["label"], data=settings.data, digest=dataset.digest(splits), context="rebalance"
+        tables.write_table(splits, DATA_DIR / "splits.csv")
+        tables.write_json(summary, REPORTS_DIR / "rebalance.json")
+        runs.log_dataset(
+            splits["image_id"],
+            splits["label"],
+            data=settings.data,
+            digest=tables.data_digest(splits),
+            context="rebalance",
         )
-        tracking.log_metrics(summary)
-        tracking.log_figure(
+        runs.log_metrics(summary)
+        runs.log_figure(
             plots.classes(summary["splits"], f"{origin(settings)}: images per split, {how.strategy}"),
             "plots/classes.png",
         )

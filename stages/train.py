@@ -1,67 +1,69 @@
-"""Fit the chosen model with the best settings found."""
+"""Fit the chosen model with the best hyper-parameters of `tune`."""
 
-from pneumonia import backbone, code_digest, dataset, models, params, plots, tracking, train
-from stages import DATA, MODELS, REPORTS, run, title, tracked
+from pneumonia import code_digest, params, train, workspace
+from pneumonia.data import tables
+from pneumonia.data.store import open_store, read_split
+from pneumonia.models import backbones, networks, runtime, scoring
+from pneumonia.report import plots
+from pneumonia.tracking import runs
+from pneumonia.training.recipe import Recipe, Schedule
+from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, title, tracked
 
 
 def main() -> None:
     settings = params.load()
-    models.start_keras(settings.seed)
-    store = dataset.open_store(DATA / "images.zarr")
-    best = dataset.read_json(REPORTS / "tune" / "best.json")
-    weights = backbone.read(DATA / "backbone")
+    runtime.start_keras(settings.seed)
+    store = open_store(DATA_DIR / "images.zarr")
+    best = tables.read_json(REPORTS_DIR / "tune" / "best.json")
+    weights = backbones.read(DATA_DIR / "backbone")
     memory = settings.compute.memory
-    train_split = dataset.read_split(store, "train", memory=memory)
-    recipe = train.Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"}))
+    train_split = read_split(store, "train", memory=memory)
+    recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"}))
+    if not weights.paths:
+        recipe = recipe.from_scratch()
+    schedule = Schedule(settings.train.epochs, settings.train.patience, best["learning_rate"], settings.seed)
     digest = str(store.attrs["digest"])
-    # The weights of images are no part of the data's digest, those of the backbone may be others under the same name.
-    shown = dataset.sha256_bytes(train_split.weights.tobytes() + train_split.repeats.tobytes())
-    brought = dataset.read_json(DATA / "backbone" / "backbone.json")
-    selected = (settings.model, settings.weights, settings.seed)
-    key = (selected, settings.train, best, brought, dict(store.attrs), shown, code_digest())
-    with dataset.resumable("train", *key) as resume, tracked("train", settings, resume=resume) as run_id:
-        tracking.tag(weights=weights.name)
-        tracking.log_params({"learning_rate": best["learning_rate"], "dropout": best["dropout"]})
-        tracking.log_dataset(
-            train_split.image_ids, train_split.labels, data=settings.data, digest=digest, context="train"
-        )
-        with models.on_devices():
-            networks, history = train.fit_members(
-                lambda: train.start(
-                    settings.model, weights=weights.paths, dropout=best["dropout"], images=train_split.images
-                ),
+    # The digest of the data is without the weights of images; the backbone's weights can change under the same name.
+    balance = workspace.sha256_bytes(train_split.weights.tobytes() + train_split.repeats.tobytes())
+    backbone_record = tables.read_json(DATA_DIR / "backbone" / "backbone.json")
+    selectors = (settings.model, settings.weights, settings.seed)
+    key = (selectors, settings.train, best, backbone_record, dict(store.attrs), balance, code_digest())
+    folder = workspace.resumable("train", *key)
+    with folder as resume, tracked("train", settings, resume=resume, prepared=store.attrs) as run_id:
+        runs.tag(weights=weights.name)
+        runs.log_params({name: best[name] for name in ("learning_rate", "dropout")})
+        runs.log_dataset(train_split.image_ids, train_split.labels, data=settings.data, digest=digest, context="train")
+        with runtime.on_devices():
+            members, history = train.fit_members(
+                lambda: train.start(settings.model, weights.paths, best["dropout"], train_split.images),
                 settings.train.members,
                 train_split,
-                dataset.read_split(store, "val", memory=memory),
+                read_split(store, "val", memory=memory),
                 recipe,
-                seed=settings.seed,
-                epochs=settings.train.epochs,
-                patience=settings.train.patience,
-                learning_rate=best["learning_rate"],
+                schedule,
                 resume=resume,
-                pretrained=bool(weights.paths),
-                report=lambda epoch, values: tracking.log_metrics(values, step=epoch),
+                report=lambda epoch, values: runs.log_metrics(values, step=epoch),
             )
-        model = models.ensemble(networks)
-        models.save_model(model, MODELS / "model.keras")
-        dataset.write_table(history, REPORTS / "history.csv")
+        model = networks.ensemble(members)
+        scoring.save_model(model, MODELS_DIR / "model.keras")
+        tables.write_table(history, REPORTS_DIR / "history.csv")
         record = {
             "run_id": run_id,
-            "model_id": tracking.log_model(model),
-            "model_sha256": dataset.sha256_file(MODELS / "model.keras"),
+            "model_id": runs.log_model(model),
+            "model_sha256": workspace.sha256_file(MODELS_DIR / "model.keras"),
             "weights": weights.name,
             "data": settings.data,
             "model": settings.model,
             "data_digest": digest,
-            "made_with": models.made_with(),
+            "preparation": store.attrs["preparation"],
+            "made_with": runtime.made_with(),
         }
-        tracking.tag(model_id=record["model_id"])
-        several = f"each of {len(networks)} networks: " if len(networks) > 1 else ""
-        layers = models.summary(networks[0])
-        tracking.log_table(layers, "architecture.json")
-        tracking.log_figure(plots.architecture(layers, f"{several}{settings.model}"), "plots/architecture.png")
-        tracking.log_figure(plots.history(history, title(settings)), "plots/history.png")
-        dataset.write_json(record, MODELS / "run.json")
+        runs.tag(model_id=record["model_id"])
+        several, layers = f"each of {len(members)} networks: " * (len(members) > 1), networks.summary(members[0])
+        runs.log_table(layers, "architecture.json")
+        runs.log_figure(plots.architecture(layers, f"{several}{settings.model}"), "plots/architecture.png")
+        runs.log_figure(plots.history(history, title(settings)), "plots/history.png")
+        tables.write_json(record, MODELS_DIR / "run.json")
     kept = [f"epoch {row.epoch} with validation AUC {row.val_auc:.4f}" for row in history[history["kept"]].itertuples()]
     print(
         f"{settings.model} ({model.count_params():,} parameters, backbone weights: {weights.name}): "

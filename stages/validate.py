@@ -1,17 +1,20 @@
 """Decode and measure every image, run the expectation suite, quarantine what is bad."""
 
-from pneumonia import code_digest, dataset, params, validate
-from stages import DATA, REPORTS, origin, run, tracked
+from pneumonia import code_digest, params, validate, workspace
+from pneumonia.data import tables
+from stages import DATA_DIR, REPORTS_DIR, origin, run, tracked
 
 
 def main() -> None:
-    from pneumonia import plots, tracking  # not above: worker processes import this file too, and would wait for it
+    # Not above: worker processes import this file too, and would wait for it.
+    from pneumonia.report import plots
+    from pneumonia.tracking import runs
 
     settings = params.load()
-    limits, docs = settings.validation, REPORTS / "data_docs"
-    manifest = dataset.read_table(DATA / "manifest.csv")
-    key = (dataset.sha256_file(DATA / "manifest.csv"), code_digest())
-    with tracked("validate", settings), dataset.resumable("validate", *key) as resume:
+    limits, docs = settings.validation, REPORTS_DIR / "data_docs"
+    manifest = tables.read_table(DATA_DIR / "manifest.csv")
+    key = (workspace.sha256_file(DATA_DIR / "manifest.csv"), code_digest())
+    with tracked("validate", settings), workspace.resumable("validate", *key) as resume:
         table = validate.measure(
             manifest,
             min_side=limits.min_side,
@@ -22,16 +25,16 @@ def main() -> None:
         )
         findings = validate.findings(table)
         report = validate.report(table, **limits.model_dump(), docs=docs)
-        tracking.log_dataset(
-            table["image_id"], table["label"], data=settings.data, digest=dataset.digest(table), context="validate"
+        runs.log_dataset(
+            table["image_id"], table["label"], data=settings.data, digest=tables.data_digest(table), context="validate"
         )
-        tracking.log_metrics(report.summary)
-        tracking.log_table(findings, "findings.json")
-        tracking.log_figure(plots.measures(table, f"{origin(settings)}: measures"), "plots/measures.png")
-        tracking.log_file(docs, "data_docs")
+        runs.log_metrics(report.summary)
+        runs.log_table(findings, "findings.json")
+        runs.log_figure(plots.measures(table, f"{origin(settings)}: measures"), "plots/measures.png")
+        runs.log_file(docs, "data_docs")
         validate.require_enough(table, limits.max_bad_fraction)
-        dataset.write_table(table, DATA / "valid.csv")
-        dataset.write_json(report.summary, REPORTS / "validation.json")
+        tables.write_table(table, DATA_DIR / "valid.csv")
+        tables.write_json(report.summary, REPORTS_DIR / "validation.json")
     failed = [row["name"] for row in report.summary["expectations"] if not row["success"]]
     print(
         f"{report.summary['n_valid']} of {len(table)} images are valid, {report.summary['n_quarantined']} quarantined; "

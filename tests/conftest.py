@@ -1,10 +1,15 @@
 """What several test files share: small images in a temporary folder, the way to the real archive, plain training."""
 
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+# Before numpy reads it: on small arrays further threads of BLAS only wait for work, each at the cost of a core.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +19,9 @@ from hypothesis import settings
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pneumonia import dataset, fetch, train
+from pneumonia import fetch, workspace
+from pneumonia.data import tables
+from pneumonia.training.recipe import Recipe
 
 # The same examples every time and no time limit for one: a test must not depend on the day or on other work.
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -39,6 +46,14 @@ KERMANY = (*NORMALS, *PNEUMONIAS, *VAL)
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Files that take longest. Two workers take file by file: one that began last would leave the other waiting.
+LONGEST = ("test_end_to_end", "test_train", "test_registry", "test_networks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The checkout's folder."""
@@ -57,6 +72,23 @@ def real_archive() -> Path:
 @pytest.fixture(scope="session")
 def real_manifest(real_archive: Path) -> pd.DataFrame:
     return fetch.read_archive("chest_xray", real_archive)[0]
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an MLflow store: its migrations take seconds, a copy none."""
+    import mlflow
+
+    from pneumonia.tracking import runs
+
+    root = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself, and leaves them so
+            patch.setenv(name, f"sqlite:///{root}/mlflow.db")
+        runs.open_store(root)
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+    return root / "mlflow.db"
 
 
 @pytest.fixture
@@ -87,10 +119,10 @@ def write_manifest(tmp_path: Path) -> Callable[..., pd.DataFrame]:
                     "uri": str(path),
                     "label": label,
                     "patient_id": name,
-                    "subtype": dataset.LABELS[label],
+                    "subtype": tables.LABELS[label],
                     "source_split": "",
                     "bytes": len(content),
-                    "sha256": dataset.sha256_bytes(content),
+                    "sha256": workspace.sha256_bytes(content),
                 }
             )
         return pd.DataFrame(rows)
@@ -121,7 +153,7 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-PLAIN = train.Recipe(
+PLAIN = Recipe(
     batch_size=8,
     weight_decay=0.0,
     augment=0.0,
@@ -148,3 +180,27 @@ def half_precision() -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+@contextmanager
+def shallow_densenets() -> Iterator[None]:
+    """DenseNets with one layer in each block: built, traced and saved in a tenth of the time, by the same code."""
+    import keras
+    from keras.src.applications import densenet
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DenseNet121", "DenseNet169"):
+            patch.setattr(keras.applications, name, partial(densenet.DenseNet, [1, 1, 1, 1], name=name.lower()))
+        yield
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+Gray = npt.NDArray[np.uint8]
+CLAHE = {"clip_limit": 2.0, "tile_grid": 8}
+
+
+def noise(height: int, width: int, seed: int = 0) -> Gray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)

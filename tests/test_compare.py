@@ -10,7 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumonia import UserError, compare, dataset, metrics, tracking
+from pneumonia import UserError, compare
+from pneumonia.data import tables
+from pneumonia.data.store import create_split, create_store
+from pneumonia.metrics import decisions, ranking
+from pneumonia.tracking import registry, runs
 from stages import compare as stage
 from tests.conftest import set_settings
 
@@ -59,8 +63,8 @@ def test_scores_on_test_move_no_threshold() -> None:
 
 def test_the_p_value_is_of_paired_scores() -> None:
     found = compared()
-    assert found.p_values["val"] == metrics.delong_test(VAL, A["score"][:6], B["score"][:6])
-    assert found.p_values["test"] == metrics.delong_test(TEST, A["score"][6:], B["score"][6:])
+    assert found.p_values["val"] == ranking.delong_test(VAL, A["score"][:6], B["score"][:6])
+    assert found.p_values["test"] == ranking.delong_test(TEST, A["score"][6:], B["score"][6:])
 
 
 def test_only_images_that_both_scored_count() -> None:
@@ -112,7 +116,7 @@ def test_the_short_table_has_figures_differences_and_p_values() -> None:
     assert float(table.loc["AUC, validation", "p"]) == pytest.approx(compared().p_values["val"], abs=0.01)
     assert table.loc["sensitivity, test", "B - A"] == "+0.5000"
     assert table.loc["sensitivity, test", "p"] == ""
-    low, high = metrics.wilson_interval(1, 2)
+    low, high = decisions.wilson_interval(1, 2)
     assert table.loc["sensitivity, test", "A"] == f"0.500 [{low:.3f}, {high:.3f}]"
 
 
@@ -155,7 +159,7 @@ def test_what_chance_makes_follows_the_level() -> None:
 def test_images_of_one_patient_are_one_piece_of_evidence() -> None:
     patients = [f"p{row // 2}" for row in range(len(A))]
     found = compared(A.assign(patient_id=patients), B)
-    assert found.p_values["val"] == metrics.delong_test(VAL, A["score"][:6], B["score"][:6], groups=patients[:6])
+    assert found.p_values["val"] == ranking.delong_test(VAL, A["score"][:6], B["score"][:6], groups=patients[:6])
     assert found.p_values["val"] != compared().p_values["val"]
 
 
@@ -213,11 +217,11 @@ def make(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 @pytest.fixture
 def scored(in_project: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose store, if it were asked, knew two models."""
-    known = {"champion": tracking.Scored("version 1 (<b>)", "abc", A), "2": tracking.Scored("version 2", "def", B)}
+    known = {"champion": registry.Scored("version 1 (<b>)", "abc", A), "2": registry.Scored("version 2", "def", B)}
     shutil.copyfile(repo / "params.yaml", "params.yaml")
     set_settings(Path("params.yaml"), {"data": "phantom", "evaluate.level": 0.95})
-    monkeypatch.setattr(tracking, "open_store", lambda: "")
-    monkeypatch.setattr(tracking, "scored", lambda name, data: known[name])
+    monkeypatch.setattr(runs, "open_store", lambda: "")
+    monkeypatch.setattr(registry, "scored", lambda name, data: known[name])
     return in_project
 
 
@@ -237,9 +241,9 @@ def test_the_page_has_all_of_it_and_needs_nothing_from_elsewhere(
 
 def test_the_page_shows_the_images_where_the_store_holds_them(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = A[A["split"] == "test"].assign(weight=1.0, repeats=1)
-    store = dataset.create_store(scored / "data" / "images.zarr", {})
-    dataset.create_split(store, "test", test, size=16, with_lungs=False)
-    dataset.write_table(test, scored / "data" / "splits.csv")
+    store = create_store(scored / "data" / "images.zarr", {})
+    create_split(store, "test", test, size=16, with_lungs=False)
+    tables.write_table(test, scored / "data" / "splits.csv")
     make(monkeypatch, "champion", "2")
     page = (scored / "reports" / "compare.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 4 + 3

@@ -17,7 +17,9 @@ import pytest
 from distributed import Client
 
 import pneumonia
-from pneumonia import UserError, compute, dataset, preprocess, validate
+from pneumonia import UserError, compute, preprocess, validate
+from pneumonia.data import tables
+from pneumonia.images.geometry import Preparation
 
 # Workers import this file by name, so what they run stands at its top level.
 
@@ -277,14 +279,15 @@ def test_the_images_and_measures_of_a_cluster_are_the_same_bytes(
     manifest = write_manifest({f"i{n:03}": rng.integers(0, 256, (40, 50 + n % 3), np.uint8) for n in range(40)})
     manifest["uri"] = [Path(uri).name for uri in manifest["uri"]]  # relative: the workers have another current folder
     splits = manifest.assign(split=["train", "train", "val", "test"] * 10, weight=1.0, repeats=1)
-    look = {"size": 32, "clip_limit": 2.0, "tile_grid": 4, "aspect": "pad", "crop": 0.1, "clahe": "after"}
+    preparation = Preparation(size=32, tile_grid=4, crop=0.1)
     made = {}
     for name, where in {"one": {"workers": 1}, "two": {"workers": 2}, "dask": {"workers": 1, "dask": dask}}.items():
         resume = in_project / name / "resume"
         resume.mkdir(parents=True)
         table = validate.measure(manifest, min_side=8, min_std=1.0, **where)
-        dataset.write_table(table, in_project / name / "valid.csv")
-        preprocess.write_store(splits, in_project / name / "images.zarr", **look, **where, attributes={}, resume=resume)
+        tables.write_table(table, in_project / name / "valid.csv")
+        path = in_project / name / "images.zarr"
+        preprocess.write_store(splits, path, preparation, **where, attributes={}, resume=resume)
         made[name] = {
             str(path.relative_to(in_project / name)): path.read_bytes()
             for path in sorted((in_project / name).rglob("*"))
@@ -319,7 +322,7 @@ def test_workers_that_do_not_see_the_project_are_refused_at_the_start(
 
 def test_workers_with_other_code_are_refused_at_the_start(tmp_path: Path, repo: Path) -> None:
     shutil.copytree(repo / "src", tmp_path / "src")
-    with open(tmp_path / "src" / "pneumonia" / "dataset.py", "a") as file:
+    with open(tmp_path / "src" / "pneumonia" / "workspace.py", "a") as file:
         file.write("# an edit\n")
     with (
         cluster(tmp_path, workers=1, PYTHONPATH=str(tmp_path / "src")) as address,
@@ -349,9 +352,14 @@ def test_a_cluster_without_workers_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_code_digest_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "compute.py").write_text("a = 1")
+    modules = [tmp_path / "compute.py", tmp_path / "report" / "page.py"]
+    modules[1].parent.mkdir()
+    for module in modules:
+        module.write_text("a = 1")
     monkeypatch.setattr(pneumonia, "__file__", str(tmp_path / "__init__.py"))
     before = pneumonia.code_digest()
     assert before == pneumonia.code_digest()
-    (tmp_path / "compute.py").write_text("a = 2")
-    assert pneumonia.code_digest() != before
+    for module in modules:
+        module.write_text("a = 2")
+        assert pneumonia.code_digest() != before
+        before = pneumonia.code_digest()

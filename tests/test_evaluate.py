@@ -11,7 +11,13 @@ import sklearn.metrics
 import zarr
 from numpy.typing import NDArray
 
-from pneumonia import calibration, dataset, evaluate, metrics, models, stress
+from pneumonia import evaluate
+from pneumonia.data import tables
+from pneumonia.data.store import Pixels, Split, _read_chunk, create_split, create_store, open_store, read_split
+from pneumonia.images import stress
+from pneumonia.metrics import calibration, decisions, ranking
+from pneumonia.metrics.report import bootstrap_interval
+from pneumonia.models import runtime, scoring
 
 SIZE = 8
 COLUMNS = ["image_id", "sha256", "patient_id", "split", "label", "score", "subtype"]
@@ -19,7 +25,21 @@ COLUMNS = ["image_id", "sha256", "patient_id", "split", "label", "score", "subty
 
 @pytest.fixture(scope="module", autouse=True)
 def keras_started() -> None:
-    models.start_keras(1)
+    runtime.start_keras(1)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the bootstrap, which takes most of the time of a report, but where a test is about its intervals."""
+    about_intervals = (
+        test_every_figure_of_the_full_report_has_n_and_an_interval,
+        test_intervals_see_patients_not_images,
+        test_prior_shift_finds_the_share_of_test_without_its_labels,
+        test_resamples_in_which_nearly_all_is_pneumonia_count_for_the_interval_of_the_share,
+    )
+    if request.function not in about_intervals:
+        monkeypatch.setattr("pneumonia.metrics.report.N_RESAMPLES", 100)
+        monkeypatch.setitem(bootstrap_interval.__kwdefaults__, "n_resamples", 100)
 
 
 def brightness_model() -> Any:
@@ -43,7 +63,7 @@ def make_splits(n: int = 30) -> pd.DataFrame:
             "image_id": [f"i{i:02d}" for i in number],
             "sha256": [f"{i:064x}" for i in number],
             "patient_id": [f"00{i // 2}" for i in number],
-            "split": np.array(dataset.SPLITS)[number % 3],
+            "split": np.array(tables.SPLITS)[number % 3],
             "label": number // 3 % 2,
             "subtype": np.where(number // 3 % 2, "bacteria", "normal"),
             "weight": 1.0,
@@ -55,12 +75,12 @@ def make_splits(n: int = 30) -> pd.DataFrame:
 
 
 def make_store(path: Path, splits: pd.DataFrame) -> zarr.Group:
-    store = dataset.create_store(path, {"data": "made here"})
-    for name in dataset.SPLITS:
+    store = create_store(path, {"data": "made here"})
+    for name in tables.SPLITS:
         part = splits[splits["split"] == name]
-        images, _ = dataset.create_split(store, name, part, size=SIZE, with_lungs=False)
+        images, _ = create_split(store, name, part, size=SIZE, with_lungs=False)
         images[:] = np.broadcast_to(part["gray"].to_numpy(np.uint8)[:, None, None], (len(part), SIZE, SIZE))
-    return dataset.open_store(path)
+    return open_store(path)
 
 
 def predictions(n: int = 200, *, seed: int = 0, signal: float = 2.0) -> pd.DataFrame:
@@ -121,23 +141,23 @@ def test_train_images_are_not_scored(predicted: tuple[pd.DataFrame, pd.DataFrame
 
 def test_scores_survive_the_table_on_disk(predicted: tuple[pd.DataFrame, pd.DataFrame], tmp_path: Path) -> None:
     _, table = predicted
-    dataset.write_table(table, tmp_path / "predictions.csv")
-    read = dataset.read_table(tmp_path / "predictions.csv")
+    tables.write_table(table, tmp_path / "predictions.csv")
+    read = tables.read_table(tmp_path / "predictions.csv")
     pd.testing.assert_frame_equal(read, table, check_exact=True, check_dtype=False)
 
 
 def streaming_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[pd.DataFrame, zarr.Group]:
     """Noisy images, 70 to a split, in chunks of 32 and blocks of 64, so that there are borders to stumble on."""
-    monkeypatch.setattr(dataset, "IMAGES_PER_CHUNK", 32)
-    monkeypatch.setattr(dataset, "IMAGES_PER_BLOCK", 64)
+    monkeypatch.setattr("pneumonia.data.store.IMAGES_PER_CHUNK", 32)
+    monkeypatch.setattr("pneumonia.data.store.IMAGES_PER_BLOCK", 64)
     splits = make_splits(210).assign(gray=0)
     make_store(path, splits)
     store = zarr.open_group(path, mode="r+")
-    for seed, name in enumerate(dataset.SPLITS):
+    for seed, name in enumerate(tables.SPLITS):
         labels = np.asarray(store[name]["labels"][:])
         gray = np.random.default_rng(seed).integers(0, 200, (70, SIZE, SIZE)) // (1 + labels[:, None, None])
         store[name]["images"][:] = gray.astype(np.uint8)
-    return splits, dataset.open_store(path)
+    return splits, open_store(path)
 
 
 def test_streamed_images_have_the_same_predictions_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,20 +166,20 @@ def test_streamed_images_have_the_same_predictions_bit_by_bit(tmp_path: Path, mo
     assert whole["score"].nunique() > 100
     seen = note_splits(monkeypatch)
     table = evaluate.predict(brightness_model(), store, splits, memory=1e-9)
-    assert seen == [dataset.Pixels] * 2
+    assert seen == [Pixels] * 2
     pd.testing.assert_frame_equal(table, whole, check_exact=True)
 
 
 def note_splits(monkeypatch: pytest.MonkeyPatch) -> list[type]:
     """The kinds of images that `read_split` gives from now on."""
-    seen, read = list[type](), dataset.read_split
+    seen, read = list[type](), read_split
 
-    def noted(*given: Any, **named: Any) -> dataset.Split:
+    def noted(*given: Any, **named: Any) -> Split:
         split = read(*given, **named)
         seen.append(type(split.images))
         return split
 
-    monkeypatch.setattr(dataset, "read_split", noted)
+    monkeypatch.setattr(evaluate, "read_split", noted)
     return seen
 
 
@@ -174,8 +194,8 @@ def test_calibrated_probabilities_come_from_the_printed_slope_and_bias_and_have_
     expected = calibration.apply(platt, table["score"]).round(7)
     np.testing.assert_array_equal(after["calibrated"], expected)
     assert platt == tuple(float(f"{value:.8g}") for value in platt)
-    dataset.write_table(after, tmp_path / "predictions.csv")
-    read = dataset.read_table(tmp_path / "predictions.csv")
+    tables.write_table(after, tmp_path / "predictions.csv")
+    read = tables.read_table(tmp_path / "predictions.csv")
     pd.testing.assert_frame_equal(read, after, check_exact=True, check_dtype=False)
 
 
@@ -193,14 +213,14 @@ def test_calibration_is_fitted_on_validation_only() -> None:
 
 def test_robustness_is_the_auc_of_validation_as_it_is_and_under_each_stress(tmp_path: Path) -> None:
     store, model = make_store(tmp_path / "images.zarr", make_splits()), brightness_model()
-    found = evaluate.robustness(model, dataset.read_split(store, "val"))
+    found = evaluate.robustness(model, read_split(store, "val"))
     assert list(found) == ["clean", *stress.STRESSES, "mean"]
-    val = dataset.read_split(store, "val")
+    val = read_split(store, "val")
     for name in stress.STRESSES:
-        scores = models.predict_scores(model, stress.stressed(val.images, name))
+        scores = scoring.predict_scores(model, stress.stressed(val.images, name))
         assert found[name] == pytest.approx(sklearn.metrics.roc_auc_score(val.labels, scores))
     assert found["clean"] == pytest.approx(
-        sklearn.metrics.roc_auc_score(val.labels, models.predict_scores(model, val.images))
+        sklearn.metrics.roc_auc_score(val.labels, scoring.predict_scores(model, val.images))
     )
     aucs = [value for name, value in found.items() if name != "mean"]
     assert found["mean"] == pytest.approx(np.mean(aucs))
@@ -210,29 +230,30 @@ def test_robustness_is_the_same_streamed_in_blocks_and_all_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, store = streaming_store(tmp_path / "images.zarr", monkeypatch)
-    model, val = brightness_model(), dataset.read_split(store, "val").images
+    model, val = brightness_model(), read_split(store, "val").images
     stressed = {name: stress.stressed(val, name) for name in stress.STRESSES}
-    expected = [models.predict_scores(model, images) for images in (val, *stressed.values())]
+    expected = [scoring.predict_scores(model, images) for images in (val, *stressed.values())]
     assert (expected[0] != expected[-1]).mean() > 0.9
-    seen, scores = note_splits(monkeypatch), list[NDArray]()
-    monkeypatch.setattr(metrics, "roc_auc", lambda y_true, y_score: scores.append(y_score) or 0.5)
-    for memory, kind in ((None, np.ndarray), (1e-9, dataset.Pixels)):
+    scores = list[NDArray]()
+    monkeypatch.setattr(ranking, "roc_auc", lambda y_true, y_score: scores.append(y_score) or 0.5)
+    for memory, kind in ((None, np.ndarray), (1e-9, Pixels)):
         scores.clear()
-        evaluate.robustness(model, dataset.read_split(store, "val", memory=memory))
-        assert seen.pop() is kind
+        split = read_split(store, "val", memory=memory)
+        assert type(split.images) is kind
+        evaluate.robustness(model, split)
         np.testing.assert_array_equal(scores, expected)
 
 
 def test_robustness_reads_each_chunk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, store = streaming_store(tmp_path / "images.zarr", monkeypatch)
-    reads, read = list[int](), dataset._read_chunk
+    reads, read = list[int](), _read_chunk
 
     def counted(array: zarr.Array[Any], number: int) -> NDArray:
         reads.append(number)
         return read(array, number)
 
-    monkeypatch.setattr(dataset, "_read_chunk", counted)
-    evaluate.robustness(brightness_model(), dataset.read_split(store, "val", memory=1e-9))
+    monkeypatch.setattr("pneumonia.data.store._read_chunk", counted)
+    evaluate.robustness(brightness_model(), read_split(store, "val", memory=1e-9))
     assert reads == [0, 1, 2]
 
 
@@ -262,7 +283,7 @@ def test_headline_figures_are_those_of_scikit_learn() -> None:
         assert figures["precision"] == pytest.approx(sklearn.metrics.precision_score(y_true, y_pred))
         assert figures["f1"] == pytest.approx(sklearn.metrics.f1_score(y_true, y_pred))
         assert figures["brier"] == pytest.approx(sklearn.metrics.brier_score_loss(y_true, y_score))
-        assert figures["ece"] == pytest.approx(metrics.expected_calibration_error(y_true, y_score))
+        assert figures["ece"] == pytest.approx(calibration.expected_calibration_error(y_true, y_score))
 
 
 def test_thresholds_come_from_validation_only() -> None:
@@ -271,8 +292,8 @@ def test_thresholds_come_from_validation_only() -> None:
     y_true, y_score = part(table, "val")
     # Eight significant digits, as the reports print them and as all figures apply them.
     assert headline["threshold"] == full["youden"]["threshold"]
-    assert full["youden"]["threshold"] == float(f"{metrics.youden_threshold(y_true, y_score):.8g}")
-    expected = metrics.threshold_at_sensitivity(y_true, y_score, 0.9)
+    assert full["youden"]["threshold"] == float(f"{decisions.youden_threshold(y_true, y_score):.8g}")
+    expected = decisions.threshold_at_sensitivity(y_true, y_score, 0.9)
     assert full["target_sensitivity"]["threshold"] == float(f"{expected:.8g}")
 
     on_test = table["split"] == "test"
@@ -305,7 +326,7 @@ def test_a_model_that_is_nearly_certain_of_all_images_still_has_a_threshold_betw
     for point in ("youden", "target_sensitivity"):
         for figures in (full[point], full[point]["calibrated"]):
             assert figures["val"]["sensitivity"] == figures["val"]["specificity"] == 1
-    assert json.loads(json.dumps(dataset.rounded(full)))["youden"]["threshold"] == full["youden"]["threshold"]
+    assert json.loads(json.dumps(tables.rounded(full)))["youden"]["threshold"] == full["youden"]["threshold"]
 
 
 def test_every_figure_of_the_full_report_has_n_and_an_interval() -> None:
@@ -448,6 +469,23 @@ def test_prior_shift_is_left_out_where_scores_do_not_say_the_share() -> None:
     assert "prior_shift" not in set(evaluate.operating_points(full)["point"])
 
 
+def test_the_summary_of_the_stage_has_the_figures_of_the_report() -> None:
+    _, full = judge(crooked())
+    full |= {"robustness": {"clean": 0.9, "blur": 0.7, "noise": 0.8, "mean": 0.8}, "stress": {"verdict": "all is well"}}
+    first, robust, calibration, shift, verdict = evaluate.summary(full)
+    test = full["youden"]["test"]
+    assert first.startswith(
+        f"test AUC {test['auc']:.4f} [{test['auc_low']:.4f}, {test['auc_high']:.4f}], n = {test['n']}"
+    )
+    assert robust.startswith("validation AUC 0.9000;")
+    assert robust.endswith("0.8000 on average, least 0.7000 (blur)")
+    assert f"from {test['ece']:.3f} to {full['youden']['calibrated']['test']['ece']:.3f}" in calibration
+    assert f"{full['prior_shift']['estimated_prevalence']:.1%} of test as estimated" in shift
+    assert verdict == "all is well"
+    del full["prior_shift"]
+    assert "prior_shift is left out" in evaluate.summary(full)[3]
+
+
 def test_operating_points_are_one_row_before_and_one_after_calibration() -> None:
     _, full = judge(crooked())
     table = evaluate.operating_points(full)
@@ -501,7 +539,7 @@ def test_a_subtype_has_the_share_that_is_classified_rightly() -> None:
     }
     assert found["normal"]["specificity"] == 3 / 4
     assert (found["bacteria"]["sensitivity"], found["virus"]["sensitivity"]) == (1.0, 1 / 3)
-    assert (found["virus"]["sensitivity_low"], found["virus"]["sensitivity_high"]) == metrics.wilson_interval(
+    assert (found["virus"]["sensitivity_low"], found["virus"]["sensitivity_high"]) == decisions.wilson_interval(
         1, 3, 0.95
     )
     for row in found.values():
@@ -579,7 +617,7 @@ def test_the_decision_curve_is_the_net_benefit_before_and_after(judged: Judged) 
     curve, test = curves["decision_curve"], table[table["split"] == "test"]
     assert list(curve) == ["threshold", "score", "calibrated", "treat_all", "treat_none"]
     for name in ("score", "calibrated"):
-        np.testing.assert_array_equal(curve[name], metrics.net_benefit(test["label"], test[name]).model)
+        np.testing.assert_array_equal(curve[name], decisions.net_benefit(test["label"], test[name]).model)
     assert (curve["score"] != curve["calibrated"]).any()
     share = headline["test"]["n_positive"] / headline["test"]["n"]
     at_half = curve[curve["threshold"] == 0.5].iloc[0]
@@ -614,7 +652,7 @@ def test_a_score_at_the_threshold_counts_as_pneumonia() -> None:
 
 def audit(store: zarr.Group, **options: Any) -> dict[str, Any]:
     """Each image is a patient."""
-    ids = dataset.read_split(store, "test").image_ids
+    ids = read_split(store, "test").image_ids
     splits = pd.DataFrame({"image_id": ids, "patient_id": ids})
     return evaluate.audit(brightness_model(), store, splits, level=0.95, **options)
 
@@ -629,8 +667,8 @@ def audit_store(path: Path, *, bright: str, masks: bool) -> zarr.Group:
     where = lungs if bright == "lungs" else ~lungs
     images = 100 + rng.normal(0, 3, (n, 20, 20)) + 40 * label[:, None, None] * where
     table = pd.DataFrame({"image_id": [f"i{row}" for row in range(n)], "label": label, "weight": 1.0, "repeats": 1})
-    store = dataset.create_store(path, {"data": "made here"})
-    pixels, shapes = dataset.create_split(store, "test", table, size=20, with_lungs=masks)
+    store = create_store(path, {"data": "made here"})
+    pixels, shapes = create_split(store, "test", table, size=20, with_lungs=masks)
     pixels[:] = images.astype(np.uint8)
     if shapes is not None:
         shapes[:] = np.broadcast_to(lungs * np.uint8(255), (n, 20, 20))
@@ -664,7 +702,7 @@ def test_the_audit_goes_by_blocks_with_the_masks_of_their_images(
 ) -> None:
     store = audit_store(tmp_path / "store", bright="lungs", masks=True)
     whole = audit(store)
-    monkeypatch.setattr(dataset, "IMAGES_PER_BLOCK", 7)
+    monkeypatch.setattr("pneumonia.data.store.IMAGES_PER_BLOCK", 7)
     assert audit(store, memory=0) == whole
 
 
@@ -703,7 +741,7 @@ def test_what_is_said_of_a_model_is_what_both_intervals_allow(
 
 def test_the_audit_sees_patients_not_images(tmp_path: Path) -> None:
     store = audit_store(tmp_path / "store", bright="lungs", masks=True)
-    ids = dataset.read_split(store, "test").image_ids
+    ids = read_split(store, "test").image_ids
     splits = pd.DataFrame({"image_id": ids, "patient_id": [f"p{row // 6}" for row in range(60)]})
     by_patient = evaluate.audit(brightness_model(), store, splits, level=0.95)["auc"]["clean"]
     assert by_patient["auc_low"] < audit(store)["auc"]["clean"]["auc_low"]

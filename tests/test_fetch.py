@@ -21,9 +21,11 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from pneumonia import UserError, dataset, download, fetch, files
+from pneumonia import UserError, fetch, files, workspace
+from pneumonia.data import download, sources, tables
+from pneumonia.images import decode
 from tests.conftest import KERMANY, NORMALS, PNEUMONIAS
-from tests.test_images import dicom as a_dicom_file
+from tests.images.test_decode import dicom as a_dicom_file
 
 
 def content_of(name: str) -> bytes:
@@ -50,7 +52,7 @@ def bring(data: str, url: str | Path | None, folder: Path = Path("data/raw"), **
 
 def fetched(data: str, url: str | Path | None, folder: Path = Path("data/raw"), **settings: Any) -> fetch.Fetched:
     settings = {"sha256": None, "n_images": 40, "seed": 1, "workers": 1} | settings
-    with dataset.resumable("fetch", data, url) as resume:
+    with workspace.resumable("fetch", data, url) as resume:
         return fetch.fetch(data, folder, url=None if url is None else str(url), resume=resume, **settings)
 
 
@@ -79,9 +81,9 @@ def test_manifest_keeps_its_contract(tmp_path: Path) -> None:
     assert manifest["image_id"].is_monotonic_increasing
     for row in manifest.itertuples():
         content = files.read_bytes(row.uri)
-        assert (row.bytes, row.sha256) == (len(content), dataset.sha256_bytes(content))
-    dataset.write_table(manifest, tmp_path / "manifest.csv")
-    pd.testing.assert_frame_equal(dataset.read_table(tmp_path / "manifest.csv"), manifest)
+        assert (row.bytes, row.sha256) == (len(content), workspace.sha256_bytes(content))
+    tables.write_table(manifest, tmp_path / "manifest.csv")
+    pd.testing.assert_frame_equal(tables.read_table(tmp_path / "manifest.csv"), manifest)
 
 
 # --- where an archive comes from ---
@@ -89,7 +91,7 @@ def test_manifest_keeps_its_contract(tmp_path: Path) -> None:
 
 def test_an_archive_is_kept_as_it_came(in_project: Path) -> None:
     path = plain(in_project / "mine.zip")
-    archive = bring("chest_xray", path, sha256=dataset.sha256_file(path))
+    archive = bring("chest_xray", path, sha256=workspace.sha256_file(path))
     assert archive == Path("data/raw/chest_xray.zip")
     assert archive.read_bytes() == path.read_bytes()
     assert sorted(p.name for p in archive.parent.iterdir()) == ["chest_xray.zip", "source.json"]
@@ -116,7 +118,9 @@ def test_a_file_url_and_a_path_from_home_are_found(in_project: Path, monkeypatch
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
@@ -141,8 +145,8 @@ def test_the_published_address_is_used_when_there_is_no_other(
     in_project: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = plain(in_project / "www" / "published.zip")
-    row = fetch.DATASETS["chest_xray"]._replace(url=f"{server}/published.zip")
-    monkeypatch.setitem(fetch.DATASETS, "chest_xray", row)
+    row = sources.DATASETS["chest_xray"]._replace(url=f"{server}/published.zip")
+    monkeypatch.setitem(sources.DATASETS, "chest_xray", row)
     # A checksum in the settings is that of the archive at `fetch.url`, and there is none.
     assert bring("chest_xray", None, sha256="0" * 64).read_bytes() == path.read_bytes()
 
@@ -246,7 +250,7 @@ def refused(data: str, url: str | Path | None, **settings: Any) -> str:
 def test_another_archive_than_the_checksum_names_is_refused(in_project: Path) -> None:
     path = plain(in_project / "mine.zip")
     line = refused("chest_xray", "mine.zip", sha256="0" * 64)
-    assert f"mine.zip: SHA-256 is {dataset.sha256_file(path)}, {'0' * 64} was expected" in line
+    assert f"mine.zip: SHA-256 is {workspace.sha256_file(path)}, {'0' * 64} was expected" in line
     assert "download it again or correct fetch.sha256" in line
 
 
@@ -279,14 +283,14 @@ def test_a_disk_that_is_full_leaves_what_was_there(in_project: Path, monkeypatch
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download, "bring", full)
+    monkeypatch.setattr(download, "download_file", full)
     with pytest.raises(OSError, match="No space left"):
         bring("chest_xray", "a.zip")
     assert {path.name: path.read_bytes() for path in archive.parent.iterdir()} == before
 
 
 def test_an_unknown_data_set_lists_the_known_ones(in_project: Path) -> None:
-    known = ", ".join(fetch.DATASETS)
+    known = ", ".join(sources.DATASETS)
     with pytest.raises(UserError, match=rf"^data = 'chest-xray' is unknown; known: {known}$"):
         fetch.fetch(
             "chest-xray", Path("data/raw"), url=None, sha256=None, n_images=9, seed=1, workers=1, resume=in_project
@@ -303,9 +307,9 @@ def test_a_source_without_a_published_address_needs_one(in_project: Path, data: 
 # --- the table of sources ---
 
 
-@pytest.mark.parametrize("name", fetch.DATASETS)
+@pytest.mark.parametrize("name", sources.DATASETS)
 def test_every_source_states_its_licence_where_it_comes_from_and_who_a_patient_is(name: str) -> None:
-    row = fetch.source(name)
+    row = sources.source(name)
     assert all((row.title, row.licence, row.citation, row.patients))
     assert re.fullmatch("[a-z_0-9]+", name)
     assert row.url == "" or row.url.startswith("https://")
@@ -313,20 +317,20 @@ def test_every_source_states_its_licence_where_it_comes_from_and_who_a_patient_i
 
 
 def test_only_the_phantom_is_synthetic_and_only_ones_own_images_have_no_published_count() -> None:
-    assert [name for name, row in fetch.DATASETS.items() if row.synthetic] == ["phantom"]
-    assert [name for name, row in fetch.DATASETS.items() if not row.n_images] == ["phantom", "folder"]
+    assert [name for name, row in sources.DATASETS.items() if row.synthetic] == ["phantom"]
+    assert [name for name, row in sources.DATASETS.items() if not row.n_images] == ["phantom", "folder"]
 
 
 def test_a_source_says_what_its_labels_go_by_and_whether_everybody_can_see_its_test_split() -> None:
-    assert all(row.reference_standard for row in fetch.DATASETS.values())
+    assert all(row.reference_standard for row in sources.DATASETS.values())
     # All of them are the Kermany set, whose test split is that of MedMNIST too.
     public = {"chest_xray", "pneumoniamnist", "pneumoniamnist_64", "pneumoniamnist_128", "pneumoniamnist_224"}
-    assert {name for name, row in fetch.DATASETS.items() if row.public_test} == public
-    assert all("graded by two expert physicians" in fetch.DATASETS[name].reference_standard for name in public)
+    assert {name for name, row in sources.DATASETS.items() if row.public_test} == public
+    assert all("graded by two expert physicians" in sources.DATASETS[name].reference_standard for name in public)
 
 
 def test_published_arrays_of_every_size_have_checksums_of_their_own() -> None:
-    rows = {name: row for name, row in fetch.DATASETS.items() if name.startswith("pneumoniamnist")}
+    rows = {name: row for name, row in sources.DATASETS.items() if name.startswith("pneumoniamnist")}
     assert list(rows) == ["pneumoniamnist", *(f"pneumoniamnist_{side}" for side in (64, 128, 224))]
     assert len({row.checksum for row in rows.values()}) == len({row.url for row in rows.values()}) == 4
     assert all(f"/{name}.npz" in row.url and row.checksum.startswith("md5:") for name, row in rows.items())
@@ -338,19 +342,19 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     """Addresses and checksums that are asked for; nothing is brought."""
     calls = []
 
-    def bring(url: str, target: Path, *, resume: Path, checksum: str | None = None) -> str:
+    def download_file(url: str, target: Path, *, resume: Path, checksum: str | None = None) -> str:
         calls.append((url, checksum))
         raise UserError("enough")
 
-    monkeypatch.setattr(download, "bring", bring)
+    monkeypatch.setattr(download, "download_file", download_file)
     return calls
 
 
-@pytest.mark.parametrize("data", [name for name, row in fetch.DATASETS.items() if row.url])
+@pytest.mark.parametrize("data", [name for name, row in sources.DATASETS.items() if row.url])
 def test_the_published_checksum_is_of_the_published_address_and_the_own_of_the_own(
     in_project: Path, brought: list[tuple[str, str | None]], data: str
 ) -> None:
-    row = fetch.source(data)
+    row = sources.source(data)
     for url in (None, "https://example.org/a.zip"):
         for sha256 in (None, "0" * 64):
             assert refused(data, url, sha256=sha256) == "enough"
@@ -368,10 +372,10 @@ def test_an_archive_with_another_md5_than_the_published_one_is_refused(
     path = plain(in_project / "mine.zip")
     md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     for checksum in (md5, "0" * 32):
-        row = fetch.DATASETS["chest_xray"]._replace(url=path.as_uri(), checksum=f"md5:{checksum}")
-        monkeypatch.setitem(fetch.DATASETS, "chest_xray", row)
+        row = sources.DATASETS["chest_xray"]._replace(url=path.as_uri(), checksum=f"md5:{checksum}")
+        monkeypatch.setitem(sources.DATASETS, "chest_xray", row)
         if checksum == md5:
-            assert fetched("chest_xray", None).record["sha256"] == dataset.sha256_file(path)
+            assert fetched("chest_xray", None).record["sha256"] == workspace.sha256_file(path)
     Path("data/raw/source.json").unlink()
     assert f"MD5 is {md5}, the published one is {'0' * 32}" in refused("chest_xray", None)
 
@@ -379,7 +383,7 @@ def test_an_archive_with_another_md5_than_the_published_one_is_refused(
 def test_source_json_says_where_the_images_come_from(in_project: Path) -> None:
     path = plain(in_project / "mine.zip")
     brought = fetched("chest_xray", "mine.zip")
-    row = fetch.source("chest_xray")
+    row = sources.source("chest_xray")
     assert brought.record == {
         "data": "chest_xray",
         "title": row.title,
@@ -387,10 +391,10 @@ def test_source_json_says_where_the_images_come_from(in_project: Path) -> None:
         "citation": row.citation,
         "patients": row.patients,
         "url": "mine.zip",
-        "sha256": dataset.sha256_file(path),
+        "sha256": workspace.sha256_file(path),
         "n_images": 10,
     }
-    assert dataset.read_json("data/raw/source.json") == brought.record
+    assert tables.read_json("data/raw/source.json") == brought.record
 
 
 # --- folders and tables, used in place ---
@@ -415,10 +419,10 @@ def test_a_folder_is_used_where_it_lies(in_project: Path) -> None:
     assert manifest["patient_id"].to_list() == ["p1", "PNEUMONIA/b.png", "PNEUMONIA/ä::c.png"]
     for row in manifest.itertuples():
         content = files.read_bytes(row.uri)
-        assert (row.bytes, row.sha256) == (len(content), dataset.sha256_bytes(content))
+        assert (row.bytes, row.sha256) == (len(content), workspace.sha256_bytes(content))
     assert len(boxes) == 0
     assert [path.name for path in Path("data/raw").iterdir()] == ["source.json"]  # all that DVC has to keep
-    assert dataset.read_json("data/raw/source.json") == record
+    assert tables.read_json("data/raw/source.json") == record
     assert (record["url"], record["n_images"], "sha256" in record) == ("my::images 1", 3, False)
 
 
@@ -472,8 +476,8 @@ def test_a_table_goes_before_the_header_of_a_dicom_file_and_its_columns_reach_th
     ]
     assert manifest["uri"].to_list() == [f"{in_project}/mine/a.dcm", f"{in_project}/mine/b.dcm"]
     assert [path.name for path in Path("data/raw").iterdir()] == ["source.json"]
-    dataset.write_table(manifest, "manifest.csv")
-    back = dataset.read_table("manifest.csv")
+    tables.write_table(manifest, "manifest.csv")
+    back = tables.read_table("manifest.csv")
     assert back["patient_id"].to_list() == ["p1", "007"]
     assert back["age"].isna().to_list() == [False, True]
 
@@ -634,12 +638,12 @@ def test_arrays_become_images_with_the_same_pixels(in_project: Path) -> None:
     assert manifest["patient_id"].to_list() == expected  # a patient of pneumoniamnist is its image
     for row in manifest.itertuples():
         split, number = row.image_id.split("/")
-        np.testing.assert_array_equal(dataset.read_image(row.uri), arrays[f"{split}_images"][int(number)])
+        np.testing.assert_array_equal(decode.read_image(row.uri), arrays[f"{split}_images"][int(number)])
         assert (row.source_split, row.label) == (split, arrays[f"{split}_labels"][int(number), 0])
-        assert row.subtype == dataset.LABELS[row.label]
+        assert row.subtype == tables.LABELS[row.label]
         assert row.uri == f"zip://images/{row.image_id}.png::data/raw/pneumoniamnist.zip"
     assert len(boxes) == 0
-    assert record["sha256"] == dataset.sha256_file("mine.npz")
+    assert record["sha256"] == workspace.sha256_file("mine.npz")
     assert sorted(path.name for path in Path("data/raw").iterdir()) == ["pneumoniamnist.zip", "source.json"]
 
 
@@ -715,16 +719,16 @@ def test_the_real_arrays_have_the_published_counts_and_keep_every_pixel(in_proje
     if not path.is_file():
         pytest.skip("the arrays of PneumoniaMNIST do not lie beside the checkout")
     manifest = fetched("pneumoniamnist", path).manifest
-    assert len(manifest) == fetch.source("pneumoniamnist").n_images == 5856
+    assert len(manifest) == sources.source("pneumoniamnist").n_images == 5856
     assert manifest["source_split"].value_counts().to_dict() == {"train": 4708, "test": 624, "val": 524}
     assert manifest.groupby("source_split")["label"].sum().to_dict() == {"test": 390, "train": 3494, "val": 389}
     assert manifest["patient_id"].is_unique
     with np.load(path, allow_pickle=False) as arrays:
-        pixels = {split: arrays[f"{split}_images"] for split in dataset.SPLITS}
-        labels = {split: arrays[f"{split}_labels"].ravel() for split in dataset.SPLITS}
+        pixels = {split: arrays[f"{split}_images"] for split in tables.SPLITS}
+        labels = {split: arrays[f"{split}_labels"].ravel() for split in tables.SPLITS}
     for row in manifest.iloc[::40].itertuples():
         split, number = row.image_id.split("/")
-        np.testing.assert_array_equal(dataset.read_image(row.uri), pixels[split][int(number)])
+        np.testing.assert_array_equal(decode.read_image(row.uri), pixels[split][int(number)])
         assert row.label == labels[split][int(number)]
 
 
@@ -774,17 +778,17 @@ def test_four_defects_are_planted_in_the_phantom(phantom_tables: tuple[pd.DataFr
         columns = ["sha256", "label", "patient_id"]
         assert manifest.loc[image_id, columns].equals(manifest.loc[image_id.removesuffix("-copy"), columns])
     with pytest.raises(UserError, match="truncated"):
-        dataset.read_image(manifest.loc[planted["cut"], "uri"])
-    assert dataset.read_image(manifest.loc[planted["blank"], "uri"]).std() < 1
+        decode.read_image(manifest.loc[planted["cut"], "uri"])
+    assert decode.read_image(manifest.loc[planted["blank"], "uri"]).std() < 1
     assert manifest["sha256"].nunique() == len(manifest) - 2
 
 
 def test_masks_and_boxes_of_the_phantom_fit_their_images(phantom_tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     manifest, boxes = phantom_tables
     whole = manifest[manifest["image_id"].str.fullmatch(r"P\d+-\d+")].set_index("image_id")
-    images = {image_id: dataset.read_image(uri) for image_id, uri in whole["uri"].items()}
+    images = {image_id: decode.read_image(uri) for image_id, uri in whole["uri"].items()}
     for image_id, uri in whole["lung_mask_uri"].items():
-        mask = dataset.read_image(uri)
+        mask = decode.read_image(uri)
         assert mask.shape == images[image_id].shape
         assert np.unique(mask).tolist() == [0, 255]
     assert set(boxes["image_id"]) == set(whole.index[whole["label"] == 1])

@@ -9,7 +9,9 @@ from typing import Any, get_args
 import pytest
 from ruamel.yaml import YAML
 
-from pneumonia import UserError, fetch, models, params
+from pneumonia import UserError, params
+from pneumonia.data import sources
+from pneumonia.models import networks
 
 FILE = Path(__file__).resolve().parent.parent / "params.yaml"
 VALUES: dict[str, Any] = YAML(typ="safe").load(FILE.read_text())
@@ -41,8 +43,8 @@ def message(key: str, value: Any) -> str:
 
 def test_the_settings_of_the_project_are_right() -> None:
     settings = params.load(FILE)
-    assert settings.data in fetch.DATASETS
-    assert settings.model in models.MODELS
+    assert settings.data in sources.DATASETS
+    assert settings.model in networks.MODELS
 
 
 def test_values_arrive_under_their_names() -> None:
@@ -206,8 +208,8 @@ def test_a_missing_file_is_one_line_with_the_remedy(in_project: Path, name: str)
 @pytest.mark.parametrize(
     ("key", "names"),
     [
-        ("data", list(fetch.DATASETS)),
-        ("model", list(models.MODELS)),
+        ("data", list(sources.DATASETS)),
+        ("model", list(networks.MODELS)),
         ("strategy", list(get_args(params.Rebalance.model_fields["strategy"].annotation))),
         ("aspect", list(get_args(params.Preprocess.model_fields["aspect"].annotation))),
     ],

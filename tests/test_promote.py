@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pneumonia import metrics, promote
+from pneumonia import promote
+from pneumonia.metrics import calibration, ranking
 
 LABELS = [0, 0, 0, 1, 1, 1]
 PERFECT = [0.1, 0.2, 0.3, 0.7, 0.8, 0.9]
@@ -52,7 +53,7 @@ def test_promotes_only_on_higher_auc() -> None:
 def test_images_of_one_patient_are_one_piece_of_evidence() -> None:
     patients = ["p0", "p0", "p1", "p2", "p2", "p3"]
     decision = decide(table(PERFECT).assign(patient_id=patients), table(GOOD))
-    assert decision.p_value == metrics.delong_test(LABELS, PERFECT, GOOD, groups=patients)
+    assert decision.p_value == ranking.delong_test(LABELS, PERFECT, GOOD, groups=patients)
     assert decision.p_value != decide(table(PERFECT), table(GOOD)).p_value
 
 
@@ -64,7 +65,7 @@ def test_a_decision_names_both_aucs_on_the_images_compared() -> None:
     assert (down.auc, down.champion_auc) == (pytest.approx(8 / 9), 1.0)
     assert down.reason.startswith("not higher: ")
     assert down.reason.endswith("the champion stays")
-    p_value = metrics.delong_test(LABELS, GOOD, PERFECT)
+    p_value = ranking.delong_test(LABELS, GOOD, PERFECT)
     assert f"DeLong p = {p_value:.2g}" in up.reason
     assert f"DeLong p = {p_value:.2g}" in down.reason
 
@@ -170,7 +171,7 @@ def test_an_image_whose_label_has_changed_is_not_common() -> None:
 
     decision = decide(on_both_splits(labels=[*LABELS[:-1], 0]), on_both_splits(), min_common=2)
     assert (decision.n_common, decision.champion_auc, decision.test_difference) == (5, 1.0, 0.0)
-    assert promote.compare(table(PERFECT, labels=[*LABELS[:-1], 0]), table(PERFECT)) == (0.0, 2)
+    assert promote.auc_gain(table(PERFECT, labels=[*LABELS[:-1], 0]), table(PERFECT)) == (0.0, 2)
 
 
 def test_a_comparison_on_test_is_reported_where_both_saw_enough_of_it() -> None:
@@ -179,7 +180,7 @@ def test_a_comparison_on_test_is_reported_where_both_saw_enough_of_it() -> None:
 
     decision = decide(with_test(PERFECT), with_test(GOOD))
     assert decision.test_difference == pytest.approx(1 / 9)
-    assert decision.test_p_value == pytest.approx(metrics.delong_test(LABELS, PERFECT, GOOD))
+    assert decision.test_p_value == pytest.approx(ranking.delong_test(LABELS, PERFECT, GOOD))
     assert not decision.promoted
     apart = decide(with_test(PERFECT), with_test(GOOD, first=105))
     assert not {"test_difference", "test_p_value"} & set(promote.as_report(apart))
@@ -196,7 +197,7 @@ def test_each_gate_is_reported_with_its_value_and_limit() -> None:
     gain, sensitivity, ece = decision.gates
     assert gain == ("min_gain", pytest.approx(1 / 9), 0.05, True)
     assert sensitivity == ("min_sensitivity", pytest.approx(2 / 3), 0.7, False)  # 0.7 lies below the threshold
-    expected = metrics.expected_calibration_error(LABELS, PERFECT)
+    expected = calibration.expected_calibration_error(LABELS, PERFECT)
     assert ece == ("max_ece", pytest.approx(expected), 0.1, False)
     assert promote.as_report(decision)["gates"][1] == {
         "name": "min_sensitivity",
@@ -225,7 +226,7 @@ def test_calibration_is_judged_in_fifteen_bins() -> None:
 
 
 def test_a_value_at_the_limit_passes() -> None:
-    ece = metrics.expected_calibration_error(LABELS, PERFECT)
+    ece = calibration.expected_calibration_error(LABELS, PERFECT)
     assert decide(table(PERFECT), table(GOOD), threshold=0.7, min_sensitivity=1.0, max_ece=ece).promoted
 
 
@@ -264,7 +265,7 @@ def test_a_decision_becomes_tags_in_words() -> None:
     assert tags["promoted"] == "false"
     assert tags["gate_min_gain"] == "passed: 0.1111, limit 0"
     assert tags["gate_min_sensitivity"] == "failed: 0.6667, limit 0.7"
-    assert tags["p_value"] == f"{metrics.delong_test(LABELS, GOOD, PERFECT):.6g}"
+    assert tags["p_value"] == f"{ranking.delong_test(LABELS, GOOD, PERFECT):.6g}"
     assert "test_difference" not in tags
 
 
@@ -342,8 +343,8 @@ def test_what_was_measured_counts_and_is_a_tag_from_then_on(gain: tuple[float, i
 def test_two_tables_are_measured_on_their_common_validation_images() -> None:
     candidate = pd.concat([table(PERFECT), table(BAD, first=10)])
     champion = pd.concat([table(GOOD), table(PERFECT, first=20), table(PERFECT, first=10, split="test")])
-    assert promote.compare(candidate, champion) == (pytest.approx(1 / 9), 3)
-    assert promote.compare(candidate, champion.iloc[:0]) == (0.0, 0)
+    assert promote.auc_gain(candidate, champion) == (pytest.approx(1 / 9), 3)
+    assert promote.auc_gain(candidate, champion.iloc[:0]) == (0.0, 0)
 
 
 def test_facts_of_versions_give_the_champion_that_their_tables_give() -> None:

@@ -1,6 +1,7 @@
 """No patient on two sides, a sealed test split, and classes balanced in train alone."""
 
 import shutil
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from pneumonia import UserError, dataset, rebalance
+from pneumonia import UserError, rebalance
+from pneumonia.data import tables
 from pneumonia.rebalance import (
     acquisition,
     assign_splits,
@@ -418,6 +420,13 @@ def taken(n_patients: int = 300, *, shift: float, share: float = 2 / 3) -> pd.Da
     return balance(splits, strategy="class_weight", seed=1)
 
 
+@cache
+def fitted(n_patients: int = 300, *, shift: float, share: float = 2 / 3) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """These splits and how their images were taken, for tests that read both: a fit takes seconds."""
+    splits = taken(n_patients, shift=shift, share=share)
+    return splits, acquisition(splits, seed=1)
+
+
 def sharpness_gap(splits: pd.DataFrame, rows: pd.Index) -> float:
     """Of the weighted means of both classes in train."""
     train = splits.loc[rows]
@@ -428,15 +437,14 @@ def sharpness_gap(splits: pd.DataFrame, rows: pd.Index) -> float:
 
 
 def test_acquisition_that_differs_between_the_classes_is_found() -> None:
-    splits = taken(1500, shift=2.0)
-    found = summarise_acquisition(splits, acquisition(splits, seed=1))
+    splits, found = fitted(1500, shift=2.0)
+    found = summarise_acquisition(splits, found)
     assert found["n"] == (splits["split"] == "train").sum()
     assert found["auc"] == pytest.approx(0.92, abs=0.03)  # of two normals so far apart
 
 
 def test_where_acquisition_says_nothing_nobody_is_weighed_and_patients_are_not_learnt_by_heart() -> None:
-    splits = taken(shift=0.0)
-    found = acquisition(splits, seed=1)
+    splits, found = fitted(shift=0.0)
     # A model that had seen a patient's other image, taken alike, would know the label.
     assert summarise_acquisition(splits, found)["auc"] == pytest.approx(0.5, abs=0.12)
     weighed = weigh_acquisition(splits, found, at_most=10.0)
@@ -444,12 +452,13 @@ def test_where_acquisition_says_nothing_nobody_is_weighed_and_patients_are_not_l
     assert costs["n_effective_normal"] + costs["n_effective_pneumonia"] > 0.95 * costs["n"]
 
 
-@pytest.mark.parametrize(("share", "n_patients"), [(0.5, 1500), (0.75, 1500), (0.2, 1500), (0.08, 5000)])
+@pytest.mark.parametrize(
+    ("share", "n_patients"), [(0.5, 1500), (0.75, 1500), (0.2, 1500), pytest.param(0.08, 5000, marks=pytest.mark.slow)]
+)
 def test_weights_take_from_acquisition_what_it_says_of_the_label_however_rare_a_class_is(
     share: float, n_patients: int
 ) -> None:
-    splits = taken(n_patients, shift=1.5, share=share)
-    found = acquisition(splits, seed=1)
+    splits, found = fitted(n_patients, shift=1.5, share=share)
     assert sharpness_gap(splits, found.index) == pytest.approx(1.5, abs=0.2)
     weighed = weigh_acquisition(splits, found, at_most=20.0)
     assert abs(sharpness_gap(weighed, found.index)) < 0.5, "two thirds are taken away"
@@ -457,8 +466,11 @@ def test_weights_take_from_acquisition_what_it_says_of_the_label_however_rare_a_
 
 @pytest.mark.parametrize("strategy", ["class_weight", "oversample", "undersample"])
 def test_weighing_changes_neither_what_a_class_weighs_nor_the_other_splits(strategy: str) -> None:
-    splits = balance(taken(shift=1.5).drop(columns=["weight", "repeats"]), strategy=strategy, seed=1)
-    weighed = weigh_acquisition(splits, acquisition(splits, seed=1), at_most=10.0)
+    splits, found = fitted(shift=1.5)
+    splits = balance(splits.drop(columns=["weight", "repeats"]), strategy=strategy, seed=1)
+    if strategy == "undersample":  # the others show the same images, only more or less of them
+        found = acquisition(splits, seed=1)
+    weighed = weigh_acquisition(splits, found, at_most=10.0)
     pd.testing.assert_frame_equal(weighed.drop(columns="weight"), splits.drop(columns="weight"))
     train = splits["split"] == "train"
     assert (weighed["weight"][~train] == splits["weight"][~train]).all()
@@ -472,8 +484,7 @@ def test_weighing_changes_neither_what_a_class_weighs_nor_the_other_splits(strat
 
 
 def test_no_image_weighs_more_than_was_asked_for() -> None:
-    splits = taken(shift=3.0)
-    found = acquisition(splits, seed=1)
+    splits, found = fitted(shift=3.0)
     for at_most in (2.0, 10.0):
         weighed = weigh_acquisition(splits, found, at_most=at_most).loc[found.index]
         for _, weight in weighed.groupby("label")["weight"]:
@@ -504,16 +515,20 @@ def test_the_stage_weighs_acquisition_where_it_is_asked_to_and_says_so(
     acquisition: float,
     in_project: Path,
     repo: Path,
+    empty_database: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copyfile(repo / "params.yaml", in_project / "params.yaml")
+    (in_project / "mlruns").mkdir()
+    shutil.copyfile(empty_database, in_project / "mlruns" / "mlflow.db")
     chosen = {"rebalance.strategy": "class_weight", "rebalance.acquisition": acquisition}
     set_settings(in_project / "params.yaml", {"data": "phantom", **chosen})
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{in_project}/mlruns/mlflow.db")
-    dataset.write_table(measured(300, shift=1.5), in_project / "data/valid.csv")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself, and leaves them so
+        monkeypatch.setenv(name, f"sqlite:///{in_project}/mlruns/mlflow.db")
+    tables.write_table(measured(300, shift=1.5), in_project / "data/valid.csv")
     stage.main()
-    splits, report = dataset.read_table("data/splits.csv"), dataset.read_json("reports/rebalance.json")
+    splits, report = tables.read_table("data/splits.csv"), tables.read_json("reports/rebalance.json")
     weights = splits[splits["split"] == "train"].groupby("label")["weight"]
     if acquisition == 1:
         assert weights.nunique().eq(1).all()
@@ -544,7 +559,7 @@ def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:
         assert (row["weight_normal"], row["weight_pneumonia"]) == (row["shown_normal"], row["shown_pneumonia"])
     assert sum(row["n_images"] for row in report["splits"].values()) == 88
     assert report["n_left_out_duplicates_or_test_patients"] == 1
-    assert report["digest"] == dataset.digest(splits)
+    assert report["digest"] == tables.data_digest(splits)
     assert (report["strategy"], report["official_test"]) == ("oversample", False)
     assert summarise(table.assign(source_split="test"), splits, "none")["official_test"] is True
 
@@ -670,7 +685,7 @@ def test_patients_who_share_a_file_with_both_labels_count_as_one(seed: int) -> N
     """The file itself is quarantined; that the two are one person is still known by it."""
     rows = crowd(60)
     table = table_of(rows)
-    clash = table.iloc[[0, 70]].assign(sha256="f" * 64, valid=False, reason=dataset.BOTH_LABELS)
+    clash = table.iloc[[0, 70]].assign(sha256="f" * 64, valid=False, reason=tables.BOTH_LABELS)
     clash["image_id"] = ["clash-1", "clash-2"]
     first, second = clash["patient_id"]
     assert first != second

@@ -1,10 +1,12 @@
-"""Batches image by image, then fits of a network of a few weights."""
+"""Fits of a network of a few weights."""
 
+import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,32 +18,25 @@ import pytest
 import sklearn.metrics
 from numpy.typing import NDArray
 
-from pneumonia import UserError, dataset, metrics, models, train
+from pneumonia import UserError, train
+from pneumonia.data.store import Pixels, Split
+from pneumonia.metrics import ranking
+from pneumonia.models import backbones, networks, runtime, scoring
+from pneumonia.training.features import frozen_features
+from pneumonia.training.recipe import DivergedError, Recipe, Schedule
 from tests.conftest import PLAIN, half_precision
-
-SIZE = 12
+from tests.toys import BACKBONE, ROW, SIZE, backbone_model, toy_split
 
 
 @pytest.fixture(scope="module", autouse=True)
-def keras_started() -> None:
-    models.start_keras(1)
+def keras_started() -> Iterator[None]:
+    runtime.start_keras(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.MODELS, BACKBONE, ROW)
+        yield
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------
-
-
-def toy_split(n: int = 32, *, seed: int = 0, bright: int = 1) -> dataset.Split:
-    """Bright and dark images, in turn; `bright` is the label of the bright ones."""
-    rng = np.random.default_rng(seed)
-    is_bright = np.arange(n) % 2
-    images = rng.integers(0, 60, (n, SIZE, SIZE)) + 120 * is_bright[:, None, None] + 20
-    return dataset.Split(
-        images=images.astype(np.uint8),
-        labels=np.where(is_bright, bright, 1 - bright).astype(np.int8),
-        weights=np.ones(n, np.float32),
-        repeats=np.ones(n, np.int16),
-        image_ids=np.array([f"i{row:03d}" for row in range(n)]),
-    )
 
 
 def toy_model(seed: int = 1, brightness: float | None = None) -> Any:
@@ -73,17 +68,24 @@ def fit(model: Any, folder: Path, *, clean: bool = True, **changes: Any) -> pd.D
         "resume": folder,
     } | changes
     splits = options.pop("train"), options.pop("val")
-    how = {name: options.pop(name) for name in train.Recipe._fields if name in options}
-    history = train.fit(model, *splits, PLAIN._replace(**how), **options)
-    if clean:  # as `dataset.resumable` does once the model is safe
+    recipe, schedule = recipe_and_schedule(options)
+    history = train.fit(model, *splits, recipe, schedule, **options)
+    if clean:  # as `workspace.resumable` does once the model is safe
         for file in folder.iterdir():
             if file.is_file():
                 file.unlink()
     return history
 
 
-def auc(model: Any, split: dataset.Split) -> float:
-    return metrics.roc_auc(split.labels, models.predict_scores(model, split.images))
+def recipe_and_schedule(options: dict[str, Any]) -> tuple[Recipe, Schedule]:
+    """Taken out of `options`; `pretrained` is true where the recipe is for a backbone that came with weights."""
+    recipe = PLAIN._replace(**{name: options.pop(name) for name in Recipe._fields if name in options})
+    schedule = Schedule(**{name: options.pop(name) for name in Schedule._fields})
+    return recipe if options.pop("pretrained", False) else recipe.from_scratch(), schedule
+
+
+def auc(model: Any, split: Split) -> float:
+    return ranking.roc_auc(split.labels, scoring.predict_scores(model, split.images))
 
 
 # --- the start ------------------------------------------------------------------------------------------------------
@@ -93,85 +95,14 @@ def test_only_weights_of_a_backbone_are_unfolded_and_on_images_from_all_of_the_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[NDArray] = []
-    monkeypatch.setattr(models, "create_model", lambda name, weights, dropout: (name, tuple(weights), dropout))
-    monkeypatch.setattr(models, "unfold", lambda model, images: seen.append(images))
+    monkeypatch.setattr(networks, "create_model", lambda name, weights, dropout: (name, tuple(weights), dropout))
+    monkeypatch.setattr(backbones, "unfold", lambda model, images: seen.append(images))
     images = np.arange(1000)
-    assert train.start("mobilenet", weights=(), dropout=0.1, images=images) == ("mobilenet", (), 0.1)
+    assert train.start("mobilenet", (), 0.1, images) == ("mobilenet", (), 0.1)
     assert seen == []
     weights = (Path("a.h5"),)
-    assert train.start("mobilenet", weights=weights, dropout=0.1, images=images, n_images=10)[1] == weights
+    assert train.start("mobilenet", weights, 0.1, images, n_images=10)[1] == weights
     assert seen[0].tolist() == list(range(0, 1000, 100))
-
-
-# --- batches --------------------------------------------------------------------------------------------------------
-
-
-def numbered_split(n: int) -> dataset.Split:
-    """Image i is filled with i; label and weight follow from i too."""
-    number = np.arange(n)
-    return dataset.Split(
-        images=np.broadcast_to(number[:, None, None], (n, 4, 4)).astype(np.uint8),
-        labels=(number % 2).astype(np.int8),
-        weights=(number / 8).astype(np.float32),
-        repeats=np.ones(n, np.int16),
-        image_ids=number.astype(str),
-    )
-
-
-def take(n: int, split: dataset.Split, shown: NDArray, **options: Any) -> list[tuple[NDArray, NDArray, NDArray]]:
-    how = {"batch_size": 4} | {name: options.pop(name) for name in train.Recipe._fields if name in options}
-    stream = train.batches(split.images, split, shown, PLAIN._replace(**how), **({"seed": 5} | options))
-    return [tuple(part.numpy() for part in batch) for batch in stream.take(n)]
-
-
-def numbers(batches: list[tuple[NDArray, NDArray, NDArray]]) -> list[int]:
-    return [int(pixels[0, 0, 0]) for images, *_ in batches for pixels in images]
-
-
-def test_a_stream_is_not_tuned() -> None:
-    """Its end would wait for the tuner."""
-    stream = train.batches(numbered_split(16).images, numbered_split(16), np.arange(16), PLAIN, seed=5)
-    assert stream.options().autotune.enabled is False
-
-
-def test_labels_and_weights_belong_to_their_images() -> None:
-    for pixels, labels, weights in take(6, numbered_split(16), np.arange(16)):
-        assert pixels.shape == (4, 4, 4, 1)
-        assert pixels.dtype == labels.dtype == weights.dtype == np.float32
-        number = pixels[:, 0, 0]
-        np.testing.assert_array_equal(labels, number % 2)
-        np.testing.assert_array_equal(weights, number / 8)
-
-
-def test_an_epoch_shows_each_image_as_often_as_it_repeats() -> None:
-    repeats = np.array([0, 1, 2, 5])
-    seen = numbers(take(4, numbered_split(4), np.repeat(np.arange(4), repeats), batch_size=2))
-    assert np.bincount(seen, minlength=4).tolist() == repeats.tolist()
-
-
-def test_each_epoch_has_a_new_order_and_leaves_a_smaller_batch_out() -> None:
-    seen = numbers(take(4, numbered_split(11), np.arange(11)))
-    first, second = seen[:8], seen[8:]
-    assert len(set(first)) == len(set(second)) == 8
-    assert first != second
-    assert first != sorted(first)
-
-
-def test_the_same_seed_gives_the_same_batches() -> None:
-    split = numbered_split(12)
-    first, again = (take(5, split, np.arange(12), augment=1.0) for _ in range(2))
-    for one, other in zip(first, again, strict=True):
-        for left, right in zip(one, other, strict=True):
-            np.testing.assert_array_equal(left, right)
-    assert numbers(take(3, split, np.arange(12))) != numbers(take(3, split, np.arange(12), seed=6))
-
-
-def test_an_image_is_distorted_anew_in_each_epoch() -> None:
-    split = toy_split(4)
-    (first, *_), (second, *_) = take(2, split, np.zeros(4, int), augment=1.0)
-    shown = np.concatenate([first, second])
-    differences = [np.abs(shown[i] - shown[j]).mean() for i in range(8) for j in range(i)]
-    assert min(differences) > 0.5
 
 
 # --- fit ------------------------------------------------------------------------------------------------------------
@@ -196,7 +127,7 @@ def test_history_has_one_row_per_epoch_with_what_was_reported(tmp_path: Path) ->
 def test_validation_figures_are_those_of_all_validation_images(tmp_path: Path) -> None:
     model, val = toy_model(), toy_split(18, seed=9)
     (row,) = fit(model, tmp_path, val=val, epochs=1).to_dict("records")
-    scores = models.predict_scores(model, val.images)
+    scores = scoring.predict_scores(model, val.images)
     assert row["val_loss"] == pytest.approx(sklearn.metrics.log_loss(val.labels, scores), abs=1e-5)
     assert row["val_auc"] == pytest.approx(sklearn.metrics.roc_auc_score(val.labels, scores), abs=1e-6)
 
@@ -268,14 +199,14 @@ def test_weights_decay(tmp_path: Path) -> None:
 
 def fit_members(n: int, folder: Path | None, **changes: Any) -> tuple[list[Any], pd.DataFrame]:
     how: dict[str, Any] = {"seed": 3, "epochs": 2, "learning_rate": 0.05, "patience": 9} | changes
-    recipe = PLAIN._replace(**{name: how.pop(name) for name in train.Recipe._fields if name in how})
+    recipe, schedule = recipe_and_schedule(how)
 
     def make() -> Any:
         import keras
 
         return backbone_model(seed=int(1000 * float(keras.random.uniform(()))))
 
-    return train.fit_members(make, n, toy_split(), toy_split(16, seed=9), recipe, resume=folder, **how)
+    return train.fit_members(make, n, toy_split(), toy_split(16, seed=9), recipe, schedule, resume=folder, **how)
 
 
 def test_members_differ_and_the_first_is_what_one_alone_would_be(
@@ -285,9 +216,7 @@ def test_members_differ_and_the_first_is_what_one_alone_would_be(
     told: list[int] = []
     seeds: list[int] = []
     plain = train.fit
-    monkeypatch.setattr(
-        train, "fit", lambda *args, seed, **how: (seeds.append(seed), plain(*args, seed=seed, **how))[1]
-    )
+    monkeypatch.setattr(train, "fit", lambda *args, **how: (seeds.append(args[-1].seed), plain(*args, **how))[1])
     (first, second), history = fit_members(2, tmp_path, report=lambda epoch, values: told.append(epoch))
     assert seeds[0] == 3
     assert len(set(seeds)) == 2
@@ -302,7 +231,7 @@ def test_members_differ_and_the_first_is_what_one_alone_would_be(
 
 def test_members_that_were_cut_go_on_where_they_stopped(tmp_path: Path) -> None:
     """With a backbone whose lower block never learns, also in the members that were finished before."""
-    how = {"pretrained": True, "head_epochs": 1, "unfreeze": 0.5, "layer_decay": 0.5}
+    how = {"pretrained": True, "head_epochs": 1, "unfreeze": 0.5}
     whole, history = fit_members(3, None, **how)
 
     def cut(epoch: int, values: Mapping[str, float]) -> None:
@@ -346,7 +275,7 @@ def test_images_of_weight_zero_teach_nothing(
     weight_right: float, weight_wrong: float, learnt: float, tmp_path: Path
 ) -> None:
     right, wrong = toy_split(), toy_split(seed=5, bright=0)
-    both = dataset.Split(*(np.concatenate(pair) for pair in zip(right, wrong, strict=True)))
+    both = Split(*(np.concatenate(pair) for pair in zip(right, wrong, strict=True)))
     weighed = both._replace(weights=np.repeat([weight_right, weight_wrong], 32).astype(np.float32))
     model, val = toy_model(brightness=0.0), toy_split(16, seed=9)
     fit(model, tmp_path, train=weighed, val=val, epochs=1)
@@ -373,15 +302,6 @@ class Killed(BaseException):
     """As a process ends that is killed: nothing catches it."""
 
 
-def killed_in(epoch: int, told: list[int]) -> train.Report:
-    def report(now: int, values: Mapping[str, float]) -> None:
-        told.append(now)
-        if now == epoch:
-            raise Killed
-
-    return report
-
-
 def dropping_model() -> Any:
     """One whose training draws random numbers of its own, and has statistics that move."""
     import keras
@@ -395,21 +315,27 @@ def dropping_model() -> Any:
     return keras.Model(pixels, layers.Activation("sigmoid", name="probability")(logit))
 
 
-def goes_on(make: Callable[[], Any], folder: Path, cuts: Iterable[int], **options: Any) -> pd.DataFrame:
-    """The history of a fit, after it is seen that each one killed in the epoch after a cut goes on and ends alike."""
-    (folder / "whole").mkdir()
-    expected = make()
-    history = fit(expected, folder / "whole", **options)
+def goes_on(make: Callable[[], Any], folder: Path, cuts: Collection[int], **options: Any) -> pd.DataFrame:
+    """The history of a fit, after each fit that goes on from what was on disk in the epoch after a cut ends alike.
+
+    What a killed fit leaves is copied from the uninterrupted one, in `report`: the weights of that epoch may be
+    written by then, its backup is not. `test_members_that_were_cut_go_on_where_they_stopped` really stops a fit there.
+    """
+    whole, expected = folder / "whole", make()
+    whole.mkdir()
+
+    def copy(now: int, values: Mapping[str, float]) -> None:
+        if now - 1 in cuts:
+            shutil.copytree(whole, folder / f"cut {now - 1}")
+
+    history = fit(expected, whole, **options, report=copy)
     for epoch in cuts:
-        cut = folder / f"cut {epoch}"
-        cut.mkdir()
-        told: list[int] = []
-        with pytest.raises(Killed):
-            fit(make(), cut, **options, report=killed_in(epoch + 1, told))
-        continued = make()
-        after = fit(continued, cut, **options, report=lambda now, values, told=told: told.append(now))
+        continued, told = make(), []
+        after = fit(
+            continued, folder / f"cut {epoch}", **options, report=lambda now, values, told=told: told.append(now)
+        )
         # The epoch in which it was killed is done again, those before are not.
-        assert told == [*range(1, epoch + 2), *range(epoch + 1, options["epochs"] + 1)]
+        assert told == [*range(epoch + 1, options["epochs"] + 1)]
         pd.testing.assert_frame_equal(after.drop(columns="seconds"), history.drop(columns="seconds"))
         for one, two in zip(continued.get_weights(), expected.get_weights(), strict=True):
             np.testing.assert_array_equal(one, two)
@@ -444,7 +370,7 @@ def test_a_fit_that_was_cut_after_its_last_epoch_is_only_finished(tmp_path: Path
 
 
 def test_the_average_of_the_weights_is_what_is_judged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "AVERAGE_EVERY", 1)
+    monkeypatch.setattr("pneumonia.training.callbacks.AVERAGE_EVERY", 1)
     model = toy_model(brightness=0.0)
     taken: list[float] = []
 
@@ -462,7 +388,7 @@ def test_label_smoothing_keeps_the_scores_from_the_extremes(tmp_path: Path) -> N
         model, spread = toy_model(), []
 
         def measure(epoch: int, values: Mapping[str, float]) -> None:
-            spread.append(float(np.abs(models.predict_scores(model, toy_split().images) - 0.5).max()))
+            spread.append(float(np.abs(scoring.predict_scores(model, toy_split().images) - 0.5).max()))
 
         fit(model, tmp_path, epochs=8, learning_rate=0.2, label_smoothing=label_smoothing, report=measure)
         return spread[-1]
@@ -470,28 +396,29 @@ def test_label_smoothing_keeps_the_scores_from_the_extremes(tmp_path: Path) -> N
     assert widest(0.4) < 0.35 < 0.45 < widest(0.0)
 
 
-@pytest.mark.parametrize("network", ["models.create_model('compact', dropout=0.3, size=128)", "backbone_model()"])
-def test_two_processes_give_the_same_weights(network: str, tmp_path: Path) -> None:
-    code = f"""
-        import hashlib, sys
-        from pathlib import Path
-        from pneumonia import models
-        models.start_keras(1)
-        from tests.test_train import backbone_model, fit
-        model = {network}
-        fit(model, Path(sys.argv[1]), augment=0.7, epochs=2, average=0.9, learning_rate=0.001)
+def digests(folder: Path) -> list[str]:
+    """Of the weights of two networks after a fit."""
+    runtime.start_keras(1)
+    compact = partial(networks.create_model, "compact", dropout=0.3, size=128)
+    found = []
+    for make in (compact, backbone_model):
+        model = make()
+        fit(model, folder, augment=0.7, epochs=2, average=0.9, learning_rate=0.001)
         digest = hashlib.sha256()
         for one in model.get_weights():
             digest.update(one.tobytes())
-        print(digest.hexdigest())
-    """
-    digests = set()
-    for folder in (tmp_path / "one", tmp_path / "two"):
-        folder.mkdir()
-        command = [sys.executable, "-c", textwrap.dedent(code), str(folder)]
-        ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
-        digests.add(ended.stdout.split()[-1])
-    assert len(digests) == 1
+        found.append(digest.hexdigest())
+    return found
+
+
+def test_two_processes_give_the_same_weights(tmp_path: Path) -> None:
+    """This one and a fresh one."""
+    code = "import sys, pathlib; from tests.test_train import digests; print(*digests(pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    here = digests(tmp_path)
+    assert len(set(here)) == 2
+    assert ended.stdout.split()[-2:] == here
 
 
 def test_a_finished_fit_that_is_asked_again_gives_the_same_without_training(tmp_path: Path) -> None:
@@ -506,22 +433,6 @@ def test_a_finished_fit_that_is_asked_again_gives_the_same_without_training(tmp_
 
 
 # --- backbones ------------------------------------------------------------------------------------------------------
-
-
-def backbone_model(seed: int = 1, frozen: bool = False) -> Any:
-    """Two blocks with normalisation, the layer `features`, and a head that drops some of them."""
-    import keras
-    from keras import layers
-
-    keras.utils.set_random_seed(seed)
-    pixels = layers.Input((None, None, 1), name="pixels")
-    x = layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
-    for block in (1, 2):
-        x = layers.Conv2D(4, 3, activation="relu", name=f"block_{block}_conv", trainable=not frozen)(x)
-        x = layers.BatchNormalization(momentum=0.9, name=f"block_{block}_bn", trainable=not frozen)(x)
-    x = layers.GlobalAveragePooling2D(name="features")(x)
-    logit = layers.Dense(1, name="logit")(layers.Dropout(0.3, name="drop")(x))
-    return keras.Model(pixels, layers.Activation("sigmoid", name="probability")(logit))
 
 
 def weights_of(model: Any, *layers: str) -> list[NDArray]:
@@ -570,6 +481,25 @@ def test_a_backbone_that_never_learns_leaves_all_epochs_to_the_head(
     assert not any(moved(before, weights_of(model, *LOWER, *UPPER)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"head_epochs": 2}, [("head", 0, 2, 5), ("all", 2, 5, 1)]),
+        ({"head_epochs": 2, "keep": "last"}, [("head", 0, 2, 5), ("all", 2, 5, 5)]),
+        ({"head_epochs": 0}, [("all", 0, 5, 1)]),
+        ({"head_epochs": 9}, [("head", 0, 5, 1)]),
+        ({"head_epochs": 2, "unfreeze": 0.0}, [("head", 0, 5, 1)]),
+    ],
+)
+def test_phases_follow_one_another_and_only_the_last_may_stop_early(
+    changes: dict[str, Any], expected: list[tuple[str, int, int, int]]
+) -> None:
+    schedule = Schedule(epochs=5, patience=1, learning_rate=0.1, seed=1)
+    phases = train.phases(backbone_model(), PLAIN._replace(**changes), schedule)
+    assert [(one.name, one.first, one.last, one.patience) for one in phases] == expected
+    assert [one.name for one in train.phases(toy_model(), PLAIN, schedule)] == ["all"]
+
+
 def test_a_backbone_without_weights_learns_from_the_first_epoch(tmp_path: Path) -> None:
     model = backbone_model()
     before = weights_of(model, *LOWER, *UPPER)
@@ -577,59 +507,13 @@ def test_a_backbone_without_weights_learns_from_the_first_epoch(tmp_path: Path) 
     assert all(moved(before, weights_of(model, *LOWER, *UPPER)))
 
 
-def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentation() -> None:
-    model, split, val = backbone_model(), toy_split(20), toy_split(10, seed=9)
-    plain = train.frozen_features(model, split, val, PLAIN._replace(copies=3), epochs=9, seed=1, batch_size=8)
-    body, _ = models.halves(model)
-    assert plain.train.shape == (1, 20, 4)
-    np.testing.assert_allclose(plain.train[0], body.predict(split.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(plain.val, body.predict(val.images[..., None], verbose=0), rtol=1e-4, atol=1e-5)
-    recipe = PLAIN._replace(augment=1.0, copies=3)
-    copied = train.frozen_features(model, split, val, recipe, epochs=9, seed=1, batch_size=8)
-    assert copied.train.shape == (3, 20, 4)
-    for one, other in (
-        (copied.train[0], copied.train[1]),
-        (copied.train[1], copied.train[2]),
-        (copied.train[0], plain.train[0]),
-    ):
-        assert (np.abs(one - other).max(axis=1) > 1e-5).all()
-    np.testing.assert_array_equal(copied.val, plain.val)
-    again = train.frozen_features(model, split, val, recipe, epochs=9, seed=1, batch_size=8)
-    np.testing.assert_array_equal(copied.train, again.train)
-    fewer = train.frozen_features(model, split, val, recipe, epochs=2, seed=1, batch_size=8)
-    np.testing.assert_array_equal(fewer.train, copied.train[:2])
-
-
-def test_with_half_of_the_images_distorted_every_image_has_copies_that_differ() -> None:
-    model, split, val = backbone_model(), toy_split(64), toy_split(4, seed=9)
-    recipe = PLAIN._replace(augment=0.5, copies=6)
-    made = train.frozen_features(model, split, val, recipe, epochs=9, seed=1, batch_size=16).train
-    plain = train.frozen_features(model, split, val, PLAIN, epochs=9, seed=1, batch_size=16).train[0]
-    touched = np.abs(made - plain).max(axis=2) > 1e-5
-    assert touched.mean() == pytest.approx(0.5, abs=0.08)
-    assert touched.any(axis=0).mean() > 0.95  # 1 - 1 / 2 ** 6 of them are expected
-
-
-def test_batches_of_features_draw_from_all_copies_of_the_right_image() -> None:
-    split = numbered_split(16)
-    features = (1000 * np.arange(3)[:, None, None] + np.arange(16)[None, :, None]).astype(np.float32)  # (copies, n, 1)
-    stream = train.batches(features, split, np.arange(16), PLAIN._replace(batch_size=4), seed=1)
-    copies = set()
-    for inputs, labels, weights in stream.take(8):
-        copy, number = np.divmod(inputs.numpy(), 1000)
-        np.testing.assert_array_equal(labels, number % 2)
-        np.testing.assert_array_equal(weights, number / 8)
-        copies |= set(copy.ravel())
-    assert copies == {0, 1, 2}
-
-
 def test_given_features_are_used_and_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, val = toy_split(), toy_split(16, seed=9)
-    features = train.frozen_features(backbone_model(frozen=True), split, val, PLAIN, epochs=9, seed=3)
+    features = frozen_features(backbone_model(frozen=True), split, val, PLAIN, epochs=9, seed=3)
     expected = fit(backbone_model(frozen=True), tmp_path, epochs=2)
     monkeypatch.setattr(train, "frozen_features", None)
-    given = fit(backbone_model(frozen=True), tmp_path, epochs=2, features=features)
-    pd.testing.assert_frame_equal(given.drop(columns="seconds"), expected.drop(columns="seconds"))
+    history = fit(backbone_model(frozen=True), tmp_path, epochs=2, features=features)
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"))
     zero = features._replace(val=np.zeros_like(features.val))
     assert fit(backbone_model(frozen=True), tmp_path, epochs=2, features=zero)["val_auc"].tolist() == [0.5, 0.5]
 
@@ -651,20 +535,29 @@ def test_a_lower_block_learns_more_slowly(tmp_path: Path) -> None:
     assert head == pytest.approx(1, rel=0.3)
 
 
-def noisy_split(n: int, seed: int) -> dataset.Split:
+def noisy_split(n: int, seed: int) -> Split:
     """Labels that the images tell of only now and then, so that epochs differ in their AUC."""
     rng = np.random.default_rng(seed)
     split = toy_split(n, seed=seed)
     return split._replace(labels=np.where(rng.random(n) < 0.3, 1 - split.labels, split.labels).astype(np.int8))
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_cut_fit_of_two_phases_goes_on_wherever_it_was_cut(seed: int, tmp_path: Path) -> None:
+# With seeds 1 and 2 the same epochs are the best so far: 1, 3 and 4; with seed 3 it is 1 and 5, the last.
+@pytest.mark.parametrize(
+    ("seed", "cuts"),
+    [
+        (1, [1, 2, 3, 4]),
+        (3, [2, 4]),
+        pytest.param(2, [1, 2, 3, 4], marks=pytest.mark.slow),
+        pytest.param(3, [1, 3], marks=pytest.mark.slow),
+    ],
+)
+def test_a_cut_fit_of_two_phases_goes_on_wherever_it_was_cut(seed: int, cuts: list[int], tmp_path: Path) -> None:
     """In the head's epochs, in the first one after them, and later; what was best before may be overwritten by then."""
     options = {"epochs": 5, "head_epochs": 2, "augment": 0.5, "copies": 2, "average": 0.8, "layer_decay": 0.5}
     options |= {"learning_rate": 0.05, "mixup": 0.2, "pretrained": True}
     options |= {"train": noisy_split(64, seed), "val": noisy_split(40, seed + 10)}
-    history = goes_on(backbone_model, tmp_path, [1, 2, 3, 4], **options)
+    history = goes_on(backbone_model, tmp_path, cuts, **options)
     assert len(set(history["val_auc"])) > 1
 
 
@@ -721,24 +614,6 @@ def test_patience_is_counted_in_the_last_phase(tmp_path: Path) -> None:
 # --- sets larger than memory ----------------------------------------------------------------------------------------
 
 
-def test_a_large_set_is_shuffled_pool_by_pool_alike_in_memory_and_streamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import zarr
-
-    monkeypatch.setattr(dataset, "IMAGES_PER_CHUNK", 4)
-    monkeypatch.setattr(train, "POOL_BYTES", 2 * 4 * 16)  # two chunks of four images
-    split = numbered_split(30)
-    array = zarr.create_array(store=str(tmp_path / "images"), data=split.images, chunks=(4, 4, 4))
-    seen = numbers(take(15, split, np.arange(30), batch_size=2))
-    streamed = split._replace(images=dataset.Pixels(array, budget=2 * 4 * 16))
-    assert numbers(take(15, streamed, np.arange(30), batch_size=2)) == seen
-    assert sorted(seen) == list(range(30))
-    places = np.argsort(seen)  # where each image was shown
-    widths = [int(np.ptp(places[begin : begin + 4])) for begin in range(0, 30, 4)]
-    assert 4 <= max(widths) < 8  # the four images of a chunk are shown within a pool of two, mixed with the other
-
-
 def test_a_streamed_split_gives_the_same_model(tmp_path: Path) -> None:
     import zarr
 
@@ -749,44 +624,8 @@ def test_a_streamed_split_gives_the_same_model(tmp_path: Path) -> None:
 
     split = toy_split()
     array = zarr.create_array(store=str(tmp_path / "images"), data=split.images, chunks=(8, SIZE, SIZE))
-    for one, two in zip(fitted(split.images), fitted(dataset.Pixels(array, budget=0)), strict=True):
+    for one, two in zip(fitted(split.images), fitted(Pixels(array, budget=0)), strict=True):
         np.testing.assert_array_equal(one, two)
-
-
-# --- loss -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.05])
-def test_the_loss_is_the_cross_entropy_of_keras_without_its_clipping(smoothing: float) -> None:
-    import keras
-
-    rng = np.random.default_rng(0)
-    label = rng.integers(0, 2, (64, 1)).astype(np.float32)
-    logit = rng.normal(0, 10, (64, 1)).astype(np.float32)
-    logit[:2] = [[90.0], [-90.0]]
-    expected = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=smoothing, reduction=None)
-    np.testing.assert_allclose(
-        train._cross_entropy(smoothing)(label, logit), expected(label, logit), rtol=1e-5, atol=1e-6
-    )
-
-
-def test_gradients_of_the_loss_are_sums_of_two_at_most() -> None:
-    """Of more, TensorFlow may add them in the order they come: the last bits differ between runs."""
-    import keras
-    import tensorflow as tf
-
-    def most_terms(loss: Any) -> int:
-        def slope(label: Any, logit: Any) -> Any:
-            with tf.GradientTape() as tape:
-                tape.watch(logit)
-                value = tf.reduce_sum(loss(label, logit))
-            return tape.gradient(value, logit)
-
-        graph = tf.function(slope).get_concrete_function(*[tf.TensorSpec((8, 1), tf.float32)] * 2).graph
-        return max(len(one.inputs) for one in graph.get_operations() if one.type == "AddN")
-
-    assert most_terms(train._cross_entropy(0.05)) == 2
-    assert most_terms(keras.losses.BinaryCrossentropy(from_logits=True)) > 2
 
 
 # --- devices --------------------------------------------------------------------------------------------------------
@@ -800,9 +639,9 @@ def test_two_devices_share_each_batch_and_learn_as_one_does(tmp_path: Path) -> N
         import tensorflow as tf
         cpus = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-        from pneumonia import models
+        from pneumonia.models import runtime
         from tests import test_train
-        models.start_keras(1)
+        runtime.start_keras(1)
         folder, weights = Path(sys.argv[1]), []
         for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
             with strategy.scope():
@@ -837,7 +676,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path: Path) -> None:
 
 
 def test_weights_that_overflow_in_the_last_step_of_an_epoch_end_in_the_same_line(tmp_path: Path) -> None:
-    with pytest.raises(train.DivergedError, match=r"loss is not finite in epoch 1; lower tune\.learning_rate"):
+    with pytest.raises(DivergedError, match=r"loss is not finite in epoch 1; lower tune\.learning_rate"):
         fit(toy_model(), tmp_path, batch_size=32, learning_rate=1e38, epochs=2)
 
 
@@ -849,7 +688,7 @@ def test_a_split_of_one_class_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
-    empty = dataset.Split(*(values[:0] for values in toy_split()))
+    empty = Split(*(values[:0] for values in toy_split()))
     with pytest.raises(UserError, match="split val has 0 images"):
         fit(toy_model(), tmp_path, val=empty)
 

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_images import dicom
 
-from pneumonia import UserError, dataset, validate
+from pneumonia import UserError, validate, workspace
+from pneumonia.data import tables
 from pneumonia.validate import MEASURES, NEAR, dhash, look_alike, measure, require_enough, sharpness, turned
+from tests.images.test_decode import dicom
 
 Manifest = Callable[..., pd.DataFrame]
 LIMITS = {"min_side": 64, "min_std": 4.0}
@@ -175,8 +176,8 @@ def test_no_row_is_lost_and_columns_follow_the_contract(write_manifest: Manifest
     table = measure(manifest, **LIMITS, workers=1)
     assert table["image_id"].to_list() == ["005", "003", "004"]
     assert list(table) == [*manifest, *MEASURES]
-    dataset.write_table(table, tmp_path / "valid.csv")
-    pd.testing.assert_frame_equal(dataset.read_table(tmp_path / "valid.csv"), table)
+    tables.write_table(table, tmp_path / "valid.csv")
+    pd.testing.assert_frame_equal(tables.read_table(tmp_path / "valid.csv"), table)
 
 
 def test_measures_do_not_depend_on_the_number_of_workers(write_manifest: Manifest) -> None:
@@ -207,7 +208,7 @@ def a_project(folder: Path) -> pd.DataFrame:
             "subtype": "s",
             "source_split": "",
             "bytes": 9,
-            "sha256": [dataset.sha256_bytes(content) for content in contents.values()],
+            "sha256": [workspace.sha256_bytes(content) for content in contents.values()],
         }
     )
 
@@ -221,7 +222,7 @@ def test_the_table_is_the_same_bytes_whatever_the_folder_of_the_project_is_calle
         monkeypatch.chdir(tmp_path / name)
         table = measure(manifest, **LIMITS, workers=1)
         assert table["valid"].to_list() == [True, False, True]
-        dataset.write_table(table, tmp_path / name / "valid.csv")
+        tables.write_table(table, tmp_path / name / "valid.csv")
         written.append((tmp_path / name / "valid.csv").read_bytes())
     assert written[0] == written[1]
 
@@ -529,12 +530,12 @@ def forty(**columns: Any) -> pd.DataFrame:
     return table.assign(**columns)
 
 
-def failed(report: validate.Report) -> dict[str, int]:
+def failed(report: validate.ValidationReport) -> dict[str, int]:
     """Names of the expectations that were not met, and how many values did not meet them."""
     return {row["name"]: row["unexpected"] for row in report.summary["expectations"] if not row["success"]}
 
 
-Reported = tuple[pd.DataFrame, validate.Report]
+Reported = tuple[pd.DataFrame, validate.ValidationReport]
 
 
 @pytest.fixture(scope="module")
@@ -552,7 +553,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> validate.Report:
+def planted(tmp_path_factory: pytest.TempPathFactory) -> validate.ValidationReport:
     """What the suites say where every new defect is planted, each one in no more than 5 % of the images."""
     table = forty()
     table.loc[[4, 5], "sha256"] = "c" * 64
@@ -567,7 +568,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> validate.Report:
 
 
 @pytest.fixture(scope="module")
-def measures_off(tmp_path_factory: pytest.TempPathFactory) -> validate.Report:
+def measures_off(tmp_path_factory: pytest.TempPathFactory) -> validate.ValidationReport:
     """What the suites say where three images, more than 5 %, are turned, empty of information or saturated."""
     table = forty()
     table.loc[:2, "turned"] = 90
@@ -597,8 +598,8 @@ def test_summary_keeps_the_contract(reported: Reported, tmp_path: Path) -> None:
     assert len(rows) >= 20
     assert all(set(row) == {"name", "success", "unexpected"} for row in rows)
     assert len({row["name"] for row in rows}) == len(rows)
-    dataset.write_json(summary, tmp_path / "validation.json")
-    assert dataset.read_json(tmp_path / "validation.json") == summary
+    tables.write_json(summary, tmp_path / "validation.json")
+    assert tables.read_json(tmp_path / "validation.json") == summary
 
 
 def test_without_bad_images_nothing_is_quarantined_for_any_reason(tmp_path: Path) -> None:
@@ -607,7 +608,7 @@ def test_without_bad_images_nothing_is_quarantined_for_any_reason(tmp_path: Path
     assert (summary["n_quarantined"], summary["quarantined"]) == (0, [])
 
 
-def test_summary_counts_what_was_planted(planted: validate.Report) -> None:
+def test_summary_counts_what_was_planted(planted: validate.ValidationReport) -> None:
     summary = planted.summary
     expected = {
         "n_quarantined": 2,
@@ -638,7 +639,9 @@ def test_what_fails_shows_and_the_rest_passes(reported: Reported) -> None:
     }
 
 
-def test_one_look_alike_or_label_conflict_or_class_of_few_patients_is_too_much(planted: validate.Report) -> None:
+def test_one_look_alike_or_label_conflict_or_class_of_few_patients_is_too_much(
+    planted: validate.ValidationReport,
+) -> None:
     """Of bad and turned images and copies 5 % are allowed."""
     assert failed(planted) == {
         "expect_column_values_to_be_in_set(look_alike)": 2,
@@ -647,7 +650,7 @@ def test_one_look_alike_or_label_conflict_or_class_of_few_patients_is_too_much(p
     }
 
 
-def test_more_turned_empty_or_saturated_images_than_allowed_fail(measures_off: validate.Report) -> None:
+def test_more_turned_empty_or_saturated_images_than_allowed_fail(measures_off: validate.ValidationReport) -> None:
     assert failed(measures_off) == {
         "expect_column_values_to_be_in_set(turned)": 3,
         "expect_column_values_to_be_between(entropy)": 3,
@@ -694,7 +697,7 @@ def test_the_page_for_people_is_that_of_the_images_and_says_what_failed(reported
     assert [path.name for path in docs.parent.iterdir()] == ["data_docs"]
 
 
-def test_the_site_has_a_page_for_the_images_and_one_for_the_classes(planted: validate.Report) -> None:
+def test_the_site_has_a_page_for_the_images_and_one_for_the_classes(planted: validate.ValidationReport) -> None:
     docs = next(folder for folder in planted.page.parents if folder.name == "data_docs")
     pages = {page.relative_to(docs).parts[1]: page for page in (docs / "validations").rglob("*.html")}
     assert set(pages) == {"images", "classes"}
@@ -718,9 +721,12 @@ def test_the_report_takes_its_limits_from_the_settings(reported: Reported, tmp_p
 
 
 def test_great_expectations_and_tensorflow_wait_until_they_are_needed(repo: Path) -> None:
-    modules = "backbone, compute, dataset, fetch, models, params, preprocess, rebalance, validate"
+    modules = (
+        "pneumonia.backbone, pneumonia.compute, pneumonia.data.store, pneumonia.fetch, pneumonia.models.networks, "
+        "pneumonia.models.scoring, pneumonia.params, pneumonia.preprocess, pneumonia.rebalance, pneumonia.validate"
+    )
     heavy = "{'great_expectations', 'tensorflow', 'keras', 'mlflow', 'matplotlib'}"
-    code = f"import sys; from pneumonia import {modules}; sys.exit(str({heavy} & set(sys.modules)))"
+    code = f"import sys; import {modules}; sys.exit(str({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PYTHONPATH": str(repo / "src")}
     )

@@ -32,6 +32,7 @@ def code_digest() -> str:
     What a worker, or an earlier run that was cut off, must have in common with this one.
     """
     digest = hashlib.sha256(" ".join(version(name) for name in _DECIDING).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -14,7 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from pneumonia import UserError, dataset, metrics
+from pneumonia import UserError
+from pneumonia.data import tables
+from pneumonia.metrics import calibration, decisions, ranking
+from pneumonia.metrics.report import classification_report
 
 SIDES = ("A", "B")
 SPLITS = {"val": "validation", "test": "test"}
@@ -39,7 +42,7 @@ class Compared(NamedTuple):
         thresholds: of A and B, Youden's on all of the validation images of each.
         splits: `val` and `test`: a row for each common image: `sha256, image_id, patient_id, label` and the raw scores
             `A` and `B`.
-        figures: `val` and `test` -> `A` and `B` -> as `metrics.classification_report` at the threshold of the model.
+        figures: `val` and `test` -> `A` and `B` -> as `report.classification_report` at the threshold of the model.
         p_values: `val` and `test` -> DeLong's of "both have the same AUC"; without a split that has no AUC.
         own: `val` and `test` -> `A` and `B` -> how many images the model itself was judged on.
         level: of the intervals.
@@ -66,19 +69,22 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float) -> Compared:
     Raises:
         UserError: no common images of validation, or of test; or validation images of one class only.
     """
-    tables = {"A": a, "B": b}
+    predictions_of = {"A": a, "B": b}
     splits = {split: _common(a, b, split) for split in SPLITS}
-    own = {split: {side: len(dataset.once(table, split)) for side, table in tables.items()} for split in SPLITS}
+    own = {
+        split: {side: len(tables.unique_images(table, split)) for side, table in predictions_of.items()}
+        for split in SPLITS
+    }
     for split, common in splits.items():
         if common.empty:
             raise UserError(
                 f"the two models have no {SPLITS[split]} image in common (A has {own[split]['A']}, B has "
                 f"{own[split]['B']}): compare models of the same data and the same split"
             )
-    thresholds = {side: _threshold(side, table) for side, table in tables.items()}
+    thresholds = {side: _threshold(side, table) for side, table in predictions_of.items()}
     figures = {
         split: {
-            side: metrics.classification_report(
+            side: classification_report(
                 common["label"], common[side], thresholds[side], groups=common["patient_id"], level=level
             )
             for side in SIDES
@@ -86,7 +92,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float) -> Compared:
         for split, common in splits.items()
     }
     p_values = {
-        split: metrics.delong_test(common["label"], common["A"], common["B"], groups=common["patient_id"])
+        split: ranking.delong_test(common["label"], common["A"], common["B"], groups=common["patient_id"])
         for split, common in splits.items()
         if common["label"].nunique() == 2
     }
@@ -107,7 +113,7 @@ def table(compared: Compared) -> pd.DataFrame:
         gain = f"{both['B'][name] - both['A'][name]:+.4f}" if known else ""
         p_value = f"{compared.p_values[split]:.2g}" if name == "auc" and known else ""
         label = "AUC" if name == "auc" else name
-        cells = {side: dataset.stated(both[side], name, 4 if name == "auc" else 3) for side in SIDES}
+        cells = {side: tables.format_with_interval(both[side], name, 4 if name == "auc" else 3) for side in SIDES}
         rows.append({"": f"{label}, {SPLITS[split]}", **cells, "B - A": gain, "p": p_value})
     return pd.DataFrame(rows)
 
@@ -155,7 +161,7 @@ def disagreements(compared: Compared) -> pd.DataFrame:
     order = {side: test[side].rank() for side in SIDES}
     called = {side: test[side] >= compared.thresholds[side] for side in SIDES}
     found = test.assign(
-        label=test["label"].map(dataset.LABELS),
+        label=test["label"].map(tables.LABELS),
         **{f"rank_{side}": (place - 1) / max(len(test) - 1, 1) for side, place in order.items()},
         right=np.where(called["A"] == (test["label"] == 1), "A", "B"),
         far=(order["A"] - order["B"]).abs(),  # in whole or half places, so that equals compare equal
@@ -209,10 +215,10 @@ def curves(compared: Compared, split: str) -> dict[str, dict[str, Any]]:
         report, scores = compared.figures[split][side], common[side]
         drawn[side] = {
             "report": report,
-            "reliability": pd.DataFrame(metrics.reliability(common["label"], scores)._asdict()),
+            "reliability": pd.DataFrame(calibration.reliability(common["label"], scores)._asdict()),
         }
         if split in compared.p_values:
-            roc = metrics.roc_curve(common["label"], scores)
+            roc = ranking.roc_curve(common["label"], scores)
             drawn[side]["roc"] = pd.DataFrame({"fpr": roc.fpr, "tpr": roc.tpr})
             drawn[side]["point"] = (1 - report["specificity"], report["sensitivity"])
     return drawn
@@ -252,11 +258,11 @@ def _png(image: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _common(a: pd.DataFrame, b: pd.DataFrame, split: str) -> pd.DataFrame:
-    mine = dataset.once(a, split)
+    mine = tables.unique_images(a, split)
     if "patient_id" not in mine:
         mine = mine.assign(patient_id=mine["sha256"])
     mine = mine[["sha256", "image_id", "patient_id", "label", "score"]].rename(columns={"score": "A"})
-    theirs = dataset.once(b, split)[["sha256", "label", "score"]].rename(columns={"score": "B"})
+    theirs = tables.unique_images(b, split)[["sha256", "label", "score"]].rename(columns={"score": "B"})
     return mine.merge(theirs, on=["sha256", "label"], validate="one_to_one")
 
 
@@ -265,5 +271,5 @@ def _threshold(side: str, predictions: pd.DataFrame) -> float:
     if val["label"].nunique() < 2:
         raise UserError(f"all validation images of {side} have one class: no threshold can be chosen on them")
     # With the digits of metrics.json, so that the decisions are those of the reports.
-    threshold: float = dataset.rounded(metrics.youden_threshold(val["label"], val["score"]))
+    threshold: float = tables.rounded(decisions.youden_threshold(val["label"], val["score"]))
     return threshold

@@ -12,7 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
-from pneumonia import calibration, dataset, metrics, models, stress
+from pneumonia.data import tables
+from pneumonia.data.store import Pixels, Split, blocks, lungs, read_split
+from pneumonia.images import stress
+from pneumonia.metrics import calibration, decisions, ranking
+from pneumonia.metrics.report import bootstrap_interval, classification_report
+from pneumonia.models import scoring
 
 HEADLINE = (
     "n",
@@ -45,15 +50,15 @@ def predict(model: Any, store: zarr.Group, splits: pd.DataFrame, *, memory: floa
         model: trained.
         store: the image store.
         splits: as `rebalance` wrote it.
-        memory: as in `dataset.read_split`.
+        memory: as in `store.read_split`.
 
     Returns:
         `image_id, sha256, patient_id, split, label, score` and what of `GROUPS` the source has.
     """
     parts = []
     for name in ("val", "test"):
-        split = dataset.read_split(store, name, memory=memory)
-        parts.append(pd.DataFrame({"image_id": split.image_ids, "score": models.predict_scores(model, split.images)}))
+        split = read_split(store, name, memory=memory)
+        parts.append(pd.DataFrame({"image_id": split.image_ids, "score": scoring.predict_scores(model, split.images)}))
     known = [name for name in GROUPS if name in splits]
     facts = splits[["image_id", "sha256", "patient_id", "split", "label", *known]]
     table = facts.merge(pd.concat(parts), on="image_id", validate="one_to_one")
@@ -70,7 +75,7 @@ def calibrated(predictions: pd.DataFrame) -> tuple[pd.DataFrame, calibration.Pla
     """
     val = predictions[predictions["split"] == "val"]
     # As the reports print it: whoever applies the published calibration gets these probabilities.
-    platt = calibration.Platt(*dataset.rounded(calibration.fit(val["label"], val["score"])))
+    platt = calibration.Platt(*tables.rounded(calibration.fit(val["label"], val["score"])))
     probability = calibration.apply(platt, predictions["score"]).round(7)
     names = list(predictions)
     place = names.index("score") + 1
@@ -111,15 +116,15 @@ def judge(
     splits = {name: predictions[predictions["split"] == name] for name in ("val", "test")}
     val, test = splits.values()
     chosen = {
-        "youden": metrics.youden_threshold(val["label"], val["score"]),
-        "target_sensitivity": metrics.threshold_at_sensitivity(val["label"], val["score"], target_sensitivity),
+        "youden": decisions.youden_threshold(val["label"], val["score"]),
+        "target_sensitivity": decisions.threshold_at_sensitivity(val["label"], val["score"], target_sensitivity),
         "one_half": 0.5,
     }
     full: dict[str, dict[str, Any]] = {}
     for point, value in chosen.items():
         # As the reports print it: whoever applies the published threshold decides as these figures did.
-        before = dataset.rounded(value)
-        after = before if point == "one_half" else dataset.rounded(calibration.apply(platt, [before])[0])
+        before = tables.rounded(value)
+        after = before if point == "one_half" else tables.rounded(calibration.apply(platt, [before])[0])
         full[point] = {
             **_figures_at(before, "score", splits, level),
             "calibrated": _figures_at(after, "calibrated", splits, level),
@@ -163,11 +168,37 @@ def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
     for point, scores, at in places:
         test, row = at["test"], {"point": point, "scores": scores, "threshold": f"{at['threshold']:.6g}"}
         row["auc"] = f"{test['auc']:.4f}" if "auc" in test else ""
-        rows.append(row | {name: dataset.stated(test, name) for name in ("accuracy", "sensitivity", "specificity")})
+        rows.append(
+            row | {name: tables.format_with_interval(test, name) for name in ("accuracy", "sensitivity", "specificity")}
+        )
     return pd.DataFrame(rows)
 
 
-def robustness(model: Any, split: dataset.Split) -> dict[str, float]:
+def summary(full: Mapping[str, Any]) -> list[str]:
+    """What the stage says at its end, in a line each.
+
+    Args:
+        full: `evaluation.json`, with `robustness` and the audit as `stress`.
+    """
+    test, after, robust = full["youden"]["test"], full["youden"]["calibrated"]["test"], full["robustness"]
+    weakest = min(robust, key=lambda name: robust[name])
+    lines = [
+        f"test AUC {tables.format_with_interval(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} pneumonia)",
+        f"validation AUC {robust['clean']:.4f}; under changes of sharpness, grays, noise and proportions "
+        f"{robust['mean']:.4f} on average, least {robust[weakest]:.4f} ({weakest})",
+        f"calibration on validation takes the test calibration error from {test['ece']:.3f} to {after['ece']:.3f}, "
+        f"the Brier score from {test['brier']:.3f} to {after['brier']:.3f}",
+        "prior_shift is left out: by the unlabelled test scores all is pneumonia, or none, or they do not say",
+    ]
+    if shift := full.get("prior_shift"):
+        lines[-1] = (
+            f"pneumonia: {shift['val_prevalence']:.1%} of validation, {shift['estimated_prevalence']:.1%} of test as "
+            f"estimated from its unlabelled scores (prior_shift), {shift['test_prevalence']:.1%} as labelled"
+        )
+    return [*lines, str(full["stress"]["verdict"])]
+
+
+def robustness(model: Any, split: Split) -> dict[str, float]:
     """AUC on a split as it is and under each of `stress.STRESSES`, and the mean of all of them.
 
     For whoever chooses between recipes where clean validation images no longer tell them apart.
@@ -178,7 +209,7 @@ def robustness(model: Any, split: dataset.Split) -> dict[str, float]:
     """
     labels = split.labels.astype(int)
     scores = _scores_under(model, split.images, stress.STRESSES)
-    aucs = {name: metrics.roc_auc(labels, values) for name, values in scores.items()}
+    aucs = {name: ranking.roc_auc(labels, values) for name, values in scores.items()}
     return aucs | {"mean": sum(aucs.values()) / len(aucs)}
 
 
@@ -196,16 +227,16 @@ def audit(
         store: the image store.
         splits: as `rebalance` wrote it; who is a patient.
         level: of the intervals (DeLong, by patient).
-        memory: as in `dataset.read_split`.
+        memory: as in `store.read_split`.
 
     Returns:
         `auc`: name of the change -> `auc, auc_low, auc_high`; `n`; `hidden`: what was hidden, `lungs` or `middle`;
         `shortcut_prone`, absent where the interval leaves it open; `verdict` in words.
     """
-    split = dataset.read_split(store, "test", memory=memory)
+    split = read_split(store, "test", memory=memory)
     labels = split.labels.astype(int)
     patients = splits.set_index("image_id")["patient_id"].loc[split.image_ids]
-    masks = dataset.lungs(store, "test")
+    masks = lungs(store, "test")
     hidden = "middle" if masks is None else "lungs"
 
     def occluded(block: npt.NDArray[np.uint8], first: int) -> dict[str, npt.NDArray[np.uint8]]:
@@ -229,7 +260,7 @@ def audit(
     else:
         lies = f"{len(labels)} images cannot tell whether most of what it goes by lies there"
     audited["verdict"] = (
-        f"with the {what} blacked out the test AUC is {dataset.stated(left, 'auc')} "
+        f"with the {what} blacked out the test AUC is {tables.format_with_interval(left, 'auc')} "
         f"instead of {full['auc']:.3f}: {lies}"
     )
     return audited
@@ -237,7 +268,7 @@ def audit(
 
 def _scores_under(
     model: Any,
-    images: npt.NDArray[np.uint8] | dataset.Pixels,
+    images: npt.NDArray[np.uint8] | Pixels,
     changes: Iterable[str],
     more: Callable[[npt.NDArray[np.uint8], int], Mapping[str, npt.NDArray[np.uint8]]] = lambda block, first: {},
 ) -> dict[str, npt.NDArray[np.float64]]:
@@ -252,17 +283,17 @@ def _scores_under(
     noise = {name: np.random.default_rng(0) for name in changes}
     parts: list[dict[str, npt.NDArray[np.float64]]] = []
     first = 0
-    for block in dataset.blocks(images):
+    for block in blocks(images):
         changed = {name: stress.stressed(block, name, seed=rng) for name, rng in noise.items()}
         versions = {"clean": block, **changed, **more(block, first)}
-        parts.append({name: models.predict_scores(model, version) for name, version in versions.items()})
+        parts.append({name: scoring.predict_scores(model, version) for name, version in versions.items()})
         first += len(block)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _auc(labels: Any, scores: Any, patients: Any, level: float) -> dict[str, float]:
-    low, high = metrics.auc_interval(labels, scores, level, groups=patients)
-    return {"auc": metrics.roc_auc(labels, scores), "auc_low": low, "auc_high": high}
+    low, high = ranking.auc_interval(labels, scores, level, groups=patients)
+    return {"auc": ranking.roc_auc(labels, scores), "auc_low": low, "auc_high": high}
 
 
 def curves(predictions: pd.DataFrame, threshold: float) -> dict[str, pd.DataFrame]:
@@ -277,16 +308,16 @@ def curves(predictions: pd.DataFrame, threshold: float) -> dict[str, pd.DataFram
     """
     test = predictions[predictions["split"] == "test"]
     y_true, y_score = test["label"], test["score"]
-    roc = metrics.roc_curve(y_true, y_score)
-    pr = metrics.precision_recall_curve(y_true, y_score)
-    benefit = {name: metrics.net_benefit(y_true, test[name]) for name in ("score", "calibrated")}
+    roc = ranking.roc_curve(y_true, y_score)
+    pr = ranking.precision_recall_curve(y_true, y_score)
+    benefit = {name: decisions.net_benefit(y_true, test[name]) for name in ("score", "calibrated")}
     plain = benefit["score"]
-    names = pd.Series(dataset.LABELS)
+    names = pd.Series(tables.LABELS)
     return {
         "roc": pd.DataFrame({"fpr": roc.fpr, "tpr": roc.tpr}),
         "precision_recall": pd.DataFrame({"recall": pr.recall, "precision": pr.precision}),
-        "calibration": pd.DataFrame(metrics.reliability(y_true, y_score)._asdict()),
-        "calibration_after": pd.DataFrame(metrics.reliability(y_true, test["calibrated"])._asdict()),
+        "calibration": pd.DataFrame(calibration.reliability(y_true, y_score)._asdict()),
+        "calibration_after": pd.DataFrame(calibration.reliability(y_true, test["calibrated"])._asdict()),
         "decision_curve": pd.DataFrame(
             {
                 "threshold": plain.thresholds,
@@ -309,7 +340,7 @@ def _figures_at(
 
 
 def _report(part: pd.DataFrame, scores: Any, threshold: float, level: float) -> dict[str, float]:
-    return metrics.classification_report(part["label"], scores, threshold, groups=part["patient_id"], level=level)
+    return classification_report(part["label"], scores, threshold, groups=part["patient_id"], level=level)
 
 
 def _prior_shift(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[str, dict[str, Any]]:
@@ -323,7 +354,7 @@ def _prior_shift(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[st
         return {}
     shares = {"val_prevalence": old, "estimated_prevalence": new}
     with suppress(ValueError):  # undefined in too many resamples
-        shares["estimated_prevalence_low"], shares["estimated_prevalence_high"] = metrics.bootstrap_interval(
+        shares["estimated_prevalence_low"], shares["estimated_prevalence_high"] = bootstrap_interval(
             lambda _, scores: calibration.prior_by_em(scores, old),
             test["label"],
             test["calibrated"],
@@ -333,7 +364,7 @@ def _prior_shift(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[st
         )
     shares["test_prevalence"] = float(test["label"].mean())
     # Even odds in the new population, seen from the old one.
-    threshold = dataset.rounded(calibration.adjust_prior([0.5], new, old)[0])
+    threshold = tables.rounded(calibration.adjust_prior([0.5], new, old)[0])
     cut, *adjusted = calibration.adjust_prior([threshold, *test["calibrated"]], old, new)
     return {"prior_shift": {"threshold": threshold, **shares, "test": _report(test, adjusted, cut, level)}}
 

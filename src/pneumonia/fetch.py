@@ -21,47 +21,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pneumonia import UserError, compute, dataset, download, files, images, phantom, reason, sources
+from pneumonia import UserError, compute, files, reason, workspace
+from pneumonia.data import download, phantom, sources, tables
+from pneumonia.images import decode
 
 MANIFEST = ("image_id", "uri", "label", "patient_id", "subtype", "source_split", "bytes", "sha256")
 BOXES = ("image_id", "x", "y", "width", "height")
 
 _READERS = 8
 """Files read at a time for the manifest: disks and networks answer several as fast as one."""
-
-
-class Source(NamedTuple):
-    """A row of `DATASETS`.
-
-    Attributes:
-        title: what the images are.
-        licence, citation: as their authors state them.
-        patients: the rule that says which images are of one patient.
-        reference_standard: what the labels go by, in the words of the source.
-        read: lists the files of a place in this layout.
-        url: published address of the archive; empty where there is none.
-        checksum: of the published archive, as its publishers state it; empty where they state none.
-        n_images: in the published set; 0 where there is none.
-        side: pixels, of an archive of MedMNIST's arrays; 0 = the archive holds files.
-        layout: what `read` looks for, as a message says it.
-        public_test: the source has an official test split that everybody can see. Whoever planned this project had
-            looked at it, so that its figures are no first look; a model card says so.
-        synthetic: no patients; said wherever a figure of it shows.
-    """
-
-    title: str
-    licence: str
-    citation: str
-    patients: str
-    reference_standard: str
-    read: sources.Reader
-    url: str = ""
-    checksum: str = ""
-    n_images: int = 0
-    side: int = 0
-    layout: str = ""
-    public_test: bool = False
-    synthetic: bool = False
 
 
 class Fetched(NamedTuple):
@@ -76,85 +44,6 @@ class Fetched(NamedTuple):
     manifest: pd.DataFrame
     boxes: pd.DataFrame
     record: dict[str, Any]
-
-
-_KERMANY_STANDARD = (
-    '"The diagnoses for the images were then graded by two expert physicians before being cleared for training the AI '
-    'system. In order to account for any grading errors, the evaluation set was also checked by a third expert"'
-)
-"""As Kermany et al. (2018) say it, doi:10.1016/j.cell.2018.02.010; PneumoniaMNIST took its labels from them."""
-
-
-def _medmnist(name: str, size: int, md5: str) -> Source:
-    return Source(
-        title=f"PneumoniaMNIST: the Kermany set cropped to a square and shrunk to {size} pixels",
-        licence="CC BY 4.0",
-        citation="Yang et al. (2023), MedMNIST v2, doi:10.1038/s41597-022-01721-8",
-        patients="not published: each image stands for a patient",
-        reference_standard=f"that of the Kermany set, {_KERMANY_STANDARD}",
-        read=sources.read_pneumoniamnist,
-        url=f"https://zenodo.org/records/10519652/files/{name}.npz?download=1",
-        checksum=f"md5:{md5}",
-        n_images=5856,
-        side=size,
-        public_test=True,
-    )
-
-
-DATASETS = {
-    "phantom": Source(
-        title="synthetic frontal chest radiographs, made here from a small physical model",
-        licence="MIT, as this project",
-        citation="none: no patients",
-        patients="the one that was drawn",
-        reference_standard="none is needed: pneumonia is where the model of the chest drew a finding",
-        read=sources.read_phantom,
-        synthetic=True,
-    ),
-    "chest_xray": Source(
-        title="paediatric chest X-rays of Guangzhou Women and Children's Medical Center",
-        licence="CC BY 4.0",
-        citation="Kermany, Zhang, Goldbaum (2018), Mendeley Data, doi:10.17632/rscbjbr9sj.2",
-        patients="(subtype, number) for pneumonia, (NORMAL2- or not, number) for normals",
-        reference_standard=_KERMANY_STANDARD,
-        read=sources.read_chest_xray,
-        layout="train/NORMAL/*.jpeg, train/PNEUMONIA/*.jpeg, test/…",
-        url="https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
-        n_images=5856,
-        public_test=True,
-    ),
-    "pneumoniamnist": _medmnist("pneumoniamnist", 28, "28209eda62fecd6e6a2d98b1501bb15f"),
-    "pneumoniamnist_64": _medmnist("pneumoniamnist_64", 64, "8f4eceb4ccffa70c672198ea285246c6"),
-    "pneumoniamnist_128": _medmnist("pneumoniamnist_128", 128, "05b46931834c231683c68f40c47b2971"),
-    "pneumoniamnist_224": _medmnist("pneumoniamnist_224", 224, "d6a3c71de1b945ea11211b03746c1fe1"),
-    "folder": Source(
-        title="images of your own",
-        licence="yours",
-        citation="yours",
-        patients="table, else folder between class and image, else DICOM header, else each image stands for one",
-        reference_standard="yours",
-        read=sources.read_folder,
-        layout="images below folders NORMAL and PNEUMONIA (or 0 and 1), or fetch.url of a table path,label,patient_id",
-    ),
-    "rsna": Source(
-        title="frontal chest X-rays of the RSNA Pneumonia Detection Challenge 2018, with boxes",
-        licence="terms of the challenge; images of the NIH Clinical Center",
-        citation="Shih et al. (2019), Radiology: Artificial Intelligence, doi:10.1148/ryai.2019180041",
-        patients="the one of NIH ChestX-ray14 where the published mapping lies beside, else each image stands for one",
-        reference_standard="radiologists drew boxes around pulmonary opacities that may represent pneumonia; an image "
-        "with a box counts as pneumonia",
-        read=sources.read_rsna,
-        layout="stage_2_train_labels.csv and the DICOM files it names",
-        n_images=26_684,
-    ),
-}
-
-
-def source(data: str) -> Source:
-    """The row of `DATASETS`, or one line that lists the known ones."""
-    if data not in DATASETS:
-        raise UserError(f"data = {data!r} is unknown; known: {', '.join(DATASETS)}")
-    return DATASETS[data]
 
 
 def fetch(
@@ -183,25 +72,25 @@ def fetch(
     Raises:
         UserError: missing, cut short, damaged, not the archive that `sha256` names, or not in the layout of `data`.
     """
-    origin = source(data)
+    origin = sources.source(data)
     target = folder / f"{data}.zip"
     if not origin.synthetic and not url and not origin.url:
         raise UserError(f"data = {data} needs fetch.url: where the images lie (folder, table or archive; path or URL)")
     if origin.synthetic:
         if url:
             print(f"data = {data} is made here: fetch.url is ignored")
-        with dataset.written_whole(target) as partial:
+        with workspace.written_whole(target) as partial:
             _render(partial, n_images, seed, workers)
             manifest, boxes = read_archive(data, partial, stored=target)
-        record = {"sha256": dataset.sha256_file(target)}
+        record = {"sha256": workspace.sha256_file(target)}
     elif url and (place := _in_place(url, sha256)):
         manifest, boxes = _read(data, *place)
         record = {"url": url}
     else:
         address = _address(url) if url else origin.url
         checksum = (f"sha256:{sha256}" if sha256 else None) if url else origin.checksum or None
-        with dataset.written_whole(target) as partial:
-            arrived = download.bring(address, partial, resume=resume, checksum=checksum)
+        with workspace.written_whole(target) as partial:
+            arrived = download.download_file(address, partial, resume=resume, checksum=checksum)
             if origin.side:
                 _unpack_arrays(partial, stored=target, side=origin.side)
             # Before it gets its name: what a failed stage leaves in an out's folder stops `dvc checkout`.
@@ -209,7 +98,7 @@ def fetch(
         record = {"url": url or origin.url, "sha256": arrived}
     facts = {name: getattr(origin, name) for name in ("title", "licence", "citation", "patients")}
     whole = {"data": data, **facts, **record, "n_images": len(manifest)}
-    dataset.write_json(whole, folder / "source.json")
+    tables.write_json(whole, folder / "source.json")
     return Fetched(manifest, boxes, whole)
 
 
@@ -229,11 +118,11 @@ def read_archive(data: str, path: Path, *, stored: Path | None = None) -> tuple[
 
 
 def _read(data: str, listed: files.Files, read: sources.Reader | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows, boxes = (read or source(data).read)(listed)
+    rows, boxes = (read or sources.source(data).read)(listed)
     if not rows:
-        others = [name for name, other in DATASETS.items() if name != data and _fits(other, listed)]
+        others = [name for name, other in sources.DATASETS.items() if name != data and _fits(other, listed)]
         hint = f"; it looks like data = {others[0]}" if others else ""
-        expected = source(data).layout
+        expected = sources.source(data).layout
         top = sorted({f"{name.split('/')[0]}{'/' if '/' in name else ''}" for name in listed.names})
         found = f"found: {', '.join(top[:5])}{', …' if len(top) > 5 else ''}" if top else "it is empty"
         raise UserError(
@@ -249,7 +138,7 @@ def _read(data: str, listed: files.Files, read: sources.Reader | None = None) ->
         manifest = pd.DataFrame(tqdm(described, "fetch", len(rows), unit="image", disable=None, leave=False))
     manifest = manifest.sort_values("image_id", ignore_index=True)
     manifest["label"] = manifest["label"].astype(int)
-    for label, name in dataset.LABELS.items():
+    for label, name in tables.LABELS.items():
         if not (manifest["label"] == label).any():
             raise UserError(f"{listed.place}: no image of class {label} ({name}); a classifier needs both classes")
     more = [str(name) for name in manifest if name not in MANIFEST]
@@ -260,7 +149,7 @@ def _read(data: str, listed: files.Files, read: sources.Reader | None = None) ->
     return manifest[[*MANIFEST, *more]], table
 
 
-def _fits(other: Source, listed: files.Files) -> bool:
+def _fits(other: sources.Source, listed: files.Files) -> bool:
     try:
         return bool(other.read(listed)[0])
     except UserError:  # the layout is known, and something in it is missing
@@ -272,7 +161,7 @@ def _describe(row: dict[str, Any], listed: files.Files) -> dict[str, Any]:
     row = dict(row)
     member, mask = row.pop("member"), row.pop("lung_mask_member", "")
     content = listed.read(member)
-    header = images.header(content)
+    header = decode.header(content)
     known = header | {name: value for name, value in row.items() if value != ""}
     return {
         **known,
@@ -280,7 +169,7 @@ def _describe(row: dict[str, Any], listed: files.Files) -> dict[str, Any]:
         "source_split": row["source_split"],
         "uri": listed.uri(member),
         "bytes": len(content),
-        "sha256": dataset.sha256_bytes(content),
+        "sha256": workspace.sha256_bytes(content),
         **({"lung_mask_uri": listed.uri(mask)} if mask else {}),
     }
 
@@ -318,7 +207,7 @@ def _address(url: str) -> str:
     if url.startswith("kaggle://"):
         return _from_kaggle(url.removeprefix("kaggle://"))
     # Not Path.expanduser(), which fails where there is no such user.
-    return url if "://" in url else str(dataset.project_root() / os.path.expanduser(url))
+    return url if "://" in url else str(workspace.project_root() / os.path.expanduser(url))
 
 
 def _from_kaggle(handle: str) -> str:
@@ -344,7 +233,7 @@ def _unpack_arrays(path: Path, *, stored: Path, side: int) -> None:
     with files.in_archive(path, stored=stored):
         pass  # an .npz file is a zip archive, and no less able to do harm than another
     rows = []
-    with dataset.written_whole(path) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+    with workspace.written_whole(path) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         try:
             for row, image in _images_of_arrays(path, side):
                 rows.append(row)
@@ -361,7 +250,7 @@ def _unpack_arrays(path: Path, *, stored: Path, side: int) -> None:
 
 def _images_of_arrays(path: Path, side: int) -> Iterator[tuple[dict[str, Any], bytes]]:
     with np.load(path, allow_pickle=False) as arrays:
-        for split in dataset.SPLITS:
+        for split in tables.SPLITS:
             labels, pixels = arrays[f"{split}_labels"].ravel(), arrays[f"{split}_images"]
             # OpenCV would round shares of 1 to black and white.
             if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side):
@@ -373,7 +262,7 @@ def _images_of_arrays(path: Path, side: int) -> Iterator[tuple[dict[str, Any], b
                     "member": f"images/{image_id}.png",
                     "label": int(label),
                     "patient_id": "",
-                    "subtype": dataset.LABELS[int(label)],
+                    "subtype": tables.LABELS[int(label)],
                     "source_split": split,
                 }
                 yield row, cv2.imencode(".png", image)[1].tobytes()

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pneumonia import dataset, metrics
+from pneumonia.data import tables
+from pneumonia.metrics import calibration, ranking
 
 FIRST = "the first model of this data set"
 EARLIEST = "the earliest model that passes its gates"
@@ -113,7 +114,7 @@ def decide(
         max_ece: expected calibration error of the raw scores on validation; calibrated on it, they flatter there.
     """
     mine = _split(candidate, "val")
-    own_auc = metrics.roc_auc(mine["label"], mine["score"])
+    own_auc = ranking.roc_auc(mine["label"], mine["score"])
     gates = _gates(mine, threshold, min_sensitivity, max_ece)
     failed = "; ".join(_failure(gate) for gate in gates if not gate.passed)
     if champion is None:
@@ -204,8 +205,8 @@ def facts(
     mine = _split(candidate, "val")
     passed = all(gate.passed for gate in _gates(mine, threshold, min_sensitivity, max_ece))
     return {
-        "val_auc": repr(metrics.roc_auc(mine["label"], mine["score"])),
-        "val_digest": dataset.digest(mine.reset_index()),
+        "val_auc": repr(ranking.roc_auc(mine["label"], mine["score"])),
+        "val_digest": tables.data_digest(mine.reset_index()),
         "val_smaller": str(_smaller(mine)),
         "eligible": str(passed).lower(),
         "threshold": repr(threshold),
@@ -273,7 +274,7 @@ def rollback(registry: Tags, champion: int, choose: Callable[[Tags], Standing]) 
         aside.append(best)
 
 
-def compare(challenger: pd.DataFrame, holder: pd.DataFrame) -> Gain:
+def auc_gain(challenger: pd.DataFrame, holder: pd.DataFrame) -> Gain:
     """Two models on their common validation images; arguments as those of `decide`."""
     common, smaller = _common(challenger, holder, "val")
     return Gain(_compared(common)[2] if smaller else 0.0, smaller)
@@ -310,7 +311,7 @@ def _gain(registry: Tags, challenger: int, holder: int, measure: Measure) -> Gai
 
 def _gates(mine: pd.DataFrame, threshold: float, min_sensitivity: float, max_ece: float) -> tuple[Gate, ...]:
     sensitivity = float((mine.loc[mine["label"] == 1, "score"] >= threshold).mean())
-    ece = metrics.expected_calibration_error(mine["label"], mine["score"])
+    ece = calibration.expected_calibration_error(mine["label"], mine["score"])
     return (
         Gate("min_sensitivity", sensitivity, min_sensitivity, sensitivity >= min_sensitivity),
         Gate("max_ece", ece, max_ece, ece <= max_ece),
@@ -334,10 +335,10 @@ def _common(candidate: pd.DataFrame, champion: pd.DataFrame, split: str) -> tupl
 
 def _compared(common: pd.DataFrame) -> tuple[float, float, float, float]:
     """AUC of either model, their difference, DeLong's p-value."""
-    auc = metrics.roc_auc(common["label"], common["score"])
-    champion_auc = metrics.roc_auc(common["label"], common["score_champion"])
+    auc = ranking.roc_auc(common["label"], common["score"])
+    champion_auc = ranking.roc_auc(common["label"], common["score_champion"])
     scores = (common["score"], common["score_champion"])
-    p_value = metrics.delong_test(common["label"], *scores, groups=common["patient_id"])
+    p_value = ranking.delong_test(common["label"], *scores, groups=common["patient_id"])
     return auc, champion_auc, auc - champion_auc, p_value
 
 
@@ -346,4 +347,4 @@ def _smaller(table: pd.DataFrame) -> int:
 
 
 def _split(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
-    return dataset.once(predictions, split).set_index("sha256")[["label", "patient_id", "score"]]
+    return tables.unique_images(predictions, split).set_index("sha256")[["label", "patient_id", "score"]]

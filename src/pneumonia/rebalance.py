@@ -16,7 +16,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from pneumonia import UserError, dataset
+from pneumonia import UserError
+from pneumonia.data import tables
 
 MAX_FOLDS = 20
 """A fraction is drawn as so many of at most so many folds."""
@@ -50,7 +51,7 @@ def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: fl
         UserError: too few patients of a class to draw a split.
     """
     # Copies go, and files with both labels have gone, but they still say who is one patient.
-    linking = table[table["valid"] | (table["reason"] == dataset.BOTH_LABELS)].sort_values("image_id")
+    linking = table[table["valid"] | (table["reason"] == tables.BOTH_LABELS)].sort_values("image_id")
     groups = _patient_groups(linking)[linking["valid"].to_numpy()]
     valid = linking[linking["valid"]].drop(columns=["valid", "reason"]).reset_index(drop=True)
     official = valid["source_split"].where(valid["source_split"].isin(["test", "val"]), "train").to_numpy(object)
@@ -78,7 +79,7 @@ def require_both_classes(splits: pd.DataFrame) -> None:
     Raises:
         UserError: names the split that lacks a class.
     """
-    for name in dataset.SPLITS:
+    for name in tables.SPLITS:
         part = splits[splits["split"] == name]
         if part["label"].nunique() < 2:
             what = f"{len(part)} images of one class only" if len(part) else "no images"
@@ -102,7 +103,7 @@ def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
     repeats = np.ones(len(table), dtype=int)
     train = table["split"].eq("train").to_numpy()
     labels = table["label"].to_numpy()
-    counts = {label: int((train & (labels == label)).sum()) for label in dataset.LABELS}
+    counts = {label: int((train & (labels == label)).sum()) for label in tables.LABELS}
     target = {"oversample": max(counts.values()), "undersample": min(counts.values())}
     rng = np.random.default_rng(seed)
     for label, count in counts.items():
@@ -147,7 +148,7 @@ def acquisition(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     if "view" in train:
         taken = taken.join(pd.get_dummies(train["view"], prefix="view", dtype=float))
     label, groups = train["label"].to_numpy(), _patient_groups(train)
-    patients = [len(np.unique(groups[label == one])) for one in dataset.LABELS]
+    patients = [len(np.unique(groups[label == one])) for one in tables.LABELS]
     if min(patients) < ACQUISITION_PATIENTS:
         raise UserError(
             f"rebalance.acquisition > 1 needs {ACQUISITION_PATIENTS} patients of each class in train, here are "
@@ -178,7 +179,7 @@ def acquisition(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 def _likelihood(model: Any, taken: Any, label: Any) -> float:
     """Mean log-likelihood of the labels, both classes weighing the same."""
     own = np.log(np.maximum(model.predict_proba(taken)[np.arange(len(label)), label], 1e-12))
-    return float(np.mean([own[label == one].mean() for one in dataset.LABELS]))
+    return float(np.mean([own[label == one].mean() for one in tables.LABELS]))
 
 
 def weigh_acquisition(table: pd.DataFrame, found: pd.DataFrame, *, at_most: float) -> pd.DataFrame:
@@ -197,7 +198,7 @@ def weigh_acquisition(table: pd.DataFrame, found: pd.DataFrame, *, at_most: floa
     """
     weight = table["weight"].copy()
     shown, label = table.loc[found.index, "repeats"], table.loc[found.index, "label"]
-    for one in dataset.LABELS:
+    for one in tables.LABELS:
         rows = found.index[label == one]
         own = found.loc[rows, "probability"] if one else 1 - found.loc[rows, "probability"]
         rare = (1 / own.clip(lower=1e-6)).clip(upper=at_most)  # from 1: taken as no image of the other class is
@@ -221,7 +222,7 @@ def summarise_acquisition(table: pd.DataFrame, found: pd.DataFrame) -> dict[str,
     aucs = [roc_auc_score(train.loc[part.index, "label"], part["probability"]) for _, part in found.groupby("fold")]
     effective = {
         f"n_effective_{name}": float(weight.sum() ** 2 / (weight**2).sum())
-        for label, name in dataset.LABELS.items()
+        for label, name in tables.LABELS.items()
         for weight in [(train["weight"] * train["repeats"])[train["label"] == label]]
     }
     return {"n": len(train), "auc": float(np.mean(aucs)), **effective}
@@ -237,14 +238,14 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
         split: {
             "n_images": len(part),
             "n_patients": int(part["patient_id"].nunique()),
-            **{f"n_{name}": int(part["label"].eq(label).sum()) for label, name in dataset.LABELS.items()},
+            **{f"n_{name}": int(part["label"].eq(label).sum()) for label, name in tables.LABELS.items()},
             **{
                 f"shown_{name}": int(part.loc[part["label"].eq(label), "repeats"].sum())
-                for label, name in dataset.LABELS.items()
+                for label, name in tables.LABELS.items()
             },
             **{
                 f"weight_{name}": round(float((part["weight"] * part["repeats"])[part["label"].eq(label)].sum()), 1)
-                for label, name in dataset.LABELS.items()
+                for label, name in tables.LABELS.items()
             },
             **_age_and_sex(part),
         }
@@ -255,9 +256,9 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
     return {
         "strategy": strategy,
         "official_test": bool(valid["source_split"].eq("test").any()),
-        "splits": {split: rows[split] for split in dataset.SPLITS},
+        "splits": {split: rows[split] for split in tables.SPLITS},
         "n_left_out_duplicates_or_test_patients": len(left_out),
-        "digest": dataset.digest(splits),
+        "digest": tables.data_digest(splits),
     }
 
 

@@ -17,7 +17,9 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pneumonia import UserError, compute, dataset, files, images
+from pneumonia import UserError, compute, files, workspace
+from pneumonia.data import tables
+from pneumonia.images import decode
 
 MEASURES = (
     "width",
@@ -59,7 +61,7 @@ _THUMBNAIL = 16
 _SHARPNESS = 112
 
 
-class Report(NamedTuple):
+class ValidationReport(NamedTuple):
     """What `validation.json` holds, and the page for people.
 
     Attributes:
@@ -104,13 +106,13 @@ def measure(
     rows: dict[int, list[dict[str, Any]]] = {}
     for number in parts:
         if resume and (resume / f"{number}.json").is_file():
-            rows[number] = dataset.read_json(resume / f"{number}.json")["rows"]
+            rows[number] = tables.read_json(resume / f"{number}.json")["rows"]
     pending = {number: part for number, part in parts.items() if number not in rows}
     results = compute.run(_measure_chunk, list(pending.values()), workers=workers, label="validate", dask=dask)
     for number, part in zip(pending, results, strict=True):
         rows[number] = part
         if resume:
-            dataset.write_json({"rows": part}, resume / f"{number}.json")
+            tables.write_json({"rows": part}, resume / f"{number}.json")
     measured = pd.DataFrame([row for number in parts for row in rows[number]])
     table = pd.concat([manifest.reset_index(drop=True), measured], axis=1)
     small = table["reason"].eq("") & (table[["width", "height"]].min(axis=1) < min_side)
@@ -118,7 +120,7 @@ def measure(
     blank = table["reason"].eq("") & (table["std"] < min_std)
     table.loc[blank, "reason"] = f"blank: standard deviation under {min_std:g} gray levels"
     clash = table["reason"].eq("") & (table.groupby("sha256")["label"].transform("nunique") > 1)
-    table.loc[clash, "reason"] = dataset.BOTH_LABELS
+    table.loc[clash, "reason"] = tables.BOTH_LABELS
     table["valid"] = table["reason"].eq("")
     table["turned"] = turned(table)
     table["look_alike"] = look_alike(table)
@@ -128,12 +130,12 @@ def measure(
 def _measure_chunk(jobs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     cv2.setNumThreads(1)  # the processes share the cores already; OpenCV's own threads would fight them for these
     # A file that is gone or cannot be reached is no bad image: leaving it out would make the result depend on the day.
-    return [_measure(dataset.read_unchanged(uri, sha256)) for uri, sha256 in jobs]
+    return [_measure(decode.read_unchanged(uri, sha256)) for uri, sha256 in jobs]
 
 
 def _measure(content: bytes) -> dict[str, Any]:
     try:
-        image, mode = images.decode(content), images.mode(content)
+        image, mode = decode.decode(content), decode.mode(content)
     except UserError as error:
         nothing = {"width": 0, "height": 0, **dict.fromkeys(("mean", "std", "entropy", "saturated", "sharpness"), 0.0)}
         reason = f"cannot be read as an image ({error})"
@@ -252,7 +254,9 @@ def _centred(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9))
 
 
-def report(table: pd.DataFrame, *, min_side: int, min_std: float, max_bad_fraction: float, docs: Path) -> Report:
+def report(
+    table: pd.DataFrame, *, min_side: int, min_std: float, max_bad_fraction: float, docs: Path
+) -> ValidationReport:
     """Run the expectation suite over the measured table and render it as a page.
 
     Args:
@@ -280,7 +284,7 @@ def report(table: pd.DataFrame, *, min_side: int, min_std: float, max_bad_fracti
         "n_turned": int((table["turned"] != 0).sum()),
         "expectations": results,
     }
-    return Report(summary, next((docs / "validations" / IMAGES_SUITE).rglob("*.html")))
+    return ValidationReport(summary, next((docs / "validations" / IMAGES_SUITE).rglob("*.html")))
 
 
 def findings(table: pd.DataFrame) -> pd.DataFrame:
@@ -296,7 +300,7 @@ def findings(table: pd.DataFrame) -> pd.DataFrame:
 def _classes(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each class: `class, label, n_images, share, n_patients`, of valid rows."""
     valid = table[table["valid"]]
-    parts = [(label, name, valid[valid["label"] == label]) for label, name in dataset.LABELS.items()]
+    parts = [(label, name, valid[valid["label"] == label]) for label, name in tables.LABELS.items()]
     return pd.DataFrame(
         {
             "class": name,
@@ -323,7 +327,7 @@ def require_enough(table: pd.DataFrame, max_bad_fraction: float) -> None:
             f"allows {max_bad_fraction:.1%}; commonest: {worst.index[0]} ({worst.iloc[0]}); mend the source "
             "or raise the limit"
         )
-    for label, name in dataset.LABELS.items():
+    for label, name in tables.LABELS.items():
         if not (table["valid"] & table["label"].eq(label)).any():
             reasons = table.loc[table["label"].eq(label), "reason"].value_counts()
             raise UserError(
@@ -362,7 +366,7 @@ def _run_suite(
         gxe.ExpectColumnValuesToBeInSet(column="turned", value_set=[0], mostly=mostly),
         gxe.ExpectColumnValuesToBeInSet(column="look_alike", value_set=[""]),
         gxe.ExpectColumnValuesToBeInSet(column="valid", value_set=[True], mostly=mostly),
-        gxe.ExpectColumnValuesToNotMatchRegex(column="reason", regex=dataset.BOTH_LABELS),
+        gxe.ExpectColumnValuesToNotMatchRegex(column="reason", regex=tables.BOTH_LABELS),
         gxe.ExpectColumnValuesToBeUnique(column="sha256", mostly=0.95),
     ]
     of_classes = [
@@ -370,7 +374,7 @@ def _run_suite(
         gxe.ExpectColumnValuesToBeBetween(column="n_patients", min_value=MIN_PATIENTS),
     ]
     outcomes = []
-    with dataset.written_whole(docs) as partial:
+    with workspace.written_whole(docs) as partial:
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(partial.resolve())}
         index = {"class_name": "DefaultSiteIndexBuilder"}
         site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}

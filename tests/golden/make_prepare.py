@@ -1,16 +1,18 @@
-"""Makes prepare.png, what `preprocess.prepare` gives for the image built in tests/test_preprocess.py.
+"""Makes prepare.png, what `geometry.prepare` gives for the image built in tests/images/test_geometry.py.
 
 Run it from the checkout's folder after a change of the pixels that is meant, and look at the picture:
 
-    PYTHONPATH=src:tests python tests/golden/make_prepare.py
+    PYTHONPATH=src:. python tests/golden/make_prepare.py
 """
 
 from pathlib import Path
 
 from PIL import Image
-from test_preprocess import GOLDEN, golden_source
 
-from pneumonia import preprocess
+from pneumonia.images import geometry
+from tests.images.test_geometry import GOLDEN, golden_source
 
 if __name__ == "__main__":
-    Image.fromarray(preprocess.prepare(golden_source(), **GOLDEN)).save(Path(__file__).with_name("prepare.png"))
+    Image.fromarray(geometry.prepare(golden_source(), geometry.Preparation(**GOLDEN))).save(
+        Path(__file__).with_name("prepare.png")
+    )

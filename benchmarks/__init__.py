@@ -1,0 +1,1 @@
+"""What measures and is no test: `make bench`, `make results`, `make recipes`."""

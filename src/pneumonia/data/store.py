@@ -1,0 +1,153 @@
+"""The image store: one Zarr group per split, read whole or in chunks, from memory or from disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import zarr
+
+IMAGES_PER_CHUNK = 256
+"""Images a chunk of the store holds: 12 MiB at 224 px, so that 5,856 images are 26 files."""
+
+IMAGES_PER_BLOCK = 1_024
+"""Images that are scored in one go: whole chunks, and whole batches of any usual size."""
+_GIB = 2**30
+
+
+class Pixels:
+    """Images that stay in the store and are read where they are indexed, as a numpy array would be by its first axis.
+
+    Chunks are read whole. The most recently used ones are kept, so that rows drawn from a few of them cost one read
+    of each.
+
+    Args:
+        array: uint8 (n, size, size) of the image store.
+        budget: bytes that the kept chunks may take; one is kept in any case.
+
+    Attributes:
+        shape: n, size, size.
+        dtype: uint8.
+    """
+
+    def __init__(self, array: zarr.Array[Any], budget: float) -> None:
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype[np.uint8] = array.dtype
+        self._rows = np.arange(array.shape[0])
+        self._per_chunk = array.chunks[0]
+        n_kept = max(1, int(budget // (array.dtype.itemsize * np.prod(array.chunks))))
+        self._chunk = lru_cache(maxsize=n_kept)(partial(_read_chunk, array))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: int | slice | Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """The rows that numpy would give for this key, copied: uint8 (…, size, size).
+
+        Raises:
+            IndexError: no such row.
+            TypeError: a key for more than the first axis.
+        """
+        if isinstance(key, tuple):
+            raise TypeError("images in the store are indexed by rows only; index what that gives")
+        rows = np.asarray(self._rows[key])
+        chunks, places = np.divmod(rows, self._per_chunk)
+        taken = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
+        for number in np.unique(chunks):
+            here = chunks == number
+            taken[here] = self._chunk(int(number))[places[here]]
+        return taken
+
+
+def _read_chunk(array: zarr.Array[Any], number: int) -> npt.NDArray[np.uint8]:
+    start = number * array.chunks[0]
+    return np.asarray(array[start : start + array.chunks[0]])
+
+
+class Split(NamedTuple):
+    """The images of one split, row by row.
+
+    Attributes:
+        images: uint8 (n, size, size), 0-255, in memory or, where they would not fit, in the store.
+        labels: int8 (n,), 0 normal / 1 pneumonia.
+        weights: float32 (n,), factor of an image's loss.
+        repeats: int16 (n,), times an epoch shows the image; 0 = dropped by undersampling.
+        image_ids: str (n,).
+    """
+
+    images: npt.NDArray[np.uint8] | Pixels
+    labels: npt.NDArray[np.int8]
+    weights: npt.NDArray[np.float32]
+    repeats: npt.NDArray[np.int16]
+    image_ids: npt.NDArray[Any]
+
+
+def create_store(path: str | Path, attributes: dict[str, Any]) -> zarr.Group:
+    """An empty image store; `attributes` travel with it (data set, digest)."""
+    return zarr.open_group(path, mode="w", attributes=attributes)
+
+
+def create_split(
+    store: zarr.Group, split: str, table: pd.DataFrame, *, size: int, with_lungs: bool
+) -> tuple[zarr.Array[Any], zarr.Array[Any] | None]:
+    """Make the arrays of one split, all but the pixels filled from the table.
+
+    Returns:
+        `images` and, where masks exist, `lungs`: uint8 (n, size, size), still empty.
+    """
+    group = store.create_group(split)
+    columns = {
+        "labels": table["label"].to_numpy(np.int8),
+        "weights": table["weight"].to_numpy(np.float32),
+        "repeats": table["repeats"].to_numpy(np.int16),
+        "image_ids": table["image_id"].astype(object).to_numpy().astype(np.dtypes.StringDType()),
+    }
+    for name, values in columns.items():
+        group.create_array(name, data=values)
+    pixels = [
+        group.create_array(
+            name, shape=(len(table), size, size), chunks=(IMAGES_PER_CHUNK, size, size), dtype=np.uint8, fill_value=0
+        )
+        for name in ("images", "lungs")[: 1 + with_lungs]
+    ]
+    return pixels[0], pixels[1] if with_lungs else None
+
+
+def open_store(path: str | Path) -> zarr.Group:
+    """The image store, for reading."""
+    return zarr.open_group(path, mode="r")
+
+
+def read_split(store: zarr.Group, split: str, *, memory: float | None = None) -> Split:
+    """One split, its images in memory (50 kB each at 224 px) where they fit, else streamed.
+
+    Args:
+        store: the image store.
+        split: one of `SPLITS`.
+        memory: GiB that its images may take; images that take more come as `Pixels`, which keep half of that.
+            None = no limit.
+    """
+    group = cast(zarr.Group, store[split])
+    arrays = {name: cast(zarr.Array[Any], group[name]) for name in Split._fields}
+    stored = arrays.pop("images")
+    limit = math.inf if memory is None else memory * _GIB
+    images = Pixels(stored, limit / 2) if stored.nbytes > limit else np.asarray(stored[:])
+    return Split(images, **{name: np.asarray(array[:]) for name, array in arrays.items()})
+
+
+def lungs(store: zarr.Group, split: str) -> zarr.Array[Any] | None:
+    """Lung masks of a split, uint8 (n, size, size), 255 = lung; None where the source has none."""
+    group = cast(zarr.Group, store[split])
+    return cast("zarr.Array[Any]", group["lungs"]) if "lungs" in group else None
+
+
+def blocks(images: npt.NDArray[np.uint8] | Pixels) -> Iterator[npt.NDArray[np.uint8]]:
+    """The images in order, `IMAGES_PER_BLOCK` at a time, so that memory stays flat: each uint8 (n, size, size)."""
+    for start in range(0, len(images), IMAGES_PER_BLOCK):
+        yield images[start : start + IMAGES_PER_BLOCK]

@@ -1,0 +1,107 @@
+"""Tables and reports that travel between stages: CSV with a row for each image, JSON with figures.
+
+Both are written under another name and moved to their own when complete, so that a file that exists is whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pneumonia import workspace
+
+LABELS = {0: "normal", 1: "pneumonia"}
+SPLITS = ("train", "val", "test")
+
+BOTH_LABELS = "the same file carries both labels"
+"""Reason of a quarantine that still tells who is one patient."""
+
+_TEXT = {
+    "image_id": "str",
+    "uri": "str",
+    "patient_id": "str",
+    "subtype": "str",
+    "source_split": "str",
+    "sha256": "str",
+    "lung_mask_uri": "str",
+    "sex": "str",
+    "view": "str",
+    "mode": "str",
+    "dhash": "str",
+    "look_alike": "str",
+    "reason": "str",
+    "split": "str",
+}
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as CSV: the same table gives the same bytes on every platform."""
+    with workspace.written_whole(path) as partial:
+        table.to_csv(partial, index=False, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A table as `write_table` wrote it; text columns stay text (an id such as `0012` keeps its zeros)."""
+    table = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={"age": [""]})
+    if "valid" in table:
+        table["valid"] = table["valid"].astype(str).eq("True")
+    return table
+
+
+def write_json(values: Mapping[str, Any], path: str | Path) -> None:
+    """Write a report; floats keep 8 significant digits, so that it stays readable."""
+    with workspace.written_whole(path) as partial:
+        partial.write_text(json.dumps(rounded(values), indent=2) + "\n", encoding="utf-8")
+
+
+def rounded(value: Any) -> Any:
+    """A value as `write_json` keeps it: floats with 8 significant digits, also within tables and lists.
+
+    Whoever applies a published number then decides as the reports did. Scores have 7 digits behind the point, so that
+    a threshold between any two of them can be told with 8.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): rounded(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(one) for one in value]
+    return float(f"{value:.8g}") if isinstance(value, (float, np.floating)) else value
+
+
+def format_with_interval(report: Mapping[str, float], name: str, digits: int = 3) -> str:
+    """A figure as text, with its interval in brackets where the report has one; empty where it has no such figure.
+
+    Args:
+        report: as `report.classification_report` makes it: `name`, `name_low`, `name_high`.
+        name: of the figure.
+        digits: behind the point.
+
+    >>> format_with_interval({"auc": 0.8765, "auc_low": 0.8, "auc_high": 0.93}, "auc")
+    '0.876 [0.800, 0.930]'
+    """
+    if name not in report:
+        return ""
+    ends = [f"{report[f'{name}_{end}']:.{digits}f}" for end in ("low", "high") if f"{name}_{end}" in report]
+    return f"{report[name]:.{digits}f}{f' [{ends[0]}, {ends[1]}]' if ends else ''}"
+
+
+def unique_images(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of one split of a table with `split` and `sha256`; a file that occurs twice is one image."""
+    return predictions[predictions["split"] == split].drop_duplicates("sha256")
+
+
+def read_json(path: str | Path) -> Any:
+    """A report as `write_json` wrote it."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def data_digest(table: pd.DataFrame) -> str:
+    """SHA-256 over which images, with which labels and in which split, a table holds; row order does not matter."""
+    columns = [name for name in ("image_id", "sha256", "label", "split") if name in table]
+    lines = sorted("\t".join(map(str, row)) for row in table[columns].itertuples(index=False))
+    return workspace.sha256_bytes("\n".join(lines).encode())

@@ -1,0 +1,388 @@
+"""Pixels of an image file: JPEG, PNG or DICOM, always one gray channel.
+
+Archives of X-rays come as photographs of films, as 16-bit exports, or as what the detector wrote. Whatever
+arrives leaves as 8 bits in which bone is bright. The files are foreign: a damaged or hostile one ends as a
+`UserError`, and no header makes the memory run out.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from pneumonia import UserError, files, workspace
+
+if TYPE_CHECKING:  # pydicom takes a quarter of a second to import, and most archives hold no DICOM
+    from pydicom import Dataset
+
+MAX_PIXELS = 100_000_000
+"""Larger than any detector; a header that claims more would exhaust the memory."""
+_PARSERS = r"(PIL|pydicom)\."
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_AGE = re.compile(r"(?P<number>\d{1,3})(?P<unit>[DWMY]?)")
+_YEARS = {"": 1, "Y": 1, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+
+def read_image(uri: str) -> npt.NDArray[np.uint8]:
+    """One image as the whole project sees it: one channel, before any processing.
+
+    Colour is dropped here: in the Kermany set every file in RGB mode is a pneumonia of the train
+    split, so that a colour channel would give the answer away.
+
+    Args:
+        uri: `zip://MEMBER::ARCHIVE`, a path, or an fsspec URL of a JPEG, PNG or DICOM file.
+
+    Returns:
+        uint8 (height, width), 0-255.
+
+    Raises:
+        UserError: the file is missing, truncated, or no image.
+    """
+    content = files.read_bytes(uri)
+    try:
+        return decode(content)
+    except UserError as error:
+        raise UserError(f"{uri}: cannot be read as an image ({error})") from error
+
+
+def read_unchanged(uri: str, sha256: str) -> bytes:
+    """The bytes of a file of the manifest, as `fetch` saw it.
+
+    Raises:
+        UserError: it is gone, cannot be reached, or is another one by now.
+    """
+    try:
+        content = files.read_bytes(uri)
+    except UserError as error:
+        raise UserError(f"{error}; bring it back and run again, or look again: dvc repro -f -s fetch") from error
+    if workspace.sha256_bytes(content) != sha256:
+        raise UserError(f"{uri}: the file has changed since fetch saw it; look again: dvc repro -f -s fetch")
+    return content
+
+
+def decode(content: bytes) -> npt.NDArray[np.uint8]:
+    """The pixels of a JPEG, PNG or DICOM file, one gray channel.
+
+    Args:
+        content: the whole file.
+
+    Returns:
+        uint8 (height, width), 0-255; upright where EXIF says how, and bone bright also in MONOCHROME1.
+
+    Raises:
+        UserError: damaged, no such file, more than `MAX_PIXELS`, or a kind of DICOM this module does not read.
+            The message names no path: the caller knows it.
+    """
+    _silence_parsers()
+    try:
+        if _is_dicom(content):
+            return _decode_dicom(content)
+        return _decode_jpeg_or_png(content)
+    except UserError:
+        raise
+    # Each parser has errors of its own, and a damaged header lets pydicom fail in any line: AttributeError,
+    # struct.error, RecursionError, zlib.error, …
+    except Exception as error:
+        raise UserError(" ".join(str(error).split()) or f"damaged: {type(error).__name__}") from error
+
+
+def header(content: bytes) -> dict[str, str]:
+    """What a DICOM file says of the patient.
+
+    Args:
+        content: the whole file, of any kind.
+
+    Returns:
+        Those that the file has of `patient_id`, `sex` (F or M), `age` (in years: 34, 0.5) and `view` (PA, AP, …);
+        nothing for other files or a damaged header.
+    """
+    _silence_parsers()
+    if not _is_dicom(content):
+        return {}
+    tags = ["PatientID", "PatientSex", "PatientAge", "ViewPosition"]
+    try:
+        dataset = _read_dicom(content, stop_before_pixels=True, specific_tags=tags)
+        patient_id, sex, age, view = (_text(dataset.get(tag)) for tag in tags)
+    except Exception:  # any, as in decode(), which says what is wrong with the file
+        return {}
+    known_age = _AGE.fullmatch(age)
+    found = {
+        "patient_id": patient_id,
+        "sex": sex if sex in ("F", "M") else "",
+        "age": f"{int(known_age['number']) * _YEARS[known_age['unit']]:.3g}" if known_age else "",
+        "view": view,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def mode(content: bytes) -> str:
+    """How a file that `decode` can read stores its pixels: `L`, `RGB`, `I;16`, … or, of DICOM, `MONOCHROME1`, …
+
+    In the Kermany set all 283 files in RGB are pneumonias of train: a shortcut that shows in this column.
+    """
+    _silence_parsers()
+    if _is_dicom(content):
+        tags = ["PhotometricInterpretation"]
+        return _text(_read_dicom(content, stop_before_pixels=True, specific_tags=tags).get(tags[0]))
+    with _opened(content) as image:
+        return str(image.mode)
+
+
+def _decode_jpeg_or_png(content: bytes) -> npt.NDArray[np.uint8]:
+    """Pillow, because it refuses a truncated JPEG where OpenCV silently fills the rest with gray."""
+    with _opened(content) as image:
+        _check_size(*image.size)
+        image.draft("L", image.size)  # a JPEG decodes its luminance only, at a third of the work
+        upright: Image.Image = image
+        if image.getexif().get(0x0112, 1) != 1:  # Orientation: the photograph was taken with the camera turned
+            upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255, not scale
+            return _highest_eight_bits(np.asarray(upright))
+        return np.asarray(upright.convert("L"), dtype=np.uint8)
+
+
+def _opened(content: bytes) -> JpegImageFile | PngImageFile:
+    """The image with its header read.
+
+    Not Image.open(): it has a limit of pixels of its own, which can be changed for the whole process only.
+    Naming the two formats also keeps hostile files away from Pillow's forty other parsers.
+    """
+    formats: dict[bytes, type[JpegImageFile | PngImageFile]] = {
+        b"\xff\xd8\xff": JpegImageFile,
+        b"\x89PNG\r\n\x1a\n": PngImageFile,
+    }
+    for magic, image_file in formats.items():
+        if content.startswith(magic):
+            return image_file(io.BytesIO(content))
+    raise UserError("neither JPEG, PNG nor DICOM")
+
+
+def _highest_eight_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The image shifted to 8 bits from the fewest that hold its maximum.
+
+    Many archives (PadChest) store 12 bits in files of 16, which a shift by 8 would make black.
+    """
+    excess = int(pixels.max()).bit_length() - 8
+    return (pixels >> max(excess, 0)).astype(np.uint8)
+
+
+def _is_dicom(content: bytes) -> bool:
+    return content[128:132] == b"DICM"
+
+
+def _read_dicom(content: bytes, **options: Any) -> Dataset:
+    import pydicom
+
+    if _DEFLATED in content:  # one that unpacks to a terabyte would fill the memory before its header is known
+        raise UserError("a deflated DICOM file, which is not supported; store it without (dcmconv +te)")
+    return pydicom.dcmread(io.BytesIO(content), **options)
+
+
+def _decode_dicom(content: bytes) -> npt.NDArray[np.uint8]:
+    from pydicom.pixels.utils import pixel_array
+
+    dataset = _read_dicom(content)
+    if "PixelData" not in dataset:
+        raise UserError("a DICOM file without an image")
+    _check_size(int(dataset.Columns), int(dataset.Rows))
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
+        raise UserError(f"a DICOM file of {frames} frames, expected one")
+    if dataset.BitsAllocated > 16:
+        raise UserError(f"a DICOM file of {dataset.BitsAllocated} bits a pixel, expected at most 16")
+    _check_decoder(dataset)
+
+    meaning, samples = str(dataset.PhotometricInterpretation), dataset.SamplesPerPixel
+    colour = samples == 3 and meaning.startswith(("RGB", "YBR"))
+    if not colour and not (samples == 1 and meaning in ("MONOCHROME1", "MONOCHROME2")):
+        raise UserError(
+            f"a DICOM file in {meaning} with {samples} samples a pixel, "
+            "expected MONOCHROME1 or MONOCHROME2 with 1, RGB or YBR with 3"
+        )
+    pixels = pixel_array(dataset)  # YBR comes as RGB
+    if pixels.ndim != 2 + colour:  # pydicom takes surplus bytes for the frames that the header does not mention
+        raise UserError(f"a DICOM file with pixels for {len(pixels)} frames, expected one")
+    if colour:
+        return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)
+    padded = _padded(pixels, dataset)
+    shown = _shown(_stored_bits(pixels, dataset), dataset, padded)
+    if meaning == "MONOCHROME1":
+        shown = 255 - shown
+    shown[padded] = 0
+    return shown
+
+
+def _check_decoder(dataset: Dataset) -> None:
+    """Say which decoder is missing, before pydicom says it in ten lines.
+
+    Raises:
+        UserError: pydicom cannot decode this transfer syntax, or not as it is installed.
+    """
+    from pydicom.pixels.decoders.base import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise UserError(f"transfer syntax {syntax.name} is not supported") from None
+    if not decoder.is_available:
+        raise UserError(
+            f"no decoder for transfer syntax {syntax.name}; "
+            "`pip install python-gdcm`, or pylibjpeg with pylibjpeg-libjpeg and pylibjpeg-openjpeg"
+        )
+
+
+def _padded(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Where the detector saw nothing and its software filled up the rectangle; background, whatever the value."""
+    if dataset.get("PixelPaddingValue") is None:
+        return np.zeros(pixels.shape, dtype=bool)
+    value = int(dataset.PixelPaddingValue)
+    limit = int(dataset.get("PixelPaddingRangeLimit") or value)
+    return np.asarray((pixels >= min(value, limit)) & (pixels <= max(value, limit)))
+
+
+def _stored_bits(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
+    """The bits that belong to the image: old files keep graphics of their own in those above."""
+    bits, low = int(dataset.BitsStored), int(dataset.HighBit) + 1 - int(dataset.BitsStored)
+    if low < 0 or not 1 <= bits <= dataset.BitsAllocated:
+        raise UserError(f"a DICOM file of {bits} bits stored below bit {dataset.HighBit}")
+    if bits == dataset.BitsAllocated:
+        return pixels
+    values: npt.NDArray[Any] = (pixels.astype(np.int32) >> low) & (2**bits - 1)
+    if dataset.PixelRepresentation:  # two's complement
+        values -= (values >= 2 ** (bits - 1)) * 2**bits
+    return values
+
+
+def _shown(stored: npt.NDArray[Any], dataset: Dataset, padded: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Stored values as the header wants them shown, in 8 bits.
+
+    First to what they measure (modality LUT or rescale), then to what is shown of it: the first VOI LUT, else the
+    first window. Without either, 8 bits that measure nothing stay as they are (the RSNA challenge), and all else
+    is stretched from its minimum to its maximum.
+
+    Every step maps a value, wherever it lies in the image. So the steps are done on the list of values between
+    minimum and maximum, 65,536 at most, and the pixels are looked up in it.
+
+    Args:
+        stored: integers of at most 16 bits (height, width).
+        dataset: the header they came with.
+        padded: bool (height, width), pixels that take no part in minimum and maximum.
+
+    Returns:
+        uint8 (height, width), 0-255, not yet inverted for MONOCHROME1.
+
+    Source:
+        DICOM PS3.3, C.11.1 (modality LUT) and C.11.2 (VOI LUT).
+    """
+    first = int(stored.min())
+    place = np.subtract(stored, first, dtype=np.int32)
+    occurring = np.bincount(place[~padded], minlength=int(place.max()) + 1) > 0
+    if padded.all():
+        return np.zeros(stored.shape, np.uint8)
+    # A header may hold a slope of 1e300; what comes of it is refused below.
+    with np.errstate(all="ignore"):
+        values = _measured(first + np.arange(len(occurring), dtype=np.float64), dataset)
+        as_stored = (
+            dataset.BitsStored == 8 and not dataset.PixelRepresentation and not dataset.get("ModalityLUTSequence")
+        )
+        if dataset.get("VOILUTSequence"):
+            entries, bits = _looked_up(values, dataset.VOILUTSequence[0], dataset)
+            share = entries / (2**bits - 1)
+        elif _has(dataset, "WindowCenter") and _has(dataset, "WindowWidth"):
+            share = _windowed(values, dataset)
+        elif as_stored and values[0] == first and values[-1] == first + len(values) - 1:  # no rescale, or by 1 and 0
+            share = values / 255
+        else:
+            low, high = values[occurring].min(), values[occurring].max()
+            share = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    if not np.isfinite([values, share]).all():
+        raise UserError("a DICOM file whose rescale or window is out of range")
+    table = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    shown: npt.NDArray[np.uint8] = np.take(table, place)
+    return shown
+
+
+def _measured(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
+    if dataset.get("ModalityLUTSequence"):
+        return _looked_up(values, dataset.ModalityLUTSequence[0], dataset)[0]
+    if _has(dataset, "RescaleSlope") and _has(dataset, "RescaleIntercept"):
+        return values * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    return values
+
+
+def _looked_up(values: npt.NDArray[np.float64], item: Dataset, dataset: Dataset) -> tuple[npt.NDArray[np.float64], int]:
+    """Values mapped by a table of the header, and the bits of an entry.
+
+    Not pydicom's apply_voi(): it wraps 12-bit values around in a table of 8-bit entries, and warns of values that
+    a rescale has made floating.
+    """
+    count, first, bits = (int(number) for number in item.LUTDescriptor)
+    count = count or 2**16  # which does not fit the field
+    data = item.LUTData
+    if isinstance(data, bytes):
+        word = "<u2" if dataset.original_encoding[1] else ">u2"
+        data = np.frombuffer(data, word if len(data) >= 2 * count else np.uint8)
+    table = np.asarray(data, dtype=np.float64)[:count]
+    place = np.clip(np.rint(values - first), 0, len(table) - 1)
+    return table[place.astype(np.int64)], bits
+
+
+def _windowed(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
+    """Values as shares of the first window, 0-1 inside it.
+
+    Not pydicom's apply_windowing(): it scales to the range of the stored bits after rescale, which would have to be
+    computed a second time to get rid of it.
+
+    Source:
+        DICOM PS3.3, C.11.2.1.2 (LINEAR) and C.11.2.1.3 (SIGMOID, LINEAR_EXACT).
+    """
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    center, width = (np.ravel(dataset[name].value).astype(np.float64)[0] for name in ("WindowCenter", "WindowWidth"))
+    if width <= 0 or (function == "LINEAR" and width < 1):
+        raise UserError(f"a DICOM file with a window of width {width:g}")
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(-4 * (values - center) / width)))
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+    elif function != "LINEAR_EXACT":
+        raise UserError(f"a DICOM file with a window of function {function}, expected LINEAR, LINEAR_EXACT or SIGMOID")
+    if width == 0:  # LINEAR of width 1 is a threshold
+        return np.where(values > center, 1.0, 0.0)
+    return np.asarray((values - center) / width + 0.5)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UserError(f"claims {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
+
+
+def _has(dataset: Dataset, keyword: str) -> bool:
+    return dataset.get(keyword) not in (None, "")
+
+
+def _text(value: Any) -> str:
+    """A value of the header in one line: it becomes a cell of a table."""
+    return "".join(sign for sign in str(value or "") if sign.isprintable()).strip()
+
+
+def _silence_parsers() -> None:
+    """Keep what Pillow and pydicom warn of in a malformed file out of the log.
+
+    What makes a file unreadable is said in the `UserError`; the rest would be a line for each of 100,000 images.
+    A filter is put in front of the others, and stays: catch_warnings() swaps the list of all threads, so that two
+    chunks decoded at once could lose the filters of the program. It is put there only where it is missing, since
+    each change makes Python show again every warning that it shows once.
+    """
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    foremost: Any = warnings.filters[0] if warnings.filters else None
+    if not foremost or foremost[3] != re.compile(_PARSERS):
+        warnings.filterwarnings("ignore", module=_PARSERS)

@@ -1,0 +1,351 @@
+"""How well scores separate pneumonia from normal, and how sure the sample lets us be.
+
+Every function takes plain arrays: `y_true` holds 0 (normal) or 1 (pneumonia), `y_score` rises with the belief in
+pneumonia. One image counts as positive when its score is at or above the threshold. Scores are compared as float64.
+
+A quantity that the sample does not define (an AUC with one class only, say) is a ValueError from its own function and
+an absent key in `classification_report`; it is never NaN and never a stand-in constant.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pneumonia.metrics.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    check_level,
+    check_scores,
+    counts_above,
+    need_both_classes,
+    need_positives,
+    normal_quantile,
+    sampling_units,
+)
+
+
+class RocCurve(NamedTuple):
+    """Points of a ROC curve, float64 (n_points,) each; both rates rise from 0 to 1 as `thresholds` falls."""
+
+    fpr: Floats
+    tpr: Floats
+    thresholds: Floats
+
+
+class PrecisionRecallCurve(NamedTuple):
+    """Points of a precision-recall curve, float64 (n_points,) each; `recall` rises to 1 as `thresholds` falls."""
+
+    recall: Floats
+    precision: Floats
+    thresholds: Floats
+
+
+def roc_auc(y_true: ArrayLike, y_score: ArrayLike) -> float:
+    """The area under the ROC curve: how often a positive outscores a negative.
+
+    It needs no threshold, so it is the figure by which models are tuned and champions chosen. A tie between a positive
+    and a negative counts half; constant scores give exactly 0.5. Cost is one sort, O(n log n).
+
+    Args:
+        y_true: 0 or 1, shape (n,).
+        y_score: finite, any range, shape (n,); only the order matters.
+
+    Returns:
+        The AUC, 0-1.
+
+    Raises:
+        ValueError: one class only, NaN or infinite scores, labels other than 0 and 1, empty or unequal arrays.
+
+    Source:
+        Hanley & McNeil 1982 (AUC is the Mann-Whitney statistic), doi:10.1148/radiology.143.1.7063747.
+
+    >>> roc_auc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.8])
+    0.875
+    """
+    positive, score = check_scores(y_true, y_score)
+    need_both_classes(positive, "an AUC")
+    return _auc(*_placements(positive, score))
+
+
+def auc_interval(
+    y_true: ArrayLike, y_score: ArrayLike, level: float = 0.95, *, groups: ArrayLike | None = None
+) -> tuple[float, float]:
+    """A confidence interval of the AUC from one sample, always inside [0, 1] and around `roc_auc`.
+
+    The standard error is DeLong's, by midranks, and with `groups` Obuchowski's, which is DeLong's with the images of a
+    patient taken together: with three alike images a patient an interval that counts images as independent can hold
+    the true AUC four times in five instead of nineteen in twenty. The interval is symmetric on the logit scale, which
+    keeps it inside the unit interval and covers better than a symmetric one near 1, where good classifiers are.
+
+    DeLong's variance carries no information when it is zero (perfect or perfectly wrong separation, constant scores)
+    or when a class has one member only; a zero-width interval would claim certainty there. Then the interval holds
+    every AUC that Hoeffding's inequality for U-statistics cannot exclude: the m x n pairs contain k = min(m, n) that
+    share no image, so P(U at least u) <= exp(-k KL(u || AUC)) for AUC < u, without any assumption on the scores.
+    At an AUC of 1 this is the Clopper-Pearson bound for k successes in k trials, `((1 - level) / 2) ** (1 / k)`.
+    It is conservative: an interval at AUC 1 is wider than one just below 1. With `groups`, k counts pairs that share no
+    patient.
+
+    Close to 1 a 95 % interval is somewhat too high: at a true AUC of .995, with 60 and 180 images, it lies above the
+    truth in about 6 % of samples.
+
+    Args:
+        y_true: 0 or 1, shape (n,).
+        y_score: finite, any range, shape (n,).
+        level: the coverage asked for, strictly between 0 and 1.
+        groups: patient ids of any type, shape (n,); None makes each image its own group. A patient may have images of
+            both classes.
+
+    Returns:
+        (low, high), each 0-1.
+
+    Raises:
+        ValueError: as `roc_auc`, a level outside (0, 1), or a missing group id.
+
+    Source:
+        DeLong et al. 1988, doi:10.2307/2531595; midranks: Sun & Xu 2014, doi:10.1109/LSP.2014.2337313; patients:
+        Obuchowski 1997, doi:10.2307/2533958; logit scale: Qin & Hotilovac 2008,
+        doi:10.1177/0962280207087173; bound: Hoeffding 1963, theorem 1 and section 5,
+        doi:10.1080/01621459.1963.10500830; Clopper & Pearson 1934, doi:10.1093/biomet/26.4.404.
+
+    >>> low, high = auc_interval([0, 0, 0, 1, 1, 1], [0.1, 0.3, 0.6, 0.5, 0.7, 0.9])
+    >>> print(f"{low:.3f} {high:.3f}")
+    0.261 0.995
+    """
+    positive, score = check_scores(y_true, y_score)
+    need_both_classes(positive, "an AUC")
+    check_level(level)
+    unit = sampling_units(groups, score.size)
+    beaten, lost = _placements(positive, score)
+    auc, variance = _auc(beaten, lost), _delong_variance(beaten, lost, unit, positive)
+    if variance == 0:
+        return _hoeffding_interval(auc, _disjoint_pairs(unit, positive), level)
+    centre = math.log(auc / (1 - auc))
+    half_width = (
+        normal_quantile(level) * math.sqrt(variance) / (auc * (1 - auc))
+    )  # delta method: d logit(a) = da / (a (1 - a))
+    return _expit(centre - half_width), _expit(centre + half_width)
+
+
+def delong_test(y_true: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, *, groups: ArrayLike | None = None) -> float:
+    """The two-sided p-value of "these two scores have the same AUC", both read on the same images.
+
+    The pairing matters: two models mostly err on the same images, so their AUCs differ by less than their separate
+    intervals suggest. Equal AUCs, hence identical scores and monotone transforms of them, give exactly 1.0.
+
+    Where the variance of the difference is zero or a class has one member only (a perfect model against a constant
+    one, say), the normal approximation would answer 0 or nothing; Hoeffding's inequality over k = min(m, n) disjoint
+    pairs gives a valid, conservative p-value instead. See `auc_interval`, also for `groups`.
+
+    Args:
+        y_true: 0 or 1, shape (n,).
+        score_a: finite, any range, shape (n,).
+        score_b: finite, any range (not necessarily that of `score_a`), shape (n,).
+        groups: patient ids of any type, shape (n,); None makes each image its own group.
+
+    Returns:
+        The p-value, 0-1. Swapping the two scores does not change it.
+
+    Raises:
+        ValueError: as `roc_auc`, for either score.
+
+    Source:
+        DeLong et al. 1988, doi:10.2307/2531595; Obuchowski 1997, doi:10.2307/2533958; Hoeffding 1963,
+        doi:10.1080/01621459.1963.10500830.
+
+    >>> y_true = [0, 0, 0, 0, 1, 1, 1, 1]
+    >>> p_value = delong_test(y_true, [1, 2, 3, 5, 4, 6, 7, 8], [1, 5, 3, 6, 4, 2, 7, 8])
+    >>> print(f"{p_value:.3f}")
+    0.221
+    """
+    positive, a = check_scores(y_true, score_a)
+    _, b = check_scores(y_true, score_b)
+    need_both_classes(positive, "a comparison of AUCs")
+    unit = sampling_units(groups, a.size)
+    beaten_a, lost_a = _placements(positive, a)
+    beaten_b, lost_b = _placements(positive, b)
+    beaten, lost = beaten_a - beaten_b, lost_a - lost_b
+    difference = abs(_auc(beaten, lost))
+    if difference == 0:
+        return 1.0
+    variance = _delong_variance(beaten, lost, unit, positive)
+    if variance == 0:
+        # One pair's difference lies in [-1, 1]; (1 + difference) / 2 brings it to [0, 1], with mean 1/2 when equal.
+        divergence = _binary_divergence((1 + difference) / 2, 0.5)
+        return min(1.0, 2 * math.exp(-_disjoint_pairs(unit, positive) * divergence))
+    return math.erfc(difference / math.sqrt(2 * variance))
+
+
+def roc_curve(y_true: ArrayLike, y_score: ArrayLike) -> RocCurve:
+    """Sensitivity against false alarms at every distinct score: the curve whose area is `roc_auc`.
+
+    Args:
+        y_true: 0 or 1, shape (n,).
+        y_score: finite, any range, shape (n,).
+
+    Returns:
+        `fpr`, `tpr` (0-1) and `thresholds`, one point per distinct score, highest first, after the point (0, 0), whose
+        threshold is inf because no finite cut stands for "nothing is positive" on every data set. Tied scores are one
+        point; constant scores give the diagonal.
+
+    Raises:
+        ValueError: as `roc_auc`.
+
+    Source:
+        Fawcett 2006, doi:10.1016/j.patrec.2005.10.010.
+
+    >>> curve = roc_curve([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
+    >>> curve.fpr.tolist(), curve.tpr.tolist(), curve.thresholds.tolist()
+    ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0], [inf, 0.8, 0.4, 0.1])
+    """
+    positive, score = check_scores(y_true, y_score)
+    need_both_classes(positive, "a ROC curve")
+    scores, tp, fp = counts_above(positive, score)
+    return RocCurve(
+        fpr=np.append(0.0, fp / fp[-1]), tpr=np.append(0.0, tp / tp[-1]), thresholds=np.append(np.inf, scores)
+    )
+
+
+def precision_recall_curve(y_true: ArrayLike, y_score: ArrayLike) -> PrecisionRecallCurve:
+    """Precision against recall at every distinct score: what a share of found pneumonias costs in false alarms.
+
+    Unlike the ROC curve it depends on how common pneumonia is in the sample.
+
+    Args:
+        y_true: 0 or 1, shape (n,); negatives may be missing, positives may not.
+        y_score: finite, any range, shape (n,).
+
+    Returns:
+        `recall`, `precision` (0-1) and `thresholds`, one point per distinct score, highest first. There is no invented
+        point at recall 0: precision has no value where nothing is called positive.
+
+    Raises:
+        ValueError: no positives, or as `roc_auc` for malformed arrays.
+
+    Source:
+        Davis & Goadrich 2006, doi:10.1145/1143844.1143874.
+
+    >>> curve = precision_recall_curve([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
+    >>> curve.recall.tolist(), curve.precision.tolist()
+    ([0.5, 1.0, 1.0], [1.0, 0.6666666666666666, 0.5])
+    """
+    positive, score = check_scores(y_true, y_score)
+    need_positives(positive, "recall")
+    scores, tp, fp = counts_above(positive, score)
+    return PrecisionRecallCurve(recall=tp / tp[-1], precision=tp / (tp + fp), thresholds=scores)
+
+
+def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
+    """The precision-recall curve in one number: precision averaged over the steps of recall.
+
+    A step sum, not a trapezoid, which would be too hopeful (Davis & Goadrich). Constant scores give the prevalence.
+
+    Args:
+        y_true: 0 or 1, shape (n,); without negatives the result is 1.
+        y_score: finite, any range, shape (n,).
+
+    Returns:
+        The average precision, 0-1.
+
+    Raises:
+        ValueError: as `precision_recall_curve`.
+
+    Source:
+        Davis & Goadrich 2006, doi:10.1145/1143844.1143874.
+
+    >>> round(average_precision([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8]), 4)
+    0.8333
+    """
+    positive, score = check_scores(y_true, y_score)
+    need_positives(positive, "average precision")
+    _, tp, fp = counts_above(positive, score)
+    return float(np.diff(tp, prepend=0) @ (tp / (tp + fp)) / tp[-1])  # steps in images: rounding cannot exceed 1
+
+
+def _placements(positive: Bools, score: Floats) -> tuple[Floats, Floats]:
+    """For each positive the negatives it outscores, and for each negative the positives it is outscored by.
+
+    Ties count half, so all values are multiples of 1/2: sums of them, and differences between two scores, are exact in
+    floating point, and a variance of 0 really is 0.
+    """
+    rank = _midranks(score)
+    beaten = rank[positive] - _midranks(score[positive])
+    lost = beaten.size - (rank[~positive] - _midranks(score[~positive]))
+    return beaten, lost
+
+
+def _midranks(values: Floats) -> Floats:
+    """Ranks from 1, tied values sharing their mean rank."""
+    _, inverse, n_tied = np.unique(values, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(n_tied) - (n_tied - 1) / 2
+    return np.asarray(mean_rank[inverse], dtype=np.float64)
+
+
+def _auc(beaten: Floats, lost: Floats) -> float:
+    return float(beaten.sum() / (beaten.size * lost.size))
+
+
+def _delong_variance(beaten: Floats, lost: Floats, unit: Ints, positive: Bools) -> float:
+    """Obuchowski's variance of `_auc`, for placements or differences of placements; 0 where a class has one unit.
+
+    With one image in each unit it is DeLong's.
+
+    Args:
+        beaten: float64 (m,), of the positives.
+        lost: float64 (n,), of the negatives.
+        unit: of each image, int64 (m + n,).
+        positive: of each image, bool (m + n,).
+    """
+    m, n = beaten.size, lost.size
+    n_units = int(unit.max()) + 1
+    units = [np.unique(unit[positive]).size, np.unique(unit[~positive]).size]
+    if min(units) < 2:
+        return 0.0
+    # Each image's placement as a share, less the AUC, summed within each unit; divided only after the sums, which are
+    # multiples of 1/2 and so exact.
+    of_positives = np.bincount(unit[positive], weights=m * beaten - beaten.sum(), minlength=n_units) / (m * n)
+    of_negatives = np.bincount(unit[~positive], weights=n * lost - lost.sum(), minlength=n_units) / (m * n)
+    alone = [units[0] / (units[0] - 1) * of_positives @ of_positives / m**2]
+    alone += [units[1] / (units[1] - 1) * of_negatives @ of_negatives / n**2]
+    # Only units with images of both classes add to this; without any it is 0.
+    shared = n_units / (n_units - 1) * of_positives @ of_negatives / (m * n)
+    return max(0.0, float(sum(alone) + 2 * shared))
+
+
+def _disjoint_pairs(unit: Ints, positive: Bools) -> int:
+    """How many pairs of a positive and a negative can be had, no two of which share a unit, nor the two of a pair."""
+    with_positive, with_negative = np.unique(unit[positive]), np.unique(unit[~positive])
+    n_units = np.union1d(with_positive, with_negative).size
+    return max(1, min(with_positive.size, with_negative.size, n_units // 2))
+
+
+def _hoeffding_interval(mean: float, k: int, level: float) -> tuple[float, float]:
+    """All expectations that the mean of k independent values in [0, 1] leaves possible, at half the error per side."""
+    limit = math.log(2 / (1 - level)) / k
+
+    def furthest(towards: float) -> float:
+        inside, outside = mean, towards
+        for _ in range(100):  # halving an interval of at most 1; float64 is exhausted before
+            middle = (inside + outside) / 2
+            if middle in (inside, outside):
+                break
+            if _binary_divergence(mean, middle) <= limit:
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
+    return furthest(0.0), furthest(1.0)
+
+
+def _binary_divergence(p: float, q: float) -> float:
+    """The Kullback-Leibler divergence of a coin of bias q from one of bias p, in nats; q strictly inside (0, 1)."""
+    heads = p * math.log(p / q) if p > 0 else 0.0
+    tails = (1 - p) * math.log((1 - p) / (1 - q)) if p < 1 else 0.0
+    return heads + tails
+
+
+def _expit(x: float) -> float:
+    return 1 / (1 + math.exp(-x))

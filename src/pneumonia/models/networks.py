@@ -1,0 +1,422 @@
+"""The networks: one row of `MODELS` each.
+
+Every model takes pixels 0-255 `(n, height, width, 1)` of any size and carries its own resize and rescale layers, so
+that the image store serves all of them. It ends in a float32 layer `logit` and its sigmoid, `probability`. Keras is
+imported inside the functions: names and facts are known without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pneumonia import UserError
+from pneumonia.models import backbones
+
+
+class Model(NamedTuple):
+    """A row of `MODELS`.
+
+    Attributes:
+        build: makes the network: `build(size, weights, dropout) -> keras.Model`; `weights` are files in the order of
+            `weights_urls`, none for random ones.
+        size: pixels, side of the square the network sees.
+        explain: layer whose feature maps Grad-CAM weighs.
+        weights_urls: published ImageNet weights, one file for each backbone; empty where there is no backbone.
+        source: where the architecture comes from, and what was published of it.
+        blocks: of the backbone, from the pixels up, by which it is unfrozen and its learning rate falls: names of
+            layers, or with `_` at the end what the names of several begin with.
+        branches: what the names of the layers of parallel backbones begin with.
+    """
+
+    build: Callable[[int, tuple[str, ...], float], Any]
+    size: int
+    explain: str
+    weights_urls: tuple[str, ...]
+    source: str
+    blocks: tuple[str, ...] = ()
+    branches: tuple[str, ...] = ()
+
+
+def _compact(size: int, weights: tuple[str, ...], dropout: float) -> Any:
+    from keras import layers
+
+    pixels, x = _input(size)
+    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    for block, filters in enumerate((8, 8, 8, 32, 32, 32, 64), start=1):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{block}")(x)
+        x = layers.MaxPooling2D(name=f"pool{block}")(x)
+        # The first blocks have too few channels to lose one.
+        x = layers.SpatialDropout2D(dropout if block > 3 else 0.0, name=f"drop{block}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(128, activation="relu", name="dense1")(x)
+    x = layers.Dense(32, activation="relu", name="dense2")(x)
+    return _classifier("compact", pixels, x)
+
+
+def _vanilla(size: int, weights: tuple[str, ...], dropout: float) -> Any:
+    from keras import layers
+
+    pixels, x = _input(size, channels=3)
+    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    for block, filters in enumerate((32, 64), start=1):
+        for place in (2 * block - 1, 2 * block):
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{place}")(x)
+        x = layers.MaxPooling2D(name=f"pool{block}")(x)
+    x = layers.Flatten(name="flatten")(x)  # 56 * 56 * 64 values, and with them 99.8 % of the parameters
+    for place, units in enumerate((256, 128, 64), start=1):
+        x = layers.Dense(units, activation="relu", name=f"dense{place}")(x)
+    x = layers.BatchNormalization(momentum=backbones.MOMENTUM, name="norm")(x)
+    # Published without; behind the normalisation, whose moving variance would else be that of thinned-out values.
+    x = layers.Dropout(dropout, name="drop")(x)
+    return _classifier("vanilla", pixels, x)
+
+
+def _conv4(size: int, weights: tuple[str, ...], dropout: float) -> Any:
+    from keras import layers
+
+    pixels, x = _input(size)
+    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    for block, filters in enumerate((32, 64, 128, 128), start=1):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{block}")(x)
+        x = layers.MaxPooling2D(padding="same", name=f"pool{block}")(x)  # 150 -> 75 -> 38 -> 19 -> 10
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dropout(dropout, name="drop")(x)
+    x = layers.Dense(512, activation="relu", name="dense1")(x)
+    return _classifier("conv4", pixels, x)
+
+
+def _shallow(size: int, weights: tuple[str, ...], dropout: float) -> Any:
+    from keras import layers
+
+    pixels, x = _input(size, channels=3)
+    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    for block, filters in enumerate((32, 64), start=1):
+        x = layers.Conv2D(filters, 3, activation="relu", name=f"conv{block}")(x)
+        x = layers.MaxPooling2D(name=f"pool{block}")(x)  # 64 -> 62 -> 31 -> 29 -> 14
+    x = layers.Dropout(dropout, name="drop")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(128, activation="relu", name="dense1")(x)
+    return _classifier("shallow", pixels, x)
+
+
+def _fine_tuned(
+    name: str, application: str, scaling: Mapping[str, Any], size: int, weights: tuple[str, ...], dropout: float
+) -> Any:
+    """One of `keras.applications` under a pooling and a logit, all of it trained."""
+    import keras
+    from keras import layers
+
+    pixels, x = _input(size, channels=3)
+    x = layers.Rescaling(**scaling, name="rescale")(x)
+    x = backbones.build_backbone(getattr(keras.applications, application), x, weights, name)
+    x = layers.GlobalAveragePooling2D(name="features")(x)
+    x = layers.Dropout(dropout, name="drop")(x)
+    return _classifier(name, pixels, x)
+
+
+def _fusion(size: int, weights: tuple[str, ...], dropout: float) -> Any:
+    import keras
+    from keras import layers
+
+    pixels, rgb = _input(size, channels=3)
+    halves = (
+        ("mobilenet", keras.applications.MobileNetV2, _PLUS_MINUS_ONE, weights[:1]),
+        ("densenet", keras.applications.DenseNet169, _IMAGENET, weights[1:]),
+    )
+    features = []
+    for half, application, scaling, files in halves:
+        x = layers.Rescaling(**scaling, name=f"{half}_rescale")(rgb)
+        x = backbones.build_backbone(application, x, files, "fusion", prefix=f"{half}_", frozen=True)
+        features.append(layers.GlobalAveragePooling2D(name=f"{half}_pool")(x))
+    x = layers.Concatenate(name="features")(features)  # 1,280 and 1,664
+    x = layers.BatchNormalization(momentum=backbones.MOMENTUM, name="norm")(x)
+    for place, units in enumerate((256, 128), start=1):
+        x = layers.Dense(units, activation="relu", name=f"dense{place}")(x)
+        x = layers.Dropout(dropout, name=f"drop{place}")(x)
+    return _classifier("fusion", pixels, x)
+
+
+_APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
+_MOBILENET_V2 = f"{_APPLICATIONS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+_DENSENET = f"{_APPLICATIONS}/densenet/densenet{{depth}}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+_MOBILENET_V2_BLOCKS = (
+    *("Conv1", "bn_Conv1", "expanded_conv_"),
+    *(f"block_{number}_" for number in range(1, 17)),
+    *("Conv_1", "Conv_1_bn"),
+)
+_DENSENET_BLOCKS = ("conv1_", "conv2_", "pool2_", "conv3_", "pool3_", "conv4_", "pool4_", "conv5_", "bn")
+
+_PLUS_MINUS_ONE: dict[str, Any] = {"scale": 1 / 127.5, "offset": -1.0}
+_RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_IMAGENET: dict[str, Any] = {
+    "scale": [1 / (255 * std) for std in _RGB_STD],
+    "offset": [-mean / std for mean, std in zip(_RGB_MEAN, _RGB_STD, strict=True)],
+}
+"""`keras.applications.densenet.preprocess_input` as a `Rescaling`: mean and deviation of each channel on ImageNet."""
+
+MODELS = {
+    "compact": Model(
+        build=_compact,
+        size=256,
+        explain="conv4",  # 32x32 cells; of all layers the one that points best on validation images of the phantom
+        weights_urls=(),
+        source="seven conv+pool blocks, 77,633 parameters, as published for the Kermany set",
+    ),
+    "vanilla": Model(
+        build=_vanilla,
+        size=224,
+        explain="conv4",
+        weights_urls=(),
+        source="two blocks of two convolutions, three dense layers, 51,487,521 parameters, as published for the "
+        "Kermany set with AUC .904, precision .738, recall .987",
+    ),
+    "conv4": Model(
+        build=_conv4,
+        size=150,
+        explain="conv4",
+        weights_urls=(),
+        source="four conv+pool blocks, 6,794,881 parameters, as published for the Kermany set with accuracy and F1 .92",
+    ),
+    "shallow": Model(
+        build=_shallow,
+        size=64,
+        explain="conv2",
+        weights_urls=(),
+        source="two conv+pool blocks, 1,625,281 parameters, as published for the Kermany set with accuracy .857",
+    ),
+    "mobilenet": Model(
+        build=partial(_fine_tuned, "mobilenet", "MobileNetV2", _PLUS_MINUS_ONE),
+        size=128,
+        explain="out_relu",
+        weights_urls=(_MOBILENET_V2,),
+        source="Sandler et al. (2018), MobileNetV2, arXiv:1801.04381",
+        blocks=_MOBILENET_V2_BLOCKS,
+    ),
+    "densenet": Model(
+        build=partial(_fine_tuned, "densenet", "DenseNet121", _IMAGENET),
+        size=224,
+        explain="relu",
+        weights_urls=(_DENSENET.format(depth=121),),
+        source="Huang et al. (2017), DenseNet121, arXiv:1608.06993; for chest X-rays Rajpurkar et al. (2017), CheXNet, "
+        "arXiv:1711.05225",
+        blocks=_DENSENET_BLOCKS,
+    ),
+    "fusion": Model(
+        build=_fusion,
+        size=224,
+        explain="densenet_relu",  # the half that brings more of what the head weighs: 1,664 of 2,944 features
+        weights_urls=(_MOBILENET_V2, _DENSENET.format(depth=169)),
+        source="frozen features of MobileNetV2 (arXiv:1801.04381) and DenseNet169 (arXiv:1608.06993), as published for "
+        "the Kermany set with AUC .976, but stopped early on its test set",
+        blocks=(
+            *(f"mobilenet_{block}" for block in _MOBILENET_V2_BLOCKS),
+            *(f"densenet_{block}" for block in _DENSENET_BLOCKS),
+        ),
+        branches=("mobilenet_", "densenet_"),
+    ),
+}
+
+
+def model_row(name: str) -> Model:
+    """The row of `MODELS`, or one line that lists the known ones."""
+    if name not in MODELS:
+        raise UserError(f"model = {name!r} is unknown; known: {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def create_model(
+    name: str,
+    *,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    dropout: float = 0.2,
+    size: int | None = None,
+) -> Any:
+    """A new network, not yet trained.
+
+    Args:
+        name: a key of `MODELS`.
+        weights: file of the backbone's ImageNet weights, or one for each backbone in the order of the row's
+            `weights_urls`; None or empty = random. A model without a backbone has no use for them.
+        dropout: share of channels dropped in training, 0-1.
+        size: pixels, side of the square the network sees; None = the row's.
+
+    Returns:
+        keras.Model: float32 (n, None, None, 1), pixels 0-255 -> float32 (n, 1), probability of pneumonia.
+
+    Raises:
+        UserError: unknown name, a size too small for its layers, too many or too few files, or one that is not finite
+            weights of the architecture.
+    """
+    row = model_row(name)
+    given = [weights] if isinstance(weights, str | Path) else weights or []
+    files = tuple(str(path) for path in given)
+    if files and row.weights_urls and len(files) != len(row.weights_urls):
+        raise UserError(
+            f"weights = {', '.join(files)}: {len(files)} given, but {name} takes {len(row.weights_urls)}, one file for "
+            "each backbone; give them all, or none"
+        )
+    try:
+        return row.build(size or row.size, files, dropout)
+    except ValueError as error:
+        if size is None:
+            raise
+        raise UserError(
+            f"size = {size}: {name} cannot be built for so small an image; its own is {row.size}"
+        ) from error
+
+
+def depths(model: Any) -> dict[str, int]:
+    """Name of each backbone layer that has weights, and its block's place from the top: 1 is next to the head.
+
+    In a network that has no row in `MODELS` each layer is a block.
+
+    Raises:
+        ValueError: a layer belongs to none of the blocks in the model's row.
+    """
+    body, _ = backbones.halves(model)
+    layers = [layer.name for layer in body.layers if layer.weights] if body else []
+    blocks = MODELS[model.name].blocks if model.name in MODELS else tuple(layers)
+    names = [block.removesuffix("_") for block in blocks]
+    block_of = {layer: _block(layer, blocks) for layer in layers}
+    if unknown := sorted(set(block_of.values()) - set(names)):
+        raise ValueError(f"MODELS[{model.name!r}].blocks lacks {', '.join(unknown)}: each layer with weights needs one")
+    return {layer: len(names) - names.index(block) for layer, block in block_of.items()}
+
+
+def unfreeze(model: Any, share: float) -> None:
+    """Let the upper `share` of the backbone's blocks learn, 0-1; in the others normalisation keeps its statistics."""
+    place = depths(model)
+    learns = math.ceil(share * max(place.values(), default=0))
+    for name, depth in place.items():
+        model.get_layer(name).trainable = depth <= learns
+
+
+def summary(model: Any) -> pd.DataFrame:
+    """What a network is made of, one row per block from the pixels to the probability.
+
+    A layer is a block of its own, except in backbones: there the layers of a stage (`conv4_block1_1_conv` to
+    `conv4_block32_concat`) or of an inverted residual (`block_3_expand` to `block_3_project_BN`) are one.
+
+    Args:
+        model: as `create_model` makes it.
+
+    Returns:
+        `name`; `kind`: classes of its layers, with their number, of those with a kernel where it has any;
+        `output`: shape behind its last layer without the batch, such as `7 x 7 x 1664`;
+        `parameters`; `trainable`: those that training changes.
+    """
+    import keras
+
+    row = model_row(model.name)
+    blocks: dict[str, list[Any]] = {}
+    for layer in model.layers:
+        if not isinstance(layer, keras.layers.ZeroPadding2D):  # part of the convolution or pooling that follows
+            blocks.setdefault(_block(layer.name, row.blocks), []).append(layer)
+    # Keras lists the layers of parallel backbones in turns; each is read in one piece, from where it begins.
+    begins: dict[str, int] = {}
+    for place, name in enumerate(blocks):
+        begins.setdefault(_branch(name, row.branches), place)
+    return pd.DataFrame(
+        [
+            {
+                "name": name,
+                "kind": _kinds(blocks[name]),
+                "output": " x ".join(str(side or "any") for side in blocks[name][-1].output.shape[1:]),
+                "parameters": sum(one.count_params() for one in blocks[name]),
+                "trainable": sum(int(np.prod(w.shape)) for one in blocks[name] for w in one.trainable_weights),
+            }
+            for name in sorted(blocks, key=lambda name: begins[_branch(name, row.branches)])
+        ]
+    )
+
+
+def _block(layer: str, blocks: Sequence[str]) -> str:
+    """The block that a layer belongs to; its own name where it belongs to none."""
+    begins = (block for block in blocks if block.endswith("_") and layer.startswith(block))
+    return next(begins, layer).removesuffix("_")
+
+
+def _branch(block: str, branches: Sequence[str]) -> str:
+    return next((branch for branch in branches if block.startswith(branch)), block)
+
+
+def _kinds(block: list[Any]) -> str:
+    kernels = [one for one in block if hasattr(one, "kernel")]
+    counts = Counter(type(one).__name__ for one in kernels or block)
+    return ", ".join(f"{n} {kind}" if n > 1 else kind for kind, n in counts.items())
+
+
+def in_float32(model: Any) -> Any:
+    """The network as it computes on any machine: one trained in half precision made anew in single precision."""
+    import keras
+
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def single(layer: Any) -> Any:
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    plain = keras.models.clone_model(model, clone_function=single)
+    plain.set_weights(model.get_weights())
+    return plain
+
+
+def ensemble(networks: Sequence[Any]) -> Any:
+    """One network whose logit is the mean of the logits of some; of a single one itself. Computes in single precision.
+
+    Args:
+        networks: of one name, as `create_model` makes them.
+
+    Returns:
+        keras.Model like theirs, which are its layers `member1`, `member2`, ….
+
+    Source: deep ensembles, Lakshminarayanan et al. (2017), arXiv:1612.01474, who average the probabilities.
+    """
+    import keras
+    from keras import layers
+
+    networks = [in_float32(network) for network in networks]
+    if len(networks) == 1:
+        return networks[0]
+    pixels = layers.Input((None, None, 1), name="pixels")
+    parts = [
+        keras.Model(network.input, network.get_layer("logit").output, name=f"member{number}")
+        for number, network in enumerate(networks, start=1)
+    ]
+    logit = layers.Average(name="logit")([part(pixels) for part in parts])
+    return keras.Model(pixels, layers.Activation("sigmoid", name="probability")(logit), name=networks[0].name)
+
+
+def members(model: Any) -> list[Any]:
+    """The networks that `ensemble` made one of; the model itself where it is none."""
+    import keras
+
+    return [layer for layer in model.layers if isinstance(layer, keras.Model)] or [model]
+
+
+def _input(size: int, channels: int = 1) -> tuple[Any, Any]:
+    """Pixels of any size, and the square the network sees; three channels are the one repeated."""
+    from keras import layers
+
+    pixels = layers.Input((None, None, 1), name="pixels")
+    x = layers.Resizing(size, size, name="resize")(pixels)
+    return pixels, x if channels == 1 else layers.Concatenate(name="gray_to_rgb")([x] * channels)
+
+
+def _classifier(name: str, pixels: Any, features: Any) -> Any:
+    import keras
+    from keras import layers
+
+    # float32 whatever the precision policy: a sigmoid in half precision has no scores near 0 and 1.
+    logit = layers.Dense(1, name="logit", dtype="float32")(features)
+    probability = layers.Activation("sigmoid", name="probability", dtype="float32")(logit)
+    return keras.Model(pixels, probability, name=name)

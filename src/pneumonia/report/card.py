@@ -1,0 +1,559 @@
+"""The model card: one self-contained page that says what a model is, for whom, how good, and how it was made.
+
+The fields follow the model cards of Mitchell et al. (2019), doi:10.1145/3287560.3287596, and the checklists CLAIM
+(Mongan et al. 2020, doi:10.1148/ryai.2020200029; update of Tejani et al. 2024, doi:10.1148/ryai.240300) and TRIPOD+AI
+(Collins et al. 2024, doi:10.1136/bmj-2023-078378); `docs/model_card.md` says which section holds which item.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from PIL import Image
+
+from pneumonia import UserError, workspace
+from pneumonia.data import tables
+from pneumonia.data.tables import format_with_interval
+from pneumonia.report import page
+from pneumonia.report.page import Block, Picture, Section, Table
+
+
+def reports(folder: Path) -> dict[str, Any]:
+    """The reports of the stages as `sections` takes them, except `metrics.json`, which `promote` reads itself.
+
+    Args:
+        folder: `reports/`.
+    """
+    history = pd.read_csv(folder / "history.csv")
+    if "kept" not in history:
+        raise UserError(
+            f"{folder / 'history.csv'} does not say which epoch was kept, it is of an earlier version; "
+            "write it again: dvc repro -f -s train"
+        )
+    names = ("evaluation", "validation", "rebalance", "explain")
+    parts: dict[str, Any] = {name: tables.read_json(folder / f"{name}.json") for name in names}
+    parts["chosen"] = tables.read_json(folder / "tune" / "best.json")
+    saliency = sorted((folder / "saliency").glob("*.png"))[:N_SALIENCY]
+    predictions = tables.read_table(folder / "predictions.csv")
+    wrong = most_wrong(predictions, parts["evaluation"]["youden"]["threshold"])
+    return parts | {
+        "history": history,
+        "wrong": wrong,
+        "points": pd.read_csv(folder / "plots" / "operating_points.csv", dtype=str, keep_default_na=False),
+        "pictures": {
+            section: [
+                Picture(caption, _thumbnail(folder / "plots" / f"{name}.png")) for name, caption in captions.items()
+            ]
+            for section, captions in _PICTURES.items()
+            if all((folder / "plots" / f"{name}.png").is_file() for name in captions)
+        }
+        | {
+            "saliency": [Picture(f"Test image {place}", _thumbnail(path)) for place, path in enumerate(saliency, 1)],
+            "failures": _saliency_of(wrong, folder / "saliency"),
+        },
+    }
+
+
+def most_wrong(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """The test images that a model is most wrong about: `image_id, label, score`.
+
+    Up to `N_WRONG` false positives, then up to `N_WRONG` false negatives, those furthest from the threshold first.
+
+    Args:
+        predictions: as `evaluate` wrote them.
+        threshold: on the raw scores.
+    """
+    test = predictions.loc[predictions["split"] == "test", ["image_id", "label", "score"]]
+    positive = test["score"] >= threshold
+    false_positives = test[positive & (test["label"] == 0)].sort_values(["score", "image_id"], ascending=[False, True])
+    false_negatives = test[~positive & (test["label"] == 1)].sort_values(["score", "image_id"])
+    return pd.concat([false_positives.head(N_WRONG), false_negatives.head(N_WRONG)], ignore_index=True)
+
+
+def _saliency_of(wrong: pd.DataFrame, folder: Path) -> list[Picture]:
+    """The saliency pictures of these images, where `explain` has drawn them."""
+    paths = {name: folder / f"{name.replace('/', '_')}.png" for name in wrong["image_id"]}  # as `explain` names them
+    rows = wrong.itertuples(index=False)
+    return [Picture(_caption(*row), _thumbnail(paths[row[0]])) for row in rows if paths[row[0]].is_file()]
+
+
+def _caption(image_id: str, label: int, score: float) -> str:
+    return f"{image_id}: {tables.LABELS[label]}, score {score:.3f}"
+
+
+def _thumbnail(path: Path) -> bytes:
+    """A picture of at most 1,000 pixels a side, so that a page can hold many; as JPEG where that has fewer bytes."""
+    content = path.read_bytes()
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+        small.thumbnail((1000, 1000))
+        out = io.BytesIO()
+        small.save(out, "JPEG", quality=85)
+    return min(content, out.getvalue(), key=len)
+
+
+N_SALIENCY = 6
+N_WRONG = 3
+_PICTURES = {
+    "performance": {"roc": "ROC curve", "confusion": "Decisions at the Youden threshold"},
+    "calibration": {"calibration": "Reliability", "decision_curve": "Decision curve"},
+    "stress": {"stress": "AUC of changed test images"},
+}
+
+
+def sections(
+    *,
+    record: Mapping[str, Any],
+    decision: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    points: pd.DataFrame,
+    validation: Mapping[str, Any],
+    rebalance: Mapping[str, Any],
+    explain: Mapping[str, Any],
+    chosen: Mapping[str, float],
+    history: pd.DataFrame,
+    wrong: pd.DataFrame,
+    settings: Mapping[str, Any],
+    network: str,
+    source: Mapping[str, Any],
+    pictures: Mapping[str, Sequence[Picture]],
+) -> list[Section]:
+    """The sections of the card, from the reports of the stages; what a report lacks is left out.
+
+    Args:
+        record: `models/run.json`.
+        decision: `promotion.json`, and `model_name`, `git_commit`, `dvc_lock_digest`.
+        metrics, evaluation, validation, rebalance, explain: reports of these names.
+        points: as `evaluate.operating_points` makes it.
+        chosen: `best.json` of `tune`.
+        history: as `train.fit_members` returns it.
+        wrong: as `most_wrong` returns it.
+        settings: the parts of params.yaml that decide the result, `preprocess` among them.
+        network: where the architecture comes from.
+        source: of the data: `title, licence, citation, patients, reference_standard, public_test, synthetic`.
+        pictures: under `performance`, `calibration`, `stress`, `saliency` and `failures`.
+    """
+    test = metrics["test"]
+    synthetic = " The images are synthetic: nothing here says anything about patients." if source["synthetic"] else ""
+    members = settings["train"]["members"]
+    of_several = f"mean logit of {members} networks, each " if members > 1 else ""
+    # In another store, or later, the same model has other numbers: the card says when the registry had these.
+    state = "champion" if decision["promoted"] else "not champion"
+    return [
+        Section(
+            "Summary",
+            [
+                f"AUC {format_with_interval(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia); "
+                f"no stage of this run used their labels to choose.{_public_test_note(source, rebalance)} On "
+                "validation, by which models are chosen, it is "
+                f"{format_with_interval(metrics['val'], 'auc')}.{synthetic}",
+                Table(
+                    ("", ""),
+                    [
+                        (
+                            "At the time of writing",
+                            f"registered as {decision['model_name']} version {decision['version']}, {state}",
+                        ),
+                        ("Decision at that time", decision["reason"]),
+                        ("Network", f"{of_several}{record['model']}: {network}"),
+                        ("Pretrained weights", _without_folder("weights", record["weights"])),
+                        ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
+                        ("Output", "score from 0 to 1"),
+                        ("Pneumonia from", f"{metrics['threshold']:.8g} on (Youden, chosen on validation)"),
+                    ],
+                ),
+            ],
+        ),
+        Section(
+            "Intended use and limits",
+            [
+                "Made for research on methods: comparing models, their calibration and their explanations. It is no "
+                "medical device, was tested on no other hospital's images, and must not guide the care of anyone.",
+                "It knows normal and pneumonia only. Any other finding, a lateral view, an adult where it learnt from "
+                "children or the reverse, and images that were not prepared as in training are outside of what it was "
+                "tested on.",
+            ],
+        ),
+        _data(validation, rebalance, source, settings),
+        _performance(test, evaluation, points, pictures),
+        Section(
+            "Calibration",
+            [
+                "A calibration fitted on validation (Platt) turns scores into probabilities; on test:",
+                _calibration_table(evaluation["youden"]),
+                *pictures.get("calibration", ()),
+            ],
+        ),
+        _subgroups(evaluation),
+        _failures(test, wrong, pictures),
+        _stress(evaluation, pictures),
+        _explanations(explain, pictures),
+        Section("Promotion", _promotion(decision)),
+        Section("How it was made", _provenance(record, decision, history, {**settings, "chosen": chosen})),
+        Section(
+            "To be filled in",
+            [
+                "To be filled in by who uses it: the workflow knows nothing of these.",
+                Table(("", ""), [(field, "…") for field in TO_BE_FILLED_IN]),
+            ],
+        ),
+    ]
+
+
+TO_BE_FILLED_IN = (
+    "Contact",
+    "Funding, role of the funders, conflicts of interest",
+    "Ethics approval, consent, de-identification",
+    "Protocol and registration",
+    "Background, aims, patient and public involvement",
+    "Design, setting, dates and devices of the images",
+    "Why this reference standard, and how far its readers agreed",
+    "Size of the study, and why it suffices",
+    "Test on images from elsewhere",
+    "Where code, model and data can be had",
+    "Interpretation and next steps",
+)
+"""What a paper needs and no file of the workflow contains."""
+
+
+def _public_test_note(source: Mapping[str, Any], rebalance: Mapping[str, Any]) -> str:
+    """A sentence where the test split is the official, public one of the source; else nothing."""
+    if not (source["public_test"] and rebalance["official_test"]):
+        return ""
+    return " This test split is public, and earlier looks at it informed the plan of this project."
+
+
+def _data(
+    validation: Mapping[str, Any], rebalance: Mapping[str, Any], source: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Section:
+    splits = rebalance["splits"]
+    rows = [
+        (name, *(f"{part[key]:,}" for key in ("n_images", "n_patients", "n_normal", "n_pneumonia")))
+        for name, part in splits.items()
+    ]
+    look = settings["preprocess"]
+    clahe = f"contrast limited to {look['clip_limit']:g} (CLAHE)" if look["clip_limit"] else "no CLAHE"
+    kind = "official, sealed" if rebalance["official_test"] else "drawn by patient"
+    return Section(
+        "Data",
+        [
+            f"{_sentence(source['title'])} Licence: {source['licence']}. Source: {source['citation']}.",
+            f"Reference standard: {source['reference_standard']}. Labels are those of the source; nobody here read the "
+            "images again.",
+            f"Who is one patient: {source['patients']}. By that rule no patient is in two splits; the test split is "
+            f"{kind}.{_public_test_note(source, rebalance)}",
+            Table(("split", "images", "patients", "normal", "pneumonia"), rows),
+            *_age_and_sex(splits),
+            Table(
+                ("inclusion", "images"),
+                [
+                    ("examined", f"{validation['n_images']:,}"),
+                    *((f"left out, {row['reason']}", f"{row['n']:,}") for row in validation["quarantined"]),
+                    (
+                        "left out, a copy, or of a patient who is in an official split",
+                        f"{rebalance['n_left_out_duplicates_or_test_patients']:,}",
+                    ),
+                    ("in the splits", f"{sum(part['n_images'] for part in splits.values()):,}"),
+                ],
+                f"{validation['duplicate_files']:,} of the files examined are exact copies, in "
+                f"{validation['duplicate_groups']:,} groups; a sealed official test split keeps its own.",
+            ),
+            f"Each image: one gray channel, {look['image_size']} pixels square, {clahe}.",
+            *_acquisition(rebalance, settings),
+        ],
+    )
+
+
+def _acquisition(rebalance: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    if "acquisition" not in rebalance:
+        return []
+    acquisition = rebalance["acquisition"]
+    return [
+        "How an image was taken (brightness, contrast, sharpness and form, not what it shows) tells the classes of the "
+        f"{acquisition['n']:,} train images apart with AUC {acquisition['auc']:.3f}. Those taken as the other class "
+        f"mostly is weigh up to {settings['rebalance']['acquisition']:g} times as much; "
+        f"{acquisition['n_effective_normal']:,.0f} normal and {acquisition['n_effective_pneumonia']:,.0f} pneumonia "
+        "images of equal weight would tell as much."
+    ]
+
+
+def _age_and_sex(splits: Mapping[str, Mapping[str, Any]]) -> list[str | Table]:
+    """Age and sex per split, and of how many patients they are unknown."""
+    rows = []
+    for name, part in splits.items():
+        age, sexes = part.get("age"), part.get("sex", [])
+        years = (
+            f"{age['median']:g} [{age['lower_quartile']:g}, {age['upper_quartile']:g}], "
+            f"{age['lowest']:g} to {age['highest']:g}"
+            if age
+            else ""
+        )
+        n_without_age = part["n_patients"] - (age["n"] if age else 0)
+        n_without_sex = part["n_patients"] - sum(one["n"] for one in sexes)
+        counts = ", ".join(f"{one['value']} {one['n']:,}" for one in sexes)
+        rows.append((name, years, f"{n_without_age:,}", counts, f"{n_without_sex:,}"))
+    note = "The network sees pixels only: nothing is imputed. Images without age, sex or view are in no such subgroup."
+    if not any(years or counts for _, years, _, counts, _ in rows):
+        return [f"The source tells neither age nor sex of any patient. {note}"]
+    header = ("patients", "age in years", "age unknown", "sex", "sex unknown")
+    return [Table(header, rows, f"Age: median [quartiles], lowest to highest. {note}")]
+
+
+def _performance(
+    test: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    points: pd.DataFrame,
+    pictures: Mapping[str, Sequence[Picture]],
+) -> Section:
+    names = {
+        "youden": "Youden",
+        "target_sensitivity": "target sensitivity",
+        "one_half": "one half",
+        "prior_shift": "prior shift",
+    }
+    # Neither the threshold nor the calibration changes the AUC: it stands once, above the table.
+    table = points.drop(columns="auc").replace({"point": names})
+    if "prior_shift" in evaluation:
+        shift = evaluation["prior_shift"]
+        share = f"estimated {format_with_interval(shift, 'estimated_prevalence')}, true {shift['test_prevalence']:.3f}"
+        table["share of pneumonia"] = [share if point == "prior_shift" else "" for point in points["point"]]
+    note = (
+        "Youden and target sensitivity are chosen on validation, one half by nobody; prior shift follows from the "
+        f"share of pneumonia that the unlabelled test scores suggest. Intervals: {100 * evaluation['level']:g} %, by "
+        "patient; DeLong's of the AUC, Wilson's of ratios, a bootstrap of the rest."
+    )
+    platt = evaluation["calibration"]
+    sign = "−" if platt["bias"] < 0 else "+"
+    calibrated = (
+        f"A calibrated score is 1 / (1 + exp(−z)) with z = {platt['slope']:.4g} ln(s / (1 − s)) {sign} "
+        f"{abs(platt['bias']):.4g} of the raw score s; more digits are in evaluation.json."
+    )
+    further = [
+        (label, format_with_interval(evaluation["youden"]["test"], name))
+        for name, label in _FURTHER_METRICS.items()
+        if name in evaluation["youden"]["test"]
+    ]
+    return Section(
+        "Performance on test",
+        [
+            f"AUC {format_with_interval(test, 'auc')} on {test['n']} images, whatever the threshold, "
+            "raw and calibrated.",
+            Table(tuple(map(str, table)), list(table.itertuples(index=False, name=None)), note),
+            calibrated,
+            Table(
+                ("at the Youden threshold", ""),
+                [*_counts(test), *further],
+                f"Predictive values hold where {test['n_positive'] / test['n']:.0%} have pneumonia, as in this test.",
+            ),
+            *pictures.get("performance", ()),
+        ],
+    )
+
+
+class _Confusion(NamedTuple):
+    """How many test images of each kind there are at the Youden threshold."""
+
+    true_positives: int
+    false_negatives: int
+    true_negatives: int
+    false_positives: int
+
+
+def _confusion(test: Mapping[str, Any]) -> _Confusion:
+    n_negative = test["n"] - test["n_positive"]
+    true_positives = round(test["sensitivity"] * test["n_positive"])
+    true_negatives = round(test["specificity"] * n_negative)
+    return _Confusion(true_positives, test["n_positive"] - true_positives, true_negatives, n_negative - true_negatives)
+
+
+def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
+    true_positives, false_negatives, true_negatives, false_positives = _confusion(test)
+    rows = [
+        ("pneumonia found, missed", f"{true_positives}, {false_negatives}"),
+        ("normal cleared, called pneumonia", f"{true_negatives}, {false_positives}"),
+    ]
+    n_called_normal = true_negatives + false_negatives
+    if n_called_normal:
+        rows.append(("negative predictive value", f"{true_negatives / n_called_normal:.3f}"))
+    return rows
+
+
+def _calibration_table(point: Mapping[str, Any]) -> Table:
+    before, after = point["test"], point["calibrated"]["test"]
+    rows = [
+        (label, format_with_interval(before, name), format_with_interval(after, name))
+        for name, label in (("ece", "calibration error (ECE)"), ("brier", "Brier score"))
+        if name in before and name in after
+    ]
+    return Table(("", "raw score", "calibrated"), rows)
+
+
+def _subgroups(evaluation: Mapping[str, Any]) -> Section:
+    rows = [
+        (
+            column,
+            group,
+            str(part["n"]),
+            str(part["n_positive"]),
+            *(format_with_interval(part, name) for name in _SUBGROUP_METRICS),
+        )
+        for column, groups in evaluation["subgroups"].items()
+        for group, part in groups.items()
+    ]
+    header = ("", "group", "n", "pneumonia", "AUC", "sensitivity", "specificity")
+    note = (
+        "At the Youden threshold. The AUC of a kind of pneumonia is that against all normals; any other group of one "
+        "class has none. Sensitivity is of pneumonia, specificity of normals."
+    )
+    table = Table(header, rows, note)
+    return Section("Subgroups", [table if rows else "The source says nothing by which images could be grouped."])
+
+
+_SUBGROUP_METRICS = ("auc", "sensitivity", "specificity")
+
+
+def _failures(test: Mapping[str, Any], wrong: pd.DataFrame, pictures: Mapping[str, Sequence[Picture]]) -> Section:
+    counts = _confusion(test)
+    summary = (
+        f"At the Youden threshold {counts.false_positives} normal and {counts.false_negatives} pneumonia test images "
+        f"are decided wrongly, of {test['n']}."
+    )
+    if wrong.empty:
+        return Section("Failures", [summary])
+    rows = [
+        (str(image_id), tables.LABELS[label], tables.LABELS[1 - label], f"{score:.3f}")
+        for image_id, label, score in wrong.itertuples(index=False, name=None)
+    ]
+    note = f"Of each kind up to {N_WRONG}, those with the score furthest on the wrong side. The label may be wrong too."
+    table = Table(("test image", "label", "called", "score"), rows, note)
+    return Section("Failures", [summary, table, *pictures.get("failures", ())])
+
+
+def _stress(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Section:
+    audit, robust = evaluation["stress"], evaluation["robustness"]
+    return Section(
+        "Under stress",
+        [
+            Table(
+                ("test images", "AUC"),
+                [(name.replace("_", " "), format_with_interval(part, "auc")) for name, part in audit["auc"].items()],
+            ),
+            _sentence(audit["verdict"]),
+            f"On validation: AUC {robust['clean']:.3f}, on average {robust['mean']:.3f} over the images as they are "
+            "and under changes of sharpness, contrast, gamma, noise and proportions.",
+            *pictures.get("stress", ()),
+        ],
+    )
+
+
+def _explanations(explain: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Section:
+    rows = [
+        (
+            name,
+            f"{row['pointing_game']:.0%}" if "pointing_game" in row else "no known boxes",
+            f"{row['energy_in_box']:.0%}" if "energy_in_box" in row else "",
+            f"{row['box_area']:.0%}" if "box_area" in row else "",
+        )
+        for name, row in explain.items()
+    ]
+    header = ("method", "highest point in a box", "of the map in boxes", "of the image in boxes")
+    return Section(
+        "Saliency",
+        [
+            "Maps show where a model looks, not why, and not that it is right.",
+            Table(header, rows),
+            *pictures.get("saliency", ()),
+        ],
+    )
+
+
+def _promotion(decision: Mapping[str, Any]) -> list[Block]:
+    blocks: list[Block] = [f"At the time of writing: {decision['reason']}."]
+    gates = decision.get("gates", ())
+    if gates:
+        rows = [
+            (gate["name"], f"{gate['value']:.4g}", f"{gate['limit']:.4g}", "passed" if gate["passed"] else "failed")
+            for gate in gates
+        ]
+        blocks.append(Table(("gate, on validation", "value", "limit", ""), rows))
+    return blocks
+
+
+def _provenance(
+    record: Mapping[str, Any], decision: Mapping[str, Any], history: pd.DataFrame, settings: Mapping[str, Any]
+) -> list[Block]:
+    flat = [
+        (name := f"{section}.{key}" if key else section, _setting_text(_without_folder(name, value)))
+        for section, values in settings.items()
+        for key, value in (values.items() if isinstance(values, Mapping) else [("", values)])
+    ]
+    kept = ", ".join(map(str, history.loc[history["kept"], "epoch"]))
+    rule = "the one with the highest validation AUC" if settings["train"]["keep"] == "best" else "the last"
+    ran = f", epoch {kept} kept,"
+    if (members := settings["train"]["members"]) > 1:
+        ran = f" by {members} networks, one after the other; epochs {kept} kept, of each"
+    software = dict(record.get("made_with", {}))
+    hardware = software.pop("hardware", "")
+    facts = [
+        ("Training", f"{len(history)} epochs run{ran} {rule}"),
+        ("Software", ", ".join(f"{name} {version}" for name, version in software.items())),
+        ("Hardware", hardware),
+        ("Commit", str(decision.get("git_commit", "not in a git repository"))),
+        ("dvc.lock, SHA-256 of its entry train", str(decision.get("dvc_lock_digest", ""))),
+        ("Model file, SHA-256", str(record["model_sha256"])),
+        ("Data digest", str(record["data_digest"])),
+        ("MLflow run, at the time of writing", str(record["run_id"])),
+    ]
+    return [
+        "DVC ran the stages, MLflow kept the run. The settings are those used, also where they are not committed.",
+        Table(
+            ("", ""),
+            [(name, value) for name, value in facts if value],
+            "Another MLflow store, or this one later, may know the model by another version and run, and another "
+            "champion; the SHA-256 of its file stays.",
+        ),
+        Table(("setting", "value"), flat),
+    ]
+
+
+def _setting_text(value: Any) -> str:
+    """A value of params.yaml as text; a pair is a range."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return " to ".join(map(_setting_text, value))
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _without_folder(name: str, value: Any) -> Any:
+    """Of a local path the last part only: in which folder a file lies means nothing to others."""
+    local = name in ("weights", "fetch.url") and isinstance(value, str) and "://" not in value
+    return Path(value).name if local else value
+
+
+_FURTHER_METRICS = {
+    "precision": "precision",
+    "f1": "F1",
+    "balanced_accuracy": "balanced accuracy",
+    "mcc": "Matthews correlation",
+    "average_precision": "average precision",
+}
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
+    """Write `model_card.html` and `model_card.md` into `folder`."""
+    lead = "Made by the workflow from its own reports; every figure is computed, none is typed."
+    for name, text in (("html", page.html(title, lead, sections)), ("md", page.markdown(title, lead, sections))):
+        with workspace.written_whole(folder / f"model_card.{name}") as partial:
+            partial.write_text(text, encoding="utf-8")

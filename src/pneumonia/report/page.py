@@ -1,0 +1,171 @@
+"""Pages of text, tables and pictures: self-contained HTML, and the same as Markdown.
+
+The template stands in this file, not beside it: an import is then all that DVC and an installation need to know of.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jinja2
+
+
+class Table(NamedTuple):
+    """Rows of text under a header; `note` stands below."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+
+class Picture(NamedTuple):
+    """The bytes of a PNG or JPEG file, with a caption."""
+
+    caption: str
+    content: bytes
+
+    @property
+    def data_url(self) -> str:
+        """The picture as a URL that contains it."""
+        kind = "png" if self.content.startswith(b"\x89PNG") else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(self.content).decode('ascii')}"
+
+
+Block = str | Table | Picture
+"""A string is a paragraph."""
+
+
+class Section(NamedTuple):
+    """A heading and the blocks under it."""
+
+    title: str
+    blocks: Sequence[Block]
+
+    @property
+    def anchor(self) -> str:
+        """The name of this section in links.
+
+        >>> Section("Data and splits", []).anchor
+        'data-and-splits'
+        """
+        return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
+
+
+def html(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """A page that needs no other file: no scripts, no fonts, pictures inside; light or dark as the reader's system.
+
+    Args:
+        title, lead: text above the sections.
+        sections: in the order of the page; pictures that follow each other form a gallery.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    environment.tests["table"] = lambda block: isinstance(block, Table)
+    environment.tests["picture"] = lambda block: isinstance(block, Picture)
+    return environment.from_string(_TEMPLATE).render(title=title, lead=lead, sections=sections)
+
+
+def markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The same as text, with the captions of the pictures only."""
+    parts = [f"# {title}", lead]
+    for section in sections:
+        parts.append(f"## {section.title}")
+        for block in section.blocks:
+            if isinstance(block, str):
+                parts.append(block)
+            elif isinstance(block, Table):
+                lines = [block.header, tuple("---" for _ in block.header), *block.rows]
+                parts.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines))
+                parts += [block.note] if block.note else []
+            else:
+                parts.append(f"*Picture in the HTML page: {block.caption}*")
+    return "\n\n".join(parts) + "\n"
+
+
+_TEMPLATE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --line: #d9dfe7; --ground: #ffffff; --band: #f5f7fa;
+  --accent: #0b6bcb; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa7b7; --line: #323c49; --ground: #14191f;
+  --band: #1b222b; --accent: #6cb2ff; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+header, nav, main { max-width: 62rem; margin: 0 auto; padding: 0 1.25rem; }
+header { padding-top: 2.5rem; }
+h1 { margin: 0 0 .25rem; font-size: 1.9rem; line-height: 1.2; overflow-wrap: anywhere; }
+header p { margin: 0; color: var(--soft); }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding-block: 1rem; border-bottom: 1px solid var(--line); }
+nav a { color: var(--accent); text-decoration: none; font-size: .92rem; }
+nav a:hover { text-decoration: underline; }
+h2 { margin: 2.25rem 0 .75rem; font-size: 1.25rem; }
+p { margin: .5rem 0; max-width: 46rem; }
+.wide { overflow-x: auto; margin: .75rem 0; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .8rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+thead th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+tbody th { font-weight: 600; }
+td { overflow-wrap: anywhere; min-width: 5rem; }
+.short { white-space: nowrap; min-width: 0; }
+.note { color: var(--soft); font-size: .88rem; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
+  margin: 1rem 0; align-items: start; }
+figure { margin: 0; background: var(--band); border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
+img { display: block; width: 100%; height: auto; background: #ffffff; border-radius: 3px; }
+figcaption { padding: .4rem .25rem 0; color: var(--soft); font-size: .88rem; }
+</style>
+</head>
+<body>
+<header><h1>{{ title }}</h1><p>{{ lead }}</p></header>
+<nav>
+{% for section in sections %}
+<a href="#{{ section.anchor }}">{{ section.title }}</a>
+{% endfor %}
+</nav>
+<main>
+{% for section in sections %}
+<section id="{{ section.anchor }}">
+<h2>{{ section.title }}</h2>
+{% for block in section.blocks %}
+{% if block is picture %}
+{% if loop.previtem is not picture %}
+<div class="gallery">
+{% endif %}
+<figure><img alt="{{ block.caption }}" src="{{ block.data_url }}"><figcaption>{{ block.caption }}</figcaption></figure>
+{% if loop.nextitem is not picture %}
+</div>
+{% endif %}
+{% elif block is table %}
+<div class="wide"><table>
+<thead><tr>{% for cell in block.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in block.rows %}
+<tr><th scope="row">{{ row[0] }}</th>
+{%- for cell in row[1:] -%}
+{# Numbers stay in one piece; on a narrow screen the table scrolls. -#}
+<td{% if cell | length <= 26 %} class=short{% endif %}>{{ cell }}</td>
+{%- endfor %}</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% if block.note %}
+<p class="note">{{ block.note }}</p>
+{% endif %}
+{% else %}
+<p>{{ block }}</p>
+{% endif %}
+{% endfor %}
+</section>
+{% endfor %}
+</main>
+</body>
+</html>
+"""

@@ -1,0 +1,405 @@
+"""Figures from tables. The only module that imports matplotlib; every figure says its units and n."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # the backend is chosen first: there may be no screen
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from pneumonia.data import tables
+
+BLUE, ORANGE, GRAY, GREEN = "#2166ac", "#d6604d", "#777777", "#1b7837"
+_STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+}
+
+
+def roc(curve: pd.DataFrame, report: Mapping[str, float], point: tuple[float, float], title: str) -> Figure:
+    """ROC curve with its AUC, interval and the chosen operating point (false, true positive rate)."""
+    heading = f"{title}\nn = {report['n']} ({report['n_positive']} pneumonia)"
+    with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
+        label = f"AUC {tables.format_with_interval(report, 'auc')}"
+        axes.plot(curve["fpr"], curve["tpr"], color=BLUE, label=label)
+        axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="chance")
+        axes.plot(*point, "o", color=ORANGE, label="threshold chosen on validation")
+        axes.set_aspect("equal")
+        _legend(figure)
+    return figure
+
+
+def overlaid_roc(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+    """ROC curves of two models on the same images, each with its AUC, interval and operating point.
+
+    Args:
+        parts: name -> `roc` (`fpr, tpr`), `report` and `point` (false, true positive rate).
+        title: says which models on which images; its lines may be long.
+    """
+    report = next(iter(parts.values()))["report"]
+    heading = f"{_wrapped(title)}\nn = {report['n']} ({report['n_positive']} pneumonia)"
+    with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
+        for (name, part), colour, line in zip(parts.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
+            found = part["report"]
+            label = f"{name}: AUC {tables.format_with_interval(found, 'auc')}"
+            # Dashed on top of drawn through: where the curves coincide both are seen.
+            axes.plot(part["roc"]["fpr"], part["roc"]["tpr"], color=colour, linestyle=line, label=label)
+            axes.plot(*part["point"], "o", color=colour)
+        axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="chance")
+        axes.plot([], [], "o", color=GRAY, label="threshold chosen on validation")
+        axes.set_aspect("equal")
+        _legend(figure)
+    return figure
+
+
+def overlaid_reliability(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+    """Reliability diagram of two models on the same images, in the colours of `overlaid_roc`.
+
+    Args:
+        parts: name -> `reliability` (`mean_score, fraction_positive, n`) and `report`.
+        title: says which models on which images; its lines may be long.
+    """
+    pairs = {name: (part["reliability"], part["report"]) for name, part in parts.items()}
+    return calibration(pairs, _wrapped(title), (BLUE, ORANGE))
+
+
+def precision_recall(curve: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
+    """Precision-recall curve beside the share of pneumonia, which a model without knowledge reaches."""
+    with _figure("recall (sensitivity)", "precision", f"{title}\nn = {report['n']}") as (figure, axes):
+        axes.plot(curve["recall"], curve["precision"], color=BLUE, label="model")
+        axes.axhline(report["n_positive"] / report["n"], color=GRAY, linestyle=":", label="share of pneumonia")
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        _legend(figure)
+    return figure
+
+
+def calibration(
+    parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]], title: str, colours: tuple[str, str] = (GRAY, BLUE)
+) -> Figure:
+    """Reliability diagram: is it pneumonia as often as the model says? Below, how many images each bin has.
+
+    Args:
+        parts: `before` and `after` calibration, each with its bins (`mean_score, fraction_positive, n`) and its report.
+        title: says which model on which images.
+        colours: of the two.
+    """
+    n = next(iter(parts.values()))[1]["n"]
+    with plt.rc_context(_STYLE):
+        figure, (axes, counts) = plt.subplots(2, 1, figsize=(6, 7.6), sharex=True, height_ratios=(4, 1.2))
+        axes.set_title(f"{title}\nn = {n}", size=10)
+        axes.set_ylabel("share of pneumonia")
+        axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="perfect")
+        for (name, (bins, report)), colour, side in zip(parts.items(), colours, (1, -1), strict=True):
+            label = f"{name}: ECE {report['ece']:.3f}, Brier {report['brier']:.3f}"
+            axes.plot(bins["mean_score"], bins["fraction_positive"], "o-", color=colour, markersize=5, label=label)
+            # One up, one down: the bins of both have their means at about the same places.
+            drawn = counts.bar(bins["mean_score"], side * bins["n"], 0.03, color=colour)
+            counts.bar_label(drawn, [str(count) for count in bins["n"]], size=7, padding=1)
+        axes.set_ylim(-0.03, 1.03)
+        counts.set_xlim(-0.03, 1.03)
+        counts.set_ylabel("images")
+        counts.set_yticks([])
+        counts.set_xlabel("mean score of the bin")
+        counts.margins(y=0.25)
+        _legend(figure)
+    plt.close(figure)
+    return figure
+
+
+def decision_curve(table: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
+    """Net benefit of deciding by the model, before and after calibration, of treating all and of treating none.
+
+    Args:
+        table: `threshold, score, calibrated, treat_all, treat_none`.
+        report: with `n` and `n_positive`.
+        title: says which model on which images.
+    """
+    share = report["n_positive"] / report["n"]
+    heading = f"{title}\nn = {report['n']}, {share:.1%} pneumonia"
+    with _figure("threshold probability", "net benefit (true positives per image)", heading) as (figure, axes):
+        lines = (
+            ("treat_all", "all are pneumonia", GRAY, ":"),
+            ("treat_none", "none is", GRAY, "-"),
+            ("score", "model, raw scores", ORANGE, "--"),
+            ("calibrated", "model, calibrated", BLUE, "-"),
+        )
+        for column, label, colour, style in lines:
+            axes.plot(table["threshold"], table[column], color=colour, linestyle=style, label=label)
+        axes.set_xlim(0, 1)
+        # Below, the price of false alarms would hide what lies above.
+        axes.set_ylim(-0.25 * max(share, 0.1), 1.1 * max(share, 0.1))
+        _legend(figure)
+    return figure
+
+
+def stress(audit: Mapping[str, Any], title: str) -> Figure:
+    """AUC of the images as they are and as they were changed, each with its interval.
+
+    Args:
+        audit: `auc` (name -> `auc, auc_low, auc_high`) and `n`, as `evaluate.audit` returns them.
+        title: says which model on which images.
+    """
+    names = list(audit["auc"])[::-1]
+    with _figure("AUC", "", f"{title}\nn = {audit['n']}", height=0.8 + 0.36 * len(names)) as (figure, axes):
+        axes.axvline(0.5, color=GRAY, linestyle=":")
+        axes.axvline(audit["auc"]["clean"]["auc"], color=BLUE, linestyle=":")
+        for place, name in enumerate(names):
+            found = audit["auc"][name]
+            colour = ORANGE if name.endswith(("_hidden", "_only")) else BLUE
+            axes.plot([found["auc_low"], found["auc_high"]], [place, place], color=colour)
+            axes.plot(found["auc"], place, "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axes.set_xlim(min(0.45, *(one["auc_low"] for one in audit["auc"].values())) - 0.02, 1.01)
+    return figure
+
+
+def confusion(table: pd.DataFrame, title: str) -> Figure:
+    """Counts of actual against predicted class."""
+    counts = pd.crosstab(table["actual"], table["predicted"]).reindex(
+        index=["normal", "pneumonia"], columns=["normal", "pneumonia"], fill_value=0
+    )
+    with _figure("predicted", "actual", f"{title}\nn = {len(table)}") as (figure, axes):
+        axes.grid(False)
+        axes.imshow(counts, cmap="Blues")
+        axes.set_xticks([0, 1], counts.columns)
+        axes.set_yticks([0, 1], counts.index, rotation=90, va="center")
+        for row, column in np.ndindex(2, 2):
+            count = counts.iloc[row, column]
+            dark = count > counts.to_numpy().max() / 2
+            axes.text(column, row, count, ha="center", va="center", size=18, color="white" if dark else "black")
+    return figure
+
+
+def history(table: pd.DataFrame, title: str) -> Figure:
+    """Loss and validation AUC per epoch, of each `member` a line; the epochs kept are marked."""
+    kept = table[table["kept"]]
+    with _figure("epoch", "loss (binary cross-entropy, nats)", title) as (figure, axes):
+        right = axes.twinx()
+        curves = (
+            (axes, "loss", BLUE, "train loss"),
+            (axes, "val_loss", ORANGE, "validation loss"),
+            (right, "val_auc", GREEN, "validation AUC"),
+        )
+        for side, column, colour, label in curves:
+            for member, part in table.groupby("member"):
+                # Marked, because a single epoch draws no line.
+                side.plot(part["epoch"], part[column], ".-", color=colour, label=label if member == 1 else None)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        epochs = f"epoch{'s' * (len(kept) > 1)} {', '.join(map(str, kept['epoch']))}"
+        right.plot(kept["epoch"], kept["val_auc"], "o", color=GREEN, label=f"kept: {epochs}")
+        right.set_ylabel("validation AUC", color=GREEN)
+        right.grid(False)
+        _legend(figure)
+    return figure
+
+
+def architecture(table: pd.DataFrame, title: str) -> Figure:
+    """The blocks of a network from the pixels to the probability, and where its parameters are.
+
+    Bars are on a log scale: on a linear one the largest dense layer would leave nothing of the others.
+
+    Args:
+        table: as `networks.summary` makes it.
+        title: says which network.
+    """
+    total, learning = table["parameters"].sum(), table["trainable"].sum()
+    rows = np.arange(len(table))
+    with plt.rc_context(_STYLE):
+        figure, (words, bars) = plt.subplots(
+            1, 2, figsize=(10, 1.3 + 0.2 * len(table)), sharey=True, width_ratios=(3, 2)
+        )
+        figure.suptitle(f"{title}\n{total:,} parameters, {learning:,} of them trainable", size=10)
+        for place, column in ((0.0, "name"), (0.34, "kind"), (0.76, "output")):
+            words.text(
+                place, -1.2, {"name": "block", "output": "output shape"}.get(column, column), size=8, weight="bold"
+            )
+            for row, text in zip(rows, table[column], strict=True):
+                words.text(place, row, text, size=8, va="center")
+        words.set_axis_off()
+        frozen = table["trainable"] == 0
+        drawn = np.maximum(table["parameters"], 1)  # a block without parameters has no bar
+        for part, colour, label in ((~frozen, BLUE, "trained"), (frozen, GRAY, "frozen")):
+            if (table["parameters"][part] > 0).any():
+                bars.barh(rows[part], drawn[part] - 1, left=1, height=0.7, color=colour, label=label)
+        for row, count in zip(rows, table["parameters"], strict=True):
+            bars.text(max(count, 1) * 1.15, row, f"{count:,}" if count else "", size=7, va="center")
+        bars.set_xscale("log")
+        bars.set_xlim(1, max(drawn.max(), 10) ** 1.25)  # room for the longest bar's number
+        bars.set_ylim(len(table) - 0.4, -1.8)
+        bars.set_xlabel("parameters (log scale)")
+        bars.grid(visible=False, axis="y")
+        bars.tick_params(left=False, labelleft=False)
+        _legend(figure)
+    plt.close(figure)
+    return figure
+
+
+def measures(table: pd.DataFrame, title: str) -> Figure:
+    """How the valid images of each class differ before anything has learnt: what differs here may be a shortcut."""
+    units = {
+        "width": "width (pixels)",
+        "height": "height (pixels)",
+        "bytes": "size of the file (bytes)",
+        "mean": "mean (gray levels)",
+        "std": "standard deviation (gray levels)",
+        "entropy": "entropy (bits)",
+        "saturated": "black and white pixels (share)",
+        "sharpness": "sharpness (log2)",
+    }
+    valid = table[table["valid"]]
+    colours = {0: BLUE, 1: ORANGE}
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(2, 4, figsize=(13, 5.6))
+        figure.suptitle(f"{title}\nn = {len(valid)} valid images, each class scaled to its own number")
+        for place, (name, label) in zip(axes.flat, units.items(), strict=True):
+            edges = np.histogram_bin_edges(valid[name].astype(float), bins=40)
+            for kind, colour in colours.items():
+                values = valid.loc[valid["label"] == kind, name].astype(float)
+                place.hist(
+                    values, edges, weights=np.full(len(values), 1 / max(len(values), 1)), color=colour, alpha=0.6
+                )
+            place.set_xlabel(label)
+        for place in axes[:, 0]:
+            place.set_ylabel("share of the class")
+        counts = valid["label"].value_counts()
+        handles = [Rectangle((0, 0), 1, 1, color=colours[kind], alpha=0.6) for kind in colours]
+        labels = [f"{tables.LABELS[kind]} ({counts.get(kind, 0)})" for kind in colours]
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    """Images per split and class before rebalancing, and what they weigh in an epoch after it."""
+    with _figure("split", "images, or their weight", title) as (figure, axes):
+        positions = np.arange(len(summary))
+        bars = (("n_normal", BLUE, -0.3), ("n_pneumonia", ORANGE, -0.1))
+        for prefix, alpha, shift in (("n", 1.0, 0.0), ("weight", 0.45, 0.4)):
+            for key, colour, offset in bars:
+                name = key.replace("n_", f"{prefix}_", 1)
+                heights = [split[name] for split in summary.values()]
+                label = f"{key[2:]}, {'before: images' if prefix == 'n' else 'after: weight in an epoch'}"
+                drawn = axes.bar(positions + offset + shift, heights, 0.19, color=colour, alpha=alpha, label=label)
+                axes.bar_label(drawn, size=7)
+        axes.set_xticks(positions, [f"{name}\n{split['n_patients']} patients" for name, split in summary.items()])
+        axes.grid(visible=False, axis="x")
+        _legend(figure)
+    return figure
+
+
+def trials(table: pd.DataFrame, title: str) -> Figure:
+    """Validation AUC of each trial against its learning rate, coloured by its dropout; those cut short are crosses."""
+    with _figure("learning rate", "validation AUC", f"{title}\nn = {len(table)} trials") as (figure, axes):
+        axes.set_xscale("log")
+        colours = {"cmap": "viridis", "vmin": table["dropout"].min(), "vmax": table["dropout"].max()}
+        for state, part in table.groupby("state"):
+            marker = "o" if state == "complete" else "X"
+            drawn = axes.scatter(
+                part["learning_rate"], part["val_auc"], c=part["dropout"], s=70, marker=marker, **colours
+            )
+            axes.scatter([], [], color=GRAY, s=70, marker=marker, label=f"{state} ({len(part)})")
+        figure.colorbar(drawn, label="dropout")
+        _legend(figure)
+    return figure
+
+
+def before_after(pairs: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], str]], title: str) -> Figure:
+    """Contact sheet: each source image above what a model sees of it."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(2, len(pairs), figsize=(2.2 * len(pairs), 5), squeeze=False)
+        figure.suptitle(title)
+        for column, (before, after, name) in enumerate(pairs):
+            for row, image in enumerate((before, after)):
+                _picture(axes[row, column], image)
+            axes[0, column].set_title(f"{textwrap.fill(name, 34)}\n{before.shape[1]} x {before.shape[0]} px", size=7)
+            axes[1, column].set_title(f"{after.shape[1]} x {after.shape[0]} px", size=7)
+    plt.close(figure)
+    return figure
+
+
+def saliency(
+    image: npt.NDArray[np.uint8],
+    maps: Mapping[str, npt.NDArray[np.float32]],
+    boxes: npt.NDArray[np.float64],
+    title: str,
+) -> Figure:
+    """An image beside its saliency maps; known findings are framed.
+
+    Args:
+        image: uint8 (size, size), 0-255.
+        maps: method -> float32 (size, size), 0-1.
+        boxes: float (k, 4): x, y, width, height in pixels of the image.
+        title: says which image, its class and its score.
+    """
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, 1 + len(maps), figsize=(3 * (1 + len(maps)), 3.4))
+        figure.suptitle(title, size=9)
+        for one, (name, values) in zip(axes, {"image": None, **maps}.items(), strict=True):
+            _picture(one, image)
+            one.set_title(name.replace("_", "-"), size=9)
+            if values is not None:
+                # Transparent where the map is low, so that the anatomy stays visible.
+                one.imshow(values, cmap="inferno", alpha=np.clip(values, 0, 1) * 0.7, vmin=0, vmax=1)
+            for x, y, width, height in boxes:
+                # `imshow` puts pixel centres at whole numbers, boxes count from the corner of the first pixel.
+                corner = (x - 0.5, y - 0.5)
+                one.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#66ff66", linewidth=1.2))
+    plt.close(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG; the same figure gives the same bytes."""
+    Path(path).write_bytes(png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes that `save` writes."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _wrapped(title: str) -> str:
+    return "\n".join(textwrap.fill(line, 70) for line in title.splitlines())
+
+
+def _picture(axes: Any, image: npt.NDArray[np.uint8]) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.set_axis_off()
+    axes.set_anchor("N")  # the titles of a row stand at one height
+
+
+def _legend(figure: Figure, markerscale: float = 1.0) -> None:
+    """Below the axes, where it hides no data."""
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, markerscale=markerscale)
+
+
+@contextmanager
+def _figure(x: str, y: str, title: str, height: float = 5) -> Iterator[tuple[Figure, Any]]:
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(6, height))
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.set_title(title, size=10)
+        yield figure, axes
+    plt.close(figure)

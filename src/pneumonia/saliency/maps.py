@@ -1,0 +1,30 @@
+"""What all saliency methods share: batches in, maps from 0 to 1 out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Maps = npt.NDArray[np.float32]
+
+
+def compiled(function: Callable[[Any], Any]) -> Callable[[Maps], Any]:
+    """A function of tensors as a TensorFlow graph that takes batches of numpy."""
+    import tensorflow as tf
+
+    compiled = tf.function(function, reduce_retracing=True)
+    return lambda batch: compiled(tf.constant(batch))
+
+
+def batches(images: npt.NDArray[np.uint8], size: int = 32) -> list[Maps]:
+    """Images as networks take them, `size` at a time: float32 (size, height, width, 1), 0-255."""
+    return [images[start : start + size, ..., None].astype(np.float32) for start in range(0, len(images), size)]
+
+
+def scaled(maps: Maps) -> Maps:
+    """Maps from 0 to 1, each divided by its maximum; an empty map stays empty."""
+    highest = maps.max(axis=(1, 2), keepdims=True)
+    return np.asarray(maps / np.where(highest > 0, highest, 1), dtype=np.float32)

@@ -1,0 +1,359 @@
+"""Runs and their artifacts in the MLflow store.
+
+The store is `sqlite:///<root>/mlruns/mlflow.db` unless `MLFLOW_TRACKING_URI` names another; `<root>` is the
+project's folder even inside DVC's temporary experiment folders, so that all runs meet in one place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+import pandas as pd
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from pneumonia import UserError, workspace
+from pneumonia.data import tables
+from pneumonia.images.geometry import Preparation
+from pneumonia.models import scoring
+
+PREDICTIONS = "evaluation/predictions.csv"
+"""Where a train run keeps the scores that later candidates are compared on."""
+
+_SQLITE = re.compile(r"sqlite:///(?!:memory:)(?P<path>.+)")
+
+
+class TrainRun(NamedTuple):
+    """The train run of a model in this store.
+
+    Attributes:
+        run_id, model_id: of the run and its LoggedModel.
+        adopted: made just now, because the store did not know the run that trained the model.
+    """
+
+    run_id: str
+    model_id: str
+    adopted: bool
+
+
+def open_store(root: Path | None = None) -> str:
+    """Point MLflow at the store, which is made where there is none; returns its URI.
+
+    A relative sqlite path in `MLFLOW_TRACKING_URI` counts from the project's root.
+    """
+    root = root or workspace.project_root()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    if database := database_path(uri):
+        path = root / database
+        uri = f"sqlite:///{path}"
+        with as_user_error(uri):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Two processes that create the tables at once break the store; a file that exists may still lack some.
+            with FileLock(f"{path}.lock"):
+                mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return uri
+
+
+def database_path(uri: str) -> Path | None:
+    """The file of a sqlite store; None for a server or a store in memory."""
+    file = _SQLITE.fullmatch(uri)
+    return Path(file["path"]) if file else None
+
+
+def registered_name(data: str) -> str:
+    """Name of the registered model: one for each data set, since a synthetic champion is no champion of patients."""
+    return f"pneumonia-{data}"
+
+
+@contextmanager
+def start_run(
+    stage: str,
+    *,
+    data: str,
+    model: str,
+    synthetic: bool,
+    params: Mapping[str, Any],
+    parent: str | None = None,
+    resume: Path | None = None,
+    preparation: Preparation | None = None,
+) -> Iterator[str]:
+    """A run of one stage, named after it; gives its id. A failing stage leaves a run marked FAILED.
+
+    Args:
+        stage: name of the stage.
+        data, model: the selectors.
+        synthetic: whether the data set is.
+        params: settings to log.
+        parent: id of the run that this one belongs under.
+        resume: an existing folder that survives a crash; the run that is noted there goes on, a new one is noted.
+        preparation: of the images, logged as params `preparation.size` and so on, its digest as a tag.
+    """
+    uri = open_store()
+    with as_user_error(uri):
+        experiment = _experiment(data)
+        earlier = _noted_run(resume)
+    tags = {
+        "stage": stage,
+        "data": data,
+        "model": model,
+        "synthetic": str(synthetic).lower(),
+        "git_commit": git_commit(),
+        "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "preparation_digest": preparation.digest if preparation else "",
+    }
+    how = preparation.as_dict() if preparation else {}
+    with mlflow.start_run(
+        run_id=earlier,
+        experiment_id=experiment,
+        run_name=stage,
+        parent_run_id=parent,
+        tags={name: value for name, value in tags.items() if value},
+    ) as run:
+        if resume:
+            (resume / "run_id").write_text(run.info.run_id, encoding="utf-8")
+        mlflow.log_params(dict(params) | {f"preparation.{name}": value for name, value in how.items()})
+        yield run.info.run_id
+
+
+def _noted_run(resume: Path | None) -> str | None:
+    """The id in `resume`, if this store has that run."""
+    if not resume or not (resume / "run_id").is_file():
+        return None
+    noted = (resume / "run_id").read_text(encoding="utf-8")
+    try:
+        return str(mlflow.get_run(noted).info.run_id)
+    except MlflowException:  # it was in another store, or was removed
+        return None
+
+
+@contextmanager
+def child_run(
+    name: str, params: Mapping[str, Any], *, killed_by: type[Exception]
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """A run under the current one; gives what logs its metrics per epoch. `killed_by` marks it KILLED, not FAILED."""
+    parent = mlflow.active_run()
+    assert parent, "a child run is opened inside start_run"
+    mlflow.start_run(nested=True, run_name=name, experiment_id=parent.info.experiment_id)
+    status = "FAILED"
+    try:
+        mlflow.log_params(dict(params))
+        yield lambda epoch, values: log_metrics(values, step=epoch)
+        status = "FINISHED"
+    except killed_by:
+        status = "KILLED"
+        raise
+    finally:
+        mlflow.end_run(status)
+
+
+def log_params(values: Mapping[str, Any]) -> None:
+    """Settings of the current run that were found, not given."""
+    mlflow.log_params(dict(values))
+
+
+def log_metrics(values: Mapping[str, float], *, step: int | None = None) -> None:
+    """Numbers of the current run; nested tables are flattened: `{"test": {"auc": ..}}` becomes `test.auc`."""
+    mlflow.log_metrics(_numbers(values), step=step)
+
+
+def log_figure(figure: Any, path: str, *also: TrainRun) -> None:
+    """A figure of `plots` as PNG among the artifacts of the current run, and of the train run it belongs to."""
+    mlflow.log_figure(figure, path)
+    for run in also:
+        mlflow.MlflowClient().log_figure(run.run_id, figure, path)
+
+
+def log_file(path: str | Path, folder: str | None = None) -> None:
+    """A file, or all of a folder, among the artifacts of the current run."""
+    log = mlflow.log_artifacts if Path(path).is_dir() else mlflow.log_artifact
+    log(str(path), folder)
+
+
+def log_table(table: pd.DataFrame, path: str) -> None:
+    """A table that the MLflow UI shows as such."""
+    mlflow.log_table(table, path)
+
+
+def log_dataset(image_ids: Any, labels: Any, *, data: str, digest: str, context: str) -> None:
+    """Say which images the current run used; the digest also becomes the tag `data_digest`."""
+    table = pd.DataFrame({"image_id": image_ids, "label": [tables.LABELS[int(label)] for label in labels]})
+    mlflow.log_input(mlflow.data.from_pandas(table, name=data, digest=digest[:32]), context=context)
+    tag(data_digest=digest)
+
+
+def tag(**tags: str) -> None:
+    """Tags of the current run."""
+    mlflow.set_tags(tags)
+
+
+def log_model(model: Any) -> str:
+    """Log the trained network to the current run, with its signature; returns the id of the LoggedModel."""
+    import mlflow.tensorflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Schema, TensorSpec
+
+    signature = ModelSignature(
+        # Without names: MLflow would hand a named tensor over in a dict, which Keras warns of.
+        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 1))]),
+    )
+    info = mlflow.tensorflow.log_model(
+        model,
+        name="model",
+        signature=signature,
+        # Given explicitly: MLflow would load the model in another process to find out, 12 s.
+        pip_requirements=[f"{name}=={installed(name)}" for name in ("tensorflow", "keras", "numpy")],
+    )
+    return str(info.model_id)
+
+
+def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, history: Path) -> TrainRun:
+    """The run that trained the model, as this store knows it.
+
+    A model restored from DVC's cache may come from another machine, or the store may be new: then a run is made
+    here, with the model and its history, and tagged with the id of the original.
+
+    Args:
+        record: `models/run.json`.
+        synthetic: as in `start_run`.
+        model_path, history: what the new run gets, where one must be made.
+    """
+    open_store()
+    known = find_train_run(record)
+    if known:
+        return known
+
+    with start_run(
+        "train",
+        data=record["data"],
+        model=record["model"],
+        synthetic=synthetic,
+        params={},
+        preparation=Preparation.from_attributes(record),
+    ) as run_id:
+        tag(original_run_id=record["run_id"], data_digest=record["data_digest"], weights=record["weights"])
+        # Reports of earlier versions have no such columns.
+        for row in pd.read_csv(history).drop(columns=["kept", "member"], errors="ignore").to_dict("records"):
+            log_metrics({str(name): value for name, value in row.items()}, step=int(row["epoch"]))
+        model_id = log_model(scoring.load_model(model_path))
+        tag(model_id=model_id)
+    return TrainRun(run_id, model_id, adopted=True)
+
+
+def find_train_run(record: Mapping[str, Any]) -> TrainRun | None:
+    """The run of `models/run.json` in this store, itself or adopted earlier; None where the store knows neither."""
+    client = mlflow.MlflowClient()
+    try:
+        run = client.get_run(record["run_id"])
+        if run.info.lifecycle_stage == "active":
+            return TrainRun(record["run_id"], record["model_id"], adopted=False)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            with as_user_error(mlflow.get_tracking_uri()):
+                raise
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    # Finished: an adoption that broke off has no model.
+    query = f"tags.original_run_id = '{record['run_id']}' and attributes.status = 'FINISHED'"
+    adopted = client.search_runs(experiments, query, max_results=1)
+    return TrainRun(adopted[0].info.run_id, adopted[0].data.tags["model_id"], adopted=False) if adopted else None
+
+
+def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    """Put figures and files of a later stage onto the train run and its LoggedModel.
+
+    Args:
+        run: the train run.
+        metrics: numbers, nested tables are flattened.
+        files: artifact folder or file -> what to put there.
+    """
+    client = mlflow.MlflowClient()
+    for name, value in _numbers(metrics).items():
+        client.log_metric(run.run_id, name, value, model_id=run.model_id)
+    for target, path in files.items():
+        if path.is_dir():
+            client.log_artifacts(run.run_id, str(path), target)
+        else:
+            client.log_artifact(run.run_id, str(path), str(Path(target).parent))
+
+
+def logged_predictions(run_id: str) -> pd.DataFrame:
+    """The predictions that `evaluate` put onto a train run; no rows where they are gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = mlflow.MlflowClient().download_artifacts(run_id, PREDICTIONS, folder)
+        except (MlflowException, OSError):
+            return pd.DataFrame(columns=["sha256", "patient_id", "split", "label", "score"])
+        return tables.read_table(path)
+
+
+@contextmanager
+def as_user_error(uri: str) -> Iterator[None]:
+    """A store that cannot be made or reached is the user's to put right."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the MLflow store {uri} cannot be used ({reason}); check MLFLOW_TRACKING_URI") from error
+
+
+def _experiment(data: str) -> str:
+    name, client = registered_name(data), mlflow.MlflowClient()
+    found = client.get_experiment_by_name(name)
+    if found:
+        return str(found.experiment_id)
+    uri = mlflow.get_tracking_uri()
+    local = uri.startswith("sqlite:///")
+    # A server knows where its artifacts belong; a local store keeps them beside its database.
+    location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri() if local else None
+    try:
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens in its view for training
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # another process was first
+        if not found:
+            raise
+        return str(found.experiment_id)
+
+
+def git_commit() -> str:
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return asked.stdout.strip() if asked.returncode == 0 else ""
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)):
+            flat[f"{prefix}{name}"] = float(value)
+    return flat
+
+
+def serve(port: int) -> None:
+    """Replace this process by the MLflow UI over the store, on 127.0.0.1 alone."""
+    uri = open_store()
+    if not uri.startswith("sqlite:"):
+        raise UserError(f"the store is {uri}: open that address")
+    # Its helper processes run jobs that this project has none of.
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    print(f"MLflow UI: http://127.0.0.1:{port} (stop with Ctrl+C)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])

@@ -1,0 +1,76 @@
+"""Features of a frozen backbone: computed once, then every epoch of the head uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumonia.data.store import Split
+from pneumonia.images import augmentation
+from pneumonia.models import backbones
+from pneumonia.training.batches import epoch_order
+from pneumonia.training.callbacks import progress_bar
+from pneumonia.training.recipe import Recipe
+
+
+class Features(NamedTuple):
+    """Output of the layer `features` for all images.
+
+    Attributes:
+        train: float32 (copies, n, d); the copies of an image differ in their augmentation.
+        val: float32 (m, d), without augmentation.
+    """
+
+    train: npt.NDArray[np.float32]
+    val: npt.NDArray[np.float32]
+
+
+def frozen_features(
+    model: Any,
+    train: Split,
+    val: Split,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    seed: int,
+    batch_size: int = 64,
+) -> Features:
+    """Features of all images; of the train images `recipe.copies` times, each time with another distortion.
+
+    One copy is enough where the recipe distorts no images. There are never more copies than epochs.
+
+    Args:
+        model: as `train.start` makes it, with a backbone.
+        train, val: splits of the image store.
+        recipe: number of copies, and their augmentation.
+        epochs: number of epochs that will use the copies.
+        seed: of the augmentation.
+        batch_size: images computed at once.
+    """
+    import tensorflow as tf
+
+    body, _ = backbones.halves(model)
+    n_copies, n = min(recipe.copies, epochs) if recipe.augment else 1, len(train.labels)
+    copies = np.empty((n_copies, n, body.output.shape[-1]), np.float32)
+    compute = tf.function(lambda pixels: body(pixels, training=False), reduce_retracing=True)
+    with progress_bar(n_copies * n + len(val.labels), 0, "features", "image") as bar:
+
+        def run(images: Any, order: npt.NDArray[np.intp], fraction: float, first: int) -> Iterator[tuple[Any, Any]]:
+            for begin in range(0, len(order), batch_size):
+                rows = order[begin : begin + batch_size]
+                pixels = tf.cast(images[rows][..., None], tf.float32)
+                draw = tf.constant([seed, first + begin], tf.int64)
+                distorted = augmentation.distort(pixels, fraction=fraction, strength=recipe.strength, seed=draw)
+                yield rows, compute(distorted)
+                bar.update(len(rows))
+
+        for copy in range(n_copies):
+            # `distort` expects shuffled batches: in a fixed order the same images would stay untouched in each copy.
+            order = epoch_order(np.arange(n), train.images, np.random.default_rng((seed, copy)))
+            for rows, values in run(train.images, order, recipe.augment, copy * n):
+                copies[copy, rows] = values
+        val_batches = run(val.images, np.arange(len(val.labels)), 0.0, 0)
+        return Features(copies, np.concatenate([np.asarray(values, np.float32) for _, values in val_batches]))

@@ -1,0 +1,69 @@
+"""Values and types of a fit: what is told to it, and the error it may end with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+from pneumonia import UserError
+
+ReportEpoch = Callable[[int, Mapping[str, float]], None]
+"""Called after each epoch with its number, from 1, and its metrics. It may raise to stop the fit."""
+
+
+class DivergedError(UserError):
+    """The loss of a fit is not finite: the learning rate is too high, or the weight of an image is extreme."""
+
+
+class Recipe(NamedTuple):
+    """How a network is trained, without what is searched for; section `train` of params.yaml.
+
+    Attributes:
+        batch_size: images per step.
+        weight_decay: of AdamW.
+        augment: fraction of the images that are distorted, 0-1.
+        strength: factor of the distortion, as in `augmentation.distort`.
+        mixup: alpha of `augmentation.mixup`; 0 = no mixup.
+        label_smoothing: share of one half in each label, 0-1.
+        average: decay of the running average of all weights, see `callbacks.RunningAverage`. Validation and the final
+            model use the average; 0 = the weights themselves.
+        keep: the epoch whose weights a fit ends with: `best` on validation, or `last`. `last` is for data on which
+            nearly every epoch has a perfect validation AUC, so that the choice of the best one is chance.
+        head_epochs: epochs in which only the head learns, on features that the pretrained backbone computes once.
+        copies: versions of each train image with different distortions; these epochs use their features in turn.
+        unfreeze: share of the backbone's blocks, from the top, that learn after these epochs, 0-1.
+        layer_decay: factor of the learning rate from each block of the backbone to the block below it, 0-1.
+    """
+
+    batch_size: int
+    weight_decay: float
+    augment: float
+    strength: float
+    mixup: float
+    label_smoothing: float
+    average: float
+    keep: Literal["best", "last"]
+    head_epochs: int
+    copies: int
+    unfreeze: float
+    layer_decay: float
+
+    def from_scratch(self) -> Recipe:
+        """The recipe for a network without pretrained weights: all of it learns from the first epoch, at one rate."""
+        return self._replace(head_epochs=0, unfreeze=1.0, layer_decay=1.0)
+
+
+class Schedule(NamedTuple):
+    """What differs from one fit with a recipe to the next.
+
+    Attributes:
+        epochs: maximum number of epochs, of both phases together.
+        patience: epochs of the last phase without a better validation AUC after which a fit with `keep: best` stops.
+        learning_rate: peak of AdamW's learning rate.
+        seed: of the order of the images and of their augmentation. The initial weights are the caller's.
+    """
+
+    epochs: int
+    patience: int
+    learning_rate: float
+    seed: int

@@ -1,0 +1,564 @@
+"""The model card: its figures and facts are those of the reports, under the right names."""
+
+import copy
+import html as html_module
+import io
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pneumonia import UserError, evaluate
+from pneumonia.data import sources, tables
+from pneumonia.metrics import calibration
+from pneumonia.report import card, page
+from tests.conftest import ROOT
+from tests.report.test_page import JPEG, PNG, Reader
+
+AUDIT = {
+    "auc": {name: {"auc": 0.8, "auc_low": 0.7, "auc_high": 0.9} for name in ("clean", "lungs_hidden")},
+    "n": 100,
+    "hidden": "lungs",
+    "verdict": "with the lungs blacked out it is as before",
+}
+
+
+@cache
+def figures() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
+    """Predictions of a model that is right more often than not, judged as the stage does it."""
+    rng = np.random.default_rng(1)
+    label = np.arange(200) % 2
+    score = np.clip(0.5 + 0.25 * (label - 0.5) + rng.normal(0, 0.15, 200), 0.01, 0.99)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"i{row}" for row in range(200)],
+            "sha256": [f"{row:064x}" for row in range(200)],
+            "patient_id": [f"p{row // 2}" for row in range(200)],
+            "split": np.where(np.arange(200) < 100, "val", "test"),
+            "label": label,
+            "score": score,
+            "subtype": np.where(label == 1, "virus", "normal"),
+        }
+    )
+    predictions, platt = evaluate.calibrated(table)
+    assert isinstance(platt, calibration.Platt)
+    headline, full = evaluate.judge(predictions, platt, level=0.95, target_sensitivity=0.9)
+    return predictions, headline, full | {"robustness": {"clean": 0.9, "mean": 0.87}, "stress": AUDIT}
+
+
+@cache
+def made_facts() -> dict[str, Any]:
+    predictions, headline, full = figures()
+    return {
+        "record": {
+            "run_id": "abc",
+            "model": "compact",
+            "weights": "/home/me/imagenet.h5",
+            "model_sha256": "f" * 64,
+            "data_digest": "d" * 64,
+            "made_with": {"Python": "3.12.1", "TensorFlow": "2.22.0", "pneumonia": "0.1.0", "hardware": "1 GPU (H7)"},
+        },
+        "decision": {
+            "version": 3,
+            "promoted": False,
+            "reason": "not higher: validation AUC .9 <b>against</b> .95",
+            "model_name": "pneumonia-phantom",
+            "git_commit": "0123456789",
+            "dvc_lock_digest": "e" * 64,
+            "gates": [{"name": "min_sensitivity", "value": 0.7, "limit": 0.8, "passed": False}],
+        },
+        "metrics": headline,
+        "evaluation": full,
+        "points": evaluate.operating_points(full),
+        "validation": {
+            "n_images": 1300,
+            "n_quarantined": 7,
+            "quarantined": [{"reason": "blank", "n": 5}, {"reason": "cannot be read as an image", "n": 2}],
+            "duplicate_files": 4,
+            "duplicate_groups": 3,
+        },
+        "chosen": {"learning_rate": 0.00125, "dropout": 0.15},
+        "rebalance": {
+            "n_left_out_duplicates_or_test_patients": 11,
+            "official_test": False,
+            "splits": {
+                "train": {
+                    "n_images": 1001,
+                    "n_patients": 702,
+                    "n_normal": 403,
+                    "n_pneumonia": 598,
+                    "age": {
+                        "n": 690,
+                        "lowest": 1.0,
+                        "lower_quartile": 20.5,
+                        "median": 43.0,
+                        "upper_quartile": 61.0,
+                        "highest": 94.0,
+                    },
+                    "sex": [{"value": "F", "n": 341}, {"value": "M", "n": 352}],
+                },
+                "val": {"n_images": 151, "n_patients": 104, "n_normal": 65, "n_pneumonia": 86},
+                "test": {"n_images": 130, "n_patients": 97, "n_normal": 51, "n_pneumonia": 79},
+            },
+        },
+        "explain": {
+            "grad_cam": {"n": 3, "ms_per_image": 2.0, "pointing_game": 0.31, "energy_in_box": 0.2, "box_area": 0.1}
+        },
+        "history": pd.DataFrame({"epoch": [1, 2, 3, 4, 5], "val_auc": [0.6, 0.7, 0.8, 0.8, 0.75]}).assign(
+            kept=[False, False, True, False, False]
+        ),
+        "wrong": card.most_wrong(predictions, headline["threshold"]),
+        "settings": {
+            "seed": 1,
+            "weights": "/home/me/imagenet.h5",
+            "fetch": {"url": None},
+            "preprocess": {"image_size": 64, "clip_limit": 2.0},
+            "train": {"keep": "best", "members": 1},
+            "tune": {"dropout": (0.0, 0.3), "learning_rate": (0.0001, 0.003)},
+        },
+        "network": "seven blocks",
+        "source": {
+            "title": "synthetic radiographs",
+            "licence": "MIT",
+            "citation": "none",
+            "patients": "the one that was drawn",
+            "reference_standard": "what was drawn",
+            "public_test": False,
+            "synthetic": True,
+        },
+        "pictures": {
+            "performance": [page.Picture("ROC curve", PNG)],
+            "saliency": [page.Picture("a map", JPEG)],
+        },
+    }
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    return copy.deepcopy(made_facts())
+
+
+def write_reports(folder: Path) -> None:
+    """What the stages before `promote` leave in `reports/`, as far as the card reads it."""
+    made = made_facts()
+    for name in ("metrics", "evaluation", "validation", "rebalance", "explain"):
+        tables.write_json(made[name], folder / f"{name}.json")
+    tables.write_json(made["chosen"], folder / "tune" / "best.json")
+    tables.write_table(made["points"], folder / "plots" / "operating_points.csv")
+    tables.write_table(made["history"], folder / "history.csv")
+
+
+def rendered(facts: dict[str, Any], **changes: Any) -> Reader:
+    return Reader(page.html("Card of <compact>", "lead", card.sections(**facts | changes)))
+
+
+Row = tuple[str, ...]
+
+
+def card_tables(facts: dict[str, Any], **changes: Any) -> list[list[Row]]:
+    """Every table of the card, its header first, from the HTML; the Markdown is checked to have the same."""
+    sections = card.sections(**facts | changes)
+    source = page.html("t", "l", sections)
+    in_html = [
+        [
+            tuple(html_module.unescape(cell) for cell in re.findall(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", row))
+            for row in re.findall(r"<tr>(.*?)</tr>", table)
+        ]
+        for table in re.findall(r"<table>(.*?)</table>", source, re.DOTALL)
+    ]
+    lines = [line.split("|")[1:-1] for line in page.markdown("t", "l", sections).splitlines() if line.startswith("|")]
+    in_markdown = [tuple(cell.strip() for cell in line) for line in lines if set("".join(line)) != {"-", " "}]
+    assert in_markdown == [row for table in in_html for row in table]
+    return in_html
+
+
+def table(facts: dict[str, Any], *header: str, **changes: Any) -> list[Row]:
+    """The rows of the one table with this header."""
+    (matching,) = [rows for first, *rows in card_tables(facts, **changes) if first == header]
+    return matching
+
+
+def pairs(facts: dict[str, Any], **changes: Any) -> dict[str, str]:
+    """What stands beside what in the tables of two columns."""
+    return dict(row for _, *rows in card_tables(facts, **changes) for row in rows if len(row) == 2)
+
+
+def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> None:
+    text = " ".join(rendered(facts).text.split())
+    test = facts["metrics"]["test"]
+    assert (
+        f"AUC {test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}] on 100 test images (50 pneumonia)"
+        in text
+    )
+    val = facts["metrics"]["val"]
+    stated = f"{val['auc']:.3f} [{val['auc_low']:.3f}, {val['auc_high']:.3f}]"
+    assert f"On validation, by which models are chosen, it is {stated}." in text
+    for fact in (
+        "pneumonia-phantom version 3, not champion",
+        "seven blocks",
+        "chosen.dropout 0.15",
+    ):
+        assert fact in text
+    for row in facts["points"].itertuples():
+        assert row.accuracy in text
+        assert row.specificity in text
+    virus = facts["evaluation"]["subgroups"]["subtype"]["virus"]
+    assert f"subtype virus {virus['n']} {virus['n']}" in text
+    assert f"{virus['sensitivity']:.3f} [{virus['sensitivity_low']:.3f}, {virus['sensitivity_high']:.3f}]" in text
+    predictions, headline, _ = figures()
+    rows = predictions[predictions["split"] == "test"]
+    called = rows["score"] >= headline["threshold"]
+    true_positives = int((called & (rows["label"] == 1)).sum())
+    false_negatives = int((~called & (rows["label"] == 1)).sum())
+    true_negatives = int((~called & (rows["label"] == 0)).sum())
+    assert f"pneumonia found, missed {true_positives}, {false_negatives}" in text
+    assert f"normal cleared, called pneumonia {true_negatives}, {50 - true_negatives}" in text
+    judged = facts["evaluation"]["youden"]["test"]
+    for name, label in (("precision", "precision"), ("f1", "F1"), ("mcc", "Matthews correlation")):
+        assert f" {label} {judged[name]:.3f} [{judged[f'{name}_low']:.3f}" in text
+    assert "On validation: AUC 0.900, on average 0.870 over the images" in text
+    assert f"negative predictive value {true_negatives / (true_negatives + false_negatives):.3f}" in text
+    assert "lungs hidden 0.800 [0.700, 0.900]" in text
+    assert "With the lungs blacked out it is as before." in text
+    assert "min_sensitivity 0.7 0.8 failed" in text
+    assert "preprocess.image_size 64" in text
+    assert "The images are synthetic" in text
+    real = facts["source"] | {"synthetic": False}
+    assert "The images are synthetic" not in rendered(facts, source=real).text
+
+
+def test_images_patients_and_classes_of_each_split_stand_under_their_names(facts: dict[str, Any]) -> None:
+    assert table(facts, "split", "images", "patients", "normal", "pneumonia") == [
+        ("train", "1,001", "702", "403", "598"),
+        ("val", "151", "104", "65", "86"),
+        ("test", "130", "97", "51", "79"),
+    ]
+
+
+def test_calibration_error_and_brier_score_stand_under_raw_and_calibrated(facts: dict[str, Any]) -> None:
+    def figures_of(ece: float, brier: float) -> dict[str, float]:
+        figures = {"ece": ece, "brier": brier}
+        return {f"{name}{end}": value + add for name, value in figures.items() for end, add in ENDS.items()}
+
+    youden = facts["evaluation"]["youden"]
+    before, after = youden["test"] | figures_of(0.11, 0.22), youden["calibrated"]["test"] | figures_of(0.33, 0.44)
+    judged = {**youden, "test": before, "calibrated": {**youden["calibrated"], "test": after}}
+    assert table(facts, "", "raw score", "calibrated", evaluation={**facts["evaluation"], "youden": judged}) == [
+        ("calibration error (ECE)", "0.110 [0.109, 0.112]", "0.330 [0.329, 0.332]"),
+        ("Brier score", "0.220 [0.219, 0.222]", "0.440 [0.439, 0.442]"),
+    ]
+
+
+def test_groups_maps_and_changes_have_their_figures_under_their_names(facts: dict[str, Any]) -> None:
+    group = {"n": 31, "n_positive": 12, "auc": 0.91, "sensitivity": 0.82, "specificity": 0.73}
+    stress = {"clean": {"auc": 0.94}, "lungs_hidden": {"auc": 0.65, "auc_low": 0.55, "auc_high": 0.75}}
+    changed = {"subgroups": {"sex": {"F": group}}, "stress": {**AUDIT, "auc": stress}}
+    changes = {"evaluation": facts["evaluation"] | changed}
+    assert table(facts, "", "group", "n", "pneumonia", "AUC", "sensitivity", "specificity", **changes) == [
+        ("sex", "F", "31", "12", "0.910", "0.820", "0.730")
+    ]
+    assert table(facts, "test images", "AUC", **changes) == [
+        ("clean", "0.940"),
+        ("lungs hidden", "0.650 [0.550, 0.750]"),
+    ]
+    header = ("method", "highest point in a box", "of the map in boxes", "of the image in boxes")
+    assert table(facts, *header) == [("grad_cam", "31%", "20%", "10%")]
+    assert table(facts, "gate, on validation", "value", "limit", "") == [("min_sensitivity", "0.7", "0.8", "failed")]
+
+
+def test_notes_say_how_intervals_and_groups_are_made(facts: dict[str, Any]) -> None:
+    text = " ".join(rendered(facts).text.split())
+    assert "Intervals: 95 %, by patient; DeLong's of the AUC, Wilson's of ratios, a bootstrap of the rest." in text
+    assert "independent" not in text
+    assert "The AUC of a kind of pneumonia is that against all normals" in text
+    virus = facts["evaluation"]["subgroups"]["subtype"]["virus"]
+    assert f"subtype virus 50 50 {virus['auc']:.3f} [" in text
+
+
+def test_the_threshold_is_told_as_the_reports_keep_it(facts: dict[str, Any]) -> None:
+    """Fewer digits could decide otherwise about an image whose score is next to it."""
+    values = pairs(facts, metrics=facts["metrics"] | {"threshold": 0.50619575})
+    assert values["Pneumonia from"].startswith("0.50619575 on")
+
+
+ENDS = {"": 0.0, "_low": -0.001, "_high": 0.002}
+
+
+def test_the_auc_stands_once_above_the_operating_points_and_in_none_of_their_rows(facts: dict[str, Any]) -> None:
+    test = facts["metrics"]["test"]
+    said = (
+        f"AUC {test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}] on 100 images, whatever the threshold"
+    )
+    blocks = next(one.blocks for one in card.sections(**facts) if one.title == "Performance on test")
+    assert said in blocks[0]
+    assert "auc" not in blocks[1].header
+    columns = ["point", "scores", "threshold", "accuracy", "sensitivity", "specificity"]
+    rows = table(facts, *columns, "share of pneumonia")
+    assert [row[1:6] for row in rows] == list(facts["points"][columns[1:]].itertuples(index=False, name=None))
+    names = ["Youden", "Youden", "target sensitivity", "target sensitivity", "one half", "one half", "prior shift"]
+    assert [row[0] for row in rows] == names
+
+
+def test_the_estimated_share_of_pneumonia_stands_in_its_row_beside_the_true_one(facts: dict[str, Any]) -> None:
+    shares = {"estimated_prevalence": 0.61, "estimated_prevalence_low": 0.52, "estimated_prevalence_high": 0.73}
+    shift = facts["evaluation"]["prior_shift"] | shares | {"test_prevalence": 0.5}
+    (rows,) = [
+        rows
+        for first, *rows in card_tables(facts, evaluation=facts["evaluation"] | {"prior_shift": shift})
+        if "threshold" in first
+    ]
+    assert [row[-1] for row in rows] == [""] * 6 + ["estimated 0.610 [0.520, 0.730], true 0.500"]
+    without = {name: value for name, value in facts["evaluation"].items() if name != "prior_shift"}
+    points = evaluate.operating_points(without)
+    assert len(table(facts, *[name for name in points if name != "auc"], evaluation=without, points=points)) == 6
+
+
+@pytest.mark.parametrize(
+    ("slope", "bias", "said"),
+    [
+        (1202.3412, -11.27812, "z = 1202 ln(s / (1 − s)) − 11.28 of"),
+        (0.98765, 0.123456, "z = 0.9877 ln(s / (1 − s)) + 0.1235 of"),
+    ],
+)
+def test_the_calibration_is_a_formula_without_two_signs_or_false_digits(
+    facts: dict[str, Any], slope: float, bias: float, said: str
+) -> None:
+    evaluation = facts["evaluation"] | {"calibration": {"slope": slope, "bias": bias}}
+    assert said in rendered(facts, evaluation=evaluation).text
+
+
+def test_settings_are_told_in_words_and_not_as_python_writes_them(facts: dict[str, Any]) -> None:
+    values = pairs(facts)
+    assert values["fetch.url"] == "not set"
+    assert (values["tune.dropout"], values["tune.learning_rate"]) == ("0 to 0.3", "0.0001 to 0.003")
+    assert (values["preprocess.clip_limit"], values["seed"]) == ("2", "1")
+    assert values["chosen.learning_rate"] == "0.00125"
+    assert pairs(facts, settings=facts["settings"] | {"seed": 12345678901, "fast": True})["seed"] == "12345678901"
+    assert pairs(facts, settings=facts["settings"] | {"fast": True})["fast"] == "yes"
+
+
+@pytest.mark.parametrize("public", [True, False])
+@pytest.mark.parametrize("official", [True, False])
+def test_of_a_public_test_split_it_is_said_that_it_was_looked_at_before(
+    facts: dict[str, Any], public: bool, official: bool
+) -> None:
+    source, rebalance = facts["source"] | {"public_test": public}, facts["rebalance"] | {"official_test": official}
+    text = " ".join(rendered(facts, source=source, rebalance=rebalance).text.split())
+    assert "(50 pneumonia); no stage of this run used their labels to choose." in text
+    assert "took part in no choice" not in text
+    looked = "This test split is public, and earlier looks at it informed the plan of this project."
+    assert text.count(looked) == (2 if public and official else 0), "in the summary and beside the data"
+
+
+def test_every_row_of_sources_has_what_the_card_asks_for(facts: dict[str, Any]) -> None:
+    for row in sources.DATASETS.values():
+        assert row.reference_standard in rendered(facts, source=row._asdict()).text
+
+
+def test_the_registry_is_quoted_as_of_the_time_of_writing(facts: dict[str, Any]) -> None:
+    """Registered in another store the same card is logged with the same words."""
+    values = pairs(facts)
+    assert values["At the time of writing"] == "registered as pneumonia-phantom version 3, not champion"
+    assert values["Decision at that time"] == facts["decision"]["reason"]
+    assert values["MLflow run, at the time of writing"] == "abc"
+    champion = pairs(facts, decision=facts["decision"] | {"promoted": True})
+    assert champion["At the time of writing"] == "registered as pneumonia-phantom version 3, champion"
+    promotion = next(one for one in card.sections(**facts) if one.title == "Promotion")
+    assert promotion.blocks[0] == f"At the time of writing: {facts['decision']['reason']}."
+    bare = [row for rows in card_tables(facts) for row in rows if row[0] in ("Registered as", "MLflow run", "Decision")]
+    assert bare == []
+
+
+def test_age_and_sex_of_each_split_are_shown_with_how_many_are_unknown(facts: dict[str, Any]) -> None:
+    assert table(facts, "patients", "age in years", "age unknown", "sex", "sex unknown") == [
+        ("train", "43 [20.5, 61], 1 to 94", "12", "F 341, M 352", "9"),
+        ("val", "", "104", "", "104"),
+        ("test", "", "97", "", "97"),
+    ]
+    splits = {name: {**part} for name, part in facts["rebalance"]["splits"].items()}
+    del splits["train"]["age"], splits["train"]["sex"]
+    without = rendered(facts, rebalance=facts["rebalance"] | {"splits": splits})
+    assert "The source tells neither age nor sex of any patient." in without.text
+    assert "age unknown" not in without.text
+
+
+def test_weights_against_acquisition_are_told_with_what_acquisition_says_of_the_label(facts: dict[str, Any]) -> None:
+    assert "How an image was taken" not in rendered(facts).text, "nobody asked for them"
+    taken = {"n": 1001, "auc": 0.9212, "n_effective_normal": 211.4, "n_effective_pneumonia": 3322.6}
+    settings = facts["settings"] | {"rebalance": {"acquisition": 10.0}}
+    text = " ".join(
+        rendered(facts, rebalance=facts["rebalance"] | {"acquisition": taken}, settings=settings).text.split()
+    )
+    assert "tells the classes of the 1,001 train images apart with AUC 0.921." in text
+    assert "weigh up to 10 times as much; 211 normal and 3,323 pneumonia images of equal weight" in text
+
+
+def test_what_was_left_out_is_counted_by_its_reason_and_the_rest_is_in_the_splits(facts: dict[str, Any]) -> None:
+    assert table(facts, "inclusion", "images") == [
+        ("examined", "1,300"),
+        ("left out, blank", "5"),
+        ("left out, cannot be read as an image", "2"),
+        ("left out, a copy, or of a patient who is in an official split", "11"),
+        ("in the splits", "1,282"),
+    ]
+    text = " ".join(rendered(facts).text.split())
+    assert "4 of the files examined are exact copies, in 3 groups" in text
+    assert "nothing is imputed" in text
+    assert "Reference standard: what was drawn." in text
+
+
+def test_how_it_was_made_names_epochs_software_hardware_and_where_the_code_stood(facts: dict[str, Any]) -> None:
+    values = pairs(facts)
+    assert values["Training"] == "5 epochs run, epoch 3 kept, the one with the highest validation AUC"
+    facts["settings"]["train"]["keep"] = "last"
+    facts["history"]["kept"] = facts["history"]["epoch"] == 5
+    assert pairs(facts)["Training"] == "5 epochs run, epoch 5 kept, the last"
+    facts["settings"]["train"]["members"] = 2
+    facts["history"]["kept"] = facts["history"]["epoch"].isin([2, 5])
+    assert pairs(facts)["Network"].startswith("mean logit of 2 networks, each compact: ")
+    assert (
+        pairs(facts)["Training"]
+        == "5 epochs run by 2 networks, one after the other; epochs 2, 5 kept, of each the last"
+    )
+    assert values["Software"] == "Python 3.12.1, TensorFlow 2.22.0, pneumonia 0.1.0"
+    assert values["Hardware"] == "1 GPU (H7)"
+    assert values["Commit"] == "0123456789"
+    assert (values["Model file, SHA-256"], values["Data digest"]) == ("f" * 64, "d" * 64)
+    assert values["dvc.lock, SHA-256 of its entry train"] == "e" * 64
+    older = {name: value for name, value in facts["record"].items() if name != "made_with"}
+    decision = {name: value for name, value in facts["decision"].items() if name != "dvc_lock_digest"}
+    assert not {"Software", "Hardware", "dvc.lock, SHA-256 of its entry train"} & set(
+        pairs(facts, record=older, decision=decision)
+    )
+
+
+def test_the_images_it_is_most_wrong_about_are_those_furthest_on_the_wrong_side() -> None:
+    rows = [("a", "test", 0, 0.7), ("b", "test", 0, 0.99), ("c", "test", 0, 0.7), ("d", "test", 0, 0.6)]
+    rows += [("e", "test", 1, 0.3), ("f", "test", 1, 0.49), ("g", "test", 1, 0.5), ("h", "val", 1, 0.0)]
+    rows += [("i", "test", 0, 0.5), ("j", "test", 0, 0.1), ("k", "train", 0, 1.0), ("l", "test", 1, 0.9)]
+    predictions = pd.DataFrame(rows, columns=["image_id", "split", "label", "score"])
+    wrong = card.most_wrong(predictions, 0.5)
+    assert list(wrong.itertuples(index=False, name=None)) == [
+        ("b", 0, 0.99),
+        ("a", 0, 0.7),
+        ("c", 0, 0.7),
+        ("e", 1, 0.3),
+        ("f", 1, 0.49),
+    ]
+    assert card.most_wrong(predictions, 0.0)["label"].tolist() == [0, 0, 0]
+
+
+def test_failures_are_counted_and_the_worst_are_named(facts: dict[str, Any]) -> None:
+    predictions, headline, _ = figures()
+    test = predictions[predictions["split"] == "test"]
+    called = test["score"] >= headline["threshold"]
+    alarms, missed = int((called & (test["label"] == 0)).sum()), int((~called & (test["label"] == 1)).sum())
+    assert alarms != missed
+    said = f"{alarms} normal and {missed} pneumonia test images are decided wrongly, of 100."
+    assert said in rendered(facts).text
+    worst = test[called & (test["label"] == 0)].nlargest(1, "score").iloc[0]
+    rows = table(facts, "test image", "label", "called", "score")
+    assert rows[0] == (worst["image_id"], "normal", "pneumonia", f"{worst['score']:.3f}")
+    assert [row[1:3] for row in rows] == [("normal", "pneumonia")] * 3 + [("pneumonia", "normal")] * 3
+    none = rendered(facts, wrong=facts["wrong"].iloc[:0], pictures={"failures": [page.Picture("x", PNG)]})
+    assert "test image" not in [first[0] for first, *_ in card_tables(facts, wrong=facts["wrong"].iloc[:0])]
+    assert none.sources == []
+
+
+def test_what_nobody_told_the_workflow_is_left_to_who_uses_it(facts: dict[str, Any]) -> None:
+    last = card.sections(**facts)[-1]
+    assert last.title == "To be filled in"
+    assert last.blocks[0].startswith("To be filled in by who uses it")
+    values = pairs(facts)
+    for word in ("Contact", "Funding", "Ethics"):
+        assert [value for name, value in values.items() if name.startswith(word)] == ["…"]
+
+
+def numbers_of(items: str) -> set[str]:
+    return {item.strip() for item in items.split(",")} - {""}
+
+
+def test_each_item_of_the_checklists_is_given_to_sections_that_the_card_has(facts: dict[str, Any]) -> None:
+    text = (ROOT / "docs" / "model_card.md").read_text()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    _, _, *rows = lines
+    assert [section for section, *_ in rows] == [section.title for section in card.sections(**facts)]
+    claim, tripod = (set().union(*map(numbers_of, column)) for column in list(zip(*rows, strict=True))[1:])
+    assert claim == {str(number) for number in range(1, 45)}
+    letters = {3: "abc", 5: "ab", 6: "abc", 8: "abc", 9: "abc", 12: "abcdefg", 18: "abcdef", 20: "abc", 23: "ab"}
+    letters |= {27: "abc"}
+    items = {f"{number}{letter}" for number in range(1, 28) for letter in letters.get(number, [""])}
+    assert tripod | {"9a", "9c", "12f", "24"} == items
+    assert "9a and 9c (" in text
+    assert "12f and 24 (" in text
+
+
+def test_the_page_of_a_card_needs_no_other_file(facts: dict[str, Any]) -> None:
+    source = page.html("t", "l", card.sections(**facts))
+    assert [url.split(";")[0] for url in Reader(source).sources] == ["data:image/png", "data:image/jpeg"]
+    assert not re.search(r"https?://|<script|@import|url\(", source)
+
+
+def test_of_a_file_of_weights_the_name_is_shown_not_the_place(facts: dict[str, Any]) -> None:
+    own = facts["settings"] | {"fetch": {"url": "/home/me/xrays.zip"}}
+    text = page.markdown("Card", "lead", card.sections(**facts | {"settings": own}))
+    assert text.count("imagenet.h5") == 2, "in the summary and among the settings"
+    assert "xrays.zip" in text
+    assert "/home/me" not in text
+    published = facts["settings"] | {"fetch": {"url": "https://example.org/a/xrays.zip"}}
+    assert pairs(facts, settings=published)["fetch.url"] == "https://example.org/a/xrays.zip"
+
+
+def test_what_a_report_lacks_is_left_out(facts: dict[str, Any]) -> None:
+    without = rendered(facts, explain={"grad_cam": {"n": 3, "ms_per_image": 2.0}}, pictures={})
+    assert "no known boxes" in without.text
+    assert without.sources == []
+    decision = {name: value for name, value in facts["decision"].items() if name != "gates"}
+    assert "min_sensitivity" not in rendered(facts, decision=decision).text
+
+
+def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path: Path) -> None:
+    write_reports(tmp_path)
+    predictions, headline, _ = figures()
+    predictions = predictions.assign(image_id="test/" + predictions["image_id"])
+    tables.write_table(predictions, tmp_path / "predictions.csv")
+    worst = card.most_wrong(predictions, headline["threshold"])
+    drawn = [worst["image_id"][0].replace("/", "_"), worst["image_id"][4].replace("/", "_")]
+    noise = np.random.default_rng(1).integers(0, 256, (900, 1600, 3), np.uint8)
+    for name in (
+        "plots/roc",
+        "plots/confusion",
+        "plots/calibration",
+        *(f"saliency/{name}" for name in (*"abcdefg", *drawn)),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    tables.write_table(facts["history"].drop(columns="kept"), tmp_path / "history.csv")
+    with pytest.raises(UserError, match=r"does not say which epoch was kept.* dvc repro -f -s train"):
+        card.reports(tmp_path)
+    tables.write_table(facts["history"], tmp_path / "history.csv")
+    read = card.reports(tmp_path)
+    pd.testing.assert_frame_equal(read["points"], facts["points"])
+    assert read["history"]["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert read["wrong"]["image_id"].tolist() == worst["image_id"].tolist()
+    pictures = read["pictures"]
+    assert [one.caption for one in pictures["performance"]] == ["ROC curve", "Decisions at the Youden threshold"]
+    assert "calibration" not in pictures, "its decision curve is not there"
+    assert len(pictures["saliency"]) == card.N_SALIENCY
+    assert "image_id.replace('/', '_')}.png" in (ROOT / "stages" / "explain.py").read_text(), "so they are named"
+    assert [one.caption for one in pictures["failures"]] == [
+        f"{worst['image_id'][row]}: {tables.LABELS[label]}, score {worst['score'][row]:.3f}"
+        for row, label in ((0, 0), (4, 1))
+    ]
+    assert all(len(one.content) < 700_000 for one in pictures["saliency"])
+    assert Image.open(io.BytesIO(pictures["saliency"][0].content)).size in ((1000, 562), (1000, 563))
+    (tmp_path / "card").mkdir()
+    others = {name: facts[name] for name in ("metrics", "record", "decision", "settings", "network", "source")}
+    card.write(tmp_path / "card", "Card", card.sections(**read, **others))
+    assert len(Reader((tmp_path / "card/model_card.html").read_text()).sources) == 2 + 2 + card.N_SALIENCY
+    assert (tmp_path / "card/model_card.md").read_text().startswith("# Card")

@@ -1,0 +1,155 @@
+"""What several test files of this folder share."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+
+from pneumonia.data import tables
+from pneumonia.images.geometry import Preparation
+from pneumonia.models import runtime
+from pneumonia.tracking import runs
+from tests.conftest import set_settings
+from tests.report.test_card import write_reports
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RECORD = {
+    "run_id": "0" * 32,
+    "model_id": "m-0",
+    "model_sha256": "5e",
+    "weights": "none",
+    "data": "phantom",
+    "model": "compact",
+    "data_digest": "da7a",
+    "preparation": Preparation(size=64).as_dict(),
+}
+
+
+def forget() -> None:
+    """MLflow keeps the last store in its module and in the environment."""
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def no_store() -> Iterator[None]:
+    """Each test begins and ends without a store and without a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "DVC_EXP_NAME"):
+            patch.setenv(name, "")  # so that it is put back as it was
+            patch.delenv(name)
+        forget()
+        yield
+        left_open = mlflow.active_run()
+        while mlflow.active_run():
+            mlflow.end_run()
+        forget()
+    assert left_open is None
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with an empty store, and the working directory."""
+    folder = tmp_path / "project"
+    (folder / "mlruns").mkdir(parents=True)
+    shutil.copyfile(empty_database, folder / "mlruns" / "mlflow.db")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def start(stage: str = "train", **changes: Any) -> Any:
+    options = {"data": "phantom", "model": "compact", "synthetic": True, "params": {"seed": 1}} | changes
+    return runs.start_run(stage, **options)
+
+
+def run_of(run_id: str) -> Run:
+    return mlflow.MlflowClient().get_run(run_id)
+
+
+def all_runs() -> list[Run]:
+    client = mlflow.MlflowClient()
+    return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    runtime.start_keras(1)
+    import keras
+    from keras import layers
+
+    pixels = layers.Input((None, None, 1), name="pixels")
+    logit = layers.Dense(1, name="logit")
+    x = logit(layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(pixels)))
+    return keras.Model(pixels, layers.Activation("sigmoid", name="probability")(x), name="toy")
+
+
+@pytest.fixture
+def trained(root: Path, model: Any) -> runs.TrainRun:
+    with start() as run_id:
+        model_id = runs.log_model(model)
+    return runs.TrainRun(run_id, model_id, adopted=False)
+
+
+LABELS = [0] * 20 + [1] * 20
+LIMITS = {"min_common": 10, "min_gain": 0.0, "min_sensitivity": 0.8, "max_ece": 0.3}
+
+
+def predictions_of(number: int, first_image: int = 0) -> pd.DataFrame:
+    """Of a model that scores one pneumonia below `number` of 20 normals: AUC 1 - `number` / 400."""
+    scores = np.concatenate([np.linspace(0.01, 0.2, 20), np.linspace(0.8, 0.99, 20)])
+    scores[20] = scores[20 - number] - 0.001
+    numbers = range(first_image, first_image + 40)
+    table = pd.DataFrame({"image_id": [f"i{i}" for i in numbers], "sha256": [f"{i:064x}" for i in numbers]})
+    return table.assign(patient_id=table["image_id"], split="val", label=LABELS, score=scores)
+
+
+def write_settings(folder: Path, **limits: float) -> None:
+    """A params.yaml for the models below, whatever an experiment has left in that of the checkout."""
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    chosen = {f"promote.{name}": value for name, value in (LIMITS | limits).items()}
+    set_settings(folder / "params.yaml", {"data": "phantom", "model": "compact", "weights": "none", **chosen})
+
+
+def candidate(folder: Path, predictions: pd.DataFrame) -> Path:
+    """A folder with all that the stage `promote` reads, of a model that was trained in the store of this moment."""
+    with start() as run_id:
+        made = mlflow.MlflowClient().create_logged_model(run_of(run_id).info.experiment_id, source_run_id=run_id)
+        mlflow.MlflowClient().finalize_logged_model(made.model_id, "READY")
+    tables.write_json(RECORD | {"run_id": run_id, "model_id": made.model_id}, folder / "models" / "run.json")
+    (folder / "models" / "model.keras").write_bytes(b"never read")
+    tables.write_table(pd.concat([predictions, predictions.assign(split="test")]), folder / "reports/predictions.csv")
+    write_reports(folder / "reports")
+    figures = tables.read_json(folder / "reports" / "metrics.json")
+    tables.write_json(figures | {"threshold": 0.2}, folder / "reports" / "metrics.json")
+    write_settings(folder)
+    return folder
+
+
+@pytest.fixture
+def stage(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """`stages.promote` in this process: for a model of `predictions_of(number)`, or with an option."""
+    from stages import promote, run
+
+    def call(number: int | None = None, *options: str, **limits: float) -> dict[str, Any]:
+        folder = tmp_path / str(number)
+        if number is not None and not folder.exists():
+            candidate(folder, predictions_of(number))
+        monkeypatch.chdir(root if number is None else folder)
+        write_settings(Path(), **limits)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlruns/mlflow.db")
+        monkeypatch.setattr(sys, "argv", ["promote", *options])
+        run(promote.main)
+        return {} if number is None else tables.read_json("reports/promotion.json")
+
+    return call

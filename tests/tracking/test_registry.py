@@ -1,0 +1,721 @@
+"""Versions, champions, rollbacks, and models by name."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
+
+from pneumonia import UserError, promote
+from pneumonia.data import tables
+from pneumonia.images.geometry import Preparation
+from pneumonia.tracking import registry, restore, runs
+from tests.conftest import set_settings
+from tests.tracking.conftest import LIMITS, RECORD, ROOT, all_runs, candidate, predictions_of, run_of, start
+
+
+def test_a_failing_stage_leaves_a_failed_run(root: Path) -> None:
+    def stage() -> None:
+        with start():
+            raise UserError("no good")
+
+    with pytest.raises(UserError, match="no good"):
+        stage()
+    assert [run.info.status for run in all_runs()] == ["FAILED"]
+
+
+def test_runs_of_one_data_set_share_an_experiment_with_its_own_artifacts(root: Path) -> None:
+    ids = {}
+    for stage, data in (("train", "phantom"), ("evaluate", "phantom"), ("train", "chest_xray")):
+        with start(stage, data=data) as run_id:
+            ids[stage, data] = run_of(run_id).info.experiment_id
+    assert ids["train", "phantom"] == ids["evaluate", "phantom"] != ids["train", "chest_xray"]
+    assert mlflow.get_experiment_by_name("pneumonia-chest_xray").artifact_location == f"file://{root}/mlruns/artifacts"
+
+
+def another_run(model: Any) -> runs.TrainRun:
+    with start() as run_id:
+        return runs.TrainRun(run_id, runs.log_model(model), adopted=False)
+
+
+def version_of(number: int) -> Any:
+    return mlflow.MlflowClient().get_model_version("pneumonia-phantom", str(number))
+
+
+def crown(number: int) -> None:
+    registry.set_champion("phantom", lambda tags: (number,))
+
+
+def latest(tags: registry.Registry) -> tuple[int]:
+    """Of those that were not rolled back."""
+    return (max(version for version in tags if "rolled_back_at" not in tags[version]),)
+
+
+def test_a_model_registered_twice_has_one_version(root: Path, trained: runs.TrainRun, model: Any) -> None:
+    assert registry.register("phantom", trained, {"val_auc": 0.8, "weights": "none"}) == 1
+    assert registry.register("phantom", trained, {"val_auc": 0.9}) == 1
+    assert registry.register("phantom", another_run(model), {}) == 2
+    assert registry.version_tags("phantom") == {1: {"val_auc": "0.9", "weights": "none"}, 2: {}}
+    assert version_of(1).run_id == trained.run_id
+
+
+def test_facts_that_change_ask_for_a_new_decision_and_others_do_not(root: Path, trained: runs.TrainRun) -> None:
+    def known(facts: dict[str, Any], **origin: str) -> dict[str, str]:
+        assert registry.register("phantom", trained, facts, origin) == 1
+        return registry.version_tags("phantom")[1]
+
+    known({"val_auc": 0.8}, git_commit="a")
+    registry.tag_version("phantom", 1, {"reason": "the first"})
+    decided = {"val_auc": "0.8", "git_commit": "a", "reason": "the first"}
+    assert known({"val_auc": 0.8}, git_commit="b") == decided
+    assert known({"val_auc": 0.8}, dvc_experiment="muddy-toad") == decided | {"dvc_experiment": "muddy-toad"}
+    assert known({"val_auc": 0.9}, git_commit="b") == {
+        "val_auc": "0.9",
+        "git_commit": "b",
+        "dvc_experiment": "muddy-toad",
+    }
+
+
+def test_a_run_that_another_process_registers_at_the_same_moment_keeps_one_version(
+    root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a server, where no lock keeps another process out: both find no version, both make one."""
+    real = mlflow.register_model
+
+    def both(*arguments: Any, **options: Any) -> Any:
+        real(*arguments, **options)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(mlflow, "register_model", both)
+    assert registry.register("phantom", trained, {"val_auc": 0.8}) == 1
+    assert registry.version_tags("phantom") == {1: {"val_auc": "0.8"}}
+    assert registry.register("phantom", trained, {"val_auc": 0.8}) == 1
+
+
+def test_a_version_comes_into_being_with_its_tags(
+    root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set one by one afterwards, another process could see a version without them."""
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("a tag of its own")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_model_version_tag", refuse)
+    registry.register("phantom", trained, {"val_auc": 0.8, "eligible": "true"})
+    assert registry.version_tags("phantom") == {1: {"val_auc": "0.8", "eligible": "true"}}
+
+
+def test_the_champion_is_who_was_crowned_last(root: Path, trained: runs.TrainRun, model: Any) -> None:
+    assert registry.champion("phantom") is None  # no such name
+    registry.register("phantom", trained, {})
+    assert registry.champion("phantom") is None  # a name without a champion
+    crown(1)
+    assert registry.champion("phantom") == registry.Champion(1, trained.run_id)
+    better = another_run(model)
+    crown(registry.register("phantom", better, {}))
+    assert registry.champion("phantom") == registry.Champion(2, better.run_id)
+    reigns = {version: tags["crowned_at"] for version, tags in registry.version_tags("phantom").items()}
+    assert reigns[1] < reigns[2]
+
+
+def test_a_champion_that_stays_is_not_crowned_again(root: Path, trained: runs.TrainRun) -> None:
+    registry.register("phantom", trained, {})
+    crown(1)
+    before = registry.version_tags("phantom")
+    assert registry.set_champion("phantom", lambda tags: (1, "more")) == (before, (1, "more"))
+    assert registry.version_tags("phantom") == before
+
+
+def test_who_has_set_the_champion_looks_again(root: Path, trained: runs.TrainRun, model: Any) -> None:
+    """A better version that comes while the alias is being set is not overlooked."""
+    registry.register("phantom", trained, {"val_auc": 0.5})
+    seen = []
+
+    def choose(tags: registry.Registry) -> tuple[int]:
+        seen.append(sorted(tags))
+        return (max(tags, key=lambda version: float(tags[version]["val_auc"])),)
+
+    def choose_slowly(tags: registry.Registry) -> tuple[int]:
+        chosen = choose(tags)
+        if len(seen) == 1:  # as a process elsewhere would, which no lock keeps out
+            run = another_run(model)
+            mlflow.register_model(f"models:/{run.model_id}", "pneumonia-phantom", tags={"val_auc": 0.9})
+            mlflow.MlflowClient().set_registered_model_alias("pneumonia-phantom", "champion", "2")
+        return chosen
+
+    _, (champion,) = registry.set_champion("phantom", choose_slowly)
+    assert champion == registry.champion("phantom").version == 2
+    assert seen == [[1], [1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias"])
+def test_a_tag_or_alias_that_another_process_makes_at_the_same_moment_is_set_again(
+    root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """MLflow answers the slower of the two with the broken constraint of its database, seen with twenty at once."""
+    registry.register("phantom", trained, {})
+    real, failures = getattr(mlflow.MlflowClient, call), [BAD_REQUEST]
+
+    def collide(*arguments: Any) -> None:
+        if failures:
+            raise MlflowException("UNIQUE constraint failed", error_code=failures.pop())
+        real(*arguments)
+
+    monkeypatch.setattr(mlflow.MlflowClient, call, collide)
+    crown(1)
+    assert registry.champion("phantom").version == 1
+    assert "crowned_at" in registry.version_tags("phantom")[1]
+    mlflow.MlflowClient().delete_registered_model_alias("pneumonia-phantom", "champion")
+    failures.append(INTERNAL_ERROR)  # which is no collision
+    with pytest.raises(MlflowException, match="UNIQUE"):
+        crown(1)
+
+
+def test_each_data_set_has_its_own_champion(root: Path, trained: runs.TrainRun) -> None:
+    registry.register("phantom", trained, {})
+    crown(1)
+    assert registry.champion("chest_xray") is None
+    assert registry.version_tags("chest_xray") == {}
+    assert runs.registered_name("chest_xray") != runs.registered_name("phantom")
+
+
+def test_a_registry_out_of_reach_is_not_one_without_a_champion(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next candidate would be crowned unseen."""
+    runs.open_store()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_registry_uri("http://127.0.0.1:9")
+    with pytest.raises(MlflowException, match="Connection refused"):
+        registry.champion("phantom")
+
+
+def test_a_version_is_described_in_plain_words(root: Path, trained: runs.TrainRun) -> None:
+    registry.register("phantom", trained, {})
+    registry.record_decision("phantom", 1, {"reason": "the first model of this data set"})
+    assert version_of(1).description == "the first model of this data set"
+
+
+def test_predictions_of_a_version_are_those_of_its_run(root: Path, trained: runs.TrainRun, tmp_path: Path) -> None:
+    registry.register("phantom", trained, {})
+    assert registry.version_predictions("phantom", 1).empty
+    (tmp_path / "predictions.csv").write_text("sha256,split,label,score\nff,val,1,0.5\n")
+    runs.mirror(trained, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
+    assert registry.version_predictions("phantom", 1)["sha256"].tolist() == ["ff"]
+
+
+def test_what_was_rolled_back_stays_out_when_it_is_registered_again(
+    root: Path, trained: runs.TrainRun, model: Any
+) -> None:
+    registry.register("phantom", trained, {"eligible": "true"})
+    registry.register("phantom", another_run(model), {"eligible": "true"})
+    crown(1)
+    asked = []
+
+    def plan(tags: registry.Registry, champion: int, choose: Any) -> tuple[int, tuple[int, ...]]:
+        asked.append((sorted(tags), champion, *choose(tags)))
+        return 2, (1,)
+
+    assert registry.roll_back("phantom", plan, latest) == "pneumonia-phantom: version 2 is champion again"
+    assert asked == [([1, 2], 1, 2)]
+    assert registry.champion("phantom").version == 2
+    assert version_of(1).description == "rolled back: version 2 is champion again"
+    registry.register("phantom", trained, {"eligible": "true", "val_auc": 0.9})
+    tags = registry.version_tags("phantom")
+    assert tags[1]["rolled_back_at"]
+    assert tags[1].items() >= {"eligible": "true", "val_auc": "0.9", "promoted": "false"}.items()
+
+
+def test_plan_tags_and_crown_of_a_rollback_are_under_one_lock(root: Path, trained: runs.TrainRun) -> None:
+    registry.register("phantom", trained, {})
+    crown(1)
+    lock = FileLock(root / "mlruns" / "mlflow.db.registry.lock", timeout=0)
+    held = []
+
+    def choose(tags: registry.Registry) -> tuple[int]:
+        with pytest.raises(Timeout):
+            lock.acquire()
+        held.append("rolled_back_at" in tags[1])
+        return (1,)
+
+    registry.roll_back("phantom", lambda tags, champion, choose: (*choose(tags), (1,)), choose)
+    assert held == [False, True]
+    with lock:
+        pass
+
+
+def test_a_promotion_between_reading_and_planning_is_planned_for(
+    root: Path, trained: runs.TrainRun, model: Any
+) -> None:
+    """As on a server, where no lock keeps another process out."""
+    registry.register("phantom", trained, {})
+    registry.register("phantom", another_run(model), {})
+    crown(2)
+    better, asked = another_run(model), []
+
+    def plan(tags: registry.Registry, champion: int, choose: Any) -> tuple[int, tuple[int, ...]]:
+        asked.append((sorted(tags), champion))
+        if len(asked) == 1:
+            mlflow.register_model(f"models:/{better.model_id}", "pneumonia-phantom")
+            mlflow.MlflowClient().set_registered_model_alias("pneumonia-phantom", "champion", "3")
+        return champion - 1, (champion,)
+
+    assert registry.roll_back("phantom", plan, latest) == "pneumonia-phantom: version 2 is champion again"
+    assert asked == [([1, 2], 2), ([1, 2, 3], 3)]
+    assert [version for version, tags in registry.version_tags("phantom").items() if "rolled_back_at" in tags] == [3]
+    assert version_of(3).description == "rolled back: version 2 is champion again"
+
+
+def test_who_was_promoted_during_a_rollback_is_champion_and_the_tags_say_so(
+    root: Path, trained: runs.TrainRun, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.register("phantom", trained, {})
+    registry.register("phantom", another_run(model), {})
+    crown(2)
+    better, real = another_run(model), registry.set_champion
+
+    def late(*arguments: Any) -> Any:
+        mlflow.register_model(f"models:/{better.model_id}", "pneumonia-phantom")
+        return real(*arguments)
+
+    monkeypatch.setattr(registry, "set_champion", late)
+    said = "version 3 is champion, promoted in the same moment"
+    assert registry.roll_back("phantom", lambda *_: (1, (2,)), latest) == f"pneumonia-phantom: {said}"
+    assert version_of(2).description == registry.version_tags("phantom")[2]["reason"] == f"rolled back: {said}"
+
+
+def test_without_an_earlier_champion_a_rollback_is_one_line(root: Path, trained: runs.TrainRun) -> None:
+    runs.open_store()
+    with pytest.raises(UserError, match=r"^pneumonia-phantom: nothing to go back to, there is no champion yet; train "):
+        registry.roll_back("phantom", lambda *_: None, latest)
+    registry.register("phantom", trained, {})
+    crown(1)
+    with pytest.raises(UserError, match="version 1 has no champion before it; train and promote another model"):
+        registry.roll_back("phantom", lambda *_: None, latest)
+
+
+@pytest.fixture
+def asked(root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Version 1 without and version 2 with a dvc.lock; what git and DVC are asked to bring, for version 3 in vain."""
+    for version in (1, 2, 3):
+        mlflow.register_model(f"models:/{trained.model_id}", "pneumonia-phantom")
+        tags = {"dvc_lock_digest": f"lock {version}"} if version > 1 else {}
+        registry.tag_version("phantom", version, {"model_sha256": f"model {version}", **tags})
+    calls = []
+
+    def bring_back(wanted: str, model: Path, sha256: str) -> str:
+        calls.append((wanted, str(model), sha256))
+        if wanted == "lock 3":
+            raise restore.GoneError("no commit here")
+        return "from here"
+
+    monkeypatch.setattr(restore, "restore_files", bring_back)
+    return calls
+
+
+def test_a_version_is_brought_back_by_its_lock_and_checked_by_its_model(asked: list[tuple[str, ...]]) -> None:
+    assert registry.restore_version("phantom", "2", Path("m")) == "pneumonia-phantom version 2 from here"
+    crown(2)
+    assert registry.restore_version("phantom", "champion", Path("m")) == "pneumonia-phantom version 2 from here"
+    assert asked == [("lock 2", "m", "model 2")] * 2
+
+
+@pytest.mark.parametrize("name", ["4", "champion", "", "two"])
+def test_an_unknown_version_ends_in_one_line_with_those_there_are(asked: list[tuple[str, ...]], name: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^'{name}' is no version of pneumonia-phantom; it has 1, 2, 3 \(make restore"
+    ):
+        registry.restore_version("phantom", name, Path("m"))
+    with pytest.raises(UserError, match="it has none"):
+        registry.restore_version("chest_xray", name, Path("m"))
+    assert asked == []
+
+
+@pytest.mark.parametrize(("version", "why"), [("1", "was registered without a dvc.lock"), ("3", ": no commit here; ")])
+def test_of_a_version_that_cannot_be_brought_back_the_model_is_in_mlflow(
+    asked: list[tuple[str, ...]], version: str, why: str
+) -> None:
+    with pytest.raises(UserError, match=why) as refusal:
+        registry.restore_version("phantom", version, Path("m"))
+    assert f"as models:/pneumonia-phantom/{version}" in str(refusal.value)
+    assert mlflow.get_tracking_uri() in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_version_names_commit_and_lock_only_where_they_are_its_own(
+    root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_path = Path("models/model.keras")
+    model_path.parent.mkdir()
+    model_path.write_bytes(b"model")
+    assert registry.lineage(model_path, {}) == {}
+
+    def lock(md5: str, **more: Any) -> None:
+        train = {"cmd": "python -m stages.train", "outs": [{"path": "models/model.keras", "md5": md5}]}
+        Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train": train, **more}}))
+
+    lock("0" * 32)
+    assert registry.lineage(model_path, {}) == {}, "the entry is of another model"
+    lock(hashlib.md5(b"model").hexdigest())
+    found = registry.lineage(model_path, {})
+    assert list(found) == ["dvc_lock_digest"]
+    lock(hashlib.md5(b"model").hexdigest(), promote={"cmd": "python -m stages.promote"})
+    assert registry.lineage(model_path, {}) == found, "what ends later does not matter"
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    assert registry.lineage(model_path, {}) == {}
+    monkeypatch.setenv("DVC_EXP_NAME", "muddy-toad")
+    assert registry.lineage(model_path, {}) == {"dvc_experiment": "muddy-toad"}
+
+
+PROMOTE_AT_ONCE = """
+import multiprocessing, os, sys
+from stages import promote
+
+def work(folder, barrier):
+    os.chdir(folder)
+    sys.stdout = sys.stderr = open("printed", "w")
+    sys.argv = ["promote"]
+    barrier.wait()
+    promote.main()
+
+processes = multiprocessing.get_context("fork")  # so that they need not import one after the other
+barrier = processes.Barrier(len(sys.argv) - 1)
+started = [processes.Process(target=work, args=(folder, barrier)) for folder in sys.argv[1:]]
+for process in started:
+    process.start()
+for process in started:
+    process.join()
+sys.exit(sum(process.exitcode != 0 for process in started))
+"""
+
+
+def promote_at_once(folders: list[Path], uri: str) -> list[dict[str, Any]]:
+    """One process for each folder, all let go at the same moment; what they wrote."""
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    command = [sys.executable, "-W", "ignore", "-c", PROMOTE_AT_ONCE, *map(str, folders)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr + "".join((folder / "printed").read_text() for folder in folders)
+    return [tables.read_json(folder / "reports" / "promotion.json") for folder in folders]
+
+
+def assert_history_is_complete(promotions: list[dict[str, Any]], aucs: list[float]) -> None:
+    """Each has its own version with its figures, its reason and its finished run; the champion's reign is noted."""
+    versions = registry.version_tags("phantom")
+    assert sorted(versions) == sorted(one["version"] for one in promotions) == list(range(1, len(promotions) + 1))
+    for promotion, auc in zip(promotions, aucs, strict=True):
+        tags, version = versions[promotion["version"]], version_of(promotion["version"])
+        assert float(tags["val_auc"]) == pytest.approx(auc)
+        assert tags["reason"] == version.description == promotion["reason"]
+        assert promotion["promoted"] == (promotion["version"] == promotion["champion_version"])
+    judged = [run for run in all_runs() if run.data.tags.get("stage") == "promote"]
+    assert [run.info.status for run in judged] == ["FINISHED"] * len(promotions)
+    assert "crowned_at" in versions[registry.champion("phantom").version]
+
+
+def test_a_version_says_what_it_is_and_what_was_decided(stage: Any) -> None:
+    promotion = stage(3, max_ece=0.01)
+    assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (1, 1, True)
+    assert promotion["reason"].startswith("the first model of this data set, although its calibration error of 0.0795")
+    assert [(gate["name"], gate["passed"]) for gate in promotion["gates"]] == [
+        ("min_sensitivity", True),
+        ("max_ece", False),
+    ]
+    assert not {"champion_auc", "p_value", "test_difference", "test_p_value"} & set(promotion)
+    tags = registry.version_tags("phantom")[1]
+    said = {"model": "compact", "weights": "none", "data_digest": "da7a", "model_sha256": "5e", "synthetic": "true"}
+    assert (said | {"eligible": "false", "promoted": "true", "reason": promotion["reason"]}).items() <= tags.items()
+    assert tags["gate_max_ece"].startswith("failed: 0.07")
+    assert json.loads(tags["preparation"]) == RECORD["preparation"]
+    assert tags["preparation_digest"] == Preparation(size=64).digest
+    assert version_of(1).description == promotion["reason"]
+
+    promotion = stage(2)
+    assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (2, 2, True)
+    assert promotion["test_difference"] == pytest.approx(1 / 400)
+    assert {"champion_auc", "p_value", "test_p_value"} <= set(promotion)
+    promotion = stage(1, max_ece=0.01)
+    assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (3, 2, False)
+    assert promotion["reason"].endswith("above 0.01 (promote.max_ece); the champion stays")
+
+
+def test_what_an_experiment_left_in_params_yaml_changes_no_test(
+    stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    shutil.copyfile(ROOT / "params.yaml", checkout / "params.yaml")
+    left = {"data": "chest_xray", "model": "shallow", "promote.max_ece": 0.0, "promote.min_sensitivity": 1.0}
+    set_settings(checkout / "params.yaml", left)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", checkout)
+    assert stage(3)["promoted"]
+    assert registry.version_tags("phantom")[1]["eligible"] == "true"
+
+
+def test_a_first_version_that_was_deleted_is_first_for_ever(stage: Any) -> None:
+    """Else the second, which fails its gates, would be taken for the first and displace the champion."""
+    assert stage(3)["champion_version"] == 1
+    assert not stage(1, max_ece=0.0)["promoted"]
+    assert stage(2)["champion_version"] == 3
+    mlflow.MlflowClient().delete_model_version("pneumonia-phantom", "1")
+    again = stage(1, max_ece=0.0)
+    assert (again["version"], again["champion_version"], again["promoted"]) == (2, 3, False)
+    for version in (2, 3):
+        mlflow.MlflowClient().delete_model_version("pneumonia-phantom", str(version))
+    alone = stage(4)
+    assert (alone["version"], alone["champion_version"]) == (4, 4)
+    assert alone["reason"] == "the earliest model that passes its gates"
+
+
+def test_asked_again_the_answer_is_the_same_unless_the_limits_changed(stage: Any) -> None:
+    first, second = stage(3), stage(2, min_gain=0.1)
+    assert stage(2, min_gain=0.1) == second
+    assert stage(3) == first
+    assert second["champion_version"] == 1
+    assert stage(2)["champion_version"] == 2
+
+
+def test_what_was_decided_stays_as_it_was_when_a_version_is_promoted_again(stage: Any) -> None:
+    def decided(version: int) -> tuple[dict[str, str], str]:
+        return registry.version_tags("phantom")[version], version_of(version).description
+
+    stage(3)
+    stage(2)
+    stage(1)
+    stage(None, "--rollback")
+    before = [decided(version) for version in (1, 2, 3)]
+    assert [tags["reason"][:9] for tags, _ in before] == ["the first", "higher va", "rolled ba"]
+    for number in (3, 2, 1):
+        again = stage(number)
+        assert again["champion_version"] == 2
+        assert again["promoted"] == (number == 2)
+    assert [decided(version) for version in (1, 2, 3)] == before
+    stage(3, max_ece=0.01)
+    assert decided(1)[0]["gate_max_ece"].startswith("failed: ")
+    assert decided(1)[0]["reason"] == decided(1)[1]
+    assert decided(1)[1].startswith("not higher: ")
+    assert [decided(version) for version in (2, 3)] == before[1:]
+
+
+def test_rollbacks_walk_back_and_what_was_rolled_back_stays_out(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for version, number in enumerate((4, 3, 5, 1), start=1):
+        assert stage(number)["version"] == version
+    capsys.readouterr()
+    stage(None, "--rollback")
+    assert capsys.readouterr().out == "pneumonia-phantom: version 2 is champion again\n"
+    tags = registry.version_tags("phantom")
+    assert (tags[4]["eligible"], tags[4]["promoted"]) == ("true", "false")
+    again = stage(1)
+    assert (again["version"], again["champion_version"], again["promoted"]) == (4, 2, False)
+    assert "but it was rolled back; without its tag rolled_back_at it would compete again" in again["reason"]
+    stage(None, "--rollback")
+    assert registry.champion("phantom").version == 1
+    with pytest.raises(
+        SystemExit, match=r"^ERROR: pneumonia-phantom: nothing to go back to, version 1 has no champion"
+    ):
+        stage(None, "--rollback")
+    assert stage(2)["champion_version"] == 5, "a better one becomes champion as ever"
+    assert stage(0)["champion_version"] == 6
+    stage(None, "--rollback")
+    assert registry.champion("phantom").version == 5
+    mlflow.MlflowClient().delete_model_version_tag("pneumonia-phantom", "4", "rolled_back_at")
+    assert stage(2)["champion_version"] == 4, "it competes again"
+
+
+@pytest.mark.slow
+def test_five_promotions_at_once_into_a_file_end_with_the_best(root: Path, tmp_path: Path) -> None:
+    numbers = [3, 1, 4, 0, 2]
+    uri = runs.open_store()
+    folders = [candidate(tmp_path / str(number), predictions_of(number)) for number in numbers]
+    promotions = promote_at_once(folders, uri)
+    assert_history_is_complete(promotions, [1 - number / 400 for number in numbers])
+    assert registry.champion("phantom").version == promotions[3]["version"]
+
+
+def test_promotions_at_once_on_different_images_end_as_one_after_the_other(root: Path, tmp_path: Path) -> None:
+    numbers = [4, 3, 2, 1]
+    uri = runs.open_store()
+    tables = [predictions_of(number, first_image=5 * (number % 2)) for number in numbers]
+    folders = [candidate(tmp_path / str(number), table) for number, table in zip(numbers, tables, strict=True)]
+    promotions = promote_at_once(folders, uri)
+    by_version = {one["version"]: table for one, table in zip(promotions, tables, strict=True)}
+    champion = 1
+    for version in (2, 3, 4):
+        if promote.decide(by_version[version], by_version[champion], first=False, threshold=0.2, **LIMITS).promoted:
+            champion = version
+    assert registry.champion("phantom").version == champion
+
+    def unasked(challenger: int, holder: int) -> promote.Gain:
+        raise AssertionError("every comparison is a tag")
+
+    assert promote.standing(registry.version_tags("phantom"), unasked).champion == champion
+
+
+@pytest.fixture
+def server(tmp_path: Path, empty_database: Path) -> Iterator[str]:
+    """A real MLflow server over a store in sqlite; its address."""
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with open(tmp_path / "server.log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=tmp_path,
+            env=os.environ | quiet,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while True:
+                with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                    break
+                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+@pytest.mark.slow
+def test_twenty_promotions_at_once_through_a_server_end_with_the_best(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    runs.open_store()
+    numbers = np.random.default_rng(7).permutation(20).tolist()
+    folders = [candidate(tmp_path / str(number), predictions_of(number)) for number in numbers]
+    promotions = promote_at_once(folders, server)
+    assert_history_is_complete(promotions, [1 - number / 400 for number in numbers])
+    best = promotions[numbers.index(0)]["version"]
+    assert registry.champion("phantom").version == best
+    # Each of them saw the best that there was so far.
+    assert {one["champion_version"] for one in promotions if one["version"] > best} <= {best}
+
+
+def judged(predictions: pd.DataFrame, **tags: str) -> str:
+    """A train run whose model was evaluated; its id."""
+    with start() as run_id:
+        runs.tag(**tags)
+    tables.write_table(predictions, "predictions.csv")
+    target = runs.TrainRun(run_id, "no model", adopted=False)
+    runs.mirror(target, {}, {runs.PREDICTIONS: Path("predictions.csv")})
+    return run_id
+
+
+def versions_of(*run_ids: str) -> None:
+    """Registered versions 1, 2, ... of the data set phantom."""
+    mlflow.MlflowClient().create_registered_model("pneumonia-phantom")
+    for run_id in run_ids:
+        mlflow.MlflowClient().create_model_version("pneumonia-phantom", "", run_id=run_id, tags={"model": "compact"})
+
+
+def test_a_model_is_found_by_run_by_version_and_as_champion(root: Path) -> None:
+    first, second = judged(predictions_of(1)), judged(predictions_of(2))
+    versions_of(first, second)
+    mlflow.MlflowClient().set_registered_model_alias("pneumonia-phantom", "champion", "2")
+    for name, run_id, table, title in (
+        (first, first, predictions_of(1), f"train run {first[:8]} (compact on phantom)"),
+        ("1", first, predictions_of(1), "pneumonia-phantom version 1 (compact)"),
+        ("2", second, predictions_of(2), "pneumonia-phantom version 2 (compact)"),
+        ("champion", second, predictions_of(2), "pneumonia-phantom version 2 (compact, champion)"),
+    ):
+        found = registry.scored(name, "phantom")
+        assert (found.run_id, found.title) == (run_id, title)
+        pd.testing.assert_frame_equal(found.predictions, table)
+
+
+def test_a_name_that_nothing_has_ends_in_one_line_that_says_what_there_is(root: Path) -> None:
+    names = ["3", "champion", "0" * 32, "it's; \n", "../etc", "0", "9" * 40]
+    for name in names:
+        with pytest.raises(UserError) as refusal:
+            registry.scored(name, "phantom")
+        said = str(refusal.value)
+        assert "(it has none)" in said
+        assert "\n" not in said
+        assert "make ui lists versions and runs, dvc exp show lists experiments" in said
+    versions_of(judged(predictions_of(1)), judged(predictions_of(2)))
+    for name in names:
+        with pytest.raises(UserError, match=r"no version of pneumonia-phantom \(it has 1, 2\)"):
+            registry.scored(name, "phantom")
+
+
+def test_a_version_is_one_of_the_chosen_data_set(root: Path) -> None:
+    versions_of(judged(predictions_of(1)))
+    with pytest.raises(UserError, match=r"no version of pneumonia-chest_xray \(it has none\)"):
+        registry.scored("1", "chest_xray")
+
+
+def test_a_run_without_scores_ends_in_one_line(root: Path) -> None:
+    with start("evaluate") as run_id:
+        pass
+    with pytest.raises(
+        UserError, match=rf"is evaluate run {run_id[:8]} \(compact on phantom\), which has no {runs.PREDICTIONS}"
+    ):
+        registry.scored(run_id, "phantom")
+
+
+@pytest.fixture
+def experiment(root: Path) -> None:
+    """`muddy-toad` is an experiment of DVC; its train run is not in this store."""
+    record = json.dumps(RECORD | {"run_id": "1" * 32, "model": "shallow"})
+    command = f"cp made.csv reports/predictions.csv && echo '{record}' > models/run.json"
+    outs = ["reports/predictions.csv", "models/run.json"]
+    stage = {"cmd": command, "deps": ["made.csv"], "params": ["seed"], "outs": outs}
+    (root / "dvc.yaml").write_text(json.dumps({"stages": {"all": stage}}))
+    (root / "params.yaml").write_text("seed: 1\n")
+    (root / ".gitignore").write_text("/mlruns/\n")
+    tables.write_table(predictions_of(3), root / "made.csv")
+    names = {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    for line in (
+        ("git", "init", "--quiet"),
+        (sys.executable, "-m", "dvc", "init", "--quiet"),
+        ("git", "add", "."),
+        ("git", "commit", "--quiet", "-m", "first"),
+        (sys.executable, "-m", "dvc", "exp", "run", "--quiet", "--name", "muddy-toad", "-S", "seed=2"),
+    ):
+        subprocess.run(line, check=True, env=os.environ | names | {"DVC_NO_ANALYTICS": "1"}, timeout=300)
+    shutil.rmtree(root / "reports")
+
+
+def test_an_experiment_that_made_no_run_has_its_scores_from_dvc(root: Path, experiment: None) -> None:
+    judged(predictions_of(9), dvc_experiment="muddy-toad")  # from before it was run anew under the same name
+    found = registry.scored("muddy-toad", "phantom")
+    assert (found.title, found.run_id) == ("experiment muddy-toad (shallow on phantom)", "1" * 32)
+    pd.testing.assert_frame_equal(found.predictions, predictions_of(3))
+
+
+def test_a_revision_without_scores_is_no_experiment(root: Path, experiment: None) -> None:
+    with pytest.raises(UserError, match="no DVC experiment with predictions in DVC's cache"):
+        registry.scored("HEAD", "phantom")
+    shutil.rmtree(root / ".dvc" / "cache")
+    with pytest.raises(UserError, match="no DVC experiment with predictions in DVC's cache"):
+        registry.scored("muddy-toad", "phantom")
+
+
+def test_an_experiment_that_dvc_has_forgotten_is_found_by_the_tag_of_its_run(root: Path) -> None:
+    judged(predictions_of(1), dvc_experiment="other-owl")
+    run_id = judged(predictions_of(2), dvc_experiment="muddy-toad")
+    found = registry.scored("muddy-toad", "phantom")
+    assert found.run_id == run_id
+    pd.testing.assert_frame_equal(found.predictions, predictions_of(2))

@@ -1,0 +1,381 @@
+"""Runs and what is logged to them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from mlflow.entities import LoggedModelStatus
+
+from pneumonia import UserError
+from pneumonia.data import tables
+from pneumonia.images.geometry import Preparation
+from pneumonia.models import scoring
+from pneumonia.tracking import runs
+from tests.tracking.conftest import RECORD, ROOT, all_runs, run_of, start
+
+HISTORY = pd.DataFrame(
+    {"epoch": [1, 2], "loss": [0.7, 0.5], "val_loss": [0.6, 0.65], "val_auc": [0.75, 0.875], "learning_rate": [0.1, 0]}
+).assign(kept=[False, True])
+IMAGES = np.random.default_rng(1).integers(0, 256, (3, 9, 7), dtype=np.uint8)
+
+
+def artifacts(run_id: str, folder: str | None = None) -> list[str]:
+    return sorted(one.path for one in mlflow.MlflowClient().list_artifacts(run_id, folder))
+
+
+def test_runs_and_registry_lie_in_one_store_under_the_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///elsewhere.db")
+    assert runs.open_store() == mlflow.get_tracking_uri() == f"sqlite:///{root}/mlruns/mlflow.db"
+    assert mlflow.get_registry_uri() == mlflow.get_tracking_uri()
+
+
+@pytest.mark.parametrize("folder", [".dvc/tmp/exps/standalone/tmpab12", ".dvc/tmp/exps/tmpab12"])
+def test_an_experiment_of_dvc_logs_into_the_store_of_the_project(
+    root: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / folder).mkdir(parents=True)
+    monkeypatch.chdir(root / folder)
+    with start() as run_id:
+        (Path.cwd() / "note.txt").write_text("kept")
+        runs.log_file("note.txt")
+    assert mlflow.get_tracking_uri() == f"sqlite:///{root}/mlruns/mlflow.db"
+    assert (root / "mlruns" / "artifacts" / run_id / "artifacts" / "note.txt").read_text() == "kept"
+    assert not (root / folder / "mlruns").exists()
+
+
+@pytest.mark.parametrize("folder", [".", ".dvc/tmp/exps/standalone/tmpab12"])
+def test_a_relative_path_in_the_environment_counts_from_the_project(
+    root: Path, folder: str, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "elsewhere").mkdir()
+    shutil.copyfile(empty_database, root / "elsewhere" / "my.db")
+    monkeypatch.chdir(root / folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere/my.db")
+    assert runs.open_store() == mlflow.get_tracking_uri() == f"sqlite:///{root}/elsewhere/my.db"
+
+
+def test_an_absolute_path_in_the_environment_is_taken_as_it_is(
+    root: Path, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(empty_database, tmp_path / "my.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/my.db")
+    assert runs.open_store() == mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/my.db"
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "sqlite:///:memory:"])
+def test_any_other_address_in_the_environment_is_taken_as_it_is(
+    root: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert runs.open_store() == mlflow.get_tracking_uri() == uri
+
+
+@pytest.mark.parametrize("uri", ["nonsense://here", "sqlite:////dev/null/my.db"])
+def test_a_store_that_cannot_be_used_ends_in_one_line(root: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match="check MLFLOW_TRACKING_URI") as refusal, start():
+        pass
+    assert uri in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+OPEN_FRESH_STORE = """
+import sys, time
+from pathlib import Path
+import mlflow
+from pneumonia.tracking import runs
+root, name = Path(sys.argv[1]), sys.argv[2]
+if name == "second":  # comes when the file is there and its tables are not
+    while not (root / "mlruns" / "mlflow.db").exists():
+        time.sleep(0.005)
+runs.open_store(root)
+print(mlflow.MlflowClient().create_experiment(name))
+"""
+
+
+def test_two_processes_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN_FRESH_STORE, str(tmp_path), name],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("first", "second")
+    ]
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    assert sorted(out.strip() for out, _ in ended) == ["1", "2"]
+
+
+def test_a_run_says_which_stage_data_model_and_settings_it_had(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "muddy-toad")
+    with start("tune", model="mobilenet", params={"tune.n_trials": 4, "dropout": [0.0, 0.4]}) as run_id:
+        assert run_of(run_id).info.status == "RUNNING"
+    run = run_of(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "tune"
+    assert mlflow.get_experiment(run.info.experiment_id).name == "pneumonia-phantom"
+    assert run.data.params == {"tune.n_trials": "4", "dropout": "[0.0, 0.4]"}
+    tags = {
+        "stage": "tune",
+        "data": "phantom",
+        "model": "mobilenet",
+        "synthetic": "true",
+        "dvc_experiment": "muddy-toad",
+    }
+    assert tags.items() <= run.data.tags.items()
+
+
+def test_two_clahe_settings_of_the_same_images_are_told_apart(root: Path) -> None:
+    digests = set()
+    for clip_limit in (2.0, 3.0):
+        preparation = Preparation(size=64, clip_limit=clip_limit)
+        with start(preparation=preparation) as run_id:
+            runs.tag(data_digest="da7a")
+        run = run_of(run_id)
+        prefix = "preparation."
+        params = {name.removeprefix(prefix): one for name, one in run.data.params.items() if name.startswith(prefix)}
+        assert params == {name: str(value) for name, value in preparation.as_dict().items()}
+        digests.add(run.data.tags["preparation_digest"])
+    assert len(digests) == 2
+
+
+def test_a_run_outside_of_git_and_dvc_has_no_empty_tags(root: Path) -> None:
+    with start(synthetic=False) as run_id:
+        pass
+    tags = run_of(run_id).data.tags
+    assert not {"git_commit", "dvc_experiment", "preparation_digest", "mlflow.parentRunId"} & set(tags)
+    assert tags["synthetic"] == "false"
+
+
+def test_a_run_names_the_git_commit(root: Path) -> None:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--allow-empty", "-m", "first")
+    with start() as run_id:
+        pass
+    assert run_of(run_id).data.tags["git_commit"] == git("rev-parse", "HEAD")
+
+
+def test_a_stage_that_judges_belongs_under_the_train_run(root: Path) -> None:
+    with start() as parent:
+        pass
+    with start("evaluate", parent=parent) as run_id:
+        pass
+    assert run_of(run_id).data.tags["mlflow.parentRunId"] == parent
+
+
+class StopHere(Exception):  # noqa: N818 - as `TrialPruned`, no error
+    pass
+
+
+def test_a_trial_is_a_finished_run_under_its_study(root: Path) -> None:
+    with start("tune") as parent, runs.child_run("trial-0", {"dropout": 0.2}, killed_by=StopHere) as report:
+        report(1, {"val_auc": 0.7})
+        report(2, {"val_auc": 0.8})
+        child = mlflow.active_run().info.run_id
+    run = run_of(child)
+    assert (run.info.run_name, run.info.status) == ("trial-0", "FINISHED")
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.params == {"dropout": "0.2"}
+    steps = mlflow.MlflowClient().get_metric_history(child, "val_auc")
+    assert [(one.step, one.value) for one in steps] == [(1, 0.7), (2, 0.8)]
+    assert run_of(parent).data.metrics == {}
+
+
+@pytest.mark.parametrize(("error", "status"), [(StopHere, "KILLED"), (OSError, "FAILED")])
+def test_a_pruned_trial_is_killed_and_a_broken_one_failed(root: Path, error: type[Exception], status: str) -> None:
+    def trial() -> None:
+        with runs.child_run("trial-0", {}, killed_by=StopHere):
+            raise error
+
+    with start("tune") as parent:
+        with pytest.raises(error):
+            trial()
+        assert mlflow.active_run().info.run_id == parent
+        runs.log_metrics({"val_auc": 0.9})
+    (child,) = (run for run in all_runs() if run.info.run_name == "trial-0")
+    assert child.info.status == status
+    assert child.data.tags["mlflow.parentRunId"] == parent
+    assert (run_of(parent).info.status, run_of(parent).data.metrics) == ("FINISHED", {"val_auc": 0.9})
+
+
+def test_nested_numbers_get_dotted_names_and_words_stay_out(root: Path) -> None:
+    with start() as run_id:
+        runs.log_metrics({"threshold": 0.5, "test": {"n": 160, "auc": 0.9}, "promoted": True, "reason": "higher"})
+        runs.log_metrics({"loss": 0.25}, step=3)
+        runs.log_params({"learning_rate": 0.001})
+        runs.tag(weights="imagenet")
+    run = run_of(run_id)
+    assert run.data.metrics == {"threshold": 0.5, "test.n": 160, "test.auc": 0.9, "promoted": 1, "loss": 0.25}
+    assert mlflow.MlflowClient().get_metric_history(run_id, "loss")[0].step == 3
+    assert run.data.params == {"seed": "1", "learning_rate": "0.001"}
+    assert run.data.tags["weights"] == "imagenet"
+
+
+def test_the_images_used_are_a_dataset_of_the_run(root: Path) -> None:
+    digest = "0123456789abcdef" * 4
+    with start() as run_id:
+        runs.log_dataset(np.array(["a", "b"]), np.array([0, 1]), data="phantom", digest=digest, context="train")
+    run = run_of(run_id)
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("phantom", digest[:32])
+    assert [tag.value for tag in used.tags] == ["train"]
+    assert run.data.tags["data_digest"] == digest
+
+
+def test_figures_files_and_tables_are_artifacts_under_the_project(root: Path) -> None:
+    (root / "saliency").mkdir()
+    (root / "saliency" / "a.png").write_bytes(b"png")
+    figure, axes = plt.subplots()
+    axes.plot([0, 1])
+    plt.close(figure)
+    with start() as trained:
+        pass
+    with start("evaluate") as run_id:
+        runs.log_figure(figure, "plots/roc.png", runs.TrainRun(trained, "m-0", adopted=False))
+        runs.log_file(root / "saliency", "saliency")
+        runs.log_file(root / "saliency" / "a.png")
+        runs.log_table(pd.DataFrame({"trial": [0, 1], "val_auc": [0.5, 0.75]}), "trials.json")
+    assert artifacts(run_id) == ["a.png", "plots", "saliency", "trials.json"]
+    assert artifacts(run_id, "saliency") == ["saliency/a.png"]
+    assert artifacts(trained, "plots") == ["plots/roc.png"]
+    folder = root / "mlruns" / "artifacts" / run_id / "artifacts"
+    assert (folder / "plots" / "roc.png").read_bytes().startswith(b"\x89PNG")
+    assert tables.read_json(folder / "trials.json") == {"columns": ["trial", "val_auc"], "data": [[0, 0.5], [1, 0.75]]}
+    assert sorted(one.name for one in (root / "mlruns").iterdir() if "mlflow.db" not in one.name) == ["artifacts"]
+
+
+def test_a_logged_model_loads_back_and_predicts_the_same(root: Path, trained: runs.TrainRun, model: Any) -> None:
+    loaded = mlflow.pyfunc.load_model(f"models:/{trained.model_id}")
+    pixels = IMAGES[..., None].astype(np.float32)
+    np.testing.assert_allclose(loaded.predict(pixels)[:, 0], scoring.predict_scores(model, IMAGES), atol=1e-6)
+    signature = loaded.metadata.signature
+    assert [(one.type, one.shape) for one in signature.inputs] == [(np.float32, (-1, -1, -1, 1))]
+    assert [(one.type, one.shape) for one in signature.outputs] == [(np.float32, (-1, 1))]
+
+
+def test_a_logged_model_belongs_to_its_run_and_lies_under_the_project(root: Path, trained: runs.TrainRun) -> None:
+    logged = mlflow.get_logged_model(trained.model_id)
+    assert logged.source_run_id == trained.run_id
+    assert logged.status == LoggedModelStatus.READY
+    assert logged.artifact_location.startswith(f"file://{root}/mlruns/artifacts/")
+    assert list((root / "mlruns" / "artifacts").rglob("*.keras"))
+
+
+def test_a_logged_model_needs_no_pickle(root: Path, trained: runs.TrainRun) -> None:
+    files = [one.name for one in (root / "mlruns" / "artifacts").rglob("*") if one.is_file()]
+    assert "requirements.txt" in files
+    assert not [name for name in files if name.endswith((".pkl", ".pickle"))]
+
+
+def test_figures_of_a_later_stage_reach_the_run_and_its_model(
+    root: Path, trained: runs.TrainRun, tmp_path: Path
+) -> None:
+    (tmp_path / "saliency").mkdir()
+    (tmp_path / "saliency" / "a.png").write_bytes(b"png")
+    (tmp_path / "predictions.csv").write_text("sha256\n")
+    files = {runs.PREDICTIONS: tmp_path / "predictions.csv", "saliency": tmp_path / "saliency"}
+    with start("evaluate", parent=trained.run_id) as later:
+        runs.mirror(trained, {"threshold": 0.5, "test": {"auc": 0.9}}, files)
+    assert run_of(trained.run_id).data.metrics == {"threshold": 0.5, "test.auc": 0.9}
+    on_model = {one.key: one.value for one in mlflow.get_logged_model(trained.model_id).metrics}
+    assert on_model == {"threshold": 0.5, "test.auc": 0.9}
+    assert artifacts(trained.run_id, "evaluation") == [runs.PREDICTIONS]
+    assert artifacts(trained.run_id, "saliency") == ["saliency/a.png"]
+    assert run_of(later).data.metrics == {}
+
+
+def test_logged_predictions_come_back_as_they_were(root: Path, trained: runs.TrainRun, tmp_path: Path) -> None:
+    table = pd.DataFrame({"image_id": ["0012", "13"], "sha256": ["0e1", "ff"], "split": ["val", "test"]})
+    table = table.assign(label=[0, 1], score=[0.1, 0.7])
+    tables.write_table(table, tmp_path / "predictions.csv")
+    runs.mirror(trained, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
+    pd.testing.assert_frame_equal(runs.logged_predictions(trained.run_id), table, check_dtype=False)
+
+
+def test_predictions_that_are_gone_are_an_empty_table(root: Path, trained: runs.TrainRun) -> None:
+    for run_id in (trained.run_id, "0" * 32):
+        table = runs.logged_predictions(run_id)
+        assert table.empty
+        assert {"sha256", "patient_id", "split", "label", "score"} <= set(table)
+
+
+@pytest.fixture
+def restored(root: Path, model: Any) -> dict[str, Any]:
+    """What `dvc checkout` brings on a machine whose store never saw the training."""
+    scoring.save_model(model, root / "models" / "model.keras")
+    tables.write_table(HISTORY, root / "reports" / "history.csv")
+    return {
+        "synthetic": True,
+        "model_path": root / "models" / "model.keras",
+        "history": root / "reports" / "history.csv",
+    }
+
+
+def test_a_known_run_is_found(trained: runs.TrainRun, restored: dict[str, Any]) -> None:
+    record = RECORD | {"run_id": trained.run_id, "model_id": trained.model_id}
+    assert runs.find_train_run(record) == trained
+    assert runs.ensure_train_run(record, **restored) == trained
+    assert len(all_runs()) == 1
+
+
+def test_an_unknown_run_is_not_found(trained: runs.TrainRun) -> None:
+    assert runs.find_train_run(RECORD) is None
+
+
+def test_an_unknown_run_is_adopted_once(restored: dict[str, Any], model: Any) -> None:
+    adopted = runs.ensure_train_run(RECORD, **restored)
+    assert adopted.adopted
+    assert adopted.run_id != RECORD["run_id"]
+    again = runs.ensure_train_run(RECORD, **restored)
+    assert again == runs.find_train_run(RECORD) == adopted._replace(adopted=False)
+    (run,) = all_runs()
+    assert (run.info.run_name, run.info.status) == ("train", "FINISHED")
+    tags = {"stage": "train", "original_run_id": "0" * 32, "data_digest": "da7a", "weights": "none", "model": "compact"}
+    assert (tags | {"model_id": adopted.model_id}).items() <= run.data.tags.items()
+
+
+@pytest.mark.parametrize("history", [HISTORY, HISTORY.drop(columns="kept")], ids=["", "of an earlier version"])
+def test_an_adopted_run_has_the_history_and_the_model(
+    history: pd.DataFrame, restored: dict[str, Any], model: Any
+) -> None:
+    tables.write_table(history, restored["history"])
+    adopted = runs.ensure_train_run(RECORD, **restored)
+    assert run_of(adopted.run_id).data.params["preparation.size"] == "64"
+    steps = mlflow.MlflowClient().get_metric_history(adopted.run_id, "val_auc")
+    assert [(one.step, one.value) for one in steps] == [(1, 0.75), (2, 0.875)]
+    assert set(run_of(adopted.run_id).data.metrics) == {"epoch", "loss", "val_loss", "val_auc", "learning_rate"}
+    loaded = mlflow.tensorflow.load_model(f"models:/{adopted.model_id}")
+    np.testing.assert_allclose(scoring.predict_scores(loaded, IMAGES), scoring.predict_scores(model, IMAGES), atol=1e-6)
+
+
+def test_a_deleted_run_is_adopted(trained: runs.TrainRun, restored: dict[str, Any]) -> None:
+    mlflow.MlflowClient().delete_run(trained.run_id)
+    record = RECORD | {"run_id": trained.run_id, "model_id": trained.model_id}
+    assert runs.find_train_run(record) is None
+    assert runs.ensure_train_run(record, **restored).adopted
+
+
+def test_an_adoption_that_broke_off_is_made_again(restored: dict[str, Any]) -> None:
+    missing = restored | {"model_path": Path("missing.keras")}
+    with pytest.raises(ValueError, match=r"missing\.keras"):
+        runs.ensure_train_run(RECORD, **missing)
+    assert [run.info.status for run in all_runs()] == ["FAILED"]
+    assert runs.find_train_run(RECORD) is None
+    adopted = runs.ensure_train_run(RECORD, **restored)
+    assert adopted.adopted
+    assert runs.find_train_run(RECORD) == adopted._replace(adopted=False)
