@@ -31,7 +31,7 @@ compare: setup  ## two models side by side: make compare A=champion B=2 (version
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
 	@python -c 'from pneumonia.tracking import runs; runs.serve($(PORT))'
 
-test: setup  ## what CI runs, about 6 minutes on 2 cores
+test: setup  ## what CI runs, 5 to 10 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 test-all: setup  ## every test, the slow ones too

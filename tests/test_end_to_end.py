@@ -321,6 +321,7 @@ def test_a_queued_experiment_logs_to_the_same_store(project: Project) -> None:
     assert champion == max(aucs, key=lambda version: (aucs[version], -version))
 
 
+@pytest.mark.slow
 def test_an_empty_store_gets_a_champion_again(project: Project) -> None:
     # As after `rm -rf mlruns`, or on another machine that shares DVC's cache. The path counts from the root.
     elsewhere = {"MLFLOW_TRACKING_URI": "sqlite:///mlruns/other/mlflow.db"}
@@ -394,6 +395,7 @@ def test_failed_fetch_leaves_nothing_and_loses_nothing(project: Project, tmp_pat
     failing(project, "fetch", {"data": "chest_xray", "fetch.url": str(cut)}, "no complete zip archive")
 
 
+@pytest.mark.slow
 def test_failed_preprocess_leaves_nothing_and_loses_nothing(project: Project) -> None:
     # A bit that flips behind the manifest's back, in the middle of an image.
     archive = project.folder / "data/raw/phantom.zip"
@@ -403,6 +405,7 @@ def test_failed_preprocess_leaves_nothing_and_loses_nothing(project: Project) ->
     failing(project, "preprocess", {"preprocess.clip_limit": 3.0}, "Bad CRC-32", force=True)
 
 
+@pytest.mark.slow
 def test_failed_train_leaves_nothing_and_loses_nothing(project: Project) -> None:
     # The artifact store breaks while the model is trained: it fails after it has written the model.
     artifacts, away = project.folder / "mlruns/artifacts", project.folder / "mlruns/away"

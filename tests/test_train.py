@@ -209,6 +209,7 @@ def fit_members(n: int, folder: Path | None, **changes: Any) -> tuple[list[Any],
     return train.fit_members(make, n, toy_split(), toy_split(16, seed=9), recipe, schedule, resume=folder, **how)
 
 
+@pytest.mark.slow
 def test_members_differ_and_the_first_is_what_one_alone_would_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -579,7 +580,14 @@ def test_of_two_phases_the_best_epoch_is_kept_with_its_backbone(worse: bool, tmp
         assert "optimizer" not in file
 
 
-@pytest.mark.parametrize(("frozen", "average"), [(False, 0.0), (False, 0.8), (True, 0.0)])
+@pytest.mark.parametrize(
+    ("frozen", "average"),
+    [
+        pytest.param(False, 0.0, marks=pytest.mark.slow),
+        pytest.param(False, 0.8, marks=pytest.mark.slow),
+        (True, 0.0),
+    ],
+)
 def test_the_last_epoch_is_kept_where_it_is_asked_for(frozen: bool, average: float, tmp_path: Path) -> None:
     """On wrong labels, so that it is not the best one; also after a cut."""
     options = {"train": toy_split(bright=0), "val": noisy_split(40, 12), "keep": "last", "average": average}
@@ -631,6 +639,7 @@ def test_a_streamed_split_gives_the_same_model(tmp_path: Path) -> None:
 # --- devices --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_devices_share_each_batch_and_learn_as_one_does(tmp_path: Path) -> None:
     code = """
         import sys

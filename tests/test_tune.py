@@ -192,6 +192,7 @@ def losses(told: list[tuple[int, dict[str, float]]]) -> list[float]:
     return [values["loss"] for _, values in told]
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_study_and_another_seed_another(study: Study) -> None:
     _, trials, recorder = study
     _, same, again = search(n_trials=3)

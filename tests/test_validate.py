@@ -775,12 +775,14 @@ def real_table(real_manifest: pd.DataFrame) -> pd.DataFrame:
     return measure(real_manifest, **LIMITS, workers=2)
 
 
+@pytest.mark.slow
 def test_every_image_of_the_real_archive_is_valid(real_table: pd.DataFrame) -> None:
     assert len(real_table) == 5856
     assert real_table["valid"].all()
     assert (real_table[["width", "height"]] == 224).all(axis=None)
 
 
+@pytest.mark.slow
 def test_the_real_archive_holds_copies_within_a_patient_and_no_look_alikes_of_others(real_table: pd.DataFrame) -> None:
     copies = real_table[real_table["sha256"].duplicated(keep=False)]
     assert (copies["sha256"].nunique(), len(copies)) == (30, 62)
@@ -788,11 +790,13 @@ def test_the_real_archive_holds_copies_within_a_patient_and_no_look_alikes_of_ot
     assert copies.groupby("sha256")["label"].nunique().max() == 1
 
 
+@pytest.mark.slow
 def test_an_image_of_the_real_archive_under_another_patient_is_found(real_table: pd.DataFrame) -> None:
     planted = pd.concat([real_table, real_table.iloc[[100]].assign(image_id="a", patient_id="b", sha256="c")])
     found = np.array(look_alike(planted))
     assert set(np.flatnonzero(found != "")) == {100, 5856}
 
 
+@pytest.mark.slow
 def test_no_image_of_the_real_archive_is_turned(real_table: pd.DataFrame) -> None:
     assert real_table["turned"].eq(0).all()

@@ -31,6 +31,7 @@ def roles(table: pd.DataFrame) -> pd.Series:
     return recipes.roles(table, table.set_index("image_id")[["mean", "sharpness"]], seed=1)
 
 
+@pytest.mark.slow
 def test_who_judges_teaches_nothing_and_test_takes_no_part() -> None:
     table = splits()
     role = roles(table)
