@@ -12,24 +12,24 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-repro: setup  ## run what has changed: dvc repro, and a champion in an MLflow store that lacks it
+repro: setup  ## run the stages that have changed (dvc repro), then say which model is champion
 	dvc repro
-	@python -m stages.promote --if-missing
+	@pneumonia register --if-missing
 
 promote: setup  ## register the model again, into an empty or another MLflow store
-	python -m stages.promote --register
+	@pneumonia register
 
 rollback: setup  ## make the previous champion champion again; the present one does not come back by itself
-	@python -m stages.promote --rollback
+	@pneumonia rollback
 
-restore: setup  ## bring back a version's model, data, code and settings: make restore VERSION=3 (or champion)
-	@python -m stages.promote --restore "$(VERSION)"
+restore: setup  ## restore the model, data, code and settings of a version: make restore VERSION=3 (or champion)
+	@pneumonia restore "$(VERSION)"
 
 compare: setup  ## two models side by side: make compare A=champion B=2 (version, run id or DVC experiment)
-	@python -m stages.compare "$(A)" "$(B)"
+	@pneumonia compare "$(A)" "$(B)"
 
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
-	@python -c 'from pneumonia.tracking import runs; runs.serve($(PORT))'
+	@pneumonia ui --port $(PORT)
 
 test: setup  ## what CI runs, 5 to 10 minutes on 2 cores
 	$(PYTEST) -m "not slow"
@@ -61,7 +61,7 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock:  ## resolve requirements.lock anew from pyproject.toml (needs uv)
+lock:  ## resolve requirements.lock again from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 		--extra dev --no-header --no-emit-index-url pyproject.toml -o requirements.lock
 

@@ -94,12 +94,7 @@ def train_run(params: Params, record: dict[str, Any]) -> "TrainRun":
     """The MLflow run that trained the model of `models/run.json`, found or, in a store that lacks it, made again."""
     from pneumonia.tracking import runs
 
-    for selector in ("data", "model"):
-        if getattr(params, selector) != record[selector]:
-            raise UserError(
-                f"models/ holds a model with {selector} = {record[selector]}, params.yaml says "
-                f"{getattr(params, selector)}; run dvc repro first, or git checkout params.yaml"
-            )
+    runs.require_same_selectors(record, data=params.data, model=params.model)
     return runs.ensure_train_run(
         record,
         synthetic=is_synthetic(params),

@@ -1,22 +1,12 @@
 """Comparisons of tables of a few scores, worked out by hand, and the page and the lines that a user sees."""
 
-import re
-import shutil
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from pneumonia import UserError, compare
-from pneumonia.data import tables
-from pneumonia.data.store import create_split, create_store
 from pneumonia.metrics import decisions, ranking
-from pneumonia.tracking import registry, runs
-from stages import compare as stage
-from tests.conftest import set_settings
 
 VAL = [0, 0, 0, 1, 1, 1]
 TEST = [0, 0, 1, 1]
@@ -204,59 +194,3 @@ def test_the_gallery_shows_the_same_file_not_another_image_of_the_same_name() ->
     pictures = [cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) for _, content in shown]
     assert [np.unique(picture).tolist() for picture in pictures] == [[80], [40]]
     assert max(pictures[0].shape) == compare.PIXELS
-
-
-# --- what a user sees -----------------------------------------------------------------------------------------------
-
-
-def make(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["compare", *names])
-    stage.main()
-
-
-@pytest.fixture
-def scored(in_project: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose store, if it were asked, knew two models."""
-    known = {"champion": registry.Scored("version 1 (<b>)", "abc", A), "2": registry.Scored("version 2", "def", B)}
-    shutil.copyfile(repo / "params.yaml", "params.yaml")
-    set_settings(Path("params.yaml"), {"data": "phantom", "evaluate.level": 0.95})
-    monkeypatch.setattr(runs, "open_store", lambda: "")
-    monkeypatch.setattr(registry, "scored", lambda name, data: known[name])
-    return in_project
-
-
-def test_the_page_has_all_of_it_and_needs_nothing_from_elsewhere(
-    scored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make(monkeypatch, "champion", "2")
-    page, said = (scored / "reports" / "compare.html").read_text(encoding="utf-8"), capsys.readouterr().out
-    for text in (compare.CHOOSE, compare.verdict(compared()), "-0.1111", "+0.5000"):
-        assert text in page
-        assert text in said
-    assert "<td class=short>version 1 (&lt;b&gt;)</td>" in page
-    assert "i102" in page
-    assert page.count("data:image/png;base64,") == 4
-    assert not re.search(r"https?://|<script|@import|url\(", page)
-
-
-def test_the_page_shows_the_images_where_the_store_holds_them(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    test = A[A["split"] == "test"].assign(weight=1.0, repeats=1)
-    store = create_store(scored / "data" / "images.zarr", {})
-    create_split(store, "test", test, size=16, with_lungs=False)
-    tables.write_table(test, scored / "data" / "splits.csv")
-    make(monkeypatch, "champion", "2")
-    page = (scored / "reports" / "compare.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 4 + 3
-    assert "<figcaption>i102: pneumonia; A 0.400, B 0.600; B is right</figcaption>" in page
-
-
-def test_equal_models_make_a_page_without_disagreements(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(monkeypatch, "2", "2")
-    assert "both decide alike" in (scored / "reports" / "compare.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("names", [[], ["champion"], ["champion", ""]])
-def test_one_name_is_not_enough(scored: Path, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="make compare A=champion B=2"):
-        make(monkeypatch, *names)
-    assert not (scored / "reports").exists()

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from mlflow.entities import Run
 
 from pneumonia.data import tables
@@ -138,7 +138,8 @@ def candidate(folder: Path, predictions: pd.DataFrame) -> Path:
 
 @pytest.fixture
 def stage(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """`stages.promote` in this process: for a model of `predictions_of(number)`, or with an option."""
+    """`stages.promote` in this process for a model of `predictions_of(number)`, or a command of the command line."""
+    from pneumonia import cli
     from stages import promote, run
 
     def call(number: int | None = None, *options: str, **limits: float) -> dict[str, Any]:
@@ -148,8 +149,12 @@ def stage(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         monkeypatch.chdir(root if number is None else folder)
         write_settings(Path(), **limits)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlruns/mlflow.db")
-        monkeypatch.setattr(sys, "argv", ["promote", *options])
+        if number is None:
+            done = CliRunner().invoke(cli.main, options)
+            print(done.output, end="")
+            assert done.exit_code in (0, 1), done.output
+            return {}
         run(promote.main)
-        return {} if number is None else tables.read_json("reports/promotion.json")
+        return dict(tables.read_json("reports/promotion.json"))
 
     return call

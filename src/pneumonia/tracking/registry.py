@@ -27,7 +27,7 @@ from pneumonia.tracking import restore, runs
 CHAMPION = "champion"
 ROLLED_BACK = "rolled_back_at"
 
-Registry = dict[int, dict[str, str]]
+Registry = Mapping[int, Mapping[str, str]]
 """Version number of one registered model -> its tags."""
 Choice = TypeVar("Choice", bound=tuple[Any, ...])
 
@@ -112,37 +112,87 @@ def version_tags(data: str) -> Registry:
     return {int(one.version): dict(one.tags) for one in found}
 
 
+class Outcome(NamedTuple):
+    """What became of a model that was submitted to the registry.
+
+    Attributes:
+        version: number of its version.
+        champion: number of the version that is champion now.
+        decision: on the version.
+        tags: facts and origin of the version.
+    """
+
+    version: int
+    champion: int
+    decision: promote.Decision
+    tags: dict[str, Any]
+
+
 def submit(
-    data: str,
+    record: Mapping[str, Any],
     run: runs.TrainRun,
     predictions: pd.DataFrame,
-    facts: Mapping[str, Any],
-    origin: Mapping[str, str],
-    limits: Mapping[str, Any],
-) -> tuple[int, int, promote.Decision]:
+    metrics: Mapping[str, Any],
+    limits: Mapping[str, float],
+    *,
+    synthetic: bool,
+    model_path: Path,
+) -> Outcome:
     """Register the model of a train run, decide who is champion, and note the decision on the version.
 
     Args:
-        data: the data set.
+        record: `models/run.json`.
         run: the train run.
-        predictions: of its model.
-        facts, origin: tags of the version, as in `register`.
-        limits: what `promote.decide` holds the model to.
-
-    Returns:
-        The number of the version, that of the champion, and the decision.
+        predictions: `predictions.csv`.
+        metrics: `metrics.json`.
+        limits: section `promote` of params.yaml.
+        synthetic: whether the data set is.
+        model_path: file of the model.
     """
+    data, conditions = record["data"], {"threshold": metrics["threshold"], **limits}
+    facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
+    facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
+    origin = lineage(model_path, record)
     with registry_lock():  # a rollback sees a version that is decided, or none
-        version = register(data, run, {**facts, **promote.facts(predictions, **limits)}, origin)
-        registry, (champion_version, displaced) = set_champion(data, by_evidence(data))
-        rival = displaced if champion_version == version else champion_version
+        version = register(data, run, {**facts, **promote.facts(predictions, **conditions)}, origin)
+        registry, (holder, displaced) = set_champion(data, by_evidence(data))
+        rival = displaced if holder == version else holder
         theirs = version_predictions(data, rival) if rival else None
-        decision = promote.decide(predictions, theirs, first=version == promote.FIRST_VERSION, **limits)
+        decision = promote.decide(predictions, theirs, first=version == promote.FIRST_VERSION, **conditions)
         tags = registry[version]
-        decision = promote.settled(decision, version, champion_version, tags)
+        decision = promote.settled(decision, version, holder, tags)
         if "reason" not in tags or (decision.promoted and tags["promoted"] == "false"):
             record_decision(data, version, promote.as_tags(decision))
-    return version, champion_version, decision
+    return Outcome(version, holder, decision, facts | origin)
+
+
+def versions(data: str) -> pd.DataFrame:
+    """The registered versions of a data set's model, the newest first.
+
+    Returns:
+        `version, alias, model, data, val_auc, test_auc, registered, why`: text, times in UTC; no rows where there are
+        none.
+    """
+    holder = champion(data)
+    models = mlflow.search_model_versions(filter_string=f"name = '{runs.registered_name(data)}'")
+    rows = [
+        {
+            "version": int(one.version),
+            "alias": CHAMPION if holder and holder.version == int(one.version) else "",
+            "model": one.tags.get("model", ""),
+            "data": data,
+            "val_auc": _digits(one.tags.get("val_auc")),
+            "test_auc": _digits(one.tags.get("test_auc")),
+            "registered": datetime.fromtimestamp(one.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+            "why": one.tags.get("reason", ""),
+        }
+        for one in sorted(models, key=lambda one: -int(one.version))
+    ]
+    return pd.DataFrame(rows, columns=["version", "alias", "model", "data", "val_auc", "test_auc", "registered", "why"])
+
+
+def _digits(value: str | None) -> str:
+    return f"{float(value):.4f}" if value else ""
 
 
 def set_champion(data: str, choose: Callable[[Registry], Choice]) -> tuple[Registry, Choice]:

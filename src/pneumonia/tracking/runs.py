@@ -254,6 +254,20 @@ def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: 
     return TrainRun(run_id, model_id, adopted=True)
 
 
+def require_same_selectors(record: Mapping[str, Any], *, data: str, model: str) -> None:
+    """Refuse a model that was trained with other selectors than params.yaml has now.
+
+    Raises:
+        UserError: names the selector, its two values and the remedy.
+    """
+    for selector, value in (("data", data), ("model", model)):
+        if value != record[selector]:
+            raise UserError(
+                f"models/ holds a model with {selector} = {record[selector]}, params.yaml says {value}; run dvc repro "
+                "first, or git checkout params.yaml"
+            )
+
+
 def find_train_run(record: Mapping[str, Any]) -> TrainRun | None:
     """The run of `models/run.json` in this store, itself or adopted earlier; None where the store knows neither."""
     client = mlflow.MlflowClient()

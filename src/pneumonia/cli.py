@@ -1,0 +1,215 @@
+"""The command `pneumonia`: what a user does with trained models. Like a stage: read settings, call, print."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pneumonia import UserError, __version__, params, workspace
+from pneumonia.data import sources, tables
+
+DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
+PAGE = REPORTS_DIR / "compare.html"
+COLUMNS = r"Experiment|^(data|model|weights)$|(val|test)\.auc$|test\.(sensitivity|specificity)$"
+"""Of `dvc exp show`, what one chooses by."""
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+DATA = click.option("--data", help="Data set of the models; default: the one in params.yaml.")
+
+
+class Commands(click.Group):
+    """A group whose commands end in one line and exit status 1 where the user can fix the problem."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (UserError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
+def main() -> None:
+    """Compare, restore and register the models of the pneumonia workflow.
+
+    Run it in the project's folder. A model is named by its version, by the word champion, by the id of its train run,
+    or by the name of a DVC experiment.
+    """
+
+
+@main.command()
+@DATA
+@AS_JSON
+def versions(data: str | None, as_json: bool) -> None:
+    """List the registered versions, the newest first: which is champion, its AUCs, when and why."""
+    from pneumonia.tracking import registry, runs
+
+    data = data or params.load().data
+    runs.open_store()
+    table = registry.versions(data)
+    if as_json:
+        click.echo(json.dumps(table.to_dict("records"), indent=2))
+    elif table.empty:
+        click.echo(f"{runs.registered_name(data)} has no versions yet; make repro trains and registers one")
+    else:
+        click.echo(table.drop(columns="why").to_string(index=False))
+        for row in table.itertuples():
+            click.echo(textwrap.fill(f"{row.version}: {row.why}", 80, subsequent_indent="   "))
+
+
+@main.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@AS_JSON
+def compare(a: str, b: str, as_json: bool) -> None:
+    """Compare two models on the images that both have scored; writes reports/compare.html.
+
+    Choose on validation: the test columns only report what was chosen.
+    """
+    from pneumonia import compare as comparing
+    from pneumonia.report import comparison
+    from pneumonia.tracking import registry, runs
+
+    if not (a and b):
+        raise click.UsageError("a comparison needs two models, such as: pneumonia compare champion 2")
+    settings = params.load()
+    runs.open_store()
+    models = dict(zip(comparing.SIDES, (registry.scored(name, settings.data) for name in (a, b)), strict=True))
+    predictions = [model.predictions for model in models.values()]
+    compared = comparing.compare(*predictions, level=settings.evaluate.level)
+    disagreements = comparing.disagreements(compared)
+    titles = {side: (model.title, model.run_id) for side, model in models.items()}
+    comparison.write(PAGE, compared, titles, _pictures(disagreements, settings.compute.memory))
+    if as_json:
+        values = {"models": titles, "figures": compared.figures, "p_values": compared.p_values, "page": str(PAGE)}
+        click.echo(json.dumps(tables.rounded(values), indent=2))
+        return
+    for side, model in models.items():
+        click.echo(f"{side}: {model.title}, run {model.run_id}")
+    click.echo(comparing.table(compared).to_string(index=False))
+    notes = (comparing.notes(compared), comparing.verdict(compared), comparing.tally(compared, disagreements))
+    for text in (*notes, comparing.CHOOSE, f"page: {PAGE}"):
+        click.echo(textwrap.fill(text, 80))
+
+
+@main.command()
+def rollback() -> None:
+    """Make the previous champion champion again; the present one does not come back by itself."""
+    from pneumonia import promote
+    from pneumonia.tracking import registry, runs
+
+    data = params.load().data
+    runs.open_store()
+    click.echo(registry.roll_back(data, promote.rollback, registry.by_evidence(data)))
+
+
+@main.command()
+@click.argument("version")
+def restore(version: str) -> None:
+    """Restore the model, data, code and settings of VERSION, a number or champion."""
+    from pneumonia.tracking import registry, runs
+
+    data = params.load().data
+    runs.open_store()
+    click.echo(registry.restore_version(data, version, MODELS_DIR / "model.keras"))
+
+
+@main.command()
+@click.option("--if-missing", is_flag=True, help="Only where the store lacks the model's version or a champion.")
+def register(if_missing: bool) -> None:
+    """Register the model in models/ again, in an empty or another MLflow store.
+
+    reports/promotion.json stays as it is: it records the decision at its time.
+    """
+    from pneumonia.tracking import registry, runs
+
+    settings = params.load()
+    runs.open_store()
+    record = tables.read_json(MODELS_DIR / "run.json")
+    synthetic = sources.source(record["data"]).synthetic
+    if not (if_missing and registry.is_registered(record["data"], record)):
+        runs.require_same_selectors(record, data=settings.data, model=settings.model)
+        metrics = tables.read_json(REPORTS_DIR / "metrics.json")
+        trained = runs.ensure_train_run(
+            record, synthetic=synthetic, model_path=MODELS_DIR / "model.keras", history=REPORTS_DIR / "history.csv"
+        )
+        runs.mirror(trained, metrics, {runs.PREDICTIONS: REPORTS_DIR / "predictions.csv"})
+        with runs.start_run(
+            "promote",
+            data=record["data"],
+            model=record["model"],
+            synthetic=synthetic,
+            params=settings.promote.model_dump(),
+            parent=trained.run_id,
+        ):
+            outcome = registry.submit(
+                record,
+                trained,
+                tables.read_table(REPORTS_DIR / "predictions.csv"),
+                metrics,
+                settings.promote.model_dump(),
+                synthetic=synthetic,
+                model_path=MODELS_DIR / "model.keras",
+            )
+            registry.link_card(record["data"], outcome.version, trained, REPORTS_DIR / "model_card.html")
+    _print_champion(record["data"])
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
+def ui(port: int) -> None:
+    """Open the MLflow UI on 127.0.0.1; stop it with Ctrl+C."""
+    from pneumonia.tracking import runs
+
+    runs.serve(port)
+
+
+@main.command()
+@AS_JSON
+def experiments(as_json: bool) -> None:
+    """Show DVC's experiments with their selectors and headline metrics (dvc exp show)."""
+    columns = ["--json"] if as_json else ["--no-pager", "--drop", ".*", "--keep", COLUMNS]
+    done = subprocess.run([sys.executable, "-m", "dvc", "exp", "show", *columns], cwd=workspace.project_root())
+    sys.exit(done.returncode)
+
+
+def _pictures(disagreements: Any, memory: float) -> list[tuple[str, bytes]]:
+    """Images on which two models disagree, where data/ holds them."""
+    from pneumonia import compare as comparing
+    from pneumonia.data.store import open_store, read_split
+
+    if not (DATA_DIR / "images.zarr").is_dir() or not (DATA_DIR / "splits.csv").is_file():
+        return []
+    test = read_split(open_store(DATA_DIR / "images.zarr"), "test", memory=memory)
+    splits = tables.read_table(DATA_DIR / "splits.csv")
+    return comparing.gallery(disagreements, splits, test.images, test.image_ids)
+
+
+def _print_champion(data: str) -> None:
+    """The block that `make repro` ends with."""
+    from pneumonia.tracking import registry, runs
+
+    table = registry.versions(data)
+    champion = table[table["alias"] == registry.CHAMPION].iloc[0]
+    metrics = tables.read_json(REPORTS_DIR / "metrics.json")
+    lines = (
+        ("champion", f"{runs.registered_name(data)} version {champion['version']} ({champion['model']})"),
+        ("why", champion["why"]),
+        ("test AUC of this run", tables.format_with_interval(metrics["test"], "auc")),
+        ("model card", str(REPORTS_DIR / "model_card.html")),
+        ("MLflow UI", "make ui, then http://127.0.0.1:5000"),
+        ("next", "dvc exp run -S model=mobilenet, then pneumonia versions"),
+    )
+    for name, value in lines:
+        indent = " " * 22
+        click.echo(textwrap.fill(f"{name:<22}{value}", 80, subsequent_indent=indent))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The command `pneumonia`, in this process."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pneumonia import cli, compare, params
+from pneumonia.data import tables
+from pneumonia.data.store import create_split, create_store
+from pneumonia.tracking import registry, runs
+from tests.conftest import set_settings
+from tests.test_compare import A, B, compared
+from tests.tracking import conftest as tracking
+
+# Fixtures of a store with models in it.
+no_store, root, stage = tracking.no_store, tracking.root, tracking.stage
+
+
+def pneumonia(*arguments: str, expect: int = 0) -> str:
+    """What the command prints, on one line."""
+    done = CliRunner().invoke(cli.main, arguments)
+    assert done.exit_code == expect, done.output
+    return " ".join(done.output.split())
+
+
+@pytest.fixture
+def scored(in_project: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose store, if it were asked, knew two models."""
+    known = {"champion": registry.Scored("version 1 (<b>)", "abc", A), "2": registry.Scored("version 2", "def", B)}
+    shutil.copyfile(repo / "params.yaml", "params.yaml")
+    set_settings(Path("params.yaml"), {"data": "phantom", "evaluate.level": 0.95})
+    monkeypatch.setattr(runs, "open_store", lambda: "")
+    monkeypatch.setattr(registry, "scored", lambda name, data: known[name])
+    return in_project
+
+
+def test_the_page_has_all_of_it_and_needs_nothing_from_elsewhere(scored: Path) -> None:
+    said = pneumonia("compare", "champion", "2")
+    page = (scored / "reports" / "compare.html").read_text(encoding="utf-8")
+    for text in (compare.CHOOSE, compare.verdict(compared()), "-0.1111", "+0.5000"):
+        assert text in page
+        assert text in said
+    assert "<td class=short>version 1 (&lt;b&gt;)</td>" in page
+    assert "i102" in page
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"https?://|<script|@import|url\(", page)
+
+
+def test_the_page_shows_the_images_where_the_store_holds_them(scored: Path) -> None:
+    test = A[A["split"] == "test"].assign(weight=1.0, repeats=1)
+    store = create_store(scored / "data" / "images.zarr", {})
+    create_split(store, "test", test, size=16, with_lungs=False)
+    tables.write_table(test, scored / "data" / "splits.csv")
+    pneumonia("compare", "champion", "2")
+    page = (scored / "reports" / "compare.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4 + 3
+    assert "<figcaption>i102: pneumonia; A 0.400, B 0.600; B is right</figcaption>" in page
+
+
+def test_equal_models_make_a_page_without_disagreements(scored: Path) -> None:
+    pneumonia("compare", "2", "2")
+    assert "both decide alike" in (scored / "reports" / "compare.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("names", [[], ["champion"], ["champion", ""]])
+def test_one_name_is_not_enough(scored: Path, names: list[str]) -> None:
+    pneumonia("compare", *names, expect=2)
+    assert not (scored / "reports").exists()
+
+
+def test_a_comparison_as_json_has_the_figures_of_both_models(scored: Path) -> None:
+    values = json.loads(pneumonia("compare", "champion", "2", "--json"))
+    assert values["models"] == {"A": ["version 1 (<b>)", "abc"], "B": ["version 2", "def"]}
+    both = compared()
+    assert values["figures"]["test"]["A"]["auc"] == pytest.approx(both.figures["test"]["A"]["auc"])
+
+
+# --- versions ---
+
+
+def test_versions_are_listed_with_alias_aucs_and_reason(stage: Any) -> None:
+    assert "has no versions yet" in pneumonia("versions", "--data", "phantom")
+    for number in (3, 2):
+        stage(number)
+    rows = json.loads(pneumonia("versions", "--json"))
+    assert [(row["version"], row["alias"], row["model"], row["data"]) for row in rows] == [
+        (2, "champion", "compact", "phantom"),
+        (1, "", "compact", "phantom"),
+    ]
+    assert float(rows[0]["val_auc"]) > float(rows[1]["val_auc"])
+    assert rows[1]["why"].startswith("the first model of this data set")
+    done = CliRunner().invoke(cli.main, ["versions"])
+    assert max(map(len, done.output.splitlines())) <= 80
+    assert "2: higher validation AUC" in done.output
+
+
+# --- the command line itself ---
+
+
+def test_every_command_has_help_and_none_starts_work_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(params, "load", lambda: pytest.fail("started"))
+    assert {"compare", "experiments", "register", "restore", "rollback", "ui", "versions"} == set(cli.main.commands)
+    for name in cli.main.commands:
+        for option in ("--help", "-h"):
+            assert "Usage:" in pneumonia(name, option)
+        assert "No such option" in pneumonia(name, "--nonsense", expect=2)
+
+
+def test_a_problem_of_the_user_is_one_line_and_exit_status_1(in_project: Path) -> None:
+    done = CliRunner().invoke(cli.main, ["versions"])
+    assert done.exit_code == 1
+    assert (
+        done.output == "Error: params.yaml: cannot be read (No such file or directory); run from the project's folder\n"
+    )
+
+
+def test_the_block_at_the_end_of_make_repro_says_who_is_champion_and_why(stage: Any) -> None:
+    stage(3)
+    said = pneumonia("register", "--if-missing")
+    assert "champion pneumonia-phantom version 1 (compact) why the first model of this data set" in said
+    assert "model card reports/model_card.html" in said
