@@ -1,4 +1,4 @@
-"""The figures that the README states, measured here: `make bench`, or `python -m benchmarks.bench NAME`.
+"""The figures that the documents state, measured here: `make bench`, or `python -m benchmarks.bench NAME`.
 
 Ratios and AUCs are printed with n; absolute times depend on the machine, whose cores are printed first.
 """

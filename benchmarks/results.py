@@ -7,7 +7,7 @@ from its last epoch, so that the table can be made in several sittings.
     make results
     make results RESULTS="--url chest_xray=PATH --weights mobilenet=PATH mobilenet compact"
 
-It ends with the table in Markdown, each model beside what was published; README shows the same.
+It ends with the table in Markdown, each model beside what was published; docs/results.md shows the same.
 """
 
 from __future__ import annotations

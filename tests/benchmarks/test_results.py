@@ -174,11 +174,11 @@ def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(
     ]
 
 
-def test_the_readme_shows_the_summary_of_the_table() -> None:
+def test_the_documentation_shows_the_summary_of_the_table() -> None:
     table = pd.read_csv(results.ROOT / "docs/results.csv", dtype={"recipe": str})
     shown = results.summary(table)
     assert shown.startswith("| `chest_xray` |")
-    assert shown in (results.ROOT / "README.md").read_text()
+    assert shown in (results.ROOT / "docs/results.md").read_text()
 
 
 def test_the_command_of_the_documentation_is_the_first_row() -> None:
