@@ -1,11 +1,11 @@
-"""Makes `docs/phantom.jpg`, the picture of the README: `python docs/make_phantom.py`."""
+"""Makes `docs/phantom.jpg`, the picture of `docs/data.md`: `python docs/make_phantom.py`."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from pneumonia import phantom
+from pneumonia.data import phantom
 
 CELL, COLUMNS = 240, 5
 COLOURS = {"normal": (0, 0, 0), "bacteria": (40, 200, 255), "virus": (255, 180, 60)}  # blue, green, red
