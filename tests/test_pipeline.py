@@ -15,6 +15,7 @@ from pneumonia import params
 ROOT = Path(__file__).resolve().parent.parent
 STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 SETTINGS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 # They cannot change a result, and a renamed tag must not train anything again.
 NO_DEPENDENCY = {
@@ -130,23 +131,62 @@ def makefile_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
-def test_make_commands_in_the_readme_exist() -> None:
-    used = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", (ROOT / "README.md").read_text()))
-    assert used
-    assert used <= makefile_targets()
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_settings_in_the_readme_exist() -> None:
-    for key in re.findall(r"-S '?([a-z_]+(?:\.[a-z_]+)?)=", (ROOT / "README.md").read_text()):
+def anchors(name: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    prose = re.sub(r"^```.*?^```", "", page(name), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_make_commands_in_the_documents_exist() -> None:
+    used = {name: set(re.findall(r"(?:`|\$ )make ([a-z-]+)", page(name))) for name in DOCUMENTS}
+    assert used["README.md"]
+    for name, targets in used.items():
+        assert targets <= makefile_targets(), name
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_settings_in_the_documents_exist(name: str) -> None:
+    for key in re.findall(r"-S ['\"]?([a-z_]+(?:\.[a-z_]+)?)=", page(name)):
         value: Any = SETTINGS
         for part in key.split("."):
-            assert part in value, f"README sets {key}"
+            assert part in value, f"{name} sets {key}"
             value = value[part]
 
 
-def test_files_linked_from_the_readme_exist() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target).exists(), f"README links {target}"
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_sections_and_keys_named_in_the_documents_exist(name: str) -> None:
+    sections = "|".join(section for section, value in SETTINGS.items() if isinstance(value, dict))
+    for section, key in re.findall(rf"`({sections})\.([a-z_]+)\b(?!\.)", page(name)):
+        assert key in SETTINGS[section], f"{name} names {section}.{key}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_relative_links_in_the_documents_lead_to_a_file_and_a_heading(name: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page(name)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.is_file(), f"{name} links {target}"
+        if anchor:
+            assert anchor in anchors(str(file.resolve().relative_to(ROOT))), f"{name} links {target}"
+
+
+def test_the_readme_links_every_page_of_the_documentation() -> None:
+    assert {name for name in DOCUMENTS if name.startswith("docs/")} <= set(
+        re.findall(r"\]\(([^)#\s]+)", page("README.md"))
+    )
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_are_short(name: str) -> None:
+    n_words = len(page(name).split())
+    assert n_words <= (1199 if name == "README.md" else 1500), f"{name} has {n_words} words"
 
 
 def test_the_lock_pins_every_package_by_hash_and_names_no_index() -> None:
