@@ -149,7 +149,7 @@ def bench_memory() -> None:
     peaks = {}
     for n_images in (1_000, 20_000):
         # A process of its own: a peak never falls again.
-        command = [sys.executable, "-c", f"from tests import bench; bench.print_peak({n_images})"]
+        command = [sys.executable, "-c", f"from benchmarks import bench; bench.print_peak({n_images})"]
         peaks[n_images] = [float(word) for word in subprocess.check_output(command, text=True).split()]
         head, worker = peaks[n_images]
         print(f"memory: {n_images:6,} images: peak {head:.0f} MB in the stage, {worker:.0f} MB in a worker")

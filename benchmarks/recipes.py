@@ -209,15 +209,15 @@ def judge(
     learnt, chosen, judged = (_split(table[table["split"] == name], pixels) for name in ("train", "val", "judge"))
     how, guess = settings["train"], tune.middle(settings["tune"]["learning_rate"], settings["tune"]["dropout"])
     recipe = Recipe(**{name: how[name] for name in Recipe._fields})
-    networks, history = train.fit_members(
+    members, history = train.fit_members(
         lambda: train.start(model_name, weights, guess["dropout"], learnt.images),
         how["members"],
         learnt,
         chosen,
-        recipe if weights else recipe.from_scratch(),
+        recipe.for_weights(weights),
         Schedule(how["epochs"], how["patience"], guess["learning_rate"], SEED),
     )
-    model = networks.ensemble(networks)
+    model = networks.ensemble(members)
     scores, labels = scoring.predict_scores(model, judged.images), judged.labels.astype(int)
     low, high = ranking.auc_interval(labels, scores, groups=table["patient_id"][table["split"] == "judge"])
     chosen_scores = scoring.predict_scores(model, chosen.images)

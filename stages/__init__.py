@@ -83,8 +83,9 @@ def tracked(
             **{name: getattr(params, name) for name in ("seed", "data", "model", "weights")},
             **settings,
         },
-        preparation=Preparation.from_attributes(prepared or {})
-        or Preparation.from_settings(**params.preprocess.model_dump()),
+        preparation=Preparation.from_settings(**params.preprocess.model_dump())
+        if prepared is None
+        else Preparation.from_attributes(prepared),
         parent=parent,
         resume=resume,
     )

@@ -4,7 +4,7 @@ import numpy as np
 
 from pneumonia import explain, params, workspace
 from pneumonia.data import tables
-from pneumonia.data.store import open_store, read_split
+from pneumonia.data.store import open_store, read_split, stored_preparation
 from pneumonia.images import geometry
 from pneumonia.models import runtime, scoring
 from pneumonia.report import plots
@@ -24,7 +24,7 @@ def main() -> None:
     boxes = geometry.boxes_in_store(
         tables.read_table(DATA_DIR / "boxes.csv"),
         tables.read_table(DATA_DIR / "splits.csv"),
-        geometry.Preparation(**store.attrs["preparation"]),
+        geometry.Preparation(**stored_preparation(store)),
     )
     trained = train_run(settings, record)
     with tracked("explain", settings, parent=trained.run_id, prepared=store.attrs):

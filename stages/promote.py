@@ -1,11 +1,11 @@
 """Register the model; it becomes champion if its validation AUC is higher and it passes the gates."""
 
 from pneumonia import params, promote
-from pneumonia.data import tables
+from pneumonia.data import sources, tables
 from pneumonia.models import networks
 from pneumonia.report import card
 from pneumonia.tracking import registry, runs
-from stages import MODELS_DIR, REPORTS_DIR, is_synthetic, run, source, title, tracked, train_run
+from stages import MODELS_DIR, REPORTS_DIR, is_synthetic, run, title, tracked, train_run
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
             decision=report | {"model_name": runs.registered_name(record["data"]), **tags},
             settings=settings.model_dump(by_alias=True, exclude={"compute", "explain"}),
             network=networks.MODELS[record["model"]].source,
-            source=source(settings),
+            source=sources.source(settings.data)._asdict(),
         )
         tables.write_json(report, REPORTS_DIR / "promotion.json")
         card.write(REPORTS_DIR, f"Model card: {title(settings)}", sections)

@@ -2,7 +2,7 @@
 
 from pneumonia import code_digest, params, train, workspace
 from pneumonia.data import tables
-from pneumonia.data.store import open_store, read_split
+from pneumonia.data.store import open_store, read_split, stored_preparation
 from pneumonia.models import backbones, networks, runtime, scoring
 from pneumonia.report import plots
 from pneumonia.tracking import runs
@@ -16,17 +16,15 @@ def main() -> None:
     store = open_store(DATA_DIR / "images.zarr")
     best = tables.read_json(REPORTS_DIR / "tune" / "best.json")
     weights = backbones.read(DATA_DIR / "backbone")
-    memory = settings.compute.memory
+    memory, preparation = settings.compute.memory, stored_preparation(store)
     train_split = read_split(store, "train", memory=memory)
-    recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"}))
-    if not weights.paths:
-        recipe = recipe.from_scratch()
+    recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"})).for_weights(weights.paths)
     schedule = Schedule(settings.train.epochs, settings.train.patience, best["learning_rate"], settings.seed)
     digest = str(store.attrs["digest"])
     # The digest of the data is without the weights of images; the backbone's weights can change under the same name.
     balance = workspace.sha256_bytes(train_split.weights.tobytes() + train_split.repeats.tobytes())
     backbone_record = tables.read_json(DATA_DIR / "backbone" / "backbone.json")
-    selectors = (settings.model, settings.weights, settings.seed)
+    selectors = (settings.model, settings.seed)
     key = (selectors, settings.train, best, backbone_record, dict(store.attrs), balance, code_digest())
     folder = workspace.resumable("train", *key)
     with folder as resume, tracked("train", settings, resume=resume, prepared=store.attrs) as run_id:
@@ -55,7 +53,7 @@ def main() -> None:
             "data": settings.data,
             "model": settings.model,
             "data_digest": digest,
-            "preparation": store.attrs["preparation"],
+            "preparation": preparation,
             "made_with": runtime.made_with(),
         }
         runs.tag(model_id=record["model_id"])

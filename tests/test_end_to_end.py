@@ -158,7 +158,7 @@ def test_repro_runs_every_stage_once_and_says_who_is_champion(project: Project) 
 
 # They read a selector only to name an MLflow experiment: no reason to run the stage again. `compute` never changes a
 # result.
-ONLY_NAMES = {("validate", "data"), ("rebalance", "data"), ("train", "data"), ("train", "weights")}
+ONLY_NAMES = {("validate", "data"), ("rebalance", "data"), ("train", "data")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -232,7 +232,6 @@ def test_judgements_lie_under_the_train_run_with_pictures(project: Project) -> N
 
 
 def test_champion_loads_by_its_alias_and_scores_as_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    # IMPORT
 
     client = project.client
     version = client.get_model_version_by_alias("pneumonia-phantom", "champion")

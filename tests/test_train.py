@@ -81,7 +81,7 @@ def recipe_and_schedule(options: dict[str, Any]) -> tuple[Recipe, Schedule]:
     """Taken out of `options`; `pretrained` is true where the recipe is for a backbone that came with weights."""
     recipe = PLAIN._replace(**{name: options.pop(name) for name in Recipe._fields if name in options})
     schedule = Schedule(**{name: options.pop(name) for name in Schedule._fields})
-    return recipe if options.pop("pretrained", False) else recipe.from_scratch(), schedule
+    return recipe.for_weights(["pretrained"] if options.pop("pretrained", False) else []), schedule
 
 
 def auc(model: Any, split: Split) -> float:
@@ -232,7 +232,7 @@ def test_members_differ_and_the_first_is_what_one_alone_would_be(
 
 def test_members_that_were_cut_go_on_where_they_stopped(tmp_path: Path) -> None:
     """With a backbone whose lower block never learns, also in the members that were finished before."""
-    how = {"pretrained": True, "head_epochs": 1, "unfreeze": 0.5}
+    how = {"pretrained": True, "head_epochs": 1, "unfreeze": 0.5, "layer_decay": 0.5}
     whole, history = fit_members(3, None, **how)
 
     def cut(epoch: int, values: Mapping[str, float]) -> None:

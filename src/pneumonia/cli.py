@@ -13,6 +13,7 @@ import click
 
 from pneumonia import UserError, __version__, params, workspace
 from pneumonia.data import sources, tables
+from pneumonia.metrics.text import format_with_interval
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
 PAGE = REPORTS_DIR / "compare.html"
@@ -201,7 +202,7 @@ def _print_champion(data: str) -> None:
     lines = (
         ("champion", f"{runs.registered_name(data)} version {champion['version']} ({champion['model']})"),
         ("why", champion["why"]),
-        ("test AUC of this run", tables.format_with_interval(metrics["test"], "auc")),
+        ("test AUC of this run", format_with_interval(metrics["test"], "auc")),
         ("model card", str(REPORTS_DIR / "model_card.html")),
         ("MLflow UI", "make ui, then http://127.0.0.1:5000"),
         ("next", "source .venv/bin/activate, then dvc exp run -S model=mobilenet"),

@@ -18,6 +18,7 @@ from pneumonia import UserError
 from pneumonia.data import tables
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import classification_report
+from pneumonia.metrics.text import format_with_interval
 
 SIDES = ("A", "B")
 SPLITS = {"val": "validation", "test": "test"}
@@ -113,7 +114,7 @@ def table(compared: Compared) -> pd.DataFrame:
         gain = f"{both['B'][name] - both['A'][name]:+.4f}" if known else ""
         p_value = f"{compared.p_values[split]:.2g}" if name == "auc" and known else ""
         label = "AUC" if name == "auc" else name
-        cells = {side: tables.format_with_interval(both[side], name, 4 if name == "auc" else 3) for side in SIDES}
+        cells = {side: format_with_interval(both[side], name, 4 if name == "auc" else 3) for side in SIDES}
         rows.append({"": f"{label}, {SPLITS[split]}", **cells, "B - A": gain, "p": p_value})
     return pd.DataFrame(rows)
 

@@ -17,6 +17,7 @@ from pneumonia.data.store import Pixels, Split, blocks, lungs, read_split
 from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval, classification_report
+from pneumonia.metrics.text import format_with_interval
 from pneumonia.models import scoring
 
 HEADLINE = (
@@ -169,7 +170,7 @@ def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
         test, row = at["test"], {"point": point, "scores": scores, "threshold": f"{at['threshold']:.6g}"}
         row["auc"] = f"{test['auc']:.4f}" if "auc" in test else ""
         rows.append(
-            row | {name: tables.format_with_interval(test, name) for name in ("accuracy", "sensitivity", "specificity")}
+            row | {name: format_with_interval(test, name) for name in ("accuracy", "sensitivity", "specificity")}
         )
     return pd.DataFrame(rows)
 
@@ -183,7 +184,7 @@ def summary(full: Mapping[str, Any]) -> list[str]:
     test, after, robust = full["youden"]["test"], full["youden"]["calibrated"]["test"], full["robustness"]
     weakest = min(robust, key=lambda name: robust[name])
     lines = [
-        f"test AUC {tables.format_with_interval(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} pneumonia)",
+        f"test AUC {format_with_interval(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} pneumonia)",
         f"validation AUC {robust['clean']:.4f}; under changes of sharpness, grays, noise and proportions "
         f"{robust['mean']:.4f} on average, least {robust[weakest]:.4f} ({weakest})",
         f"calibration on validation takes the test calibration error from {test['ece']:.3f} to {after['ece']:.3f}, "
@@ -260,7 +261,7 @@ def audit(
     else:
         lies = f"{len(labels)} images cannot tell whether most of what it goes by lies there"
     audited["verdict"] = (
-        f"with the {what} blacked out the test AUC is {tables.format_with_interval(left, 'auc')} "
+        f"with the {what} blacked out the test AUC is {format_with_interval(left, 'auc')} "
         f"instead of {full['auc']:.3f}: {lies}"
     )
     return audited

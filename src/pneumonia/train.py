@@ -147,7 +147,7 @@ def fit(
     it, and ends with the same weights as an uninterrupted one, bit by bit.
 
     Args:
-        model: as `start` makes it; where it has random weights, the recipe is one `from_scratch`.
+        model: as `start` makes it; the recipe is the one `for_weights` of its backbone.
         train, val: splits of the image store.
         recipe: how to train.
         schedule: epochs, patience, learning rate and seed.

@@ -46,7 +46,7 @@ def search(
     Args:
         name: a key of `networks.MODELS`.
         train_split, val_split: of the image store.
-        recipe: of all trials; without weights used as one `from_scratch`.
+        recipe: of all trials, used `for_weights`.
         weights: files of the backbone; none = random weights.
         seed: of the sampler, and of the initial weights and the batches of each trial.
         n_trials, epochs: number of trials, and of the epochs of each.
@@ -65,7 +65,7 @@ def search(
     if n_trials == 0:
         return guess, pd.DataFrame(columns=["trial", "state", "val_auc", *guess])
     train.check(train_split, val_split, recipe)
-    recipe = recipe if weights else recipe.from_scratch()
+    recipe = recipe.for_weights(weights)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning of Optuna is a traceback of a one-line error
     study = optuna.create_study(
         direction="maximize",

@@ -15,6 +15,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from skimage.exposure import equalize_adapthist
 
+from pneumonia.data import tables
 from pneumonia.images import geometry
 from pneumonia.images.geometry import Preparation, placement, prepare, prepare_mask, to_store
 from pneumonia.models import runtime
@@ -57,6 +58,15 @@ def test_a_preparation_survives_json_and_its_digest_tells_every_setting_apart(ot
     assert Preparation.from_attributes(attributes) == preparation
     assert preparation.digest == Preparation.from_attributes(attributes).digest != Preparation(size=64).digest
     assert Preparation.from_attributes({"digest": "of a store without one"}) is None
+
+
+def test_the_digest_of_a_preparation_survives_a_report_and_does_not_depend_on_the_type_of_a_number(
+    tmp_path: Path,
+) -> None:
+    preparation = Preparation(size=64, crop=1 / 30)
+    tables.write_json({"preparation": preparation.as_dict()}, tmp_path / "run.json")
+    assert Preparation.from_attributes(tables.read_json(tmp_path / "run.json")).digest == preparation.digest
+    assert Preparation(size=64, clip_limit=0).digest == Preparation(size=64, clip_limit=0.0).digest
 
 
 @pytest.mark.parametrize("aspect", ["pad", "squash"])
@@ -277,7 +287,6 @@ def test_the_golden_image_has_not_changed() -> None:
 @pytest.mark.slow
 def test_clahe_agrees_with_that_of_keras() -> None:
     """Another implementation; it spreads what the limit cuts in fractions where OpenCV counts whole pixels."""
-    # IMPORT
 
     runtime.start_keras(seed=1)
     import keras

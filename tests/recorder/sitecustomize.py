@@ -9,7 +9,8 @@ import os
 import sys
 from typing import Any
 
-# They read settings to name a run or a figure in MLflow, which is no reason for DVC to run the stage again.
+# They read settings to name a run, a figure or a page. A stage whose outs carry such a name depends on run.json or
+# declares the selectors itself.
 NAMING = {"tracked", "train_run", "source", "is_synthetic", "origin", "title"}
 
 

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
+from pneumonia import UserError
+
 IMAGES_PER_CHUNK = 256
 """Images a chunk of the store holds: 12 MiB at 224 px, so that 5,856 images are 26 files."""
 
@@ -122,6 +124,17 @@ def create_split(
 def open_store(path: str | Path) -> zarr.Group:
     """The image store, for reading."""
     return zarr.open_group(path, mode="r")
+
+
+def stored_preparation(store: zarr.Group) -> dict[str, Any]:
+    """How the images of a store were prepared, as `preprocess` noted it: the fields of `geometry.Preparation`.
+
+    Raises:
+        UserError: an earlier version of this project wrote the store.
+    """
+    if "preparation" not in store.attrs:
+        raise UserError(f"{store.store}: written by an earlier version; dvc repro preprocess makes it again")
+    return cast("dict[str, Any]", store.attrs["preparation"])
 
 
 def read_split(store: zarr.Group, split: str, *, memory: float | None = None) -> Split:

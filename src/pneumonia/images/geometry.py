@@ -57,8 +57,12 @@ class Preparation:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of all settings: two stores of the same images differ in it when one has another CLAHE."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+        """Hex SHA-256 of all settings: two stores of the same images differ in it when one has another CLAHE.
+
+        Numbers count with 8 significant digits, as reports keep them: the digest survives `models/run.json`.
+        """
+        values = {name: f"{one:.8g}" if isinstance(one, (int, float)) else one for name, one in self.as_dict().items()}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 class Placement(NamedTuple):

@@ -8,7 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-CHUNK_CELLS = 2**20  # resamples x images held at once: 8 MB per array, whatever the size of the data set
 
 
 def sampling_units(groups: ArrayLike | None, n: int) -> Ints:

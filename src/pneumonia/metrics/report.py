@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.arrays import (
-    CHUNK_CELLS,
     Bools,
     Floats,
     Ints,
@@ -21,6 +20,7 @@ from pneumonia.metrics.arrays import (
     unit_sums,
 )
 
+CHUNK_CELLS = 2**20  # resamples x images held at once: 8 MB per array, whatever the size of the data set
 N_RESAMPLES = 1000  # leaves 25 beyond each end of a 95 % interval; fewer and the ends jump with the seed
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pneumonia import UserError, workspace
 from pneumonia.data import tables
-from pneumonia.data.tables import format_with_interval
+from pneumonia.metrics.text import format_with_interval
 from pneumonia.report import page
 from pneumonia.report.page import Block, Picture, Section, Table
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pneumonia.data import tables
+from pneumonia.metrics.text import format_with_interval
 
 BLUE, ORANGE, GRAY, GREEN = "#2166ac", "#d6604d", "#777777", "#1b7837"
 _STYLE: Any = {
@@ -38,7 +39,7 @@ def roc(curve: pd.DataFrame, report: Mapping[str, float], point: tuple[float, fl
     """ROC curve with its AUC, interval and the chosen operating point (false, true positive rate)."""
     heading = f"{title}\nn = {report['n']} ({report['n_positive']} pneumonia)"
     with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
-        label = f"AUC {tables.format_with_interval(report, 'auc')}"
+        label = f"AUC {format_with_interval(report, 'auc')}"
         axes.plot(curve["fpr"], curve["tpr"], color=BLUE, label=label)
         axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="chance")
         axes.plot(*point, "o", color=ORANGE, label="threshold chosen on validation")
@@ -59,7 +60,7 @@ def overlaid_roc(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
         for (name, part), colour, line in zip(parts.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
             found = part["report"]
-            label = f"{name}: AUC {tables.format_with_interval(found, 'auc')}"
+            label = f"{name}: AUC {format_with_interval(found, 'auc')}"
             # Dashed on top of drawn through: where the curves coincide both are seen.
             axes.plot(part["roc"]["fpr"], part["roc"]["tpr"], color=colour, linestyle=line, label=label)
             axes.plot(*part["point"], "o", color=colour)

@@ -26,7 +26,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from pneumonia import UserError, workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
-from pneumonia.models import scoring
 
 PREDICTIONS = "evaluation/predictions.csv"
 """Where a train run keeps the scores that later candidates are compared on."""
@@ -237,6 +236,8 @@ def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: 
     if known:
         return known
 
+    from pneumonia.models import scoring  # imports the image store, which no other run needs
+
     with start_run(
         "train",
         data=record["data"],
@@ -344,6 +345,7 @@ def _experiment(data: str) -> str:
 
 
 def git_commit() -> str:
+    """The commit of the code; empty outside of git."""
     try:
         asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

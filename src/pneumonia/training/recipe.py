@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from pneumonia import UserError
@@ -48,9 +48,13 @@ class Recipe(NamedTuple):
     unfreeze: float
     layer_decay: float
 
-    def from_scratch(self) -> Recipe:
-        """The recipe for a network without pretrained weights: all of it learns from the first epoch, at one rate."""
-        return self._replace(head_epochs=0, unfreeze=1.0, layer_decay=1.0)
+    def for_weights(self, weights: Sequence[object]) -> Recipe:
+        """The recipe as it is for pretrained weights; without any, all layers learn from the first epoch, at one rate.
+
+        Args:
+            weights: files of the backbone; empty = random weights.
+        """
+        return self if weights else self._replace(head_epochs=0, unfreeze=1.0, layer_decay=1.0)
 
 
 class Schedule(NamedTuple):
