@@ -1,58 +1,58 @@
-# Two commands do it all: `make repro` runs the workflow, `make test` checks it. Both set up what they need.
+# `make repro` runs the workflow, `make test` runs the tests. Both create the environment first.
 
 PYTHON ?= python3
 VENV := .venv
 PORT ?= 5000
-# Two processes; the tests of a file stay together and in their order, the longest files come first.
+# Two processes; the tests of a file run together and in order; the longest files run first.
 PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: help repro promote rollback restore compare ui test test-all lint bench results recipes setup lock clean
 
-help:  ## this list
+help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-repro: setup  ## run the stages that have changed (dvc repro), then say which model is champion
+repro: setup  ## run the stages that have changed (dvc repro), then show the champion
 	dvc repro
 	@pneumonia register --if-missing
 
-promote: setup  ## register the model again, into an empty or another MLflow store
+promote: setup  ## register the model again, in an empty or another MLflow store
 	@pneumonia register
 
-rollback: setup  ## make the previous champion champion again; the present one does not come back by itself
+rollback: setup  ## make the previous champion champion again; the present one is withdrawn
 	@pneumonia rollback
 
 restore: setup  ## restore the model, data, code and settings of a version: make restore VERSION=3 (or champion)
 	@pneumonia restore "$(VERSION)"
 
-compare: setup  ## two models side by side: make compare A=champion B=2 (version, run id or DVC experiment)
+compare: setup  ## compare two models: make compare A=champion B=2 (version, run id or DVC experiment)
 	@pneumonia compare "$(A)" "$(B)"
 
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
 	@pneumonia ui --port $(PORT)
 
-test: setup  ## what CI runs, 5 to 10 minutes on 2 cores
+test: setup  ## run what CI runs, 5 to 10 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
-test-all: setup  ## every test, the slow ones too
+test-all: setup  ## run all tests, also the slow ones
 	$(PYTEST)
 
-lint: setup  ## style, types, layers
+lint: setup  ## check style, types and layers
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 
-bench: setup  ## the figures of the README, measured here
+bench: setup  ## measure the figures that the documents state
 	python -m benchmarks.bench
 
-recipes: setup  ## compare recipes on images that were taken unlike their class, in docs/recipes.csv (real data, hours)
+recipes: setup  ## compare recipes on real images taken like the other class, in docs/recipes.csv (hours)
 	python -m benchmarks.recipes $(RECIPES)
 
-results: setup  ## train the published models on real data, one line each in docs/results.csv (hours; goes on where it stopped)
+results: setup  ## train the published models on real data, in docs/results.csv (hours; continues after a stop)
 	python -m benchmarks.results $(RESULTS)
 
-setup: $(VENV)/.complete  ## only the environment, from requirements.lock
+setup: $(VENV)/.complete  ## create only the environment, from requirements.lock
 
 $(VENV)/.complete: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 is needed: make PYTHON=python3.12 $(MAKECMDGOALS)")'

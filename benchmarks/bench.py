@@ -1,6 +1,6 @@
-"""The figures that the documents state, measured here: `make bench`, or `python -m benchmarks.bench NAME`.
+"""Measure the figures that the documents state: `make bench`, or `python -m benchmarks.bench NAME`.
 
-Ratios and AUCs are printed with n; absolute times depend on the machine, whose cores are printed first.
+Ratios and AUCs are printed with n. Absolute times depend on the machine, so its number of cores is printed first.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _prepared(patients: Sequence[phantom.Patient]) -> list[tuple[Any, Any, int, 
 
 
 def bench_phantom(n_images: int = 4_000, n_test: int = 1_000) -> None:
-    """The phantom is no toy: pixels alone do not solve it, a small network does."""
+    """The phantom is not trivial: a small network solves it, a linear model on pixels does not."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -81,7 +81,7 @@ def bench_phantom(n_images: int = 4_000, n_test: int = 1_000) -> None:
     images, small = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows]).reshape(n_images, -1)
     labels, groups = np.array([row[2] for row in rows]), np.array([row[3] for row in rows])
     learn, test = _by_patient(groups, n_test / n_images)
-    print(f"phantom: {len(learn)} images to learn from, {len(test)} of other patients to judge on")
+    print(f"phantom: {len(learn)} images to train on, {len(test)} of other patients to test on")
 
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     linear.fit(small[learn], labels[learn])
@@ -98,13 +98,13 @@ def bench_phantom(n_images: int = 4_000, n_test: int = 1_000) -> None:
         RECIPE._replace(augment=0.5),
         SCHEDULE,
     )
-    seen = len(fit) * len(history)
-    print(f"phantom: compact trained with {seen / (time.perf_counter() - start):.0f} images/s")
+    n_trained = len(fit) * len(history)
+    print(f"phantom: compact trained with {n_trained / (time.perf_counter() - start):.0f} images/s")
     _report("compact", labels[test], scoring.predict_scores(model, images[test]))
 
 
 def bench_preprocess(n_images: int = 4_096) -> None:
-    """Full-resolution JPEG to a prepared 224 px chunk, beside the loop of a notebook; one process beside two."""
+    """From full-resolution JPEG to a prepared 224 px chunk: compared with a notebook, and one process with two."""
     from skimage.exposure import equalize_adapthist
     from skimage.transform import resize
 
@@ -125,7 +125,7 @@ def bench_preprocess(n_images: int = 4_096) -> None:
         cv2.setNumThreads(1)
         rates = {}
         for function in (notebook, ours):
-            function(contents[0])  # what is loaded and allocated once is not what is measured
+            function(contents[0])  # so that loading and allocation are not measured
             start = time.perf_counter()
             for content in contents:
                 function(content)
@@ -145,10 +145,10 @@ def bench_preprocess(n_images: int = 4_096) -> None:
 
 
 def bench_memory() -> None:
-    """Peak memory of `write_store` stays flat however many images there are."""
+    """Peak memory of `write_store` does not depend on the number of images."""
     peaks = {}
     for n_images in (1_000, 20_000):
-        # A process of its own: a peak never falls again.
+        # A new process, because peak memory never falls.
         command = [sys.executable, "-c", f"from benchmarks import bench; bench.print_peak({n_images})"]
         peaks[n_images] = [float(word) for word in subprocess.check_output(command, text=True).split()]
         head, worker = peaks[n_images]
@@ -158,7 +158,7 @@ def bench_memory() -> None:
 
 
 def print_peak(n_images: int) -> None:
-    """Peak memory in MB of this process and of its largest child, after writing a store of so many images."""
+    """Print the peak memory in MB of this process and of its largest child, after writing a store of `n_images`."""
     small = [cv2.imencode(".jpeg", one)[1].tobytes() for one in _renders(8)]
     with tempfile.TemporaryDirectory() as name:
         _write_store(_table_of_files(Path(name), small, n_images), Path(name), 2)
@@ -167,7 +167,7 @@ def print_peak(n_images: int) -> None:
 
 
 def bench_input(n_images: int = 4_096, batch_size: int = 32) -> None:
-    """Batches from the store, beside the rate at which `compact` trains on them."""
+    """The rate of batches from the store, compared with the rate at which `compact` trains."""
     rng = np.random.default_rng(1)
     labels = np.arange(n_images) % 2
     split = _split(rng.integers(0, 256, (n_images, 224, 224), np.uint8), labels, np.arange(n_images))
@@ -200,7 +200,7 @@ def bench_input(n_images: int = 4_096, batch_size: int = 32) -> None:
 
 
 def bench_training(n_images: int = 384, rounds: int = 3) -> None:
-    """Training from the store, beside a notebook that feeds `fit` from an ImageDataGenerator, and beside PyTorch."""
+    """Training from the store, compared with a notebook that uses an ImageDataGenerator, and with PyTorch."""
     runtime.start_keras(1)
     contents, kind = _full_resolution()
     labels = np.arange(n_images) % 2
@@ -208,21 +208,23 @@ def bench_training(n_images: int = 384, rounds: int = 3) -> None:
     split = _split(np.stack([prepared[n % len(prepared)] for n in range(n_images)]), labels, np.arange(n_images))
 
     with tempfile.TemporaryDirectory() as name, _notebook_epochs(Path(name), contents, n_images) as epoch:
-        _beside("compact", split, 0.5, epoch, rounds, f"an ImageDataGenerator on {len(contents)} JPEG files, {kind}")
+        _compare_with(
+            "compact", split, 0.5, epoch, rounds, f"an ImageDataGenerator on {len(contents)} JPEG files, {kind}"
+        )
     python = _python_with_torch()
     if not python:
         print(
-            "training: PyTorch is not installed, its loop is skipped; pip install torch, or name "
-            "by BENCH_TORCH_PYTHON an interpreter that has it"
+            "training: PyTorch is not installed, its loop is skipped; pip install torch, or set "
+            "BENCH_TORCH_PYTHON to an interpreter that has it"
         )
         return
     for model in ("compact", "shallow"):
         with _torch_epochs(python, model, split) as epoch:
-            _beside(model, split, 0.0, epoch, rounds, "a PyTorch loop without augmentation")
+            _compare_with(model, split, 0.0, epoch, rounds, "a PyTorch loop without augmentation")
 
 
 def bench_head(n_images: int = 512, epochs: int = 4) -> None:
-    """A trial of a head on features computed once, beside one that runs the frozen backbone in every epoch."""
+    """A trial of a head on features computed once, compared with one that runs the frozen backbone in every epoch."""
     import keras
 
     runtime.start_keras(1)
@@ -250,7 +252,7 @@ def bench_head(n_images: int = 512, epochs: int = 4) -> None:
     )
 
 
-def _beside(name: str, split: Split, augment: float, other: Callable[[], float], rounds: int, label: str) -> None:
+def _compare_with(name: str, split: Split, augment: float, other: Callable[[], float], rounds: int, label: str) -> None:
     """Print how much faster `train.fit` is than `other`; the two take turns, epoch by epoch.
 
     Args:
@@ -258,8 +260,8 @@ def _beside(name: str, split: Split, augment: float, other: Callable[[], float],
         split: to train on.
         augment: fraction of the images that `train.fit` distorts.
         other: trains for one epoch on as many images, and returns the seconds it took.
-        rounds: epochs of each that count.
-        label: what `other` is.
+        rounds: number of measured epochs of each.
+        label: name of `other`.
     """
     few = Split(*(part[:16] for part in split))
     ours: list[float] = []
@@ -287,7 +289,7 @@ def _beside(name: str, split: Split, augment: float, other: Callable[[], float],
 
 @contextmanager
 def _notebook_epochs(folder: Path, contents: Sequence[bytes], n_images: int) -> Iterator[Callable[[], float]]:
-    """One epoch of `compact` as notebooks train it: every file is decoded, resized and distorted in Python."""
+    """One epoch of `compact` as in notebooks: every file is decoded, resized and distorted in Python."""
     import keras
     import tensorflow as tf
 
@@ -295,7 +297,7 @@ def _notebook_epochs(folder: Path, contents: Sequence[bytes], n_images: int) -> 
     generator = tf.keras.preprocessing.image.ImageDataGenerator(
         rotation_range=8, width_shift_range=0.06, height_shift_range=0.06, zoom_range=0.1, brightness_range=(0.9, 1.1)
     )
-    with redirect_stdout(io.StringIO()):  # it says how many files there are
+    with redirect_stdout(io.StringIO()):  # it prints the number of files
         flow = generator.flow_from_dataframe(
             table,
             x_col="uri",
@@ -318,14 +320,14 @@ def _notebook_epochs(folder: Path, contents: Sequence[bytes], n_images: int) -> 
 
 @contextmanager
 def _torch_epochs(python: str, name: str, split: Split) -> Iterator[Callable[[], float]]:
-    """One epoch of the model in PyTorch, in a process of its own: it and TensorFlow bring their own threads."""
+    """One epoch of the model in PyTorch, in its own process: PyTorch and TensorFlow each start their own threads."""
     source = f"from __future__ import annotations\n{inspect.getsource(torch_loop)}"
     with tempfile.TemporaryDirectory() as folder:
         pixels = Path(folder) / "pixels"
         pixels.write_bytes(np.ascontiguousarray(split.images).tobytes())
         call = f"torch_loop({name!r}, {str(pixels)!r}, {split.images.shape}, {RECIPE.batch_size})"
         command = [python, "-W", "ignore", "-c", f"{source}\n{call}"]
-        # Threads that wait actively would slow PyTorch down wherever other work wants the cores.
+        # Threads that wait actively would slow PyTorch down if other work needs the cores.
         passive = os.environ | {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
         with subprocess.Popen(command, env=passive, **pipes) as process:
@@ -342,7 +344,7 @@ def _torch_epochs(python: str, name: str, split: Split) -> Iterator[Callable[[],
 
 
 def torch_loop(name: str, pixels: str, shape: tuple[int, int, int], batch_size: int) -> None:
-    """Train for one epoch on each line of stdin, and answer with its seconds. Runs where only PyTorch is installed."""
+    """Train one epoch for each line of stdin, and print its seconds. Needs only PyTorch."""
     import os
     import sys
     import time
@@ -397,7 +399,7 @@ def torch_loop(name: str, pixels: str, shape: tuple[int, int, int], batch_size: 
 
 
 def _python_with_torch() -> str | None:
-    """This interpreter, else the one that BENCH_TORCH_PYTHON names, if it has PyTorch."""
+    """This interpreter or that of BENCH_TORCH_PYTHON, the first one that has PyTorch."""
     for python in (sys.executable, os.environ.get("BENCH_TORCH_PYTHON")):
         find = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
         if python and subprocess.run([python, "-c", find], check=False).returncode == 0:
@@ -406,7 +408,7 @@ def _python_with_torch() -> str | None:
 
 
 def _full_resolution() -> tuple[list[bytes], str]:
-    """Real files in full resolution where they lie beside the checkout, else the phantom enlarged."""
+    """Real files in full resolution if they are beside the checkout, else enlarged phantom images."""
     sample = Path(__file__).resolve().parents[2] / "shared" / "data" / "chest_xray_fullres_sample.zip"
     if sample.is_file():
         with files.in_archive(sample) as listed:
@@ -420,15 +422,15 @@ def _renders(n_images: int) -> list[Any]:
 
 
 def _table_of_files(folder: Path, contents: Sequence[bytes], n_images: int) -> pd.DataFrame:
-    """A table of as many images, which take turns with a few files."""
+    """A table of `n_images` images that uses a few files in turn."""
     for number, content in enumerate(contents):
         (folder / f"{number}.jpeg").write_bytes(content)
-    turn = [number % len(contents) for number in range(n_images)]
+    file_numbers = [number % len(contents) for number in range(n_images)]
     return pd.DataFrame(
         {
             "image_id": [f"{number:06}" for number in range(n_images)],
-            "uri": [str(folder / f"{number}.jpeg") for number in turn],
-            "sha256": [workspace.sha256_bytes(contents[number]) for number in turn],
+            "uri": [str(folder / f"{number}.jpeg") for number in file_numbers],
+            "sha256": [workspace.sha256_bytes(contents[number]) for number in file_numbers],
             "label": 0,
             "split": "train",
             "weight": 1.0,
@@ -438,7 +440,7 @@ def _table_of_files(folder: Path, contents: Sequence[bytes], n_images: int) -> p
 
 
 def _write_store(splits: pd.DataFrame, folder: Path, workers: int) -> float:
-    """Seconds it takes."""
+    """Write a store, and return the seconds it took."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as resume:
         path = folder / f"{workers}.zarr"

@@ -1,12 +1,12 @@
-"""Which recipe errs least on images that were taken unlike their class: `make recipes`, which writes docs/recipes.csv.
+"""Compare recipes on images that were taken unlike their class: `make recipes`, which writes docs/recipes.csv.
 
-On clean validation images of the Kermany set the recipes of a network that learns are alike: validation comes from the
-same archive, where brightness, contrast and sharpness alone tell the classes apart. So recipes are chosen on the images
-of train and validation that were taken as the other class mostly is, by more measures than `rebalance.acquisition`
-outweighs: half of their patients are kept from training, and the AUC on their unusual images counts. Those measures are
-akin to what it weighs by, so that they favour weights. The test split scores nothing here; which recipes are tried was
-decided by authors who knew its figures. Each row is one training, at seed 1: differences below the half width of the
-intervals say little.
+On unchanged validation images of the Kermany set all recipes with which a network learns have a similar AUC: validation
+comes from the same archive, where brightness, contrast and sharpness alone separate the classes. So recipes are chosen
+on images of train and validation that were taken like most images of the other class, by more measures than those of
+`rebalance.acquisition`. Half of the patients of such images are left out of training, and the AUC on their unusual
+images is compared. The measures are similar to those of `rebalance.acquisition`, so they favour its weights. The test
+split is not used here, but the authors who chose the recipes knew its figures. Each row is one training, at seed 1:
+differences below the half width of the intervals mean little.
 
     make recipes RECIPES="--url chest_xray=PATH --weights mobilenet=PATH compact mobilenet"
 """
@@ -37,10 +37,10 @@ TABLE = results.ROOT / "docs/recipes.csv"
 CLONE = results.ROOT / ".resume/recipes"
 DATA = "chest_xray"
 UNUSUAL = {0: 0.15, 1: 0.10}
-"""Share of a class that counts as taken like the other: of normals, of pneumonias."""
+"""Share of each class that counts as taken like the other one: label -> share."""
 
 SEED = 1
-"""Of training, and of who judges."""
+"""Of training, and of the choice of patients whose images are judged."""
 
 CLAHE = {"preprocess.clip_limit": 2.0, "preprocess.tile_grid": 8}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -62,10 +62,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "unweighed, augment .5, strength 1": results.UNWEIGHED | results.GENTLE,
     "CLAHE, unweighed, augment .5, strength 1": CLAHE | results.UNWEIGHED | results.GENTLE,
 }
-"""What differs from the settings that `base` says."""
+"""Differences from the settings of `base`."""
 
 SAME = ["data", "model", "weights", "digest", "network_px", "seed", "judges"]
-"""Columns that say what was trained and judged; a recipe is not run twice, whatever it is called."""
+"""Columns that define a training and its judged images; a recipe is not run twice under another name."""
 
 
 def main() -> None:
@@ -75,13 +75,13 @@ def main() -> None:
     runtime.start_keras()
     workflow = {"data": DATA, "fetch.url": urls.get(DATA, "null")}
     results.run_until("preprocess", CLONE, workflow | {"preprocess.clip_limit": 0})
-    measures = pd.DataFrame({name: taken(image) for name, image in _pixels().items()}).T
+    measures = pd.DataFrame({name: acquisition_measures(image) for name, image in _pixels().items()}).T
     splits = tables.read_table(CLONE / "data/splits.csv")
     splits = splits.assign(split=roles(splits, measures, seed=SEED))
     judges = hashlib.sha256("\n".join(splits["image_id"][splits["split"] == "judge"]).encode()).hexdigest()[:8]
     for model in arguments.models or ("compact", "mobilenet"):
         selected = workflow | {"model": model, "weights": weights.get(model, "auto")}
-        if (brought := results.bring_weights(CLONE, selected)) is None:
+        if (backbone := results.fetch_weights(CLONE, selected)) is None:
             continue
         for name, changes in RECIPES.items():
             settings = {**base(model), **changes}
@@ -90,7 +90,7 @@ def main() -> None:
                 "data": DATA,
                 "model": model,
                 "recipe": name,
-                "weights": Path(brought.name).name,
+                "weights": Path(backbone.name).name,
                 "digest": results.recipe(settings),
                 "stored_px": values["preprocess"]["image_size"],
                 "network_px": networks.MODELS[model].size,
@@ -98,18 +98,18 @@ def main() -> None:
                 "judges": judges,
             }
             table = _table()
-            if (called := _called(table, known)) is not None:
-                print(f"{model}, {name}: is in the table as {called!r}")
+            if (name_in_table := _name_in_table(table, known)) is not None:
+                print(f"{model}, {name}: is in the table as {name_in_table!r}")
                 continue
             stored = {key: value for key, value in settings.items() if key.startswith("preprocess.")}
             results.run_until("preprocess", CLONE, workflow | stored)
-            row = known | judge(model, splits, values, brought.paths) | {"commit": commit}
+            row = known | judge(model, splits, values, backbone.paths) | {"commit": commit}
             print({key: row[key] for key in ("model", "recipe", "auc", "auc_low", "auc_high", "val_robust_auc")})
             tables.write_table(pd.concat([table.astype(object), pd.DataFrame([row], dtype=object)]), TABLE)
 
 
 def base(model: str) -> Mapping[str, Any]:
-    """Settings that recipes of a network start from, whatever rows of results.csv it has by now."""
+    """The settings from which the recipes of a network start; they do not depend on results.csv."""
     return results.FINE_TUNED if networks.MODELS[model].weights_urls else results.FROM_SCRATCH
 
 
@@ -119,14 +119,14 @@ def _table() -> pd.DataFrame:
     return pd.read_csv(TABLE, dtype={"digest": str, "judges": str, "commit": str})
 
 
-def _called(table: pd.DataFrame, known: Mapping[str, Any]) -> str | None:
-    """What a recipe is called in the table; None = it is not there."""
+def _name_in_table(table: pd.DataFrame, known: Mapping[str, Any]) -> str | None:
+    """The name of a recipe in the table; None = it is not there."""
     same = (table[SAME] == pd.Series(known)[SAME]).all(axis=1)
     return str(table["recipe"][same].iloc[0]) if same.any() else None
 
 
-def taken(image: npt.NDArray[np.uint8]) -> dict[str, float]:
-    """How an image was taken and stored: sharpness at four scales, gray levels, the frame at each side.
+def acquisition_measures(image: npt.NDArray[np.uint8]) -> dict[str, float]:
+    """Measures of how an image was taken and stored: sharpness at four scales, gray levels, the edge at each side.
 
     Args:
         image: uint8 (height, width).
@@ -153,12 +153,12 @@ def taken(image: npt.NDArray[np.uint8]) -> dict[str, float]:
 
 
 def roles(splits: pd.DataFrame, measures: pd.DataFrame, *, seed: int) -> pd.Series:
-    """What each image of train and validation is for: `train`, `val`, `judge`, or "" where it is left out.
+    """The use of each image of train and validation: `train`, `val`, `judge`, or "" if it is left out.
 
     Args:
         splits: as `rebalance` wrote it; its test rows are left out.
         measures: of the images of train and validation, by `image_id`.
-        seed: which patients' unusual images judge.
+        seed: selects the patients whose unusual images are judged.
     """
     known = splits[splits["split"] != "test"]
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
@@ -180,48 +180,50 @@ def roles(splits: pd.DataFrame, measures: pd.DataFrame, *, seed: int) -> pd.Seri
         unusual[most_unlike(round(share * len(of_class))).index] = True
     patients = np.unique(known["patient_id"][unusual])
     held_out = np.random.default_rng(seed).permutation(patients)[: len(patients) // 2]
-    held = known["patient_id"].isin(held_out)
-    # The other unusual images stay where they are: without them validation would be easier than it is.
-    role = known["split"].mask(held, "").mask(held & unusual, "judge")
+    is_held_out = known["patient_id"].isin(held_out)
+    # The other unusual images keep their split: without them validation would be easier.
+    role = known["split"].mask(is_held_out, "").mask(is_held_out & unusual, "judge")
     return role.reindex(splits.index, fill_value="")
 
 
 def judge(
     model_name: str, splits: pd.DataFrame, settings: Mapping[str, Any], weights: Sequence[Path]
 ) -> dict[str, Any]:
-    """Train without the images that judge, and score them.
+    """Train without the judged images, and score them.
 
     Args:
         model_name: a key of `networks.MODELS`.
-        splits: data/splits.csv, its `split` as `roles` says.
-        settings: like params.yaml.
+        splits: data/splits.csv with the `split` of `roles`.
+        settings: as in params.yaml.
         weights: files of the backbone.
 
     Returns:
-        AUC of the images that judge with its interval, by patient, sensitivity and specificity at the threshold chosen
-        on validation, and validation's own AUCs. The robust one compares recipes of one `preprocess.image_size`: the
-        same noise takes more from smaller images.
+        AUC of the judged images with its interval, by patient; sensitivity and specificity at the threshold chosen on
+        validation; and the AUCs of validation. Compare the robust AUC only between recipes with the same
+        `preprocess.image_size`: the same noise has more effect on smaller images.
     """
     pixels, table = _pixels(), rebalance.balance(splits, strategy=settings["rebalance"]["strategy"], seed=SEED)
-    at_most = settings["rebalance"]["acquisition"]
-    if at_most > 1:
-        table = rebalance.weigh_acquisition(table, rebalance.acquisition(table, seed=SEED), at_most=at_most)
-    learnt, chosen, judged = (_split(table[table["split"] == name], pixels) for name in ("train", "val", "judge"))
-    how, guess = settings["train"], tune.middle(settings["tune"]["learning_rate"], settings["tune"]["dropout"])
-    recipe = Recipe(**{name: how[name] for name in Recipe._fields})
+    max_ratio = settings["rebalance"]["acquisition"]
+    if max_ratio > 1:
+        table = rebalance.weight_by_acquisition(table, rebalance.acquisition(table, seed=SEED), max_ratio=max_ratio)
+    train_split, val_split, judged = (
+        _split(table[table["split"] == name], pixels) for name in ("train", "val", "judge")
+    )
+    options, guess = settings["train"], tune.middle(settings["tune"]["learning_rate"], settings["tune"]["dropout"])
+    recipe = Recipe(**{name: options[name] for name in Recipe._fields})
     members, history = train.fit_members(
-        lambda: train.start(model_name, weights, guess["dropout"], learnt.images),
-        how["members"],
-        learnt,
-        chosen,
+        lambda: train.start(model_name, weights, guess["dropout"], train_split.images),
+        options["members"],
+        train_split,
+        val_split,
         recipe.for_weights(weights),
-        Schedule(how["epochs"], how["patience"], guess["learning_rate"], SEED),
+        Schedule(options["epochs"], options["patience"], guess["learning_rate"], SEED),
     )
     model = networks.ensemble(members)
     scores, labels = scoring.predict_scores(model, judged.images), judged.labels.astype(int)
     low, high = ranking.auc_interval(labels, scores, groups=table["patient_id"][table["split"] == "judge"])
-    chosen_scores = scoring.predict_scores(model, chosen.images)
-    threshold = decisions.youden_threshold(chosen.labels.astype(int), chosen_scores)
+    val_scores = scoring.predict_scores(model, val_split.images)
+    threshold = decisions.youden_threshold(val_split.labels.astype(int), val_scores)
     y_pred = scores >= threshold
     return {
         "n": len(labels),
@@ -231,8 +233,8 @@ def judge(
         "auc_high": round(high, 4),
         "sensitivity": round(float(y_pred[labels == 1].mean()), 4),
         "specificity": round(float(1 - y_pred[labels == 0].mean()), 4),
-        "val_auc": round(ranking.roc_auc(chosen.labels.astype(int), chosen_scores), 4),
-        "val_robust_auc": round(evaluate.robustness(model, chosen)["mean"], 4),
+        "val_auc": round(ranking.roc_auc(val_split.labels.astype(int), val_scores), 4),
+        "val_robust_auc": round(evaluate.robustness(model, val_split)["mean"], 4),
         "epochs": int((history["member"] == 1).sum()),
         "minutes": round(history["seconds"].sum() / 60, 1),
     }

@@ -1,13 +1,13 @@
-"""The table of published and own models on real data: `make results`, which writes docs/results.csv.
+"""The table of published models and our own on real data: `make results`, which writes docs/results.csv.
 
-Each row is one run of the workflow up to `evaluate`, without a search, in a clone of this checkout. It computes the
-official test once and adds a line to the table; rows that are there already are skipped, a run that was killed goes on
-from its last epoch, so that the table can be made in several sittings.
+Each row is one run of the workflow up to `evaluate`, without a search, in a clone of this checkout. It evaluates the
+official test split once and adds a line to the table. Rows that exist are skipped, and a run that was killed continues
+from its last epoch. So the table can be made in several sessions.
 
     make results
     make results RESULTS="--url chest_xray=PATH --weights mobilenet=PATH mobilenet compact"
 
-It ends with the table in Markdown, each model beside what was published; docs/results.md shows the same.
+It ends with the table in Markdown, our models and the published ones; docs/results.md shows the same.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ COLUMNS = [
     "auc_middle_hidden",
 ]
 TIMED = 256  # images, for ms_per_image
-SHOWN = {
+FIGURES = {
     "val_auc": "validation AUC",
     "val_robust_auc": "validation AUC, robust",
     "test_auc": "test AUC",
@@ -73,7 +73,7 @@ SHOWN = {
 
 
 class Row(NamedTuple):
-    """Runs of one model on one data set; `settings` are what differs from params.yaml, `note` tells rows apart."""
+    """Runs of one model on one data set; `settings` are the differences from params.yaml, `note` distinguishes rows."""
 
     data: str
     model: str
@@ -82,11 +82,11 @@ class Row(NamedTuple):
     note: str = ""
 
 
-# The gray levels are what benchmarks/recipes.py prefers for `mobilenet`, by less than it can tell apart. The rest was
-# chosen before that table was made, on images outside the test split or to save time. Looks at test were known all
-# along: the first five when this was chosen, 20 when `LONGER` was.
+# The gray levels are the best of benchmarks/recipes.py for `mobilenet`, but by less than it can resolve. The rest was
+# chosen before that table was made, on images outside the test split or to save time. Looks at test were known: the
+# first five when this was chosen, 20 when `LONGER` was.
 STRONG = {
-    "preprocess.clip_limit": 40.0,  # with one tile: the gray levels of all images are spread alike
+    "preprocess.clip_limit": 40.0,  # with one tile: equalises the gray levels of the whole image
     "preprocess.tile_grid": 1,
     "rebalance.acquisition": 10.0,
     "tune.n_trials": 0,
@@ -97,19 +97,19 @@ STRONG = {
     "train.label_smoothing": 0.05,
 }
 FINE_TUNED = STRONG | {"train.epochs": 6, "train.head_epochs": 1}
-# Tried because 12 epochs did better than 6 on images taken unlike their class and on robust validation, at one seed.
+# Tried because 12 epochs were better than 6 on images taken unlike their class and on robust validation, at one seed.
 LONGER = FINE_TUNED | {"train.epochs": 12}
 FROM_SCRATCH = STRONG | {"train.epochs": 20, "rebalance.acquisition": 3.0}
-# Three as one, because a trial by hand did better than each of them on images taken unlike their class (.975, .969 to
-# .970); 33 looks were known. That of docs/recipes.csv, made since, does so only on robust validation.
+# An ensemble of three, because a trial by hand was better than each of its networks on images taken unlike their class
+# (.975; .969 to .970); 33 looks were known. The later one in docs/recipes.csv is better only on robust validation.
 THREE = FINE_TUNED | {"train.members": 3}
-# Unweighed `mobilenet` has the highest robust validation AUC of all recipes, by a hair, and .04 less on images taken
-# unlike their class; 28 looks were known when it was added.
+# `mobilenet` without weights has the highest robust validation AUC of all recipes, by very little, and .04 less on
+# images taken unlike their class; 28 looks were known when it was added.
 UNWEIGHED = {"rebalance.acquisition": 1.0}
 GENTLE = {"train.augment": 0.5, "train.strength": 1.0}
-# `compact` stayed at chance under FROM_SCRATCH (looks 12 to 14). `shallow` did better under this one on robust
-# validation and on images taken unlike their class; 24 looks were known. `conv4` follows without a trial of its own, 27
-# were known.
+# `compact` stayed at chance with FROM_SCRATCH (looks 12 to 14). `shallow` was better with this recipe on robust
+# validation and on images taken unlike their class; 24 looks were known. `conv4` uses it without its own trial; 27 were
+# known.
 GENTLER = FROM_SCRATCH | UNWEIGHED | GENTLE
 ROWS = [
     Row("chest_xray", "mobilenet", (1, 2, 3), FINE_TUNED, "6 epochs"),
@@ -124,12 +124,12 @@ ROWS = [
     Row("pneumoniamnist", "mobilenet", (1,), FINE_TUNED),
     Row("chest_xray", "densenet", (1,), FINE_TUNED),
     Row("chest_xray", "fusion", (1,), FINE_TUNED),
-    Row("chest_xray", "vanilla", (1,), FROM_SCRATCH | {"train.epochs": 8}),  # of four to nine minutes each
+    Row("chest_xray", "vanilla", (1,), FROM_SCRATCH | {"train.epochs": 8}),  # each takes four to nine minutes
 ]
 
 
 PUBLISHED = [
-    # data, system, AUC, accuracy; by their authors.
+    # data, system, AUC, accuracy, as published by the authors.
     ("chest_xray", "Kermany et al. (2018), ImageNet network", ".968", ".928"),
     ("chest_xray", "a public study's ResNet-18 from ImageNet, images of full resolution", ".979", ".835"),
     ("chest_xray", "`fusion` as published, stopped early on the test set", ".976", ".865"),
@@ -148,11 +148,11 @@ PUBLISHED = [
 
 
 def main() -> None:
-    given = arguments("make results", "Fill docs/results.csv.")
-    urls, weights = dict(given.url), dict(given.weights)
+    options = arguments("make results", "Fill docs/results.csv.")
+    urls, weights = dict(options.url), dict(options.weights)
     commit = check_out(CLONE, "make results")
     for row in ROWS:
-        if given.models and row.model not in given.models:
+        if options.models and row.model not in options.models:
             continue
         settings = {
             "data": row.data,
@@ -166,30 +166,30 @@ def main() -> None:
             if _is_done(row, seed, digest, weights.get(row.model)):
                 print(f"{row.data} {row.model} seed {seed}: is in the table")
                 continue
-            print(f"{row.data} {row.model} seed {seed}: begins", flush=True)
+            print(f"{row.data} {row.model} seed {seed}: starts", flush=True)
             _append(_run(row, seed, settings) | {"recipe": digest, "commit": commit})
     print(f"\n{summary(_table())}")
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Markdown, one table for each data set: the best on validation first, what was published beneath.
+    """Markdown, one table for each data set: the best on validation first, then the published ones.
 
-    Rows of recipes that `ROWS` no longer asks for stay in the table, as looks at the test; they are not shown.
+    Rows of recipes that are no longer in `ROWS` stay in the file, because they are looks at test; they are not shown.
 
     Args:
-        table: docs/results.csv. Of several seeds the mean is shown, and in brackets the lowest and the highest.
+        table: docs/results.csv. For several seeds the mean is shown, with the lowest and the highest in brackets.
     """
-    asked = {
+    labels = {
         (row.data, row.model, recipe(row.settings)): f"`{row.model}`" + (f", {row.note}" if row.note else "")
         for row in ROWS
     }
-    is_asked = pd.Series([key in asked for key in zip(table["data"], table["model"], table["recipe"], strict=True)])
-    looked = table["test_auc"].notna()
+    in_rows = pd.Series([key in labels for key in zip(table["data"], table["model"], table["recipe"], strict=True)])
+    has_figures = table["test_auc"].notna()
     parts = []
-    for data in table["data"][looked].unique():
-        rows = table[looked & is_asked & (table["data"] == data)]
+    for data in table["data"][has_figures].unique():
+        rows = table[has_figures & in_rows & (table["data"] == data)]
         ours = [
-            [asked[data, model, digest], len(runs), *(_over_seeds(runs[name]) for name in SHOWN)]
+            [labels[data, model, digest], len(runs), *(_over_seeds(runs[name]) for name in FIGURES)]
             for (model, digest, _), runs in sorted(
                 rows.groupby(["model", "recipe", "weights"], dropna=False),
                 key=lambda group: -group[1]["val_robust_auc"].mean(),
@@ -200,7 +200,7 @@ def summary(table: pd.DataFrame) -> str:
             for known, system, auc, accuracy in PUBLISHED
             if known == data
         ]
-        head = [f"`{data}`", "seeds", *SHOWN.values()]
+        head = [f"`{data}`", "seeds", *FIGURES.values()]
         cells = [head, ["---"] * len(head), *ours, *theirs]
         parts.append("\n".join(f"| {' | '.join(map(str, line))} |" for line in cells))
     return "\n\n".join(parts)
@@ -211,72 +211,72 @@ def _over_seeds(values: pd.Series) -> str:
     return mean if len(values) == 1 else f"{mean} [{low}, {high}]"
 
 
-def arguments(asking: str, what: str) -> argparse.Namespace:
-    """Models, and where archives and weights lie, from the command line."""
-    parser = argparse.ArgumentParser(prog=asking, description=what)
+def arguments(command: str, description: str) -> argparse.Namespace:
+    """Models, and the places of archives and weights, from the command line."""
+    parser = argparse.ArgumentParser(prog=command, description=description)
     parser.add_argument("models", nargs="*", type=_model, help="only these models")
     data = list(dict.fromkeys(row.data for row in ROWS))
     with_backbone = [name for name, entry in networks.MODELS.items() if entry.weights_urls]
     for option, thing, known in (("--url", "an archive", data), ("--weights", "weights", with_backbone)):
-        place, where = _place(known), f"where {thing} can be found"
-        parser.add_argument(option, action="append", default=[], type=place, metavar="NAME=PLACE", help=where)
+        text = f"the place of {thing}"
+        parser.add_argument(option, action="append", default=[], type=_place(known), metavar="NAME=PLACE", help=text)
     return parser.parse_args()
 
 
 def _model(name: str) -> str:
     if name not in networks.MODELS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(networks.MODELS)}")
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(networks.MODELS)}")
     return name
 
 
 def _place(known: Collection[str]) -> Callable[[str], tuple[str, str]]:
     def place(pair: str) -> tuple[str, str]:
-        name, _, there = pair.partition("=")
-        if name not in known or not there:
+        name, _, value = pair.partition("=")
+        if name not in known or not value:
             raise argparse.ArgumentTypeError(f"{pair!r} is not NAME=PLACE with one of {', '.join(known)}")
-        path = Path(there).expanduser()
-        return name, str(path.resolve()) if path.exists() else there  # rows are made in another folder
+        path = Path(value).expanduser()
+        return name, str(path.resolve()) if path.exists() else value  # absolute: rows are made in another folder
 
     return place
 
 
-def check_out(clone: Path, asking: str) -> str:
-    """A clone of the last commit, to run in: what is not committed could not be found again by who reads the table.
+def check_out(clone: Path, command: str) -> str:
+    """Check out the last commit in the clone, and return its id: each row names the commit of its code.
 
-    The tables themselves, docs/*.csv, may have changed: they are what is made.
+    The tables docs/*.csv may have changes that are not committed, because this script writes them.
     """
     if _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/*.csv"):
-        sys.exit(f"{asking}: there are changes that are not committed; commit them first, the table names the commit")
+        sys.exit(f"{command}: some changes are not committed; commit them first, because the table names the commit")
     if not clone.is_dir():
         clone.parent.mkdir(exist_ok=True)
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     commit = _git("rev-parse", "HEAD")
-    for command in (["fetch", "--quiet", "origin", "HEAD"], ["checkout", "--quiet", "--force", commit]):
-        subprocess.run(["git", *command], cwd=clone, check=True)
+    for git_command in (["fetch", "--quiet", "origin", "HEAD"], ["checkout", "--quiet", "--force", commit]):
+        subprocess.run(["git", *git_command], cwd=clone, check=True)
     return commit[:7]
 
 
 def run_until(stage: str, clone: Path, settings: Mapping[str, Any], *options: str) -> None:
-    """The workflow up to a stage, in the clone, with these settings and no others; `options` are those of DVC."""
-    # DVC leaves the settings of the run before in the file.
+    """Run the workflow up to a stage, in the clone, with only these settings; `options` are those of DVC."""
+    # DVC leaves the settings of the previous run in the file.
     subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", "params.yaml"], cwd=clone, check=True)
     changes = [part for key, value in settings.items() for part in ("-S", f"{key}={value}")]
     subprocess.run(["dvc", "exp", "run", *options, *changes, stage], cwd=clone, env=_environment(clone), check=True)
 
 
-def bring_weights(clone: Path, settings: Mapping[str, Any]) -> backbones.Backbone | None:
-    """The weights of `settings["model"]`, in the clone; None = its backbone needs some and they cannot be had."""
-    # DVC's cache would bring the answer of an earlier try, which may have found none.
+def fetch_weights(clone: Path, settings: Mapping[str, Any]) -> backbones.Backbone | None:
+    """The weights of `settings["model"]`, in the clone; None = its backbone needs weights and there are none."""
+    # Forced: DVC's cache may hold the result of an earlier try without weights.
     run_until("backbone", clone, settings, "--force", "--single-item")
-    brought = backbones.read(clone / "data/backbone")
-    if networks.MODELS[settings["model"]].weights_urls and not brought.paths:
-        print(f"{settings['model']}: no ImageNet weights here")
+    backbone = backbones.read(clone / "data/backbone")
+    if networks.MODELS[settings["model"]].weights_urls and not backbone.paths:
+        print(f"{settings['model']}: no ImageNet weights")
         return None
-    return brought
+    return backbone
 
 
 def _environment(clone: Path) -> dict[str, str]:
-    """This interpreter, with the package of the clone: the environment's own may be edited while rows are made."""
+    """This interpreter with the package of the clone: the installed package may be edited while rows are made."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {"PATH": path, "PYTHONPATH": str(clone / "src")}
 
@@ -295,25 +295,25 @@ def params_with(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe(settings: Mapping[str, Any]) -> str:
-    """Digest of all settings that decide what is trained on and how: runs of one network that share it compare."""
+    """Digest of all settings of data and training: runs of one network with the same digest can be compared."""
     values = params_with(settings)
     if values["train"]["members"] == 1:
-        del values["train"]["members"]  # as rows have it that are older than this setting
-    decide = {name: values[name] for name in ("rebalance", "preprocess", "tune", "train")}
+        del values["train"]["members"]  # as in rows that are older than this setting
+    relevant = {name: values[name] for name in ("rebalance", "preprocess", "tune", "train")}
     for module, prefix in ((augmentation, "MAX_"), (rebalance, "ACQUISITION_")):
-        decide[prefix] = {name: value for name, value in vars(module).items() if name.startswith(prefix)}
-    return hashlib.sha256(json.dumps(decide, sort_keys=True).encode()).hexdigest()[:8]
+        relevant[prefix] = {name: value for name, value in vars(module).items() if name.startswith(prefix)}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _table() -> pd.DataFrame:
     if not TABLE.is_file():
         return pd.DataFrame(columns=COLUMNS)
-    # Counts stay whole beside rows that have none.
+    # Int64: counts stay integers beside rows without a count.
     return pd.read_csv(TABLE, dtype={"commit": str, "recipe": str, "params": "Int64", "test_look": "Int64"})
 
 
 def _is_done(row: Row, seed: int, recipe: str, weights: str | None = None) -> bool:
-    """A row without figures, for want of weights, is tried again. Weights, if a file is asked for, by its name."""
+    """Whether a row has figures; a row without weights is tried again. A weights file is compared by its name."""
     table = _table()
     same = (table["data"] == row.data) & (table["model"] == row.model) & (table["seed"] == seed)
     if weights is not None:
@@ -324,10 +324,10 @@ def _is_done(row: Row, seed: int, recipe: str, weights: str | None = None) -> bo
 def _run(row: Row, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     settings = {"seed": seed, **settings}
     known = {"data": row.data, "model": row.model, "seed": seed}
-    if (brought := bring_weights(CLONE, settings)) is None:
+    if (backbone := fetch_weights(CLONE, settings)) is None:
         return known | {"weights": "missing"}
     run_until("evaluate", CLONE, settings)
-    return known | {"weights": Path(brought.name).name} | _figures()
+    return known | {"weights": Path(backbone.name).name} | _figures()
 
 
 def _figures() -> dict[str, Any]:
@@ -364,7 +364,7 @@ def _append(row: Mapping[str, Any]) -> None:
         table[["data", "model", "seed", "recipe"]] == pd.Series(row)[["data", "model", "seed", "recipe"]]
     ).all(axis=1)
     if "test_auc" not in row and unfinished.any():
-        return  # the line that says what is missing is there
+        return  # the table already has a line for the missing weights
     table = table[~unfinished]
     looks = int(((table["data"] == row["data"]) & table["test_auc"].notna()).sum())
     if "test_auc" in row:

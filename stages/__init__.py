@@ -6,6 +6,7 @@ Run one by hand as DVC does: `python -m stages.train`.
 import errno
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-# A queued experiment runs in a folder of DVC's own: it must use the code beside it, not the installed one.
+# DVC runs a queued experiment in its own folder: it must use the code in that folder, not the installed code.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from pneumonia import UserError, workspace
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
 
+_WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
+
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; what the user can put right ends in one line and exit status 1, without a traceback.
+    """Run a stage; an error that the user can fix ends in one line and exit status 1, without a traceback.
 
-    A failed stage leaves no outs, whichever it had written: half of them would stop a later `dvc checkout`.
+    A failed stage leaves no outs, because some of them without the others would stop a later `dvc checkout`.
     """
     try:
         main()
@@ -38,7 +41,7 @@ def run(main: Callable[[], None]) -> None:
         if "DVC_STAGE" in os.environ:
             discard_outs(os.environ["DVC_STAGE"])
         if isinstance(error, KeyboardInterrupt):
-            sys.exit("stopped; run again to go on: finished work is kept")
+            sys.exit("stopped; run again to continue: finished work is kept")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             sys.exit(f"ERROR: the disk is full ({error}); free some space and run again: finished work is kept")
         if isinstance(error, (UserError, OSError)):
@@ -65,10 +68,10 @@ def tracked(
     Args:
         stage: its name.
         params: all settings.
-        parent: id of the run that this one belongs under.
-        resume: a folder that survives a crash; the run noted there goes on.
-        prepared: what holds `preparation` of the images that the stage read, the attributes of the store or
-            `models/run.json`; None = as params.yaml says.
+        parent: id of the parent run.
+        resume: a folder that survives a crash; the run recorded there is continued.
+        prepared: mapping with the `preparation` of the images that the stage read: the attributes of the store, or
+            `models/run.json`; None = the preparation of params.yaml.
     """
     from pneumonia.tracking import runs
 
@@ -92,7 +95,7 @@ def tracked(
 
 
 def train_run(params: Params, record: dict[str, Any]) -> "TrainRun":
-    """The MLflow run that trained the model of `models/run.json`, found or, in a store that lacks it, made again."""
+    """The MLflow run that trained the model of `models/run.json`; created again in a store that lacks it."""
     from pneumonia.tracking import runs
 
     runs.require_same_selectors(record, data=params.data, model=params.model)
@@ -105,20 +108,34 @@ def train_run(params: Params, record: dict[str, Any]) -> "TrainRun":
 
 
 def source(params: Params) -> dict[str, Any]:
-    """What is known of the chosen data set: `title, licence, citation, patients, synthetic` and more."""
+    """The facts of the chosen data set: `title, licence, citation, patients, synthetic` and more."""
     return sources.source(params.data)._asdict()
 
 
 def is_synthetic(params: Params) -> bool:
-    """Whether the chosen data set has no patients behind it."""
+    """Whether the images of the chosen data set are synthetic."""
     return bool(source(params)["synthetic"])
 
 
 def origin(params: Params) -> str:
-    """What a figure says of its data."""
+    """The data set in the title of a figure."""
     return f"{params.data}{' (synthetic)' if is_synthetic(params) else ''}"
 
 
 def title(params: Params) -> str:
-    """What a figure says of its model and its data."""
+    """The model and the data set in the title of a figure."""
     return f"{params.model} on {origin(params)}"
+
+
+def show(text: str, indent: str = "") -> None:
+    """Print a text in lines of at most 80 columns; a longer word is not broken."""
+    print(textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=f"{indent}  ", **_WHOLE_WORDS))
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """A number with its noun.
+
+    >>> count(1, "epoch"), count(2, "image"), count(0, "box", "boxes")
+    ('1 epoch', '2 images', '0 boxes')
+    """
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"

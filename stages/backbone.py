@@ -13,7 +13,7 @@ def main() -> None:
         weights = backbone.fetch_weights(row.weights_urls, settings.weights, DATA_DIR / "backbone")
         runs.tag(weights=weights.name)
         runs.log_file(DATA_DIR / "backbone" / "backbone.json")
-    print(f"{settings.model}: {'pretrained weights: ' + weights.name if row.weights_urls else 'has no backbone'}")
+    print(f"{settings.model}: {'pretrained weights: ' + weights.name if row.weights_urls else 'no backbone'}")
 
 
 if __name__ == "__main__":

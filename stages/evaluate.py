@@ -1,4 +1,4 @@
-"""Choose threshold and calibration on validation, then judge the model on test, each figure with its interval."""
+"""Choose threshold and calibration on validation, then evaluate the model on test, with intervals."""
 
 from pneumonia import evaluate, params
 from pneumonia.data import tables
@@ -6,7 +6,7 @@ from pneumonia.data.store import open_store, read_split
 from pneumonia.models import runtime, scoring
 from pneumonia.report import plots
 from pneumonia.tracking import runs
-from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, title, tracked, train_run
+from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, show, title, tracked, train_run
 
 
 def main() -> None:
@@ -53,7 +53,9 @@ def main() -> None:
             plots.save(figure, REPORTS_DIR / "plots" / f"{name}.png")
             runs.log_figure(figure, f"plots/{name}.png", trained)
         runs.mirror(trained, headline, {runs.PREDICTIONS: REPORTS_DIR / "predictions.csv"})
-    print(*evaluate.summary(full), points.to_string(index=False), sep="\n")
+    for line in evaluate.summary(full):
+        show(line)
+    print(points.to_string(index=False))
 
 
 if __name__ == "__main__":

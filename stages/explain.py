@@ -1,4 +1,4 @@
-"""Saliency maps of test images, and scores that say whether they point at the known findings."""
+"""Saliency maps of test images, and scores that show whether the maps point at the known findings."""
 
 import numpy as np
 
@@ -9,18 +9,18 @@ from pneumonia.images import geometry
 from pneumonia.models import runtime, scoring
 from pneumonia.report import plots
 from pneumonia.tracking import runs
-from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, title, tracked, train_run
+from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, count, run, show, title, tracked, train_run
 
 
 def main() -> None:
     settings = params.load()
-    how = settings.explain
+    options = settings.explain
     runtime.start_keras()
     record = tables.read_json(MODELS_DIR / "run.json")
     model = scoring.load_model(MODELS_DIR / "model.keras")
     predictions = tables.read_table(REPORTS_DIR / "predictions.csv").set_index("image_id")
     store = open_store(DATA_DIR / "images.zarr")
-    test = read_split(store, "test", memory=0)  # few of them are looked at
+    test = read_split(store, "test", memory=0)  # only a few images are read
     boxes = geometry.boxes_in_store(
         tables.read_table(DATA_DIR / "boxes.csv"),
         tables.read_table(DATA_DIR / "splits.csv"),
@@ -29,44 +29,44 @@ def main() -> None:
     trained = train_run(settings, record)
     with tracked("explain", settings, parent=trained.run_id, prepared=store.attrs):
         runs.tag(weights=record["weights"], data_digest=record["data_digest"])
-        shown = explain.choose(predictions.reset_index(), how.n_images, settings.seed)
-        images = explain.pick(test, shown)
+        chosen = explain.choose(predictions.reset_index(), options.n_images, settings.seed)
+        images = explain.pick(test, chosen)
         maps = {
-            name: method(model, images, n_samples=how.n_samples, seed=settings.seed)
+            name: method(model, images, n_samples=options.n_samples, seed=settings.seed)
             for name, method in explain.METHODS.items()
         }
         with workspace.written_whole(REPORTS_DIR / "saliency") as folder:
             folder.mkdir()
-            for row, image_id in enumerate(shown):
-                found = predictions.loc[image_id]
+            for row, image_id in enumerate(chosen):
+                prediction = predictions.loc[image_id]
                 figure = plots.saliency(
                     images[row],
                     {name: values[row] for name, values in maps.items()},
                     boxes.get(image_id, np.zeros((0, 4))),
-                    f"{title(settings)}, test: {image_id}, {found['subtype']}, score {found['score']:.3f}",
+                    f"{title(settings)}, test: {image_id}, {prediction['subtype']}, score {prediction['score']:.3f}",
                 )
                 plots.save(figure, folder / f"{image_id.replace('/', '_')}.png")
-        scored = explain.choose_scored(predictions.reset_index(), boxes, how.n_scored, settings.seed)
+        scored = explain.choose_scored(predictions.reset_index(), boxes, options.n_scored, settings.seed)
         scores = explain.score(
             model,
             explain.pick(test, scored),
             [boxes.get(name, np.zeros((0, 4))) for name in scored],
-            n_samples=how.n_samples,
+            n_samples=options.n_samples,
             seed=settings.seed,
         )
         tables.write_json(scores, REPORTS_DIR / "explain.json")
         runs.log_metrics(scores)
         runs.log_file(REPORTS_DIR / "saliency", "saliency")
         runs.mirror(trained, scores, {"saliency": REPORTS_DIR / "saliency"})
-    print(f"{len(shown)} saliency pictures in reports/saliency")
+    print(f"{count(len(chosen), 'saliency picture')} in reports/saliency")
     for name, row in scores.items():
-        pointing = "no known boxes to score against"
+        pointing = "no known boxes"
         if "pointing_game" in row:
             pointing = (
-                f"highest point in a box for {row['pointing_game']:.0%} of {row['n_boxed']} images, "
+                f"highest point in a box for {row['pointing_game']:.0%} of {count(row['n_boxed'], 'image')}, "
                 f"{row['energy_in_box']:.0%} of the map in the boxes (which cover {row['box_area']:.0%})"
             )
-        print(f"  {name:10} {pointing}; {row['ms_per_image']:.1f} ms per image")
+        show(f"{name:10} {pointing}; {row['ms_per_image']:.1f} ms per image", indent="  ")
 
 
 if __name__ == "__main__":

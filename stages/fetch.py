@@ -1,12 +1,12 @@
-"""Bring the archive, or make the phantom: one zip, one manifest row per image, the known boxes."""
+"""Download the archive or generate the phantom: one zip, one manifest row per image, the known boxes."""
 
 from pneumonia import fetch, params, workspace
 from pneumonia.data import sources, tables
-from stages import DATA_DIR, run, tracked
+from stages import DATA_DIR, count, run, show, tracked
 
 
 def main() -> None:
-    from pneumonia.tracking import runs  # not above: worker processes import this file too, and would wait for it
+    from pneumonia.tracking import runs  # not at the top: worker processes import this file too
 
     settings = params.load()
     row = sources.source(settings.data)
@@ -29,14 +29,15 @@ def main() -> None:
         )
         runs.tag(licence=row.licence, citation=row.citation, archive_sha256=record.get("sha256", "used in place"))
         runs.log_metrics({"n_images": len(manifest), "n_pneumonia": manifest["label"].sum(), "n_boxes": len(boxes)})
-    print(f"{settings.data}: {row.title} ({row.licence})")
+    show(f"{settings.data}: {row.title} ({row.licence})")
     counts = ", ".join(f"{n} {subtype}" for subtype, n in manifest["subtype"].value_counts().items())
-    print(f"{len(manifest)} images of {manifest['patient_id'].nunique()} patients ({counts}), {len(boxes)} boxes")
-    print(f"patient: {row.patients}")
+    patients = count(manifest["patient_id"].nunique(), "patient")
+    show(f"{count(len(manifest), 'image')} of {patients} ({counts}), {count(len(boxes), 'box', 'boxes')}")
+    show(f"patient: {row.patients}")
     if manifest["patient_id"].nunique() == len(manifest):
-        print("NOTE: each image counts as a patient of its own; images of one patient may land in train and test")
+        show("NOTE: each image counts as one patient; images of a real patient may be in both train and test")
     if row.n_images not in (0, len(manifest)):
-        print(f"NOTE: the published set has {row.n_images:,} images, this one {len(manifest):,}")
+        print(f"NOTE: the published data set has {row.n_images:,} images, this one has {len(manifest):,}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Gray, one size, CLAHE: every image of the splits into one Zarr store."""
+"""Prepare every image of the splits (gray, one size, CLAHE) and write it to one Zarr store."""
 
 import time
 
 from pneumonia import code_digest, params, preprocess, workspace
 from pneumonia.data import tables
 from pneumonia.images import decode, geometry
-from stages import DATA_DIR, origin, run, tracked
+from stages import DATA_DIR, count, origin, run, tracked
 
-N_SHOWN = 6
+N_EXAMPLES = 6
 
 
 def main() -> None:
-    # Not above: worker processes import this file too, and would wait for it.
+    # Not at the top: worker processes import this file too.
     from pneumonia.report import plots
     from pneumonia.tracking import runs
 
@@ -22,11 +22,11 @@ def main() -> None:
     key = (workspace.sha256_file(DATA_DIR / "splits.csv"), preparation, code_digest())
     with tracked("preprocess", settings), workspace.resumable("preprocess", *key) as resume:
         runs.tag(data_digest=digest)
-        shown = splits.groupby("label").head(N_SHOWN // 2)
-        pairs = [(decode.read_image(row.uri), row.image_id) for row in shown.itertuples()]
-        sheet = [(image, geometry.prepare(image, preparation), name) for image, name in pairs]
+        examples = splits.groupby("label").head(N_EXAMPLES // 2)
+        pairs = [(decode.read_image(row.uri), row.image_id) for row in examples.itertuples()]
+        pictures = [(image, geometry.prepare(image, preparation), name) for image, name in pairs]
         runs.log_figure(
-            plots.before_after(sheet, f"{origin(settings)}: source images above, prepared below"),
+            plots.before_after(pictures, f"{origin(settings)}: source images above, prepared below"),
             "plots/before_after.png",
         )
         start = time.perf_counter()
@@ -41,10 +41,10 @@ def main() -> None:
         )
         rate = n_prepared / (time.perf_counter() - start)
         runs.log_metrics({"images_per_second": rate, "n_images": len(splits)})
-    kept = len(splits) - n_prepared
-    print(f"{len(splits)} images at {preparation.size} px in data/images.zarr, {rate:.0f} images/s")
-    if kept:
-        print(f"{kept} of them were finished by a run that was cut off")
+    n_kept = len(splits) - n_prepared
+    print(f"{count(len(splits), 'image')} at {preparation.size} px in data/images.zarr, {rate:.0f} images/s")
+    if n_kept:
+        print(f"{n_kept} of them come from an earlier interrupted run")
 
 
 if __name__ == "__main__":

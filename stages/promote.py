@@ -5,18 +5,18 @@ from pneumonia.data import sources, tables
 from pneumonia.models import networks
 from pneumonia.report import card
 from pneumonia.tracking import registry, runs
-from stages import MODELS_DIR, REPORTS_DIR, is_synthetic, run, title, tracked, train_run
+from stages import MODELS_DIR, REPORTS_DIR, is_synthetic, run, show, title, tracked, train_run
 
 
 def main() -> None:
     settings = params.load()
     runs.open_store()
     record = tables.read_json(MODELS_DIR / "run.json")
-    reports = card.reports(REPORTS_DIR)  # what is not there is missed before anything is registered
+    reports = card.reports(REPORTS_DIR)  # a missing report is an error before anything is registered
     predictions = tables.read_table(REPORTS_DIR / "predictions.csv")
     metrics = tables.read_json(REPORTS_DIR / "metrics.json")
     trained = train_run(settings, record)
-    # Again, for a run that was made anew: later candidates are compared on these predictions.
+    # Again, for a run that was created again: later candidates are compared on these predictions.
     runs.mirror(trained, metrics, {runs.PREDICTIONS: REPORTS_DIR / "predictions.csv"})
     with tracked("promote", settings, parent=trained.run_id, prepared=record):
         outcome = registry.submit(
@@ -45,7 +45,7 @@ def main() -> None:
         card.write(REPORTS_DIR, f"Model card: {title(settings)}", sections)
         registry.link_card(record["data"], version, trained, REPORTS_DIR / "model_card.html")
     print(f"registered {runs.registered_name(record['data'])} version {version}; champion is version {champion}")
-    print(f"reason: {decision.reason}")
+    show(f"reason: {decision.reason}")
 
 
 if __name__ == "__main__":

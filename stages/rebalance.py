@@ -4,25 +4,27 @@ from pneumonia import params, rebalance
 from pneumonia.data import tables
 from pneumonia.report import plots
 from pneumonia.tracking import runs
-from stages import DATA_DIR, REPORTS_DIR, origin, run, tracked
+from stages import DATA_DIR, REPORTS_DIR, origin, run, show, tracked
 
 
 def main() -> None:
     settings = params.load()
-    how = settings.rebalance
+    options = settings.rebalance
     valid = tables.read_table(DATA_DIR / "valid.csv")
     with tracked("rebalance", settings):
         splits = rebalance.assign_splits(
-            valid, test_fraction=how.test_fraction, val_fraction=how.val_fraction, seed=how.seed
+            valid, test_fraction=options.test_fraction, val_fraction=options.val_fraction, seed=options.seed
         )
         rebalance.require_both_classes(splits)
-        splits = rebalance.balance(splits, strategy=how.strategy, seed=how.seed)
-        taken = {}
-        if how.acquisition > 1:
-            found = rebalance.acquisition(splits, seed=how.seed)
-            splits = rebalance.weigh_acquisition(splits, found, at_most=how.acquisition)
-            taken = {"acquisition": rebalance.summarise_acquisition(splits, found)}
-        summary = rebalance.summarise(valid, splits, how.strategy) | taken
+        splits = rebalance.balance(splits, strategy=options.strategy, seed=options.seed)
+        acquisition: dict[str, float] = {}
+        if options.acquisition > 1:
+            estimate = rebalance.acquisition(splits, seed=options.seed)
+            splits = rebalance.weight_by_acquisition(splits, estimate, max_ratio=options.acquisition)
+            acquisition = rebalance.summarise_acquisition(splits, estimate)
+        summary = rebalance.summarise(valid, splits, options.strategy)
+        if acquisition:
+            summary["acquisition"] = acquisition
         tables.write_table(splits, DATA_DIR / "splits.csv")
         tables.write_json(summary, REPORTS_DIR / "rebalance.json")
         runs.log_dataset(
@@ -34,15 +36,15 @@ def main() -> None:
         )
         runs.log_metrics(summary)
         runs.log_figure(
-            plots.classes(summary["splits"], f"{origin(settings)}: images per split, {how.strategy}"),
+            plots.classes(summary["splits"], f"{origin(settings)}: images per split, {options.strategy}"),
             "plots/classes.png",
         )
     kind = "official test split, sealed" if summary["official_test"] else "test split drawn by patient"
-    print(f"{kind}; train rows balanced by {how.strategy}")
-    if taken:
-        print(
-            f"how the {taken['acquisition']['n']} train images were taken tells the classes apart with AUC "
-            f"{taken['acquisition']['auc']:.3f}; weighed against it by up to {how.acquisition:g}"
+    print(f"{kind}; train rows balanced by {options.strategy}")
+    if acquisition:
+        show(
+            f"acquisition alone separates the classes of {acquisition['n']} train images with AUC "
+            f"{acquisition['auc']:.3f}; weights against it up to {options.acquisition:g} times the smallest"
         )
     for name, row in summary["splits"].items():
         print(

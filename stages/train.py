@@ -1,4 +1,4 @@
-"""Fit the chosen model with the best hyper-parameters of `tune`."""
+"""Train the chosen model with the best hyper-parameters of `tune`."""
 
 from pneumonia import code_digest, params, train, workspace
 from pneumonia.data import tables
@@ -7,7 +7,7 @@ from pneumonia.models import backbones, networks, runtime, scoring
 from pneumonia.report import plots
 from pneumonia.tracking import runs
 from pneumonia.training.recipe import Recipe, Schedule
-from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, title, tracked
+from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, count, run, show, title, tracked
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"})).for_weights(weights.paths)
     schedule = Schedule(settings.train.epochs, settings.train.patience, best["learning_rate"], settings.seed)
     digest = str(store.attrs["digest"])
-    # The digest of the data is without the weights of images; the backbone's weights can change under the same name.
+    # The digest of the data does not include image weights; the weights of a backbone can change under the same name.
     balance = workspace.sha256_bytes(train_split.weights.tobytes() + train_split.repeats.tobytes())
     backbone_record = tables.read_json(DATA_DIR / "backbone" / "backbone.json")
     selectors = (settings.model, settings.seed)
@@ -63,9 +63,9 @@ def main() -> None:
         runs.log_figure(plots.history(history, title(settings)), "plots/history.png")
         tables.write_json(record, MODELS_DIR / "run.json")
     kept = [f"epoch {row.epoch} with validation AUC {row.val_auc:.4f}" for row in history[history["kept"]].itertuples()]
-    print(
+    show(
         f"{settings.model} ({model.count_params():,} parameters, backbone weights: {weights.name}): "
-        f"{len(history)} epochs, kept {', '.join(kept)}"
+        f"{count(len(history), 'epoch')}, kept {', '.join(kept)}"
     )
 
 

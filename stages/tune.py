@@ -7,7 +7,7 @@ from pneumonia.models import backbones, runtime
 from pneumonia.report import plots
 from pneumonia.tracking import runs
 from pneumonia.training.recipe import Recipe
-from stages import DATA_DIR, REPORTS_DIR, run, title, tracked
+from stages import DATA_DIR, REPORTS_DIR, count, run, show, title, tracked
 
 
 def main() -> None:
@@ -36,10 +36,10 @@ def main() -> None:
             runs.log_table(trials, "trials.json")
             runs.log_figure(plots.trials(trials, title(settings)), "plots/trials.png")
     pruned, failed = (int((trials["state"] == state).sum()) for state in ("pruned", "fail"))
-    diverged = f", {failed} failed: their loss was not finite" if failed else ""
-    print(f"{len(trials)} trials of {settings.model}, {pruned} pruned{diverged}")
-    result = f"trial {best['trial']}, validation AUC {best['val_auc']:.4f}" if len(trials) else "untried"
-    print(f"best: learning_rate {best['learning_rate']:.2g}, dropout {best['dropout']:.2f}; {result}")
+    diverged = f", {failed} failed (loss not finite)" if failed else ""
+    print(f"{count(len(trials), 'trial')} of {settings.model}, {pruned} pruned{diverged}")
+    result = f"trial {best['trial']}, validation AUC {best['val_auc']:.4f}" if len(trials) else "not tried"
+    show(f"best: learning_rate {best['learning_rate']:.2g}, dropout {best['dropout']:.2f}; {result}")
 
 
 if __name__ == "__main__":

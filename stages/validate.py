@@ -1,12 +1,12 @@
-"""Decode and measure every image, run the expectation suite, quarantine what is bad."""
+"""Decode and measure every image, run the expectation suite, quarantine bad images."""
 
 from pneumonia import code_digest, params, validate, workspace
 from pneumonia.data import tables
-from stages import DATA_DIR, REPORTS_DIR, origin, run, tracked
+from stages import DATA_DIR, REPORTS_DIR, count, origin, run, show, tracked
 
 
 def main() -> None:
-    # Not above: worker processes import this file too, and would wait for it.
+    # Not at the top: worker processes import this file too.
     from pneumonia.report import plots
     from pneumonia.tracking import runs
 
@@ -35,14 +35,14 @@ def main() -> None:
         validate.require_enough(table, limits.max_bad_fraction)
         tables.write_table(table, DATA_DIR / "valid.csv")
         tables.write_json(report.summary, REPORTS_DIR / "validation.json")
-    failed = [row["name"] for row in report.summary["expectations"] if not row["success"]]
-    print(
-        f"{report.summary['n_valid']} of {len(table)} images are valid, {report.summary['n_quarantined']} quarantined; "
-        f"{report.summary['duplicate_groups']} groups of identical files"
+    groups = count(report.summary["duplicate_groups"], "group")
+    show(
+        f"{report.summary['n_valid']} of {count(len(table), 'image')} valid, "
+        f"{report.summary['n_quarantined']} quarantined; {groups} of identical files"
     )
     for row in findings.head(8).itertuples():
-        print(f"  {row.image_id}: {row.finding}")
-    print(f"{len(report.summary['expectations'])} expectations, failed: {', '.join(failed) or 'none'}")
+        show(f"{row.image_id}: {row.finding}", indent="  ")
+    show(f"{len(report.summary['expectations'])} expectations, failed: {'; '.join(report.failed) or 'none'}")
     print(f"report: {report.page}")
 
 

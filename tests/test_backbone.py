@@ -163,7 +163,7 @@ def test_a_path_may_be_absolute_or_start_from_home(project: Path) -> None:
 def test_a_missing_file_is_one_line_that_lists_the_known_words(project: Path, weights: str) -> None:
     with pytest.raises(UserError) as caught:
         fetch_weights([NO_SERVER], weights, FOLDER)
-    expected = f"weights = {weights}: no such file ({project / weights}); known words: auto, imagenet, none"
+    expected = f"weights = {weights}: no such file ({project / weights}); known values: auto, imagenet, none"
     assert str(caught.value) == expected
     assert not FOLDER.exists()
 
@@ -338,7 +338,7 @@ def test_auto_takes_both_or_none_and_says_so(server: str, cache: Path, capsys: p
     assert files(FOLDER) == {"backbone.json"}
     assert note() == {"weights": "none"}
     assert (
-        "no ImageNet weights for its 2 backbones, which take them all or none: the download" in capsys.readouterr().out
+        "no ImageNet weights for its 2 backbones, which need all files or none: the download" in capsys.readouterr().out
     )
     assert files(cache) == {"one.h5"}  # what came is not asked for again
 
@@ -379,7 +379,7 @@ def test_a_folder_that_lacks_a_file_is_one_line_that_names_it(names: list[str], 
     with pytest.raises(UserError) as caught:
         fetch_weights(TWO, "mine", FOLDER)
     assert str(caught.value) == (
-        "weights = mine: the model has 2 backbones and takes a folder with a file for each; "
+        "weights = mine: the model has 2 backbones and needs a folder with a file for each; "
         f"{project / 'mine'} has no two_notop.h5 or two_notop.weights.h5"
     )
     assert not FOLDER.exists()
@@ -387,7 +387,7 @@ def test_a_folder_that_lacks_a_file_is_one_line_that_names_it(names: list[str], 
 
 def test_a_file_is_not_enough_for_two_backbones(project: Path) -> None:
     write(project, "one_no_top.h5")
-    with pytest.raises(UserError, match=r"takes a folder .* has no one_no_top\.h5 or .*; no two_notop\.h5 or "):
+    with pytest.raises(UserError, match=r"needs a folder .* has no one_no_top\.h5 or .*; no two_notop\.h5 or "):
         fetch_weights(TWO, "one_no_top.h5", FOLDER)
 
 

@@ -64,7 +64,7 @@ def test_the_page_shows_the_images_where_the_store_holds_them(scored: Path) -> N
 
 def test_equal_models_make_a_page_without_disagreements(scored: Path) -> None:
     pneumonia("compare", "2", "2")
-    assert "both decide alike" in (scored / "reports" / "compare.html").read_text(encoding="utf-8")
+    assert "both models decide the same" in (scored / "reports" / "compare.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("names", [[], ["champion"], ["champion", ""]])

@@ -123,7 +123,7 @@ def test_one_class_on_test_leaves_out_what_it_does_not_define() -> None:
 def test_the_verdict_is_that_of_validation() -> None:
     assert compare.verdict(compared()).startswith("On the 6 common validation images A is ahead by 0.1111 of AUC")
     assert compare.verdict(compared(B, A)).startswith("On the 6 common validation images B is ahead by 0.1111 of AUC")
-    assert compare.verdict(compared()).endswith("which chance alone may well make.")
+    assert compare.verdict(compared()).endswith("which chance alone may give.")
     assert compare.verdict(compared(A, A)) == "On the 6 common validation images both have the same AUC."
 
 
@@ -131,7 +131,7 @@ def test_the_verdict_says_when_a_lead_is_more_than_chance() -> None:
     labels = [0, 1] * 50
     good = predictions([label * 0.5 + 0.004 * i for i, label in enumerate(labels)], TEST, labels=labels)
     poor = predictions([0.5 + 0.3 * (-1) ** (i // 2) - 0.001 * i for i in range(100)], TEST, labels=labels)
-    assert compare.verdict(compared(good, poor)).endswith("which chance alone seldom makes.")
+    assert compare.verdict(compared(good, poor)).endswith("which chance alone rarely gives.")
 
 
 def test_what_chance_makes_follows_the_level() -> None:
@@ -142,8 +142,8 @@ def test_what_chance_makes_follows_the_level() -> None:
     )
     found = compare.compare(good, poor, level=0.5)
     assert 0.05 < found.p_values["val"] < 0.5
-    assert compare.verdict(found).endswith("which chance alone seldom makes.")
-    assert compare.verdict(compared(good, poor)).endswith("which chance alone may well make.")
+    assert compare.verdict(found).endswith("which chance alone rarely gives.")
+    assert compare.verdict(compared(good, poor)).endswith("which chance alone may give.")
 
 
 def test_images_of_one_patient_are_one_piece_of_evidence() -> None:
@@ -169,7 +169,10 @@ def test_disagreements_are_different_decisions_the_farthest_ranks_first() -> Non
 
 def test_a_model_disagrees_with_no_monotone_transform_of_itself() -> None:
     same = compared(A, A.assign(score=A["score"] ** 3))
-    assert compare.tally(same, compare.disagreements(same)) == "On all of the 4 common test images both decide alike."
+    assert (
+        compare.tally(same, compare.disagreements(same))
+        == "On all of the 4 common test images both models decide the same."
+    )
 
 
 def test_a_table_and_a_gallery_have_room_for_so_many() -> None:

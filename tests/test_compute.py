@@ -301,7 +301,7 @@ def test_without_a_scheduler_there_is_one_line_with_the_remedy(monkeypatch: pyte
     monkeypatch.setattr(compute, "_CONNECT_SECONDS", 1)
     with pytest.raises(UserError) as caught:
         list(compute.run(squares, compute.chunks([1], 1), workers=1, label="test", dask="tcp://127.0.0.1:9"))
-    assert str(caught.value).startswith("compute.dask = tcp://127.0.0.1:9: no Dask scheduler answers there")
+    assert str(caught.value).startswith("compute.dask = tcp://127.0.0.1:9: no Dask scheduler answers (")
     assert str(caught.value).endswith("set compute.dask: null")
     assert "\n" not in str(caught.value)
 
@@ -315,7 +315,7 @@ def test_workers_that_do_not_see_the_project_are_refused_at_the_start(
     folder.rmdir()
     folder.with_name("gone").mkdir()
     monkeypatch.setattr(Path, "cwd", classmethod(lambda cls: folder))
-    with pytest.raises(UserError, match=r"2 of 2 workers do not see the project at .*mount it there") as caught:
+    with pytest.raises(UserError, match=r"2 of 2 workers do not see the project at .*mount it under") as caught:
         list(compute.run(squares, compute.chunks([1], 1), workers=1, label="test", dask=dask))
     assert "\n" not in str(caught.value)
 
@@ -337,7 +337,7 @@ def test_workers_that_lack_the_project_are_refused_at_the_start(tmp_path: Path) 
     (elsewhere / "__init__.py").write_text("")  # another package of this name, without the project's modules
     with (
         cluster(tmp_path, workers=1, PYTHONPATH=str(elsewhere.parent)) as address,
-        pytest.raises(UserError, match=r"1 of 1 workers cannot import it .*start them anew") as caught,
+        pytest.raises(UserError, match=r"1 of 1 workers cannot import it .*start them again") as caught,
     ):
         list(compute.run(squares, compute.chunks([1], 1), workers=1, label="test", dask=address))
     assert "\n" not in str(caught.value)

@@ -397,7 +397,7 @@ def test_failed_fetch_leaves_nothing_and_loses_nothing(project: Project, tmp_pat
     cut = tmp_path / "cut.zip"
     whole = (project.folder / "data/raw/phantom.zip").read_bytes()
     cut.write_bytes(whole[: len(whole) // 2])
-    failing(project, "fetch", {"data": "chest_xray", "fetch.url": str(cut)}, "no complete zip archive")
+    failing(project, "fetch", {"data": "chest_xray", "fetch.url": str(cut)}, "not a complete zip archive")
 
 
 @pytest.mark.slow

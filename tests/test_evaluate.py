@@ -478,7 +478,7 @@ def test_the_summary_of_the_stage_has_the_figures_of_the_report() -> None:
         f"test AUC {test['auc']:.4f} [{test['auc_low']:.4f}, {test['auc_high']:.4f}], n = {test['n']}"
     )
     assert robust.startswith("validation AUC 0.9000;")
-    assert robust.endswith("0.8000 on average, least 0.7000 (blur)")
+    assert robust.endswith("0.8000 on average, lowest 0.7000 (blur)")
     assert f"from {test['ece']:.3f} to {full['youden']['calibrated']['test']['ece']:.3f}" in calibration
     assert f"{full['prior_shift']['estimated_prevalence']:.1%} of test as estimated" in shift
     assert verdict == "all is well"

@@ -197,11 +197,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.touch(), r"^/.*/bad\.zip: the file is empty; correct fetch\.url$"),
     "cut": (
         cut,
-        r"^chest_xray\.zip: [\d,]+ bytes arrived, but they are no complete zip archive .*; download it again$",
+        r"^chest_xray\.zip: [\d,]+ bytes arrived, but they are not a complete zip archive .*; download it again$",
     ),
     "no zip": (
         lambda path: path.write_text("<html>"),
-        r"^chest_xray\.zip: 6 bytes arrived, but they are no complete zip",
+        r"^chest_xray\.zip: 6 bytes arrived, but they are not a complete zip",
     ),
     "flipped": (flipped, r"^chest_xray\.zip: \S+/person23_virus_60\.jpeg is damaged \(Bad CRC-32.*download .* again$"),
     "undecodable": (undecodable, r"^chest_xray\.zip: \S+/IM-0115-0001\.jpeg is damaged .*download .* again$"),
@@ -272,7 +272,9 @@ def test_a_member_that_would_fill_the_memory_is_not_unpacked(in_project: Path, m
 
 def test_a_harmful_archive_does_not_get_its_name(in_project: Path) -> None:
     zipped(in_project / "a.zip", ["chest_xray/train/NORMAL/a.jpeg", "../train/PNEUMONIA/b.jpeg"])
-    assert refused("chest_xray", "a.zip").startswith("chest_xray.zip: member '../train/PNEUMONIA/b.jpeg' leads out")
+    assert refused("chest_xray", "a.zip").startswith(
+        "chest_xray.zip: member '../train/PNEUMONIA/b.jpeg' points outside"
+    )
 
 
 def test_a_disk_that_is_full_leaves_what_was_there(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +303,7 @@ def test_an_unknown_data_set_lists_the_known_ones(in_project: Path) -> None:
 @pytest.mark.parametrize("data", ["folder", "rsna"])
 def test_a_source_without_a_published_address_needs_one(in_project: Path, data: str) -> None:
     line = refused(data, None)
-    assert line == f"data = {data} needs fetch.url: where the images lie (folder, table or archive; path or URL)"
+    assert line == f"data = {data} needs fetch.url, the place of the images (folder, table or archive; path or URL)"
 
 
 # --- the table of sources ---
@@ -562,7 +564,7 @@ def test_a_file_that_cannot_be_read_ends_the_listing(in_project: Path, monkeypat
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 200)
     tree(in_project / "mine", ["NORMAL/a.png", "PNEUMONIA/a_very_long_name.png"])
     line = refused("folder", "mine")
-    assert line == f"{in_project}/mine/PNEUMONIA/a_very_long_name.png: larger than 200 bytes, which no X-ray is"
+    assert line == f"{in_project}/mine/PNEUMONIA/a_very_long_name.png: larger than 200 bytes, too large for an X-ray"
 
 
 # --- kaggle ---
@@ -670,11 +672,11 @@ def claiming(shape: tuple[int, ...], path: Path) -> None:
 BAD_ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickled": (
         lambda path: np.savez(path, **(arrays_of() | {"train_images": np.array([{}, None], object)})),
-        r"not the arrays of PneumoniaMNIST \(Object arrays cannot be loaded.*; bring the published \.npz",
+        r"not the arrays of PneumoniaMNIST \(Object arrays cannot be loaded.*; use the published \.npz",
     ),
     "pickled labels": (
         lambda path: np.savez(path, **(arrays_of() | {"test_labels": np.array([{}, None, 1], object)})),
-        r"not the arrays of PneumoniaMNIST \(Object arrays cannot be loaded.*; bring the published \.npz",
+        r"not the arrays of PneumoniaMNIST \(Object arrays cannot be loaded.*; use the published \.npz",
     ),
     "other names": (lambda path: np.savez(path, a=np.zeros(3)), r"not the arrays .*train_labels.*"),
     "fewer labels": (
@@ -701,7 +703,7 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     "claims the memory": (partial(claiming, (10**7, 10**4, 10**4)), r"not the arrays .*"),
     "claims more than it holds": (partial(claiming, (2, 28, 28)), r"not the arrays .*"),
     "claims less than nothing": (partial(claiming, (-1, 28, 28)), r"not the arrays .*"),
-    "no npz": (lambda path: path.write_bytes(b"<html>"), r"6 bytes arrived, but they are no complete zip archive.*"),
+    "no npz": (lambda path: path.write_bytes(b"<html>"), r"6 bytes arrived, but they are not a complete zip archive.*"),
     "array alone": (lambda path: path.write_bytes(header_of((2, 28, 28))), r"\d+ bytes arrived, but .*"),
     "images": (partial(zipped, names=[f"chest_xray/{name}" for name in NORMALS]), r"not the arrays .*"),
 }
@@ -753,7 +755,7 @@ def test_the_phantom_is_the_same_bytes_on_any_number_of_workers_and_ignores_the_
     again = bring("phantom", "no/such/file.zip", sha256="0" * 64, n_images=N_PHANTOM, workers=2)
     assert again == Path("data/raw/phantom.zip")
     assert again.read_bytes() == phantom.read_bytes()
-    assert capsys.readouterr().out == "data = phantom is made here: fetch.url is ignored\n"
+    assert capsys.readouterr().out == "data = phantom is generated here: fetch.url is ignored\n"
 
 
 def test_the_manifest_of_the_phantom_keeps_the_contract(phantom_tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -832,7 +834,7 @@ def test_no_patient_of_the_real_test_split_stands_elsewhere(real_manifest: pd.Da
 
 def test_arrays_of_another_size_are_refused(in_project: Path) -> None:
     np.savez(in_project / "small.npz", **arrays_of())
-    with pytest.raises(UserError, match=r"uint8 \(5, 28, 28\), not uint8 \(n, 64, 64\)\); bring the published"):
+    with pytest.raises(UserError, match=r"uint8 \(5, 28, 28\), not uint8 \(n, 64, 64\)\); use the published"):
         bring("pneumoniamnist_64", in_project / "small.npz")
 
 
@@ -841,4 +843,4 @@ def test_files_that_are_not_used_are_counted(in_project: Path, capsys: pytest.Ca
         (in_project / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (in_project / "mine" / name).write_bytes(name.encode())
     bring("folder", in_project / "mine")
-    assert "NOTE: 2 of 4 files are not used, below no class or no image: NORMAL/d.tif" in capsys.readouterr().out
+    assert "NOTE: 2 of 4 files are not used (no image or no class folder): NORMAL/d.tif" in capsys.readouterr().out

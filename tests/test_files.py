@@ -133,14 +133,19 @@ def test_a_name_that_no_table_can_hold_is_refused_and_hinders_no_other(tmp_path:
     assert listed.read("good.png") == b"1"
     with pytest.raises(UserError) as caught:
         listed.read(os.fsdecode(name))
-    assert str(caught.value) == f"{tmp_path}: {os.fsdecode(name)!r}: a name that no table can hold; rename the file"
+    assert (
+        str(caught.value)
+        == f"{tmp_path}: {os.fsdecode(name)!r}: this name cannot be written to a table; rename the file"
+    )
 
 
 def test_a_member_that_no_table_can_hold_has_no_uri_and_hinders_no_other(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {"Icon\r": b"", "a.png": b"1"})
     with files.in_archive(path) as listed:
         assert files.read_bytes(listed.uri("a.png")) == b"1"
-        with pytest.raises(UserError, match=r"^a\.zip: 'Icon\\r': a name that no table can hold; rename the file$"):
+        with pytest.raises(
+            UserError, match=r"^a\.zip: 'Icon\\r': this name cannot be written to a table; rename the file$"
+        ):
             listed.uri("Icon\r")
 
 
@@ -207,7 +212,7 @@ def test_a_file_larger_than_any_x_ray_is_refused(
     (tmp_path / "a.png").write_bytes(b"x" * 101)
     (tmp_path / "b.png").write_bytes(b"x" * 100)
     for uri in (f"{tmp_path}/a.png", "memory:///a.png"):
-        with pytest.raises(UserError, match=rf"^{uri}: larger than 100 bytes, which no X-ray is$"):
+        with pytest.raises(UserError, match=rf"^{uri}: larger than 100 bytes, too large for an X-ray$"):
             files.read_bytes(uri)
     assert len(files.read_bytes(f"{tmp_path}/b.png")) == 100
     expected = "a.zip: a.png unpacks to 101 bytes, more than 100; this is not an X-ray archive"
@@ -255,7 +260,7 @@ NOT_WHOLE: dict[str, Callable[[Path], object]] = {
 def test_what_is_no_whole_archive_is_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.zip"
     NOT_WHOLE[kind](path)
-    expected = rf"a\.zip: {path.stat().st_size} bytes arrived, but they are no complete zip .*; download it again"
+    expected = rf"a\.zip: {path.stat().st_size} bytes arrived, but they are not a complete zip .*; download it again"
     assert re.fullmatch(expected, refused(path))
 
 
@@ -335,7 +340,7 @@ def test_any_flipped_byte_leaves_the_content_or_is_one_line(tmp_path: Path, meth
 def test_a_member_that_leads_out_of_the_archive_is_refused(tmp_path: Path, name: str) -> None:
     path = zipped(tmp_path / "a.zip", {"good.png": b"1", "N" * len(name): b"2"})
     path.write_bytes(path.read_bytes().replace(b"N" * len(name), name.encode()))  # zipfile would tame some of them
-    assert refused(path) == f"a.zip: member {name!r} leads out of the archive; do not use this file"
+    assert refused(path) == f"a.zip: member {name!r} points outside the archive; do not use this file"
 
 
 @pytest.mark.parametrize("name", ["a..b.png", "...", "..a/b.png", "a/.../b.png", "ab:c.png", "C/x.png"])
@@ -416,7 +421,7 @@ def test_a_method_of_packing_that_hides_its_size_or_is_unknown_is_refused(tmp_pa
     for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
         content[content.index(signature) + place] = method
     (tmp_path / "a.zip").write_bytes(content)
-    expected = f"a.zip: a.png is packed by method {method}; pack it again with Deflate"
+    expected = f"a.zip: a.png is compressed by method {method}; compress it again with Deflate"
     assert refused(tmp_path / "a.zip") == expected
 
 
@@ -425,7 +430,7 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.png", b"1")
         archive.writestr("a.png", b"2")
-    assert refused(tmp_path / "a.zip") == "a.zip: holds 'a.png' twice; pack it again"
+    assert refused(tmp_path / "a.zip") == "a.zip: contains 'a.png' twice; create the archive again"
 
 
 def test_a_refused_archive_leaves_no_open_file_and_writes_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pneumonia.rebalance import (
     balance,
     summarise,
     summarise_acquisition,
-    weigh_acquisition,
+    weight_by_acquisition,
 )
 from stages import rebalance as stage
 from tests.conftest import set_settings
@@ -325,7 +325,7 @@ def test_too_few_patients_are_one_line_with_the_remedy(rows: list[dict[str, Any]
         assign_splits(table_of(rows), **FRACTIONS, seed=1)
     assert str(caught.value) == (
         f"too few patients to draw a {name} split of 20%: {smaller} in the smaller class, at least 5 are needed; "
-        "bring more patients, or take a fraction such as 0.5 or 0.25"
+        "add patients, or use a fraction such as 0.5 or 0.25"
     )
 
 
@@ -447,7 +447,7 @@ def test_where_acquisition_says_nothing_nobody_is_weighed_and_patients_are_not_l
     splits, found = fitted(shift=0.0)
     # A model that had seen a patient's other image, taken alike, would know the label.
     assert summarise_acquisition(splits, found)["auc"] == pytest.approx(0.5, abs=0.12)
-    weighed = weigh_acquisition(splits, found, at_most=10.0)
+    weighed = weight_by_acquisition(splits, found, max_ratio=10.0)
     costs = summarise_acquisition(weighed, found)
     assert costs["n_effective_normal"] + costs["n_effective_pneumonia"] > 0.95 * costs["n"]
 
@@ -460,7 +460,7 @@ def test_weights_take_from_acquisition_what_it_says_of_the_label_however_rare_a_
 ) -> None:
     splits, found = fitted(n_patients, shift=1.5, share=share)
     assert sharpness_gap(splits, found.index) == pytest.approx(1.5, abs=0.2)
-    weighed = weigh_acquisition(splits, found, at_most=20.0)
+    weighed = weight_by_acquisition(splits, found, max_ratio=20.0)
     assert abs(sharpness_gap(weighed, found.index)) < 0.5, "two thirds are taken away"
 
 
@@ -470,7 +470,7 @@ def test_weighing_changes_neither_what_a_class_weighs_nor_the_other_splits(strat
     splits = balance(splits.drop(columns=["weight", "repeats"]), strategy=strategy, seed=1)
     if strategy == "undersample":  # the others show the same images, only more or less of them
         found = acquisition(splits, seed=1)
-    weighed = weigh_acquisition(splits, found, at_most=10.0)
+    weighed = weight_by_acquisition(splits, found, max_ratio=10.0)
     pd.testing.assert_frame_equal(weighed.drop(columns="weight"), splits.drop(columns="weight"))
     train = splits["split"] == "train"
     assert (weighed["weight"][~train] == splits["weight"][~train]).all()
@@ -485,11 +485,14 @@ def test_weighing_changes_neither_what_a_class_weighs_nor_the_other_splits(strat
 
 def test_no_image_weighs_more_than_was_asked_for() -> None:
     splits, found = fitted(shift=3.0)
-    for at_most in (2.0, 10.0):
-        weighed = weigh_acquisition(splits, found, at_most=at_most).loc[found.index]
+    for max_ratio in (2.0, 10.0):
+        weighed = weight_by_acquisition(splits, found, max_ratio=max_ratio).loc[found.index]
         for _, weight in weighed.groupby("label")["weight"]:
-            assert 0.9 * at_most < weight.max() / weight.min() < 1.01 * at_most
-    sizes = [summarise_acquisition(weigh_acquisition(splits, found, at_most=at_most), found) for at_most in (1.0, 10.0)]
+            assert 0.9 * max_ratio < weight.max() / weight.min() < 1.01 * max_ratio
+    sizes = [
+        summarise_acquisition(weight_by_acquisition(splits, found, max_ratio=max_ratio), found)
+        for max_ratio in (1.0, 10.0)
+    ]
     counts = splits[splits["split"] == "train"]["label"].value_counts()
     assert (sizes[0]["n_effective_normal"], sizes[0]["n_effective_pneumonia"]) == pytest.approx((counts[0], counts[1]))
     assert sizes[1]["n_effective_normal"] < 0.8 * counts[0]
@@ -501,10 +504,10 @@ def test_the_view_counts_as_acquisition_where_it_is_known() -> None:
     assert summarise_acquisition(splits, found)["auc"] == 1
 
 
-def test_too_few_patients_to_weigh_acquisition_and_an_old_table_are_one_line() -> None:
+def test_too_few_patients_to_weight_by_acquisition_and_an_old_table_are_one_line() -> None:
     splits = taken(shift=1.0)
     few = splits[(splits["label"] == 1) | (splits["split"] != "train") | splits["patient_id"].gt("p00290")]
-    with pytest.raises(UserError, match=r"needs 20 patients of each class in train, here are [0-9]+ normal and"):
+    with pytest.raises(UserError, match=r"needs 20 patients of each class in train; there are [0-9]+ normal and"):
         acquisition(few, seed=1)
     with pytest.raises(UserError, match="has no sharpness; measure again"):
         acquisition(splits.drop(columns="sharpness"), seed=1)
@@ -536,8 +539,8 @@ def test_the_stage_weighs_acquisition_where_it_is_asked_to_and_says_so(
     else:
         assert (weights.max() / weights.min()).between(5, 10.01).all()
         assert report["acquisition"]["n"] == (splits["split"] == "train").sum()
-        said = f"tells the classes apart with AUC {report['acquisition']['auc']:.3f}; weighed against it by up to 10"
-        assert said in capsys.readouterr().out
+        said = f"with AUC {report['acquisition']['auc']:.3f}; weights against it up to 10 times the smallest"
+        assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:

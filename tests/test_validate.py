@@ -658,6 +658,16 @@ def test_more_turned_empty_or_saturated_images_than_allowed_fail(measures_off: v
     }
 
 
+def test_failed_expectations_are_also_given_in_words(reported: Reported, planted: validate.ValidationReport) -> None:
+    width = f"width between {LIMITS['min_side']} and 20000"
+    assert sorted(reported[1].failed) == ["sha256 unique", "valid True", width]
+    assert sorted(planted.failed) == [
+        "look_alike empty",
+        "n_patients at least 10",
+        "reason without the same file carries both labels",
+    ]
+
+
 def test_a_class_of_hardly_any_images_fails(tmp_path: Path) -> None:
     table = pd.concat([forty()] * 4, ignore_index=True)
     names = [f"{n:064x}" for n in range(160)]
@@ -755,8 +765,8 @@ def test_too_many_bad_images_stop_with_share_limit_and_commonest_reason() -> Non
     with pytest.raises(UserError) as caught:
         require_enough(table, 0.1)
     assert str(caught.value) == (
-        "5 of 10 images are bad (50.0%), validate.max_bad_fraction allows 10.0%; commonest: cannot be read as an "
-        "image (truncated) (3); mend the source or raise the limit"
+        "5 of 10 images are bad (50.0%), validate.max_bad_fraction allows 10.0%; most frequent: cannot be read as an "
+        "image (truncated) (3); fix the source or raise the limit"
     )
 
 

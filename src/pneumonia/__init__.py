@@ -8,14 +8,14 @@ __version__ = "0.1.0"
 
 
 class UserError(Exception):
-    """What the user can put right: a stage prints it as one line and ends with exit status 1.
+    """A problem that the user can fix: a stage prints it as one line and ends with exit status 1.
 
-    The message says what arrived, what was expected, and the remedy.
+    The message says what happened, what was expected, and the remedy.
     """
 
 
 def reason(error: BaseException) -> str:
-    """Kind and words of another library's error in one line, which the errors of some transports are not.
+    """Type and message of another library's error, in one line: some libraries raise messages of several lines.
 
     >>> reason(TimeoutError())
     'TimeoutError'
@@ -23,15 +23,15 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
-_DECIDING = ("keras", "numpy", "opencv-python-headless", "pandas", "pillow", "pydicom", "scipy", "tensorflow", "zarr")
+_LIBRARIES = ("keras", "numpy", "opencv-python-headless", "pandas", "pillow", "pydicom", "scipy", "tensorflow", "zarr")
 
 
 def code_digest() -> str:
-    """SHA-256 over the source of this package and the versions of the libraries that decide what it computes.
+    """SHA-256 of the source of this package and of the versions of the libraries that its results depend on.
 
-    What a worker, or an earlier run that was cut off, must have in common with this one.
+    Results of a worker, or of an earlier interrupted run, are used only if the digest is the same.
     """
-    digest = hashlib.sha256(" ".join(version(name) for name in _DECIDING).encode())
+    digest = hashlib.sha256(" ".join(version(name) for name in _LIBRARIES).encode())
     package = Path(__file__).parent
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())

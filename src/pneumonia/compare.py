@@ -1,7 +1,7 @@
-"""Two models side by side, from what both scored: pure functions of their tables of predictions.
+"""Compare two models: pure functions of their tables of predictions.
 
-Every comparison is paired: only images count that both models were judged on, recognised by the SHA-256 of their
-file. "A" and "B" are the two models everywhere.
+Every comparison is paired: it uses only the images that both models scored. An image is recognised by the SHA-256 of
+its file. The two models are called "A" and "B".
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PIXELS = 320
 """Longest side of a picture on the page."""
 
 CHOOSE = (
-    "A choice between models must be made on validation. The test figures are there to report what was chosen: whoever "
-    "picks the better of two on test reports luck as skill."
+    "Choose between models on validation. The test figures only report what was chosen: if the choice was made on "
+    "test, its test figure is too good."
 )
 ORDER = (
-    f"Each model decides at its own threshold; at most {N_ROWS} images, those first whose ranks differ most. A rank is "
-    "the share of the common test images that score lower: the scores of two models need not be on one scale."
+    f"Each model decides at its own threshold. At most {N_ROWS} images, sorted by the difference of their ranks. A "
+    "rank is the share of the common test images that score lower: the scores of two models may have different scales."
 )
 
 
@@ -40,12 +40,12 @@ class Compared(NamedTuple):
     """Two models on their common images.
 
     Attributes:
-        thresholds: of A and B, Youden's on all of the validation images of each.
-        splits: `val` and `test`: a row for each common image: `sha256, image_id, patient_id, label` and the raw scores
+        thresholds: of A and B, Youden's, each on all validation images of the model.
+        splits: `val` and `test` -> one row per common image: `sha256, image_id, patient_id, label` and the raw scores
             `A` and `B`.
         figures: `val` and `test` -> `A` and `B` -> as `report.classification_report` at the threshold of the model.
         p_values: `val` and `test` -> DeLong's of "both have the same AUC"; without a split that has no AUC.
-        own: `val` and `test` -> `A` and `B` -> how many images the model itself was judged on.
+        n_scored: `val` and `test` -> `A` and `B` -> number of images that the model scored.
         level: of the intervals.
     """
 
@@ -53,34 +53,34 @@ class Compared(NamedTuple):
     splits: dict[str, pd.DataFrame]
     figures: dict[str, dict[str, dict[str, float]]]
     p_values: dict[str, float]
-    own: dict[str, dict[str, int]]
+    n_scored: dict[str, dict[str, int]]
     level: float
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float) -> Compared:
-    """Judge two models on the images that both scored.
+    """Evaluate two models on the images that both scored.
 
     An image is common if the same file has the same label and split in both tables.
 
     Args:
-        a, b: predictions: `image_id, sha256, split, label, score` and, where known, `patient_id`, by which the
-            bootstrap resamples.
+        a, b: predictions: `image_id, sha256, split, label, score` and, if known, `patient_id`, the unit of the
+            bootstrap.
         level: of the intervals, 0-1.
 
     Raises:
-        UserError: no common images of validation, or of test; or validation images of one class only.
+        UserError: no common validation images, no common test images, or validation images of one class only.
     """
     predictions_of = {"A": a, "B": b}
     splits = {split: _common(a, b, split) for split in SPLITS}
-    own = {
+    n_scored = {
         split: {side: len(tables.unique_images(table, split)) for side, table in predictions_of.items()}
         for split in SPLITS
     }
     for split, common in splits.items():
         if common.empty:
             raise UserError(
-                f"the two models have no {SPLITS[split]} image in common (A has {own[split]['A']}, B has "
-                f"{own[split]['B']}): compare models of the same data and the same split"
+                f"the two models have no {SPLITS[split]} image in common (A has {n_scored[split]['A']}, B has "
+                f"{n_scored[split]['B']}): compare models of the same data and the same split"
             )
     thresholds = {side: _threshold(side, table) for side, table in predictions_of.items()}
     figures = {
@@ -97,18 +97,22 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float) -> Compared:
         for split, common in splits.items()
         if common["label"].nunique() == 2
     }
-    return Compared(thresholds, splits, figures, p_values, own, level)
+    return Compared(thresholds, splits, figures, p_values, n_scored, level)
 
 
 def table(compared: Compared) -> pd.DataFrame:
     """The short table: AUC on both splits; accuracy, sensitivity and specificity on test at each model's threshold.
 
     Returns:
-        Text: the figure, `A`, `B` with intervals in brackets, `B - A`, DeLong's `p`; what is not defined is empty.
+        Text: the figure, `A`, `B` with intervals in brackets, `B - A`, DeLong's `p`; an undefined value is empty.
     """
     rows = []
-    asked = [("val", "auc"), ("test", "auc"), *(("test", name) for name in ("accuracy", "sensitivity", "specificity"))]
-    for split, name in asked:
+    columns = [
+        ("val", "auc"),
+        ("test", "auc"),
+        *(("test", name) for name in ("accuracy", "sensitivity", "specificity")),
+    ]
+    for split, name in columns:
         both = compared.figures[split]
         known = all(name in both[side] for side in SIDES)
         gain = f"{both['B'][name] - both['A'][name]:+.4f}" if known else ""
@@ -120,10 +124,10 @@ def table(compared: Compared) -> pd.DataFrame:
 
 
 def notes(compared: Compared) -> str:
-    """What the short table was computed from."""
+    """The images and methods behind the short table."""
     parts = [
         f"{len(common)} common {SPLITS[split]} images ({int((common['label'] == 1).sum())} pneumonia), of "
-        f"{compared.own[split]['A']} that A and {compared.own[split]['B']} that B has scored."
+        f"{compared.n_scored[split]['A']} that A and {compared.n_scored[split]['B']} that B has scored."
         for split, common in compared.splits.items()
     ]
     return " ".join(
@@ -136,64 +140,64 @@ def notes(compared: Compared) -> str:
 
 
 def verdict(compared: Compared) -> str:
-    """What validation says of the two, in a sentence; test has no say."""
+    """Which model is better on validation, in a sentence; test is not used."""
     on = f"On the {len(compared.splits['val'])} common validation images"
     if "val" not in compared.p_values:
-        return f"{on} there is one class only: they do not say which model is better."
+        return f"{on} there is one class only: they cannot show which model is better."
     gain = compared.figures["val"]["B"]["auc"] - compared.figures["val"]["A"]["auc"]
     if gain == 0:
         return f"{on} both have the same AUC."
     p_value = compared.p_values["val"]
-    chance = "which chance alone seldom makes" if p_value < 1 - compared.level else "which chance alone may well make"
+    chance = "which chance alone rarely gives" if p_value < 1 - compared.level else "which chance alone may give"
     ahead = "B" if gain > 0 else "A"
     return f"{on} {ahead} is ahead by {abs(gain):.4f} of AUC (DeLong p = {p_value:.2g}), {chance}."
 
 
 def disagreements(compared: Compared) -> pd.DataFrame:
-    """The common test images on which the two decide differently, each at its own threshold; the farthest first.
+    """The common test images on which the two models decide differently; the largest difference of ranks first.
 
-    Scores of two models are not on one scale, so how far apart they are is told by ranks: the share of the common test
-    images that score lower.
+    Each model decides at its own threshold. Scores of two models may have different scales, so ranks are compared: the
+    rank of an image is the share of the common test images that score lower.
 
     Returns:
         `sha256, image_id, label` (in words), `A, B` (scores), `rank_A, rank_B` (0-1), `right` (`A` or `B`).
     """
     test = compared.splits["test"]
     order = {side: test[side].rank() for side in SIDES}
-    called = {side: test[side] >= compared.thresholds[side] for side in SIDES}
-    found = test.assign(
+    positive = {side: test[side] >= compared.thresholds[side] for side in SIDES}
+    table = test.assign(
         label=test["label"].map(tables.LABELS),
-        **{f"rank_{side}": (place - 1) / max(len(test) - 1, 1) for side, place in order.items()},
-        right=np.where(called["A"] == (test["label"] == 1), "A", "B"),
-        far=(order["A"] - order["B"]).abs(),  # in whole or half places, so that equals compare equal
-    )[called["A"] != called["B"]]
-    found = found.sort_values(["far", "image_id"], ascending=[False, True], ignore_index=True)
-    return found[["sha256", "image_id", "label", "A", "B", "rank_A", "rank_B", "right"]]
+        **{f"rank_{side}": (rank - 1) / max(len(test) - 1, 1) for side, rank in order.items()},
+        right=np.where(positive["A"] == (test["label"] == 1), "A", "B"),
+        far=(order["A"] - order["B"]).abs(),  # whole or half ranks: equal differences compare as equal
+    )[positive["A"] != positive["B"]]
+    table = table.sort_values(["far", "image_id"], ascending=[False, True], ignore_index=True)
+    return table[["sha256", "image_id", "label", "A", "B", "rank_A", "rank_B", "right"]]
 
 
-def tally(compared: Compared, found: pd.DataFrame) -> str:
-    """On how many test images the two decide differently, and who is right how often.
+def tally(compared: Compared, disagreements: pd.DataFrame) -> str:
+    """On how many test images the two models decide differently, and how often each is right.
 
     Args:
-        found: as `disagreements` returns it.
+        disagreements: as `disagreements` returns it.
     """
     n = len(compared.splits["test"])
-    if found.empty:
-        return f"On all of the {n} common test images both decide alike."
-    right = found["right"].value_counts()
+    if disagreements.empty:
+        return f"On all of the {n} common test images both models decide the same."
+    right = disagreements["right"].value_counts()
     return (
-        f"On {len(found)} of the {n} common test images they decide differently; A is right on {right.get('A', 0)} of "
-        f"them, B on {right.get('B', 0)}."
+        f"On {len(disagreements)} of the {n} common test images they decide differently; "
+        f"A is right on {right.get('A', 0)} of them, B on {right.get('B', 0)}."
     )
 
 
-def rows(found: pd.DataFrame) -> pd.DataFrame:
-    """The first disagreements as text for a reader.
+def rows(disagreements: pd.DataFrame) -> pd.DataFrame:
+    """The first disagreements as text.
 
     Args:
-        found: as `disagreements` returns it.
+        disagreements: as `disagreements` returns it.
     """
-    first = found.head(N_ROWS)
+    first = disagreements.head(N_ROWS)
     cells = {
         f"{side}: score (rank)": [
             f"{score:.3f} ({rank:.0%})" for score, rank in zip(first[side], first[f"rank_{side}"], strict=True)
@@ -204,49 +208,51 @@ def rows(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(compared: Compared, split: str) -> dict[str, dict[str, Any]]:
-    """What the figures of one split are drawn from.
+    """The data of the figures of one split.
 
     Returns:
         `A` and `B` -> `roc` (`fpr, tpr`; absent with one class), `reliability` (`mean_score, fraction_positive, n`),
         `report`, and `point`: the false and true positive rate at the model's threshold.
     """
     common = compared.splits[split]
-    drawn: dict[str, dict[str, Any]] = {}
+    data: dict[str, dict[str, Any]] = {}
     for side in SIDES:
         report, scores = compared.figures[split][side], common[side]
-        drawn[side] = {
+        data[side] = {
             "report": report,
             "reliability": pd.DataFrame(calibration.reliability(common["label"], scores)._asdict()),
         }
         if split in compared.p_values:
             roc = ranking.roc_curve(common["label"], scores)
-            drawn[side]["roc"] = pd.DataFrame({"fpr": roc.fpr, "tpr": roc.tpr})
-            drawn[side]["point"] = (1 - report["specificity"], report["sensitivity"])
-    return drawn
+            data[side]["roc"] = pd.DataFrame({"fpr": roc.fpr, "tpr": roc.tpr})
+            data[side]["point"] = (1 - report["specificity"], report["sensitivity"])
+    return data
 
 
 def gallery(
-    found: pd.DataFrame, splits: pd.DataFrame, images: Any, image_ids: npt.NDArray[Any]
+    disagreements: pd.DataFrame, splits: pd.DataFrame, images: Any, image_ids: npt.NDArray[Any]
 ) -> list[tuple[str, bytes]]:
-    """Pictures of the first disagreements that the image store holds: caption and PNG.
+    """Pictures of the first disagreements whose images are in the store: caption and PNG.
 
     Args:
-        found: as `disagreements` returns it.
+        disagreements: as `disagreements` returns it.
         splits: of the data in the store: `image_id, sha256`. An image of another data set may have the same id.
         images: uint8 (n, size, size), 0-255, of the store's test split.
         image_ids: (n,), of `images`.
     """
-    place = {str(name): row for row, name in enumerate(image_ids)}
-    held = {
-        sha256: place[name] for sha256, name in zip(splits["sha256"], splits["image_id"], strict=True) if name in place
+    row_of = {str(name): row for row, name in enumerate(image_ids)}
+    stored = {
+        sha256: row_of[name]
+        for sha256, name in zip(splits["sha256"], splits["image_id"], strict=True)
+        if name in row_of
     }
     return [
         (
             f"{one.image_id}: {one.label}; A {one.A:.3f}, B {one.B:.3f}; {one.right} is right",
-            _png(images[held[one.sha256]]),
+            _png(images[stored[one.sha256]]),
         )
-        for one in found.head(N_ROWS).itertuples()
-        if one.sha256 in held
+        for one in disagreements.head(N_ROWS).itertuples()
+        if one.sha256 in stored
     ][:N_PICTURES]
 
 
@@ -270,7 +276,7 @@ def _common(a: pd.DataFrame, b: pd.DataFrame, split: str) -> pd.DataFrame:
 def _threshold(side: str, predictions: pd.DataFrame) -> float:
     val = predictions[predictions["split"] == "val"]
     if val["label"].nunique() < 2:
-        raise UserError(f"all validation images of {side} have one class: no threshold can be chosen on them")
-    # With the digits of metrics.json, so that the decisions are those of the reports.
+        raise UserError(f"all validation images of {side} have one class: no threshold can be chosen")
+    # Rounded as in metrics.json: the decisions are those of the reports.
     threshold: float = tables.rounded(decisions.youden_threshold(val["label"], val["score"]))
     return threshold

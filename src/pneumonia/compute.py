@@ -1,6 +1,6 @@
-"""Where work on many images runs: one `concurrent.futures.Executor`, of local processes or of a Dask cluster.
+"""Run work on many images in local processes or on a Dask cluster, both as a `concurrent.futures.Executor`.
 
-Only where, never what: a result does not depend on the number or the place of the workers.
+Results never depend on the number of workers or on the machines they run on.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 MAX_LOSSES = 2
-"""Times a pool that lost a worker is built anew, for the chunks that are not finished."""
+"""How often a pool that lost a worker is started again, for the unfinished chunks."""
 
 _AHEAD = 2
-"""Chunks under way for each worker: enough that none waits, few enough that memory stays flat."""
+"""Chunks submitted for each worker: enough to keep it busy, few enough to keep memory constant."""
 
 _CONNECT_SECONDS = 10
 
@@ -49,14 +49,13 @@ def run(
 
     Args:
         function: importable by name: it is sent to other processes.
-        parts: jobs, in the portions in which they are handed over (see `chunks`); small and picklable, files named
-            so that they are found from any folder.
+        parts: the jobs in chunks (see `chunks`); small and picklable, with absolute paths.
         workers: processes on this machine; None = one for each core.
-        label, unit: what the progress bar says.
-        dask: address of a Dask scheduler, `tcp://HOST:8786`; its workers do it then.
+        label, unit: texts of the progress bar.
+        dask: address of a Dask scheduler, `tcp://HOST:8786`, whose workers do the work; None = local processes.
 
     Raises:
-        UserError: workers were killed, most often for lack of memory; no such cluster, or one that cannot do it.
+        UserError: workers were killed, most often for lack of memory; the cluster does not answer or cannot be used.
     """
     with tqdm(total=sum(map(len, parts)), desc=label, unit=unit, disable=None, leave=False) as bar:
         if dask and parts:
@@ -69,7 +68,7 @@ def run(
 
 
 def chunks(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
-    """`jobs` in portions of `size`, the last one smaller.
+    """`jobs` in chunks of `size`; the last one may be smaller.
 
     >>> chunks("abcde", 2)
     ['ab', 'cd', 'e']
@@ -83,12 +82,12 @@ def _on_this_machine(
     if min(workers, len(parts)) <= 1:
         yield from map(function, parts)
         return
-    under_way: dict[int, Future[Result]] = {}
+    submitted: dict[int, Future[Result]] = {}
     done = losses = 0
     while done < len(parts):
         try:
             with _processes(min(workers, len(parts))) as pool:
-                for result in _in_order(pool, workers, function, parts, under_way, done):
+                for result in _results_in_order(pool, workers, function, parts, submitted, done):
                     done += 1
                     yield result
         except BrokenProcessPool as error:
@@ -98,11 +97,11 @@ def _on_this_machine(
                     f"{label}: worker processes were killed {losses} times, most often for lack of memory; lower "
                     f"compute.workers (now {workers}) and run again; finished chunks are kept"
                 ) from error
-            tqdm.write(f"{label}: a worker process was killed; its images are given to a new one")
-            # A broken pool fails all it has not finished; what came back before is kept.
-            for number, future in list(under_way.items()):
+            tqdm.write(f"{label}: a worker process was killed; a new one does its images again")
+            # All unfinished chunks of a broken pool have failed; finished results are kept.
+            for number, future in list(submitted.items()):
                 if not future.done() or future.cancelled() or future.exception():
-                    del under_way[number]
+                    del submitted[number]
 
 
 @contextmanager
@@ -116,7 +115,7 @@ def _processes(workers: int) -> Iterator[Executor]:
 
 
 def _start_worker() -> None:
-    """Leave it to the parent when a worker ends: Ctrl-C reaches all at once, and none may wait for one that is gone."""
+    """Let the parent end the worker: Ctrl-C reaches all processes at once; no worker may outlive its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -131,7 +130,7 @@ def _end_with_parent() -> None:
 def _on_cluster(
     function: Callable[[Sequence[Job]], Result], parts: Sequence[Sequence[Job]], address: str, label: str
 ) -> Iterator[Result]:
-    # Imported here: half a second that a run on this machine need not wait for.
+    # Imported here because it takes half a second, which a run on this machine does not need.
     from distributed import Client
     from distributed.comm.core import CommClosedError
     from distributed.scheduler import KilledWorker
@@ -140,13 +139,13 @@ def _on_cluster(
         client = Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"compute.dask = {address}: no Dask scheduler answers there ({' '.join(str(error).split())}); start one, "
+            f"compute.dask = {address}: no Dask scheduler answers ({' '.join(str(error).split())}); start one, "
             "or set compute.dask: null"
         ) from error
     with client:
         _require_same_project(client, address)
-        # A Dask worker that dies gives its chunks to another by itself. Results are not shared between equal calls:
-        # what a file holds may have changed.
+        # Dask itself gives the chunks of a dead worker to another one. `pure=False`: results of equal calls are not
+        # shared, because the content of a file may have changed.
         pool = client.get_executor(pure=False)
 
         def result_of(future: Future[Result]) -> Result:
@@ -154,22 +153,22 @@ def _on_cluster(
                 try:
                     return future.result(_CONNECT_SECONDS)
                 except TimeoutError:
-                    if future.done():  # one of the function's own
+                    if future.done():  # raised by the function itself
                         raise
                     if not client.ncores():
                         tqdm.write(f"{label}: no workers are left at {address}; waiting for one to start")
 
         try:
-            yield from _in_order(pool, sum(client.ncores().values()), function, parts, {}, 0, result_of)
+            yield from _results_in_order(pool, sum(client.ncores().values()), function, parts, {}, 0, result_of)
         except KilledWorker as error:
             raise UserError(
-                f"{label}: several Dask workers died over one chunk of images, most often for lack of memory; "
-                "start them with more, then run again; finished chunks are kept"
+                f"{label}: several Dask workers died at the same chunk of images, most often for lack of memory; "
+                "start them with more memory, then run again; finished chunks are kept"
             ) from error
         except (CommClosedError, CancelledError) as error:
             raise UserError(
-                f"{label}: the Dask scheduler at {address} is gone ({type(error).__name__}); start it and run again; "
-                "finished chunks are kept"
+                f"{label}: the Dask scheduler at {address} has stopped ({type(error).__name__}); start it and run "
+                "again; finished chunks are kept"
             ) from error
         finally:
             pool.shutdown(wait=False)
@@ -177,40 +176,40 @@ def _on_cluster(
 
 def _require_same_project(client: Client, address: str) -> None:
     folder = str(Path.cwd())
-    found = client.run(os.path.isdir, folder)
-    if not found:
+    sees_project = client.run(os.path.isdir, folder)
+    if not sees_project:
         raise UserError(f"compute.dask = {address}: the cluster has no workers; start some: dask worker {address}")
-    without = [worker for worker, there in found.items() if not there]
+    without = [worker for worker, exists in sees_project.items() if not exists]
     if without:
         raise UserError(
-            f"compute.dask = {address}: {len(without)} of {len(found)} workers do not see the project at {folder} "
-            f"(the first: {without[0]}); mount it there under the same path"
+            f"compute.dask = {address}: {len(without)} of {len(sees_project)} workers do not see the project at "
+            f"{folder} (the first: {without[0]}); mount it under the same path"
         )
     digests = client.run(code_digest, on_error="return")
     other = [worker for worker, digest in digests.items() if digest != code_digest()]
     if other:
-        said = digests[other[0]]
-        problem = f"cannot import it ({said})" if isinstance(said, Exception) else "run another version of it"
+        answer = digests[other[0]]
+        problem = f"cannot import it ({answer})" if isinstance(answer, Exception) else "run another version of it"
         raise UserError(
             f"compute.dask = {address}: {len(other)} of {len(digests)} workers {problem} (the first: {other[0]}); "
-            "start them anew in the environment of this project"
+            "start them again in the environment of this project"
         )
 
 
-def _in_order(
+def _results_in_order(
     pool: Executor,
     width: int,
     function: Callable[[Sequence[Job]], Result],
     parts: Sequence[Sequence[Job]],
-    under_way: dict[int, Future[Result]],
+    submitted: dict[int, Future[Result]],
     first: int,
     result_of: Callable[[Future[Result]], Result] = Future.result,
 ) -> Iterator[Result]:
-    """Results from part `first` on; `under_way` keeps what was handed out and not yet yielded."""
+    """Results from part `first` on; `submitted` holds the parts whose result is not yet yielded."""
     for number in range(first, len(parts)):
         for ahead in range(number, min(number + _AHEAD * width, len(parts))):
-            if ahead not in under_way:
-                under_way[ahead] = pool.submit(function, parts[ahead])
-        result = result_of(under_way[number])
-        del under_way[number]
+            if ahead not in submitted:
+                submitted[ahead] = pool.submit(function, parts[ahead])
+        result = result_of(submitted[number])
+        del submitted[number]
         yield result

@@ -1,4 +1,4 @@
-"""Judge a model: threshold and calibration from validation, then figures with intervals on test."""
+"""Evaluate a model: threshold and calibration from validation, then figures with intervals on test."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ HEADLINE = (
     "brier",
     "ece",
 )
-"""What `metrics.json` holds of each split; `evaluation.json` has the rest, each figure with its interval."""
-
+"""The figures of each split in `metrics.json`; `evaluation.json` has all figures with their intervals."""
 
 GROUPS = ("subtype", "sex", "age", "view")
-"""Columns of the manifest by which test figures are told apart, where a source has them."""
+"""Columns of the manifest that define subgroups of test, if the source has them."""
 
 AGES = (0, 2, 6, 18, 40, 65, 200)
-"""Years, limits of the age groups: infants, small and older children, then adults."""
+"""Limits of the age groups in years: infants, small and older children, then adults."""
 
 
 def predict(model: Any, store: zarr.Group, splits: pd.DataFrame, *, memory: float | None = None) -> pd.DataFrame:
@@ -54,7 +53,7 @@ def predict(model: Any, store: zarr.Group, splits: pd.DataFrame, *, memory: floa
         memory: as in `store.read_split`.
 
     Returns:
-        `image_id, sha256, patient_id, split, label, score` and what of `GROUPS` the source has.
+        `image_id, sha256, patient_id, split, label, score` and those columns of `GROUPS` that the source has.
     """
     parts = []
     for name in ("val", "test"):
@@ -75,7 +74,7 @@ def calibrated(predictions: pd.DataFrame) -> tuple[pd.DataFrame, calibration.Pla
         predictions: as `predict` returns them.
     """
     val = predictions[predictions["split"] == "val"]
-    # As the reports print it: whoever applies the published calibration gets these probabilities.
+    # Rounded as in the reports: the published calibration gives exactly these probabilities.
     platt = calibration.Platt(*tables.rounded(calibration.fit(val["label"], val["score"])))
     probability = calibration.apply(platt, predictions["score"]).round(7)
     names = list(predictions)
@@ -87,27 +86,27 @@ def calibrated(predictions: pd.DataFrame) -> tuple[pd.DataFrame, calibration.Pla
 def judge(
     predictions: pd.DataFrame, platt: calibration.Platt, *, level: float, target_sensitivity: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The headline figures, and all of them with intervals.
+    """The headline figures, and all figures with their intervals.
 
-    Operating points, each with its `threshold` on the raw scores and, in `calibrated`, on the calibrated ones:
+    Each operating point has a `threshold` on the raw scores and, in `calibrated`, one on the calibrated scores:
 
-    - `youden`, chosen on validation.
-    - `target_sensitivity`: the highest threshold that reaches it on validation.
-    - `one_half`: 0.5, chosen by nobody. Calibrated it makes the fewest errors where pneumonia is as common as in
-      validation; uncalibrated it is what studies without a validation split report.
-    - `prior_shift`, only after calibration: the fewest errors at the share of pneumonia that EM estimates from the
-      test scores. It sees no test label but all test scores together, so it is the only point that test has a say
-      in; and it is right only as far as images of each class look as in validation. Beside `estimated_prevalence`
-      stands `test_prevalence`, which nothing but this report uses. Absent where EM ends at 0 or 1.
+    - `youden`: Youden's threshold on validation.
+    - `target_sensitivity`: the highest threshold that reaches this sensitivity on validation.
+    - `one_half`: the fixed threshold 0.5. On calibrated scores it makes the fewest errors if pneumonia is as common as
+      in validation. On raw scores it is what studies without a validation split report.
+    - `prior_shift`, only on calibrated scores: the fewest errors at the share of pneumonia that EM estimates from the
+      test scores. It uses no test labels but all test scores, so it is the only point that depends on test. It is
+      correct only if the images of each class look as in validation. The report also has `test_prevalence`, which is
+      used nowhere else. Absent if EM ends at 0 or 1.
 
-    A calibration keeps the order of the images. So AUC and, at the first two points, decisions are the same before and
-    after, but for rounding; Brier score and calibration error change, and decisions at one half. On validation, which
-    the calibration was fitted on, calibrated figures flatter. Intervals of ratios are Wilson's, of the AUC DeLong's, of
-    the rest a bootstrap, all by patient; none holds the uncertainty of threshold and calibration.
+    Calibration keeps the order of the images. So the AUC and the decisions at the first two points stay the same,
+    except for rounding. Brier score, calibration error and the decisions at one half change. The calibration is fitted
+    on validation, so calibrated figures are too good there. Intervals are Wilson's for ratios, DeLong's for the AUC and
+    a bootstrap for the rest, all by patient. They do not include the uncertainty of threshold and calibration.
 
     Args:
         predictions: as `calibrated` returns them.
-        platt: the calibration that made the column `calibrated`.
+        platt: the calibration of the column `calibrated`.
         level: of the intervals.
         target_sensitivity: of the second operating point.
 
@@ -123,7 +122,7 @@ def judge(
     }
     full: dict[str, dict[str, Any]] = {}
     for point, value in chosen.items():
-        # As the reports print it: whoever applies the published threshold decides as these figures did.
+        # Rounded as in the reports: the published threshold gives exactly these figures.
         before = tables.rounded(value)
         after = before if point == "one_half" else tables.rounded(calibration.apply(platt, [before])[0])
         full[point] = {
@@ -149,24 +148,24 @@ def judge(
 
 
 def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
-    """The table a reader wants first: test figures at each operating point, before and after calibration.
+    """A short table: test figures at each operating point, before and after calibration.
 
     Args:
         full: `evaluation.json`.
 
     Returns:
-        `point, scores, threshold, auc, accuracy, sensitivity, specificity` as text, intervals in brackets; a figure
-        that test does not define is empty.
+        `point, scores, threshold, auc, accuracy, sensitivity, specificity` as text, intervals in brackets; an undefined
+        figure is empty.
     """
-    places = [
+    points = [
         (point, scores, at)
         for point in ("youden", "target_sensitivity", "one_half")
         for scores, at in (("raw", full[point]), ("calibrated", full[point]["calibrated"]))
     ]
     if "prior_shift" in full:
-        places.append(("prior_shift", "calibrated", full["prior_shift"]))
+        points.append(("prior_shift", "calibrated", full["prior_shift"]))
     rows = []
-    for point, scores, at in places:
+    for point, scores, at in points:
         test, row = at["test"], {"point": point, "scores": scores, "threshold": f"{at['threshold']:.6g}"}
         row["auc"] = f"{test['auc']:.4f}" if "auc" in test else ""
         rows.append(
@@ -176,7 +175,7 @@ def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def summary(full: Mapping[str, Any]) -> list[str]:
-    """What the stage says at its end, in a line each.
+    """The lines that the stage prints at its end.
 
     Args:
         full: `evaluation.json`, with `robustness` and the audit as `stress`.
@@ -186,10 +185,10 @@ def summary(full: Mapping[str, Any]) -> list[str]:
     lines = [
         f"test AUC {format_with_interval(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} pneumonia)",
         f"validation AUC {robust['clean']:.4f}; under changes of sharpness, grays, noise and proportions "
-        f"{robust['mean']:.4f} on average, least {robust[weakest]:.4f} ({weakest})",
-        f"calibration on validation takes the test calibration error from {test['ece']:.3f} to {after['ece']:.3f}, "
+        f"{robust['mean']:.4f} on average, lowest {robust[weakest]:.4f} ({weakest})",
+        f"calibration on validation changes the test calibration error from {test['ece']:.3f} to {after['ece']:.3f}, "
         f"the Brier score from {test['brier']:.3f} to {after['brier']:.3f}",
-        "prior_shift is left out: by the unlabelled test scores all is pneumonia, or none, or they do not say",
+        "prior_shift is left out: the unlabelled test scores give no share of pneumonia, or a share of 0 or 1",
     ]
     if shift := full.get("prior_shift"):
         lines[-1] = (
@@ -200,13 +199,13 @@ def summary(full: Mapping[str, Any]) -> list[str]:
 
 
 def robustness(model: Any, split: Split) -> dict[str, float]:
-    """AUC on a split as it is and under each of `stress.STRESSES`, and the mean of all of them.
+    """AUC on a split without change and under each of `stress.STRESSES`, and the mean of all of them.
 
-    For whoever chooses between recipes where clean validation images no longer tell them apart.
+    Use it to choose between recipes that have the same AUC on unchanged validation images.
 
     Args:
         model: trained.
-        split: validation, never test: recipes are chosen by it.
+        split: validation, never test, because recipes are chosen by it.
     """
     labels = split.labels.astype(int)
     scores = _scores_under(model, split.images, stress.STRESSES)
@@ -217,22 +216,22 @@ def robustness(model: Any, split: Split) -> dict[str, float]:
 def audit(
     model: Any, store: zarr.Group, splits: pd.DataFrame, *, level: float, memory: float | None = None
 ) -> dict[str, Any]:
-    """AUC on test under every change of `stress`, and with the lungs hidden, or nothing but them shown.
+    """AUC on test under every change of `stress`, with the lungs hidden, and with all but the lungs hidden.
 
-    Where the store has no lung masks the middle of the image stands for the lungs. A model that keeps more than half
-    of its lead over chance without them is called shortcut-prone: most of what it goes by is not in the lungs. It is
-    said only where all that both intervals allow agrees, and of no model without a lead.
+    If the store has no lung masks, the middle of the image is used instead. A model is shortcut-prone if it keeps more
+    than half of its lead over chance (AUC - 0.5) without the lungs: it depends mostly on other parts of the image. The
+    result is stated only if it holds for all values in both intervals, and only for a model with a lead over chance.
 
     Args:
         model: trained.
         store: the image store.
-        splits: as `rebalance` wrote it; who is a patient.
+        splits: as `rebalance` wrote it; for the patient identifiers.
         level: of the intervals (DeLong, by patient).
         memory: as in `store.read_split`.
 
     Returns:
-        `auc`: name of the change -> `auc, auc_low, auc_high`; `n`; `hidden`: what was hidden, `lungs` or `middle`;
-        `shortcut_prone`, absent where the interval leaves it open; `verdict` in words.
+        `auc`: name of the change -> `auc, auc_low, auc_high`; `n`: images; `hidden`: the hidden part, `lungs` or
+        `middle`; `shortcut_prone`, absent if the intervals do not decide it; `verdict` in words.
     """
     split = read_split(store, "test", memory=memory)
     labels = split.labels.astype(int)
@@ -246,23 +245,23 @@ def audit(
 
     scores = _scores_under(model, split.images, (*stress.STRESSES, *stress.REPORTED), occluded)
     aucs = {name: _auc(labels, values, patients, level) for name, values in scores.items()}
-    left, full = aucs[f"{hidden}_hidden"], aucs["clean"]
-    what = "lungs" if hidden == "lungs" else "middle of the images"
+    without, full = aucs[f"{hidden}_hidden"], aucs["clean"]
+    region = "lungs" if hidden == "lungs" else "middle of the images"
     audited: dict[str, Any] = {"auc": aucs, "n": len(labels), "hidden": hidden}
     least, most = (0.5 + (full[f"auc_{end}"] - 0.5) / 2 for end in ("low", "high"))  # half of the lead
     if full["auc_low"] <= 0.5:
-        lies = "a model that may have no lead over chance has nothing that could lie anywhere"
-    elif left["auc_low"] > most:
+        outcome = "a model that may have no lead over chance has nothing that could lie anywhere"
+    elif without["auc_low"] > most:
         audited["shortcut_prone"] = True
-        lies = "shortcut-prone, most of what it goes by lies elsewhere"
-    elif left["auc_high"] < least:
+        outcome = "shortcut-prone, most of what it goes by lies elsewhere"
+    elif without["auc_high"] < least:
         audited["shortcut_prone"] = False
-        lies = "most of what it goes by lies there"
+        outcome = "most of what it goes by lies there"
     else:
-        lies = f"{len(labels)} images cannot tell whether most of what it goes by lies there"
+        outcome = f"{len(labels)} images cannot tell whether most of what it goes by lies there"
     audited["verdict"] = (
-        f"with the {what} blacked out the test AUC is {format_with_interval(left, 'auc')} "
-        f"instead of {full['auc']:.3f}: {lies}"
+        f"with the {region} blacked out the test AUC is {format_with_interval(without, 'auc')} "
+        f"instead of {full['auc']:.3f}: {outcome}"
     )
     return audited
 
@@ -273,13 +272,13 @@ def _scores_under(
     changes: Iterable[str],
     more: Callable[[npt.NDArray[np.uint8], int], Mapping[str, npt.NDArray[np.uint8]]] = lambda block, first: {},
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Scores of images as they are (`clean`), under changes of `stress`, and under more, block by block.
+    """Scores of unchanged images (`clean`), under changes of `stress` and under other changes, block by block.
 
     Args:
         model: trained.
         images: uint8 (n, size, size).
-        changes: names of `stress`; each draws its random numbers from a generator of its own, across the blocks.
-        more: makes further versions of a block that begins at a row.
+        changes: names of `stress`; each has its own random generator, used for all blocks.
+        more: makes other versions of a block, from the block and the number of its first row.
     """
     noise = {name: np.random.default_rng(0) for name in changes}
     parts: list[dict[str, npt.NDArray[np.float64]]] = []
@@ -345,11 +344,11 @@ def _report(part: pd.DataFrame, scores: Any, threshold: float, level: float) -> 
 
 
 def _prior_shift(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[str, dict[str, Any]]:
-    """The operating point that follows from unlabelled test scores; test labels enter its figures only."""
+    """The operating point from unlabelled test scores; test labels are used for its figures only."""
     old = float(val["label"].mean())
     try:
         new = calibration.prior_by_em(test["calibrated"], old)
-    except ValueError:  # the scores do not say how common pneumonia is
+    except ValueError:  # the share of pneumonia cannot be estimated from the scores
         return {}
     if new in (0, 1):
         return {}
@@ -364,27 +363,27 @@ def _prior_shift(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[st
             seed=0,
         )
     shares["test_prevalence"] = float(test["label"].mean())
-    # Even odds in the new population, seen from the old one.
+    # A probability of 0.5 in the new population, as a calibrated score.
     threshold = tables.rounded(calibration.adjust_prior([0.5], new, old)[0])
     cut, *adjusted = calibration.adjust_prior([threshold, *test["calibrated"]], old, new)
     return {"prior_shift": {"threshold": threshold, **shares, "test": _report(test, adjusted, cut, level)}}
 
 
 def _subgroups(test: pd.DataFrame, threshold: float, level: float) -> dict[str, dict[str, dict[str, float]]]:
-    """Column -> group -> figures on test. A column that does not divide the images is left out, images without a
-    value belong to no group."""
-    found = {}
+    """Column -> group -> figures on test. A column with only one group is left out; images without a value belong to
+    no group."""
+    subgroups = {}
     for column in (name for name in GROUPS if name in test):
         values = test[column] if column != "age" else _age_group(test["age"])
         parts = {str(name): part for name, part in test.groupby(values.replace("", None), observed=True)}
         if len(parts) > 1:
-            found[column] = {name: _group(part, threshold, level) for name, part in parts.items()}
-    for name, group in found.get("subtype", {}).items():
-        if group["n_positive"] == group["n"]:  # a kind of pneumonia: its AUC is that against all normals
+            subgroups[column] = {name: _group(part, threshold, level) for name, part in parts.items()}
+    for name, group in subgroups.get("subtype", {}).items():
+        if group["n_positive"] == group["n"]:  # a type of pneumonia: its AUC is against all normals
             part = test[(test["subtype"] == name) | (test["label"] == 0)]
             if part["label"].nunique() == 2:
                 group |= _auc(part["label"], part["score"], part["patient_id"], level)
-    return found
+    return subgroups
 
 
 def _age_group(years: pd.Series) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Where a model looks: saliency maps, and scores that say whether they point at the disease."""
+"""Where a model looks: saliency maps, and scores that show whether the maps point at the disease."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS: dict[str, Callable[..., Maps]] = {"grad_cam": grad_cam.grad_cam, "smoot
 
 
 def choose(predictions: pd.DataFrame, n_images: int, seed: int) -> list[str]:
-    """Test images to show: as many of each class as there are, half and half, drawn without a look at the scores."""
+    """Test images for the saliency pictures: half of each class if there are enough, drawn at random, not by score."""
     test = predictions[predictions["split"] == "test"]
     rng = np.random.default_rng(seed)
     halves = [test.loc[test["label"] == label, "image_id"].to_numpy() for label in (1, 0)]
@@ -28,7 +28,7 @@ def choose(predictions: pd.DataFrame, n_images: int, seed: int) -> list[str]:
 
 
 def choose_scored(predictions: pd.DataFrame, boxes: Mapping[str, Any], n_scored: int, seed: int) -> list[str]:
-    """Test images to score maps on: those with boxes or, where the source has none, any."""
+    """Test images on which maps are scored: those with boxes or, if the source has no boxes, any."""
     test = predictions.loc[predictions["split"] == "test", "image_id"]
     boxed = test[test.isin(list(boxes))]
     rng = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def choose_scored(predictions: pd.DataFrame, boxes: Mapping[str, Any], n_scored:
 def score(
     model: Any, images: npt.NDArray[np.uint8], boxes: scores.Boxes, *, n_samples: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """`explain.json`: what each method's maps are worth.
+    """The content of `explain.json`: scores of the maps of each method.
 
     Args:
         model: trained.
@@ -47,15 +47,15 @@ def score(
         n_samples, seed: as in `smoothgrad`.
 
     Returns:
-        Per method `ms_per_image` and `n`, and, where images have boxes, `pointing_game` (share of the images whose
-        highest value lies in a box; `_low` and `_high` are its 95 % Wilson interval), `energy_in_box` (mean share of
-        a map that lies in the boxes), `box_area` (mean share of the image that the boxes cover: what a map without any
-        knowledge reaches) and `n_boxed`.
+        Per method `ms_per_image` and `n`, and, if images have boxes, `pointing_game` (share of the images whose highest
+        value lies in a box; `_low` and `_high` are its 95 % Wilson interval), `energy_in_box` (mean share of a map that
+        lies in the boxes), `box_area` (mean share of the image that the boxes cover: the `energy_in_box` of a uniform
+        map) and `n_boxed`.
     """
     boxed = np.array([len(one) > 0 for one in boxes])
     results = {}
     for name, method in METHODS.items():
-        method(model, images, n_samples=1, seed=seed)  # compiles for each shape of batch; not part of the time
+        method(model, images, n_samples=1, seed=seed)  # compiles for each batch shape, which is not measured
         start = time.perf_counter()
         maps = method(model, images, n_samples=n_samples, seed=seed)
         row: dict[str, float] = {"n": len(images), "ms_per_image": 1000 * (time.perf_counter() - start) / len(images)}
@@ -77,6 +77,6 @@ def _with_interval(name: str, share: float, n: int) -> dict[str, float]:
 
 
 def pick(split: Split, image_ids: list[str]) -> npt.NDArray[np.uint8]:
-    """The images with these ids, in their order: uint8 (n, size, size)."""
+    """The images with these ids, in the order of the ids: uint8 (n, size, size)."""
     rows = {name: row for row, name in enumerate(split.image_ids)}
     return split.images[[rows[name] for name in image_ids]]

@@ -1,7 +1,7 @@
-"""Bring the images: one immutable zip under `data/raw/`, one manifest row per image, one boxes row per finding.
+"""Download the images: one immutable zip in `data/raw/`, one manifest row per image, one boxes row per finding.
 
-`DATASETS` is the table of sources. An archive is copied whole, checked, and never unpacked; a folder is used where it
-lies; the phantom is rendered here. Adding a source is one row and the function in `sources` that reads its layout.
+`DATASETS` is the table of sources. An archive is copied, checked and never unpacked; a folder is used in place; the
+phantom is rendered here. A new source needs one row, and a function in `sources` that reads its layout.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ MANIFEST = ("image_id", "uri", "label", "patient_id", "subtype", "source_split",
 BOXES = ("image_id", "x", "y", "width", "height")
 
 _READERS = 8
-"""Files read at a time for the manifest: disks and networks answer several as fast as one."""
+"""Files read at the same time for the manifest: disks and networks read several as fast as one."""
 
 
 class Fetched(NamedTuple):
-    """What `fetch` brought.
+    """The result of `fetch`.
 
     Attributes:
-        manifest: the columns `MANIFEST` and what more the source has, sorted by `image_id`.
-        boxes: the columns `BOXES`, in pixels of the source image; empty where the source has none.
-        record: where it came from; also `source.json` beside the archive.
+        manifest: the columns `MANIFEST` and further ones of the source, sorted by `image_id`.
+        boxes: the columns `BOXES`, in pixels of the source image; empty if the source has none.
+        record: origin of the data; also written to `source.json` beside the archive.
     """
 
     manifest: pd.DataFrame
@@ -57,34 +57,37 @@ def fetch(
     workers: int | None,
     resume: Path,
 ) -> Fetched:
-    """Put the archive of a data set, complete and checked, into `folder`; or list a folder where it lies.
+    """Put the archive of a data set, complete and checked, into `folder`, or list a folder that is used in place.
 
     Args:
         data: a key of `DATASETS`.
-        folder: where `<data>.zip` and `source.json` go.
+        folder: for `<data>.zip` and `source.json`.
         url: replaces the published address: path, fsspec URL, or `kaggle://OWNER/NAME`; of an archive, or of a folder
-            or table that is used in place. A relative path counts from the project's root. The phantom ignores it.
-        sha256: what the archive at `url` must have; None = not checked.
+            or table that is used in place. A relative path starts at the project's root. The phantom ignores it.
+        sha256: of the archive at `url`; None = not checked.
         n_images, seed: of the phantom.
         workers: processes that render the phantom.
-        resume: an existing folder that survives a crash; holds what has arrived of a download.
+        resume: an existing folder that survives a crash, for the part of a download that has arrived.
 
     Raises:
-        UserError: missing, cut short, damaged, not the archive that `sha256` names, or not in the layout of `data`.
+        UserError: the data are missing, incomplete or damaged, have another checksum than `sha256`, or another layout
+            than that of `data`.
     """
     origin = sources.source(data)
     target = folder / f"{data}.zip"
     if not origin.synthetic and not url and not origin.url:
-        raise UserError(f"data = {data} needs fetch.url: where the images lie (folder, table or archive; path or URL)")
+        raise UserError(
+            f"data = {data} needs fetch.url, the place of the images (folder, table or archive; path or URL)"
+        )
     if origin.synthetic:
         if url:
-            print(f"data = {data} is made here: fetch.url is ignored")
+            print(f"data = {data} is generated here: fetch.url is ignored")
         with workspace.written_whole(target) as partial:
             _render(partial, n_images, seed, workers)
             manifest, boxes = read_archive(data, partial, stored=target)
         record = {"sha256": workspace.sha256_file(target)}
-    elif url and (place := _in_place(url, sha256)):
-        manifest, boxes = _read(data, *place)
+    elif url and (listed_and_reader := _in_place(url, sha256)):
+        manifest, boxes = _read(data, *listed_and_reader)
         record = {"url": url}
     else:
         address = _address(url) if url else origin.url
@@ -93,7 +96,7 @@ def fetch(
             arrived = download.download_file(address, partial, resume=resume, checksum=checksum)
             if origin.side:
                 _unpack_arrays(partial, stored=target, side=origin.side)
-            # Before it gets its name: what a failed stage leaves in an out's folder stops `dvc checkout`.
+            # Before the archive gets its name: files that a failed stage leaves in an out's folder stop `dvc checkout`.
             manifest, boxes = read_archive(data, partial, stored=target)
         record = {"url": url or origin.url, "sha256": arrived}
     facts = {name: getattr(origin, name) for name in ("title", "licence", "citation", "patients")}
@@ -108,10 +111,10 @@ def read_archive(data: str, path: Path, *, stored: Path | None = None) -> tuple[
     Args:
         data: a key of `DATASETS`.
         path: of the archive.
-        stored: where it will lie, as rows and messages name it; None = `path`.
+        stored: its final path, used in rows and messages; None = `path`.
 
     Raises:
-        UserError: a harmful or damaged archive, another layout, or an empty class.
+        UserError: the archive is harmful or damaged, has another layout, or has no images of a class.
     """
     with files.in_archive(path, stored=stored) as listed:
         return _read(data, listed)
@@ -124,15 +127,17 @@ def _read(data: str, listed: files.Files, read: sources.Reader | None = None) ->
         hint = f"; it looks like data = {others[0]}" if others else ""
         expected = sources.source(data).layout
         top = sorted({f"{name.split('/')[0]}{'/' if '/' in name else ''}" for name in listed.names})
-        found = f"found: {', '.join(top[:5])}{', …' if len(top) > 5 else ''}" if top else "it is empty"
+        content = f"found: {', '.join(top[:5])}{', …' if len(top) > 5 else ''}" if top else "it is empty"
         raise UserError(
             f"{listed.place}: no images in the layout of data = {data}{f' ({expected})' if expected else ''}; "
-            f"{found}{hint}"
+            f"{content}{hint}"
         )
     if data == "folder" and any(row["subtype"] in ("bacteria", "virus") for row in sources.read_chest_xray(listed)[0]):
-        print("NOTE: these files are named like those of data = chest_xray, which knows who the patients are")
+        print("NOTE: these files have names as in data = chest_xray, which gives the patient identifiers")
     if data == "folder" and not read and (unused := sorted(set(listed.names) - {row["member"] for row in rows})):
-        print(f"NOTE: {len(unused)} of {len(listed.names)} files are not used, below no class or no image: {unused[0]}")
+        print(
+            f"NOTE: {len(unused)} of {len(listed.names)} files are not used (no image or no class folder): {unused[0]}"
+        )
     with ThreadPoolExecutor(_READERS) as pool:
         described = pool.map(lambda row: _describe(row, listed), rows)
         manifest = pd.DataFrame(tqdm(described, "fetch", len(rows), unit="image", disable=None, leave=False))
@@ -144,7 +149,9 @@ def _read(data: str, listed: files.Files, read: sources.Reader | None = None) ->
     more = [str(name) for name in manifest if name not in MANIFEST]
     manifest[more] = manifest[more].fillna("")
     table = pd.DataFrame(boxes, columns=list(BOXES))
-    table[list(BOXES[1:])] = table[list(BOXES[1:])].apply(pd.to_numeric)  # text where a table in the archive has them
+    table[list(BOXES[1:])] = table[list(BOXES[1:])].apply(
+        pd.to_numeric
+    )  # text if they come from a table in the archive
     table = table.sort_values(list(BOXES), ignore_index=True)
     return manifest[[*MANIFEST, *more]], table
 
@@ -152,12 +159,12 @@ def _read(data: str, listed: files.Files, read: sources.Reader | None = None) ->
 def _fits(other: sources.Source, listed: files.Files) -> bool:
     try:
         return bool(other.read(listed)[0])
-    except UserError:  # the layout is known, and something in it is missing
+    except UserError:  # the layout is recognised, but something is missing in it
         return True
 
 
 def _describe(row: dict[str, Any], listed: files.Files) -> dict[str, Any]:
-    """A row of the manifest: what the source lists, and what the file itself says."""
+    """A row of the manifest: what the source lists, and the metadata of the file."""
     row = dict(row)
     member, mask = row.pop("member"), row.pop("lung_mask_member", "")
     content = listed.read(member)
@@ -175,7 +182,7 @@ def _describe(row: dict[str, Any], listed: files.Files) -> dict[str, Any]:
 
 
 def _in_place(url: str, sha256: str | None) -> tuple[files.Files, sources.Reader | None] | None:
-    """The files of a folder, or of the folder a table lies in, and how to read the table; None for an archive."""
+    """The files of a folder, or of the folder of a table with the reader of that table; None for an archive."""
     address = _address(url)
     if PurePosixPath(address).suffix.lower() == ".csv":
         parent, _, table = address.rpartition("/")
@@ -190,7 +197,7 @@ def _in_place(url: str, sha256: str | None) -> tuple[files.Files, sources.Reader
 
 
 def _is_folder(address: str) -> bool:
-    # Over HTTP every page with links in it would count as a folder.
+    # Over HTTP every page with links would count as a folder.
     if address.startswith(("http://", "https://")):
         return False
     if "://" not in address:
@@ -198,15 +205,15 @@ def _is_folder(address: str) -> bool:
     try:
         system, path = fsspec.core.url_to_fs(address)
         return bool(system.isdir(path))
-    except Exception:  # whatever it is, bringing the file will say it
+    except Exception:  # the download reports the error
         return False
 
 
 def _address(url: str) -> str:
-    """What fsspec opens: an absolute path, or the URL as it is; a set of Kaggle is brought first."""
+    """An address for fsspec: an absolute path, or the URL; a Kaggle data set is downloaded first."""
     if url.startswith("kaggle://"):
         return _from_kaggle(url.removeprefix("kaggle://"))
-    # Not Path.expanduser(), which fails where there is no such user.
+    # Not Path.expanduser(), which fails if the user does not exist.
     return url if "://" in url else str(workspace.project_root() / os.path.expanduser(url))
 
 
@@ -219,31 +226,31 @@ def _from_kaggle(handle: str) -> str:
         if handle.startswith("competitions/"):
             return str(kagglehub.competition_download(handle.removeprefix("competitions/")))
         return str(kagglehub.dataset_download(handle))
-    except Exception as error:  # kagglehub passes on what its transport raises
+    except Exception as error:  # kagglehub passes on any error of its transport
         raise UserError(
             f"kaggle://{handle}: the download failed ({reason(error)}); check the name and your Kaggle credentials"
         ) from error
 
 
 def _unpack_arrays(path: Path, *, stored: Path, side: int) -> None:
-    """Turn MedMNIST's arrays into an archive of one PNG for each image and a table, at the same path.
+    """Convert MedMNIST's arrays into an archive of one PNG per image and a table, at the same path.
 
-    PNG keeps every pixel, so that each image can be read by itself as all other sources' images can.
+    PNG keeps every pixel. So each image can be read alone, as in all other sources.
     """
     with files.in_archive(path, stored=stored):
-        pass  # an .npz file is a zip archive, and no less able to do harm than another
+        pass  # an .npz file is a zip archive and can be as harmful as any other
     rows = []
     with workspace.written_whole(path) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         try:
             for row, image in _images_of_arrays(path, side):
                 rows.append(row)
                 _add(archive, row["member"], image)
-        # numpy and OpenCV name neither the kinds of damage nor of wrong files that they meet alike.
-        # MemoryError: a header that claims more than there is.
+        # numpy and OpenCV raise many different errors for damaged and for wrong files.
+        # MemoryError: a header claims more than the file holds.
         except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, cv2.error) as error:
-            said = " ".join(str(error).split())
+            detail = " ".join(str(error).split())
             raise UserError(
-                f"{stored.name}: not the arrays of PneumoniaMNIST ({said}); bring the published .npz"
+                f"{stored.name}: not the arrays of PneumoniaMNIST ({detail}); use the published .npz"
             ) from error
         _add(archive, "pneumoniamnist.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode())
 
@@ -252,7 +259,7 @@ def _images_of_arrays(path: Path, side: int) -> Iterator[tuple[dict[str, Any], b
     with np.load(path, allow_pickle=False) as arrays:
         for split in tables.SPLITS:
             labels, pixels = arrays[f"{split}_labels"].ravel(), arrays[f"{split}_images"]
-            # OpenCV would round shares of 1 to black and white.
+            # OpenCV would round values between 0 and 1 to black and white.
             if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side):
                 raise ValueError(f"{split}_images are {pixels.dtype} {pixels.shape}, not uint8 (n, {side}, {side})")
             for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
@@ -271,8 +278,7 @@ def _images_of_arrays(path: Path, side: int) -> Iterator[tuple[dict[str, Any], b
 def _render(target: Path, n_images: int, seed: int, workers: int | None) -> None:
     """The phantom as an archive of JPEG images, PNG lung masks and two tables.
 
-    Four defects are planted, so that validation has something to find: two exact duplicates, a file cut short,
-    and a blank image.
+    Four planted defects show that validation detects them: two exact duplicates, a truncated file and a blank image.
     """
     patients = phantom.plan(n_images, seed)
     rows: list[dict[str, Any]] = []
@@ -281,9 +287,9 @@ def _render(target: Path, n_images: int, seed: int, workers: int | None) -> None
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         parts = compute.chunks(patients, 16)
         for rendered in compute.run(_render_chunk, parts, workers=workers, label="fetch", unit="patient"):
-            for row, image, mask, found in rendered:
+            for row, image, mask, findings in rendered:
                 rows.append(row)
-                boxes += found
+                boxes += findings
                 first = first if len(first) == 3 else [*first, image]
                 _add(archive, row["member"], image)
                 _add(archive, row["lung_mask_member"], mask)

@@ -1,7 +1,7 @@
-"""The settings of `params.yaml`, checked: unknown keys, wrong types and values out of range end in one line.
+"""The settings of `params.yaml`, checked: unknown keys, wrong types and values out of range are one-line errors.
 
-One frozen model for each section, named after its stage. Only the scripts in `stages/` read them; the
-library takes plain values.
+Each section has one frozen model with the name of its stage. Only `stages/` and the command line read them; all
+other code takes plain values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _check_range(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 def _from_list(value: Any) -> Any:
-    # YAML has lists only, and a strict tuple takes tuples only.
+    # YAML has lists but no tuples, and a strict tuple accepts only tuples.
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError("give a list of two numbers, [lowest, highest]")
     return tuple(value)
@@ -116,7 +116,9 @@ class Promote(Section):
 class Compute(Section):
     workers: Annotated[int, Field(ge=1)] | None
     dask: Annotated[str, Field(pattern=r"^(tcp|tls|ucx|ws|wss|inproc)://")] | None
-    memory: Annotated[float, Field(ge=2.5)]  # less would not hold a pool of `train`, and read each chunk many times
+    memory: Annotated[
+        float, Field(ge=2.5)
+    ]  # with less, a pool of `train` does not fit and each chunk is read many times
 
 
 class Params(Section):
@@ -142,19 +144,19 @@ def load(path: str | Path = "params.yaml") -> Params:
     """The checked settings.
 
     Raises:
-        UserError: one line naming the key, the value that arrived and what is allowed.
+        UserError: one line with the key, its value and the allowed values.
     """
     try:
         values = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run from the project's folder") from error
-    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date although it looks like one
+    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     return check(values, str(path))
 
 
 def check(values: Any, source: str) -> Params:
-    """`values` as checked settings; `source` names them in the message."""
+    """The checked settings; `source` is their name in messages."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
@@ -168,8 +170,8 @@ def _explain(source: str, problem: Any) -> str:
         return f"{source}: unknown key {key}; known here: {', '.join(_known_keys(path[:-1]))}"
     if problem["type"] == "missing":
         return f"{source}: {key} is missing"
-    said = problem["msg"].removeprefix("Value error, ")
-    return f"{source}: {key} = {problem['input']!r}: {said[0].lower()}{said[1:]}"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{source}: {key} = {problem['input']!r}: {text[0].lower()}{text[1:]}"
 
 
 def _known_keys(path: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
-"""Make every image alike: gray, one size, local contrast equalised (CLAHE), in one Zarr store.
+"""Prepare all images in the same way: gray, one size, local contrast equalised (CLAHE), in one Zarr store.
 
-How one image is prepared is `images.geometry.prepare`.
+`images.geometry.prepare` prepares one image.
 """
 
 from __future__ import annotations
@@ -32,40 +32,40 @@ def write_store(
     resume: Path,
     dask: str | None = None,
 ) -> int:
-    """Prepare every image of the table into a new image store.
+    """Prepare every image of the table and write it to a new image store.
 
-    Workers return finished chunks and this process alone writes, so that memory stays flat and the bytes do not
-    depend on who did the work. The store grows in `resume` and moves to `path` when it is complete.
+    Workers return finished chunks and only this process writes. So memory stays constant, and the bytes do not depend
+    on the workers. The store is written in `resume` and moved to `path` when it is complete.
 
     Args:
         splits: as `rebalance` wrote it.
-        path: of the store; what was there is replaced.
-        preparation: of every image; the store keeps it as its attribute `preparation`.
+        path: of the store; replaced if it exists.
+        preparation: of every image; saved as the attribute `preparation` of the store.
         workers, dask: as in `compute.run`.
-        attributes: more that travels with the store.
-        resume: an existing folder that survives a crash, of this table and these settings alone; chunks that an
-            earlier run finished are found in it.
+        attributes: further attributes of the store.
+        resume: an existing folder that survives a crash, for this table and these settings only; holds the chunks that
+            an earlier run finished.
 
     Returns:
-        Images that were prepared now; the others come from an earlier run that was cut off.
+        Number of images prepared in this call; the others come from an earlier interrupted run.
 
     Raises:
-        UserError: an image cannot be read, or is not the one that `fetch` saw.
+        UserError: an image cannot be read, or has changed since `fetch` listed it.
     """
-    # The store says which splits have masks; a mask for only some images would be worse than none.
+    # A split has masks for all images or for none.
     with_lungs = "lung_mask_uri" in splits and bool(splits["lung_mask_uri"].ne("").all())
     rows_of = {
         split: splits[splits["split"] == split].sort_values("image_id", ignore_index=True) for split in tables.SPLITS
     }
-    growing, begun = resume / path.name, resume / "begun"
+    unfinished, begun = resume / path.name, resume / "begun"
     if not begun.is_file():
-        empty = store.create_store(growing, {**attributes, "preparation": preparation.as_dict()})
+        empty = store.create_store(unfinished, {**attributes, "preparation": preparation.as_dict()})
         for split, table in rows_of.items():
             store.create_split(empty, split, table, size=preparation.size, with_lungs=with_lungs)
         begun.touch()
-    for half_written in growing.rglob("*.partial"):  # by a process that was killed
-        half_written.unlink()
-    group: Any = zarr.open_group(growing, mode="r+")
+    for incomplete in unfinished.rglob("*.partial"):  # left by a process that was killed
+        incomplete.unlink()
+    group: Any = zarr.open_group(unfinished, mode="r+")
     pending: list[tuple[list[Any], int]] = []
     parts = []
     for split, table in rows_of.items():
@@ -73,8 +73,8 @@ def write_store(
         masks = table["lung_mask_uri"].map(files.absolute) if with_lungs else [""] * len(table)
         jobs = list(zip(table["uri"].map(files.absolute), table["sha256"], masks, strict=True))
         for number, part in enumerate(compute.chunks(jobs, store.IMAGES_PER_CHUNK)):
-            # Zarr writes a chunk beside its name and renames it: one that is there is whole.
-            if not all((growing / array.path / f"c/{number}/0/0").is_file() for array in arrays):
+            # Zarr writes a chunk to a temporary name and renames it: an existing chunk is complete.
+            if not all((unfinished / array.path / f"c/{number}/0/0").is_file() for array in arrays):
                 pending.append((arrays, number * store.IMAGES_PER_CHUNK))
                 parts.append(part)
     function = partial(_prepare_chunk, preparation=preparation)
@@ -82,16 +82,16 @@ def write_store(
     for (arrays, start), result in zip(pending, results, strict=True):
         for array, pixels in zip(arrays, result, strict=True):
             array[start : start + len(pixels)] = pixels
-    # A move that breaks off leaves a store with holes that nobody would fill: then all starts anew.
+    # An interrupted move leaves an incomplete store: without `begun` the next run starts from the beginning.
     begun.unlink()
     with workspace.written_whole(path) as partial_path:
-        shutil.move(growing, partial_path)
+        shutil.move(unfinished, partial_path)
     return sum(map(len, parts))
 
 
 def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, preparation: Preparation) -> list[Gray]:
-    """The images, and the masks where there are any: uint8 (n, size, size)."""
-    cv2.setNumThreads(1)  # the processes share the cores already; OpenCV's own threads would fight them for these
+    """The images, and the masks if there are any: uint8 (n, size, size)."""
+    cv2.setNumThreads(1)  # the processes already use all cores; threads of OpenCV would slow them down
     pixels = np.zeros((len(jobs), preparation.size, preparation.size), np.uint8)
     masks = np.zeros_like(pixels)
     for row, (uri, sha256, mask_uri) in enumerate(jobs):

@@ -16,18 +16,18 @@ STAND_IN = "no model passes its gates, and this is the earliest"
 STAYS = "the champion stays"
 
 FIRST_VERSION = 1
-"""The registry never gives a number twice, so the version that has this one was the first, whichever were deleted."""
+"""The registry never uses a number twice: the version with this one is the first, even if others were deleted."""
 
 Tags = Mapping[int, Mapping[str, str]]
 """Version number -> its tags: the registry of one data set."""
 
 
 class Gain(NamedTuple):
-    """By how much one model's validation AUC is above another's on their common images, and how many they are.
+    """Difference of two models' validation AUCs on their common images, and the number of these images.
 
     Attributes:
-        auc: the difference, -1 to 1; 0 where nothing can be compared.
-        smaller: images of the rarer class among the common ones.
+        auc: the difference, -1 to 1; 0 if nothing can be compared.
+        smaller: number of common images of the rarer class.
     """
 
     auc: float
@@ -39,7 +39,7 @@ Measure = Callable[[int, int], Gain]
 
 
 class Gate(NamedTuple):
-    """A condition for becoming champion, as `params.yaml` names it, and whether this model meets it."""
+    """A condition for the champion, with its name in `params.yaml`, and whether this model meets it."""
 
     name: str
     value: float
@@ -48,17 +48,17 @@ class Gate(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What was decided and why.
+    """The decision and its reason.
 
     Attributes:
-        promoted: the candidate becomes champion.
+        promoted: whether the candidate becomes champion.
         reason: in plain words.
-        auc: of the candidate, on the validation images compared.
-        champion_auc: of the champion, on the same images; None where there was nothing to compare.
-        n_common: validation images compared.
-        gates: what was asked; `min_gain` only where there was a comparison.
+        auc: of the candidate, on the compared validation images.
+        champion_auc: of the champion, on the same images; None without a comparison.
+        n_common: number of compared validation images.
+        gates: the checked conditions; `min_gain` only with a comparison.
         p_value: DeLong's, of "both have the same AUC on validation".
-        test_difference, test_p_value: the same comparison on common test images, for the reader alone.
+        test_difference, test_p_value: the same comparison on common test images; reported only, not used.
     """
 
     promoted: bool
@@ -73,14 +73,14 @@ class Decision(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Who is champion, and whom it had to beat for that; `displaced` None = nobody."""
+    """The champion, and the earlier champion that it replaced; `displaced` None = none."""
 
     champion: int
     displaced: int | None
 
 
 class Rollback(NamedTuple):
-    """The version to go back to, and those that must step aside for it, the champion first."""
+    """The version to go back to, and those that are withdrawn for it, the champion first."""
 
     champion: int
     aside: tuple[int, ...]
@@ -97,21 +97,22 @@ def decide(
     min_sensitivity: float,
     max_ece: float,
 ) -> Decision:
-    """Compare two models on validation images that neither has learnt from, and hold the candidate to its gates.
+    """Compare two models on validation images that neither was trained on, and check the gates of the candidate.
 
-    Those are the images, by the SHA-256 of their file, in both models' validation predictions with the same label: one
-    whose label has changed since would be judged by a label that one of the models never saw. A comparison on test is
-    reported and decides nothing: a champion chosen on test would make its figures worthless.
+    Compared are images, by the SHA-256 of their file, that have the same label in both models' validation predictions:
+    one of the models never saw a label that has changed. The comparison on test is reported but has no effect: test
+    figures of a champion that was chosen on test would be too good.
 
     Args:
-        candidate, champion: predictions (`sha256, patient_id, split, label, score`); no rows of the champion = they are
-            gone; champion None = there is none to beat, and the candidate becomes it whatever its gates say.
-        first: the candidate is the first version of its data set, which matters for the reason alone.
-        threshold: the candidate's own, chosen on validation.
-        min_common: images of each class both must have validated on; fewer and the champion stays.
+        candidate, champion: predictions (`sha256, patient_id, split, label, score`). A champion without rows = its
+            predictions are lost. Champion None = there is none, and the candidate is promoted whatever its gates.
+        first: whether the candidate is the first version of its data set; used only for the reason.
+        threshold: of the candidate, chosen on validation.
+        min_common: minimum number of common validation images of each class; with fewer the champion stays.
         min_gain: the AUC must be higher by more than this.
         min_sensitivity: on validation, at `threshold`.
-        max_ece: expected calibration error of the raw scores on validation; calibrated on it, they flatter there.
+        max_ece: expected calibration error of the raw scores on validation. Calibrated scores would look too good, as
+            they are fitted there.
     """
     mine = _split(candidate, "val")
     own_auc = ranking.roc_auc(mine["label"], mine["score"])
@@ -119,8 +120,8 @@ def decide(
     failed = "; ".join(_failure(gate) for gate in gates if not gate.passed)
     if champion is None:
         reason = FIRST if first else STAND_IN if failed else EARLIEST
-        said = f"{reason}{', although' if first else ':'} {failed}" if failed else reason
-        return Decision(True, said, own_auc, None, len(mine), gates)
+        reason = f"{reason}{', although' if first else ':'} {failed}" if failed else reason
+        return Decision(True, reason, own_auc, None, len(mine), gates)
 
     on_test, smaller = _common(candidate, champion, "test")
     test = _compared(on_test)[2:] if smaller >= min_common else (None, None)
@@ -137,26 +138,26 @@ def decide(
     auc, champion_auc, gain, p_value = _compared(common)
     higher = gain > min_gain
     gates = (Gate("min_gain", gain, min_gain, higher), *gates)
-    said = (
+    reason = (
         f"validation AUC {auc:.4f} against the champion's {champion_auc:.4f} "
         f"on {len(common)} common images (DeLong p = {p_value:.2g})"
     )
     if not higher:
         by = f" by more than {min_gain:g} (promote.min_gain)" if min_gain else ""
-        said = f"not higher{by}: {said}{also}; {STAYS}"
+        reason = f"not higher{by}: {reason}{also}; {STAYS}"
     elif failed:
-        said = f"higher {said}, but {failed}; {STAYS}"
+        reason = f"higher {reason}, but {failed}; {STAYS}"
     else:
-        said = f"higher {said}"
-    return Decision(higher and not failed, said, auc, champion_auc, len(common), gates, p_value, *test)
+        reason = f"higher {reason}"
+    return Decision(higher and not failed, reason, auc, champion_auc, len(common), gates, p_value, *test)
 
 
 def settled(decision: Decision, version: int, champion: int, tags: Mapping[str, str]) -> Decision:
-    """The decision as the registry has it, where that knows more than the two tables compared.
+    """The decision that agrees with the champion of the registry, which depends on all versions.
 
     Args:
         decision: on version `version`, with the tags `tags`.
-        champion: as `standing` found it among all versions.
+        champion: as `standing` selects it from all versions.
     """
     if decision.promoted == (version == champion):
         return decision
@@ -170,13 +171,13 @@ def settled(decision: Decision, version: int, champion: int, tags: Mapping[str, 
 
 
 def as_report(decision: Decision) -> dict[str, Any]:
-    """What `promotion.json` holds of a decision; a key appears only where there is something to say."""
+    """A decision as in `promotion.json`; keys without a value are left out."""
     values = {name: value for name, value in decision._asdict().items() if value is not None}
     return values | {"gates": [gate._asdict() for gate in decision.gates]}
 
 
 def as_tags(decision: Decision) -> dict[str, str]:
-    """The decision as tags of a version: a word for each gate, the figures, and last the reason, which seals it."""
+    """The decision as tags of a version: one per gate, the figures, and last the reason, which completes them."""
     report = as_report(decision)
     figures = {name: f"{report[name]:.6g}" for name in ("p_value", "test_difference", "test_p_value") if name in report}
     gates = {
@@ -198,9 +199,9 @@ def facts(
     min_sensitivity: float,
     max_ece: float,
 ) -> dict[str, str]:
-    """What a version is judged on and by, as tags: those that `standing` needs, and the other limits.
+    """The facts behind a decision, as tags of a version: those that `standing` needs, and the other limits.
 
-    As long as none of them changes, a decision on the version stands. Arguments as those of `decide`.
+    A decision on the version is valid until one of them changes. The arguments are those of `decide`.
     """
     mine = _split(candidate, "val")
     passed = all(gate.passed for gate in _gates(mine, threshold, min_sensitivity, max_ece))
@@ -218,22 +219,21 @@ def facts(
 
 
 def standing(registry: Tags, measure: Measure) -> Standing:
-    """The champion among all versions: each, in the order of their numbers, challenges the best one before it.
+    """The champion of all versions: in the order of their numbers, each is compared with the best one before it.
 
-    Only those that pass their gates (`eligible`) take part, and the first version of all (`FIRST_VERSION`), which is
-    champion until one of them is better. Where there is neither, the earliest version stands in. Those that were
+    Only versions that pass their gates (`eligible`) take part, and the first version (`FIRST_VERSION`), which is
+    champion until another one is better. If there are none, the earliest version is champion. Versions that were
     rolled back (`rolled_back_at`) are left out.
 
-    Why so: the store gives numbers in one order and tags together with them, and it has no compare-and-set for an
-    alias. Whatever many processes do at once, those that read the same tags must name the same champion, so nothing
-    here may depend on who asks, when, or where the alias points. Versions of one data digest and split validated on
-    the same images: their AUCs stand in the tags. Only where the images differ are two versions compared by their
-    predictions; what comes out is a tag of the challenger too (`against`), so that it holds for everybody, and after
-    the predictions are gone.
+    The reason for this rule: the store gives each version its number and its tags in one step, but it has no
+    compare-and-set for an alias. Processes that read the same tags must select the same champion. So the result must
+    not depend on the process, the time or the alias. Two versions with the same validation images are compared by the
+    AUCs in their tags. With different images they are compared by their predictions. The result becomes a tag of the
+    challenger (`against`), so that all processes use it, also when the predictions are lost.
 
     Args:
         registry: at least one version that has a `val_auc`.
-        measure: asked only for pairs with different images that no tag tells of.
+        measure: called only for pairs with different images and without such a tag.
     """
     contenders = _contenders(registry)
     holder, *challengers = [one for one in contenders if _may_hold(one, registry[one])] or contenders[:1]
@@ -247,24 +247,24 @@ def standing(registry: Tags, measure: Measure) -> Standing:
 
 
 def rollback(registry: Tags, champion: int, choose: Callable[[Tags], Standing]) -> Rollback | None:
-    """How to go back to who was champion before; None where nobody was, or nobody who passes the gates by now.
+    """How to go back to the previous champion; None if there is none, or none that passes its gates now.
 
-    Versions that never were champion, yet are better than the one to go back to, step aside too: else one of them
-    would take its place as soon as anybody asks.
+    Versions that are better than the previous champion but never were champion are withdrawn too: otherwise the next
+    call of `standing` would select one of them.
 
     Args:
         registry: all versions.
-        champion: where the alias points.
-        choose: `standing`, with a way to measure.
+        champion: the version with the alias.
+        choose: `standing` with its `measure`.
     """
-    crowned = [
+    former = [
         version
         for version in _contenders(registry)
         if version != champion and "crowned_at" in registry[version] and _may_hold(version, registry[version])
     ]
-    if not crowned:
+    if not former:
         return None
-    target = max(crowned, key=lambda version: (registry[version]["crowned_at"], version))
+    target = max(former, key=lambda version: (registry[version]["crowned_at"], version))
     aside = [champion]
     while True:
         left = {version: tags for version, tags in registry.items() if version not in aside}
@@ -275,24 +275,24 @@ def rollback(registry: Tags, champion: int, choose: Callable[[Tags], Standing]) 
 
 
 def auc_gain(challenger: pd.DataFrame, holder: pd.DataFrame) -> Gain:
-    """Two models on their common validation images; arguments as those of `decide`."""
+    """The gain on the common validation images of two models; the arguments are predictions as in `decide`."""
     common, smaller = _common(challenger, holder, "val")
     return Gain(_compared(common)[2] if smaller else 0.0, smaller)
 
 
 def against(holder: int, gain: Gain) -> dict[str, str]:
-    """The tag that says how a version did against `holder`."""
+    """The tag with the result of a version against `holder`."""
     return {f"against_{holder}": f"{gain.auc!r} on {gain.smaller}"}
 
 
 def _contenders(registry: Tags) -> list[int]:
-    # A version registered by hand may have no AUC.
+    # A version that was registered by hand may have no AUC.
     known = sorted(version for version, tags in registry.items() if "val_auc" in tags)
     return [version for version in known if "rolled_back_at" not in registry[version]] or known
 
 
 def _may_hold(version: int, tags: Mapping[str, str]) -> bool:
-    # Versions from before there were gates have no tag `eligible`, nor `min_gain` or `min_common`.
+    # Versions older than the gates have no tags `eligible`, `min_gain` and `min_common`.
     return version == FIRST_VERSION or tags.get("eligible", "true") == "true"
 
 
@@ -300,8 +300,8 @@ def _gain(registry: Tags, challenger: int, holder: int, measure: Measure) -> Gai
     mine, theirs = registry[challenger], registry[holder]
     if "val_digest" in mine and mine["val_digest"] == theirs.get("val_digest"):
         return Gain(float(mine["val_auc"]) - float(theirs["val_auc"]), int(mine["val_smaller"]))
-    if noted := mine.get(f"against_{holder}"):
-        auc, smaller = noted.split(" on ")
+    if result := mine.get(f"against_{holder}"):
+        auc, smaller = result.split(" on ")
         return Gain(float(auc), int(smaller))
     return measure(challenger, holder)
 
@@ -327,14 +327,14 @@ def _failure(gate: Gate) -> str:
 
 
 def _common(candidate: pd.DataFrame, champion: pd.DataFrame, split: str) -> tuple[pd.DataFrame, int]:
-    """`label, patient_id, score, score_champion` of the images in both with the same label, and the rarer class's n."""
+    """`label, patient_id, score, score_champion` of common images with the same label; and the n of the rarer class."""
     both = _split(candidate, split).join(_split(champion, split).add_suffix("_champion"), how="inner")
     common = both[both["label"] == both["label_champion"]]
     return common, _smaller(common)
 
 
 def _compared(common: pd.DataFrame) -> tuple[float, float, float, float]:
-    """AUC of either model, their difference, DeLong's p-value."""
+    """AUC of both models, their difference, DeLong's p-value."""
     auc = ranking.roc_auc(common["label"], common["score"])
     champion_auc = ranking.roc_auc(common["label"], common["score_champion"])
     scores = (common["score"], common["score_champion"])

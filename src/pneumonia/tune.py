@@ -39,7 +39,7 @@ def search(
     """The hyper-parameters with the best validation AUC, and a table of all trials.
 
     The first trial takes the middle of each range: a study with few trials never ends below this guess. Without trials
-    the result is the middle. A trial is pruned where its AUC is below the median of the earlier trials at the same
+    the result is the middle. A trial is pruned if its AUC is below the median of the earlier trials at the same
     epoch. A trial whose loss is not finite fails, and the study continues. The features of a frozen backbone are
     computed once for all trials.
 
@@ -66,7 +66,7 @@ def search(
         return guess, pd.DataFrame(columns=["trial", "state", "val_auc", *guess])
     train.check(train_split, val_split, recipe)
     recipe = recipe.for_weights(weights)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a warning of Optuna is a traceback of a one-line error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # Optuna logs a failed trial as a warning with a traceback
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=seed),

@@ -1,6 +1,6 @@
-"""Look at every image before anything learns from it: measure, check against expectations, quarantine.
+"""Check every image before training: measure it, check expectations, quarantine bad images.
 
-A bad image becomes a row with a reason, never a crash; too many of them fail the stage.
+A bad image becomes a row with a reason and never a crash. Too many bad images fail the stage.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ MEASURES = (
 )
 
 NEAR = 10
-"""Bits of 256 in which the hashes of two copies of one image may differ.
+"""Maximum number of different bits, of 256, in the hashes of two copies of one image.
 
-Of 400 images of the Kermany set, 99 % stay within it when they are compressed at quality 50, resized by up to a third
-either way or brightened; of its 17 million pairs of different files, none comes so near.
+Of 400 images of the Kermany set, 99 % are within this limit after compression at quality 50, a resize by up to a third
+in either direction or a brightening. None of its 17 million pairs of different files is within it.
 """
 
 TURNED_MARGIN = 0.1
-"""How much better a turned image must fit the mean image than it does upright.
+"""Minimum gain in the correlation with the typical image after a rotation, for an image to count as turned.
 
-On the Kermany set it finds every quarter turn and 88 % of the images on their head, and no upright one.
+On the Kermany set it detects every image turned by 90 or 270 degrees, 88 % of those turned by 180 degrees, and no
+upright one.
 """
 
 IMAGES_SUITE = "images"
-"""Name of the expectations on single images; those on classes have a page of their own."""
+"""Name of the expectations on single images; the expectations on classes have their own page."""
 
 MIN_PATIENTS = 10
-"""Fewer of a class, and a split by patient says little."""
+"""Minimum number of patients of a class for a useful split by patient."""
 
 _CHUNK = 256
 _THUMBNAIL = 16
@@ -62,14 +63,16 @@ _SHARPNESS = 112
 
 
 class ValidationReport(NamedTuple):
-    """What `validation.json` holds, and the page for people.
+    """The content of `validation.json`, and the page for readers.
 
     Attributes:
-        summary: free of timestamps, so that it is a stable out.
-        page: Great Expectations Data Docs, the page with the results; its folder is a static site.
+        summary: without timestamps, so the out is the same for the same data.
+        failed: the failed expectations in words.
+        page: the page with the results of Great Expectations Data Docs; its folder is a static site.
     """
 
     summary: dict[str, Any]
+    failed: list[str]
     page: Path
 
 
@@ -82,24 +85,23 @@ def measure(
     dask: str | None = None,
     resume: Path | None = None,
 ) -> pd.DataFrame:
-    """The manifest with every image decoded and measured: the columns `MEASURES`.
+    """The manifest with the columns `MEASURES`: every image is decoded and measured.
 
     Args:
         manifest: as `fetch` wrote it.
         min_side: pixels; a smaller image is quarantined.
         min_std: gray levels; an image with a smaller standard deviation is blank.
         workers, dask: as in `compute.run`.
-        resume: an existing folder that survives a crash; chunks that an earlier run finished are taken from it.
+        resume: an existing folder that survives a crash; holds the chunks that an earlier run finished.
 
     Returns:
-        All rows. `mode` as the file says (`L`, `RGB`, `MONOCHROME1`), `mean` and `std` in gray levels, `entropy` in
-        bits, `saturated` the share of black and white pixels, `sharpness` as the function of that name, `turned`
-        degrees, `dhash` a perceptual hash of 64 hex digits, `look_alike` the first of the images of other patients that
-        look the same, else "", `valid` a bool, `reason` the reason of a quarantine, else "". What an unreadable image
-        has no value for is 0 or "".
+        All rows. `mode` of the file (`L`, `RGB`, `MONOCHROME1`), `mean` and `std` in gray levels, `entropy` in bits,
+        `saturated` the share of black and white pixels, `sharpness` as the function of that name, `turned` in degrees,
+        `dhash` a perceptual hash of 64 hex digits, `look_alike` as the function of that name, `valid` a bool, `reason`
+        the reason of a quarantine, else "". Missing values of an unreadable image are 0 or "".
 
     Raises:
-        UserError: a file is gone, cannot be reached, or is no longer the one `fetch` saw.
+        UserError: a file is missing, cannot be reached, or has changed since `fetch` listed it.
     """
     jobs = list(zip(manifest["uri"].map(files.absolute), manifest["sha256"], strict=True))
     parts = dict(enumerate(compute.chunks(jobs, _CHUNK)))
@@ -128,8 +130,8 @@ def measure(
 
 
 def _measure_chunk(jobs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    cv2.setNumThreads(1)  # the processes share the cores already; OpenCV's own threads would fight them for these
-    # A file that is gone or cannot be reached is no bad image: leaving it out would make the result depend on the day.
+    cv2.setNumThreads(1)  # the processes already use all cores; threads of OpenCV would slow them down
+    # A missing or unreachable file is an error and not a bad image: else the result would depend on the network.
     return [_measure(decode.read_unchanged(uri, sha256)) for uri, sha256 in jobs]
 
 
@@ -137,20 +139,20 @@ def _measure(content: bytes) -> dict[str, Any]:
     try:
         image, mode = decode.decode(content), decode.mode(content)
     except UserError as error:
-        nothing = {"width": 0, "height": 0, **dict.fromkeys(("mean", "std", "entropy", "saturated", "sharpness"), 0.0)}
+        missing = {"width": 0, "height": 0, **dict.fromkeys(("mean", "std", "entropy", "saturated", "sharpness"), 0.0)}
         reason = f"cannot be read as an image ({error})"
-        return nothing | {"mode": "", "dhash": "", "thumbnail": "", "reason": reason}
+        return missing | {"mode": "", "dhash": "", "thumbnail": "", "reason": reason}
     height, width = image.shape
     mean, std = cv2.meanStdDev(image)
     shares = np.bincount(image.ravel(), minlength=256) / image.size
-    some = shares[shares > 0]
+    nonzero = shares[shares > 0]
     return {
         "width": width,
         "height": height,
         "mode": mode,
         "mean": round(float(mean[0, 0]), 3),
         "std": round(float(std[0, 0]), 3),
-        "entropy": round(float(-(some * np.log2(some)).sum()) + 0.0, 3),
+        "entropy": round(float(-(nonzero * np.log2(nonzero)).sum()) + 0.0, 3),
         "saturated": round(float(shares[0] + shares[255]), 4),
         "sharpness": round(sharpness(image), 3),
         "dhash": dhash(image),
@@ -160,13 +162,13 @@ def _measure(content: bytes) -> dict[str, Any]:
 
 
 def sharpness(image: npt.NDArray[np.uint8]) -> float:
-    """How much fine structure an image has, whatever its size: devices, exposure and archives differ in it.
+    """Amount of fine structure, independent of the image size; it differs between devices, exposures and archives.
 
     Args:
         image: uint8 (height, width), 0-255.
 
     Returns:
-        log2(1 + v), v being the variance of the Laplacian of the image at 112x112 pixels, in squared gray levels.
+        log2(1 + v) with v = variance of the Laplacian of the image at 112x112 pixels, in squared gray levels.
 
     Source:
         Pech-Pacheco et al. 2000, doi:10.1109/ICPR.2000.903548.
@@ -176,10 +178,10 @@ def sharpness(image: npt.NDArray[np.uint8]) -> float:
 
 
 def dhash(image: npt.NDArray[np.uint8]) -> str:
-    """A perceptual hash: copies of an image differ in few of its 256 bits.
+    """A perceptual hash: the hashes of two copies of an image differ in few of 256 bits.
 
-    Each bit says whether a pixel of the image, shrunk to 17x16, is brighter than its left neighbour. The usual 64
-    bits are too few for X-rays, which all look alike: 997 pairs of different images of the Kermany set share them.
+    The image is shrunk to 17x16 pixels. A bit is 1 if a pixel is brighter than its left neighbour. The usual 64 bits
+    are too few for X-rays: 997 pairs of different images of the Kermany set have the same 64 bits.
 
     Args:
         image: uint8 (height, width).
@@ -194,17 +196,17 @@ def dhash(image: npt.NDArray[np.uint8]) -> str:
 
 
 def look_alike(table: pd.DataFrame, *, near: int = NEAR) -> list[str]:
-    """For each row the first `image_id` of those that look the same but are of another patient, itself included.
+    """For each row the first `image_id` of its group of images that look the same and are of different patients.
 
-    Such images are most likely one image saved twice, under two patients: a model that learns from one must not be
-    judged on the other. Files that are equal byte by byte are no concern of this function.
+    Such images are probably one image saved under two patients. A model that is trained on one must not be evaluated on
+    the other. This function ignores files that are equal byte by byte.
 
     Args:
         table: `image_id, patient_id, sha256, dhash, valid`.
-        near: bits in which two hashes may differ.
+        near: maximum number of different bits of two hashes.
 
     Returns:
-        "" for images that look like no other patient's.
+        "" for images that look like no image of another patient.
     """
     rows = np.flatnonzero(table["valid"])
     hashes = np.array([np.frombuffer(bytes.fromhex(text), np.uint64) for text in table["dhash"].iloc[rows]])
@@ -216,22 +218,22 @@ def look_alike(table: pd.DataFrame, *, near: int = NEAR) -> list[str]:
         for other in number + 1 + np.flatnonzero(apart <= near):
             if patients[other] != patients[number] and contents[other] != contents[number]:
                 pairs.append((number, other))
-    found = [""] * len(table)
+    first_ids = [""] * len(table)
     if pairs:
         first, second = np.array(pairs).T
         links = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(rows), len(rows)))
         component = connected_components(links, directed=False)[1]
         ids = table["image_id"].iloc[rows].to_numpy()
         for number in np.unique(np.concatenate([first, second])):
-            found[rows[number]] = min(ids[component == component[number]])
-    return found
+            first_ids[rows[number]] = min(ids[component == component[number]])
+    return first_ids
 
 
 def turned(table: pd.DataFrame) -> list[int]:
-    """Degrees by which each image seems to be turned, anticlockwise: 0, 90, 180 or 270.
+    """Estimated rotation of each image in degrees, anticlockwise: 0, 90, 180 or 270.
 
-    An image is turned where one of its turned forms fits the mean of all images clearly better than it does itself.
-    Most images must be upright for that.
+    An image counts as turned if one of its rotations fits the typical image clearly better than the image itself. This
+    works if most images are upright.
 
     Args:
         table: `thumbnail`, hex digits of uint8 (16, 16), "" for an image that cannot be read.
@@ -242,7 +244,7 @@ def turned(table: pd.DataFrame) -> list[int]:
         pixels = np.array([np.frombuffer(bytes.fromhex(text), np.uint8) for text in table["thumbnail"].iloc[rows]])
         unit = _centred(pixels.astype(np.float64)).reshape(-1, _THUMBNAIL, _THUMBNAIL)
         typical = _centred(np.median(unit, axis=0).reshape(1, -1))[0]
-        # An image turned anticlockwise is upright again after as many quarter turns clockwise.
+        # The same number of quarter turns clockwise makes a turned image upright.
         fits = np.stack([np.rot90(unit, -turn, axes=(1, 2)).reshape(len(rows), -1) @ typical for turn in range(4)])
         best = fits.argmax(axis=0)
         degrees[rows] = np.where(fits.max(axis=0) > fits[0] + TURNED_MARGIN, 90 * best, 0)
@@ -250,24 +252,24 @@ def turned(table: pd.DataFrame) -> list[int]:
 
 
 def _centred(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    moved = rows - rows.mean(axis=1, keepdims=True)
-    return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9))
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9))
 
 
 def report(
     table: pd.DataFrame, *, min_side: int, min_std: float, max_bad_fraction: float, docs: Path
 ) -> ValidationReport:
-    """Run the expectation suite over the measured table and render it as a page.
+    """Run the expectation suite on the measured table and write the results as a page.
 
     Args:
         table: as `measure` returns it.
-        min_side, min_std, max_bad_fraction: the settings the suite expects.
+        min_side, min_std, max_bad_fraction: limits of the suite, as in params.yaml.
         docs: folder for the Data Docs; replaced.
     """
-    results = _run_suite(table, min_side, min_std, max_bad_fraction, docs)
+    rows, failed = _run_suite(table, min_side, min_std, max_bad_fraction, docs)
     copies = table.groupby("sha256")["sha256"].transform("size") > 1
     alike = table["look_alike"] != ""
-    # Without what it says of the single file in brackets.
+    # Without the details of a single file in brackets.
     reasons = table.loc[~table["valid"], "reason"].str.split(" (", regex=False).str[0].value_counts()
     summary = {
         "n_images": len(table),
@@ -282,13 +284,13 @@ def report(
         "look_alike_groups": int(table.loc[alike, "look_alike"].nunique()),
         "look_alike_files": int(alike.sum()),
         "n_turned": int((table["turned"] != 0).sum()),
-        "expectations": results,
+        "expectations": rows,
     }
-    return ValidationReport(summary, next((docs / "validations" / IMAGES_SUITE).rglob("*.html")))
+    return ValidationReport(summary, failed, next((docs / "validations" / IMAGES_SUITE).rglob("*.html")))
 
 
 def findings(table: pd.DataFrame) -> pd.DataFrame:
-    """What a person should look at: `image_id, finding` of images left out, turned, or like another patient's."""
+    """Images to check by eye: `image_id, finding` of quarantined, turned and look-alike images."""
     notes = [
         table[~table["valid"]].assign(finding=lambda rows: "quarantined: " + rows["reason"]),
         table[table["turned"] != 0].assign(finding=lambda rows: "turned by " + rows["turned"].astype(str) + " degrees"),
@@ -298,7 +300,7 @@ def findings(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _classes(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each class: `class, label, n_images, share, n_patients`, of valid rows."""
+    """One row per class, from valid rows: `class, label, n_images, share, n_patients`."""
     valid = table[table["valid"]]
     parts = [(label, name, valid[valid["label"] == label]) for label, name in tables.LABELS.items()]
     return pd.DataFrame(
@@ -314,33 +316,34 @@ def _classes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def require_enough(table: pd.DataFrame, max_bad_fraction: float) -> None:
-    """Stop where too much is quarantined, or a class has nothing left.
+    """Check that not too many images are quarantined and that each class has valid images.
 
     Raises:
-        UserError: names the share, the limit and the commonest reason.
+        UserError: with the share, the limit and the most frequent reason.
     """
     bad = table[~table["valid"]]
     if len(bad) > max_bad_fraction * len(table):
         worst = bad["reason"].value_counts()
         raise UserError(
             f"{len(bad)} of {len(table)} images are bad ({len(bad) / len(table):.1%}), validate.max_bad_fraction "
-            f"allows {max_bad_fraction:.1%}; commonest: {worst.index[0]} ({worst.iloc[0]}); mend the source "
-            "or raise the limit"
+            f"allows {max_bad_fraction:.1%}; most frequent: {worst.index[0]} ({worst.iloc[0]}); fix the "
+            "source or raise the limit"
         )
     for label, name in tables.LABELS.items():
         if not (table["valid"] & table["label"].eq(label)).any():
             reasons = table.loc[table["label"].eq(label), "reason"].value_counts()
             raise UserError(
-                f"no valid image of class {label} ({name}) is left; commonest reason: "
+                f"no valid image of class {label} ({name}) is left; most frequent reason: "
                 f"{reasons.index[0] if len(reasons) else 'the source has none'}"
             )
 
 
 def _run_suite(
     table: pd.DataFrame, min_side: int, min_std: float, max_bad_fraction: float, docs: Path
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of `validation.json`, and the failed expectations in words."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    # Imported here: 3 s that a reader of this module's table functions need not wait for.
+    # Imported here because it takes 3 s, which the functions on tables do not need.
     import great_expectations as gx
     import great_expectations.expectations as gxe
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -392,7 +395,8 @@ def _run_suite(
             )
             outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
             outcomes += [result for run in outcome.run_results.values() for result in run.results]
-    return [_row(one) for one in outcomes]
+    failed = [_in_words(outcome.expectation_config) for outcome in outcomes if not outcome.success]
+    return [_row(outcome) for outcome in outcomes], failed
 
 
 def _row(result: Any) -> dict[str, Any]:
@@ -403,3 +407,25 @@ def _row(result: Any) -> dict[str, Any]:
         "success": bool(result.success),
         "unexpected": int(result.result.get("unexpected_count") or 0),
     }
+
+
+def _in_words(config: Any) -> str:
+    """An expectation for the printed summary.
+
+    >>> from types import SimpleNamespace
+    >>> kwargs = {"column": "mean", "min_value": 10, "max_value": 245, "mostly": 0.95}
+    >>> _in_words(SimpleNamespace(type="expect_column_values_to_be_between", kwargs=kwargs))
+    'mean between 10 and 245'
+    """
+    values = config.kwargs
+    name = values.get("column", "number of images")
+    if "between" in config.type:
+        low, high = values.get("min_value"), values.get("max_value")
+        return f"{name} at least {low:g}" if high is None else f"{name} between {low:g} and {high:g}"
+    if "value_set" in values:
+        return f"{name} {' or '.join(str(value) or 'empty' for value in values['value_set'])}"
+    if values.get("regex") == ".":
+        return f"{name} not empty"
+    if "regex" in values:
+        return f"{name} {'without' if 'not_match' in config.type else 'like'} {values['regex']}"
+    return f"{name} {'unique' if 'unique' in config.type else 'exists'}"

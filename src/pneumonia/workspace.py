@@ -18,7 +18,7 @@ def project_root(folder: Path | None = None) -> Path:
     """The project's folder, also from inside DVC's temporary experiment folders.
 
     `dvc exp run --temp` and the queue run a stage in `<root>/.dvc/tmp/exps/…`, a folder that is
-    thrown away; what must outlive the experiment belongs under the root.
+    removed afterwards; files that must outlive the experiment belong under the root.
     """
     here = (folder or Path.cwd()).resolve()
     inside_experiment = _DVC_EXPERIMENT.match(f"{here}/")
@@ -27,9 +27,9 @@ def project_root(folder: Path | None = None) -> Path:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when the block ends well and vanishes when it does not.
+    """A path to write to, which becomes `path` if the block succeeds and is removed if it fails.
 
-    Works for files and folders. What an earlier, killed writer left behind is removed first.
+    Works for files and folders. Remains of an earlier writer that was killed are removed first.
     """
     final = Path(path)
     partial = final.with_name(f".partial-{final.name}")
@@ -46,18 +46,18 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable(stage: str, *key: object) -> Iterator[Path]:
-    """A folder for what must survive a crash of `stage`: the same one for the same `key`, for one process at a time.
+    """A folder that survives a crash of `stage`: the same one for the same `key`, used by one process at a time.
 
-    It lies under the project's root, outside of what DVC removes before a stage runs, stays when the block fails,
-    and goes when the block ends well.
+    It is under the project's root, where DVC does not remove it before a stage runs. It stays if the block fails and is
+    removed if the block succeeds.
 
     Args:
         stage: name of a stage.
-        key: all that decides what the stage makes: settings, digests of data and code.
+        key: all that the results of the stage depend on: settings, digests of data and code.
     """
     name = sha256_bytes("\n".join(map(str, key)).encode())[:16]
     folder = project_root() / ".resume" / stage / name
-    # Beside the folder, since it must not go with it: another process may wait for it.
+    # Beside the folder and not in it: another process may wait for the lock when the folder is removed.
     with FileLock(folder.with_suffix(".lock")):
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
@@ -76,7 +76,7 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all in it; nothing happens where there is none."""
+    """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

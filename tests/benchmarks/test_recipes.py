@@ -61,7 +61,11 @@ def test_measures_tell_how_an_image_was_taken() -> None:
     image = np.random.default_rng(0).integers(60, 200, (64, 64)).astype(np.uint8)
     framed, soft = image.copy(), cv2.GaussianBlur(image, (0, 0), 2)
     framed[:12] = 0
-    known, other, blurred = recipes.taken(image), recipes.taken(framed), recipes.taken(soft)
+    known, other, blurred = (
+        recipes.acquisition_measures(image),
+        recipes.acquisition_measures(framed),
+        recipes.acquisition_measures(soft),
+    )
     assert blurred["sharpness_0"] < known["sharpness_0"]
     assert blurred["contrast"] < known["contrast"]
     assert other["top_mean"] == 0 < known["top_mean"]
@@ -72,10 +76,10 @@ def test_measures_tell_how_an_image_was_taken() -> None:
 def test_a_recipe_is_not_run_twice_under_another_name() -> None:
     known = dict.fromkeys(recipes.SAME, "a") | {"recipe": "plain"}
     table = pd.DataFrame([known])
-    assert recipes._called(table, known | {"recipe": "another"}) == "plain"
+    assert recipes._name_in_table(table, known | {"recipe": "another"}) == "plain"
     for name in recipes.SAME:
-        assert recipes._called(table, known | {name: "b"}) is None
-    assert recipes._called(table.head(0), known) is None
+        assert recipes._name_in_table(table, known | {name: "b"}) is None
+    assert recipes._name_in_table(table.head(0), known) is None
 
 
 def test_the_table_holds_recipes_of_distinct_settings() -> None:
