@@ -561,7 +561,7 @@ def test_the_files_of_a_version_come_back(tmp_path: Path) -> None:
         project.dvc("checkout")
         assert is_there(2)
         assert project.run("git", "branch", "--show-current").strip() == "master"
-    assert "as dvc.lock here has it already" in restore(2)
+    assert "is already in dvc.lock here" in restore(2)
     champion = int(project.client.get_model_version_by_alias("pneumonia-phantom", "champion").version)
     restore("champion")
     assert is_there(champion)

@@ -104,9 +104,9 @@ def test_an_image_that_is_not_the_one_fetch_saw_is_refused_and_the_old_store_kep
     else:
         changed.unlink()
     expected = (
-        "no such file; bring it back and run again, or .*"
+        "no such file; restore it and run again, or .*"
         if change == "gone"
-        else "has changed since fetch saw it; .* dvc repro -f -s fetch$"
+        else "has changed since fetch read it; .* dvc repro -f -s fetch$"
     )
     with pytest.raises(UserError, match=rf"c\.png: .*{expected}"):
         write(splits, store, resume=tmp_path / "second", size=32)

@@ -148,10 +148,13 @@ def test_each_defect_is_quarantined_with_its_reason(write_manifest: Manifest) ->
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda path: path.unlink(), r"b\.png: no such file; bring it back and run again, or look again: dvc repro -f"),
+        (
+            lambda path: path.unlink(),
+            r"b\.png: no such file; restore it and run again, or read all files again: dvc repro -f",
+        ),
         (
             lambda path: path.write_bytes(encoded(xray(3), "PNG")),
-            r"b\.png: the file has changed since fetch saw it; look",
+            r"b\.png: the file has changed since fetch read it; read",
         ),
     ],
 )

@@ -270,7 +270,7 @@ def test_a_cut_download_goes_on_in_the_next_call(site: Site, target: Path, resum
     assert download.BLOCK < have <= 2 * download.BLOCK
     assert message.startswith(f"{site.url}: {have:,} of {len(CONTENT):,} bytes arrived (ClientPayloadError: ")
     assert message.endswith(
-        "; run again to go on from there, or download the archive by hand and set fetch.url to its path"
+        "; run again to continue from there, or download the archive by hand and set fetch.url to its path"
     )
     site.sent = 0
     checksum = f"sha256:{sha256(CONTENT)}"
@@ -339,7 +339,7 @@ def test_a_file_that_changes_while_its_ranges_are_read_is_not_pieced_together(
 
     monkeypatch.setattr(download, "_blocks", changing)
     assert_arrived(target, resume, downloaded(site.url, target, resume), OTHER)
-    assert "the file changed meanwhile" in capsys.readouterr().out
+    assert "the file changed during the download" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("calls", [1, 2])
@@ -365,7 +365,8 @@ def test_ranges_that_come_back_short_are_asked_for_again(site: Site, target: Pat
     site.cuts = [2 * download.BLOCK]
     site.short_ranges = 50
     target.write_bytes(OLD)
-    assert f"of {len(CONTENT):,} bytes arrived (the answer ended early); run again" in refused(site.url, target, resume)
+    message = refused(site.url, target, resume)
+    assert f"of {len(CONTENT):,} bytes arrived (the response ended early); run again" in message
 
 
 # --- what goes wrong ---
@@ -454,7 +455,7 @@ def test_a_time_limit_ends_an_answer_that_trickles_and_the_next_call_goes_on(
     assert time.monotonic() - start < 2
     have = (resume / "part").stat().st_size
     assert 0 < have < len(CONTENT)
-    assert f"{have:,} of {len(CONTENT):,} bytes arrived (not complete after 0.5 s); run again to go on" in message
+    assert f"{have:,} of {len(CONTENT):,} bytes arrived (not complete after 0.5 s); run again to continue" in message
     site.pause = 0.0
     site.requests.clear()
     assert_arrived(target, resume, downloaded(site.url, target, resume, pauses=(), seconds=60))
@@ -609,7 +610,7 @@ def test_the_right_checksum_lets_a_file_through(
 @pytest.mark.parametrize(
     ("algorithm", "expected"),
     [
-        ("md5", "MD5 is {}, the published one is {}: the file is damaged or another one; download it again"),
+        ("md5", "MD5 is {}, the published one is {}: the file is damaged or was replaced; download it again"),
         ("sha256", "SHA-256 is {}, {} was expected; download it again or correct fetch.sha256"),
     ],
 )

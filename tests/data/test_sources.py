@@ -241,11 +241,11 @@ HEAD = "patientId,x,y,width,height,Target\n"
 WRONG_RSNA = {
     "image": (
         {"stage_2_train_images/bb.dcm": None, "stage_2_train_images/cc.dcm": None},
-        r"here: 2 of the 3 images in stage_2_train_labels\.csv are not there \(the first: bb\.dcm\); bring them.*",
+        r"here: 2 of the 3 images in stage_2_train_labels\.csv are missing \(the first: bb\.dcm\); add them.*",
     ),
     "column": (
         {"stage_2_train_labels.csv": LABELS.replace("Target", "label")},
-        r"stage_2_train_labels\.csv lacks the column Target, it has .*; it needs patientId, .*, Target, with .*",
+        r"stage_2_train_labels\.csv lacks the column Target, it has .*; it needs patientId, .*, Target, separated .*",
     ),
     "no rows": ({"stage_2_train_labels.csv": HEAD}, r"stage_2_train_labels\.csv has no rows; it needs .*"),
     "box": (
@@ -434,7 +434,7 @@ WRONG_TABLE = {
     ),
     "semicolons": (
         "path;label;patient_id\na.png;0;p\n",
-        r"mine\.csv lacks the column path, it has path;label;patient_id; it needs .*, with commas between",
+        r"mine\.csv lacks the column path, it has path;label;patient_id; it needs .*, separated by commas",
     ),
     "no rows": (TABLE, r"mine\.csv has no rows; it needs path, label, patient_id and may have split, .*, view, .*"),
     "empty": ("", r"mine\.csv lacks the column path, it has none; .*"),
@@ -448,7 +448,7 @@ WRONG_TABLE = {
     "outside": (f"{TABLE}../a.png,0,p,\n", r"mine\.csv, line 2: \.\./a\.png: no such file below here; .*"),
     "twice": (
         f"{TABLE}a.png,0,p,\na.png,0,p,\n",
-        r"mine\.csv, line 3: a\.png is there twice; keep one row for an image",
+        r"mine\.csv, line 3: a\.png occurs twice; keep one row for each image",
     ),
     "two splits": (
         f"{TABLE}a.png,0,p,train\nb.png,0,p,test\n",

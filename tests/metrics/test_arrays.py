@@ -103,7 +103,7 @@ def test_options_out_of_range_are_refused() -> None:
         with pytest.raises(ValueError, match=f"{successes} successes of {n} trials"):
             wilson_interval(successes, n)
     for thresholds in ([0.0], [0.5, 1.0], [math.nan], 0.5):
-        with pytest.raises(ValueError, match="no list of numbers strictly between 0 and 1"):
+        with pytest.raises(ValueError, match="not a list of numbers strictly between 0 and 1"):
             net_benefit(y_true, y_score, thresholds)
     with pytest.raises(ValueError, match="n_bins is 0"):
         reliability(y_true, y_score, n_bins=0)

@@ -244,7 +244,7 @@ def test_em_takes_normals_that_look_different_for_a_change_of_the_share() -> Non
 @settings(deadline=None)
 def test_em_is_a_share_unless_all_scores_are_alike(score: list[float], prior: float) -> None:
     if min(score) == max(score):
-        with pytest.raises(ValueError, match="do not say how common pneumonia is"):
+        with pytest.raises(ValueError, match="the share of pneumonia cannot be estimated"):
             prior_by_em(score, prior)
     else:
         assert 0 <= prior_by_em(score, prior) <= 1

@@ -197,7 +197,7 @@ def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> No
     )
     val = facts["metrics"]["val"]
     stated = f"{val['auc']:.3f} [{val['auc_low']:.3f}, {val['auc_high']:.3f}]"
-    assert f"On validation, by which models are chosen, it is {stated}." in text
+    assert f"The AUC on validation, which selects models, is {stated}." in text
     for fact in (
         "pneumonia-phantom version 3, not champion",
         "seven blocks",
@@ -216,12 +216,12 @@ def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> No
     true_positives = int((called & (rows["label"] == 1)).sum())
     false_negatives = int((~called & (rows["label"] == 1)).sum())
     true_negatives = int((~called & (rows["label"] == 0)).sum())
-    assert f"pneumonia found, missed {true_positives}, {false_negatives}" in text
-    assert f"normal cleared, called pneumonia {true_negatives}, {50 - true_negatives}" in text
+    assert f"true positives, false negatives {true_positives}, {false_negatives}" in text
+    assert f"true negatives, false positives {true_negatives}, {50 - true_negatives}" in text
     judged = facts["evaluation"]["youden"]["test"]
     for name, label in (("precision", "precision"), ("f1", "F1"), ("mcc", "Matthews correlation")):
         assert f" {label} {judged[name]:.3f} [{judged[f'{name}_low']:.3f}" in text
-    assert "On validation: AUC 0.900, on average 0.870 over the images" in text
+    assert "On validation: AUC 0.900, on average 0.870 over the unchanged images" in text
     assert f"negative predictive value {true_negatives / (true_negatives + false_negatives):.3f}" in text
     assert "lungs hidden 0.800 [0.700, 0.900]" in text
     assert "With the lungs blacked out it is as before." in text
@@ -266,16 +266,16 @@ def test_groups_maps_and_changes_have_their_figures_under_their_names(facts: dic
         ("clean", "0.940"),
         ("lungs hidden", "0.650 [0.550, 0.750]"),
     ]
-    header = ("method", "highest point in a box", "of the map in boxes", "of the image in boxes")
+    header = ("method", "maximum in a box", "share of the map in boxes", "share of the image in boxes")
     assert table(facts, *header) == [("grad_cam", "31%", "20%", "10%")]
     assert table(facts, "gate, on validation", "value", "limit", "") == [("min_sensitivity", "0.7", "0.8", "failed")]
 
 
 def test_notes_say_how_intervals_and_groups_are_made(facts: dict[str, Any]) -> None:
     text = " ".join(rendered(facts).text.split())
-    assert "Intervals: 95 %, by patient; DeLong's of the AUC, Wilson's of ratios, a bootstrap of the rest." in text
+    assert "Intervals: 95 %, by patient; DeLong for the AUC, Wilson for ratios, bootstrap for the others." in text
     assert "independent" not in text
-    assert "The AUC of a kind of pneumonia is that against all normals" in text
+    assert "The AUC of a type of pneumonia is against all normals" in text
     virus = facts["evaluation"]["subgroups"]["subtype"]["virus"]
     assert f"subtype virus 50 50 {virus['auc']:.3f} [" in text
 
@@ -283,7 +283,7 @@ def test_notes_say_how_intervals_and_groups_are_made(facts: dict[str, Any]) -> N
 def test_the_threshold_is_told_as_the_reports_keep_it(facts: dict[str, Any]) -> None:
     """Fewer digits could decide otherwise about an image whose score is next to it."""
     values = pairs(facts, metrics=facts["metrics"] | {"threshold": 0.50619575})
-    assert values["Pneumonia from"].startswith("0.50619575 on")
+    assert values["Pneumonia from"].startswith("a score of 0.50619575 (")
 
 
 ENDS = {"": 0.0, "_low": -0.001, "_high": 0.002}
@@ -291,9 +291,8 @@ ENDS = {"": 0.0, "_low": -0.001, "_high": 0.002}
 
 def test_the_auc_stands_once_above_the_operating_points_and_in_none_of_their_rows(facts: dict[str, Any]) -> None:
     test = facts["metrics"]["test"]
-    said = (
-        f"AUC {test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}] on 100 images, whatever the threshold"
-    )
+    interval = f"{test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}]"
+    said = f"AUC {interval} on 100 images, the same for all thresholds"
     blocks = next(one.blocks for one in card.sections(**facts) if one.title == "Performance on test")
     assert said in blocks[0]
     assert "auc" not in blocks[1].header
@@ -349,9 +348,9 @@ def test_of_a_public_test_split_it_is_said_that_it_was_looked_at_before(
 ) -> None:
     source, rebalance = facts["source"] | {"public_test": public}, facts["rebalance"] | {"official_test": official}
     text = " ".join(rendered(facts, source=source, rebalance=rebalance).text.split())
-    assert "(50 pneumonia); no stage of this run used their labels to choose." in text
+    assert "(50 pneumonia); no stage of this run used their labels for a choice." in text
     assert "took part in no choice" not in text
-    looked = "This test split is public, and earlier looks at it informed the plan of this project."
+    looked = "This test split is public, and earlier results on it influenced the plan of this project."
     assert text.count(looked) == (2 if public and official else 0), "in the summary and beside the data"
 
 
@@ -383,19 +382,19 @@ def test_age_and_sex_of_each_split_are_shown_with_how_many_are_unknown(facts: di
     splits = {name: {**part} for name, part in facts["rebalance"]["splits"].items()}
     del splits["train"]["age"], splits["train"]["sex"]
     without = rendered(facts, rebalance=facts["rebalance"] | {"splits": splits})
-    assert "The source tells neither age nor sex of any patient." in without.text
+    assert "The source has no age or sex of any patient." in without.text
     assert "age unknown" not in without.text
 
 
 def test_weights_against_acquisition_are_told_with_what_acquisition_says_of_the_label(facts: dict[str, Any]) -> None:
-    assert "How an image was taken" not in rendered(facts).text, "nobody asked for them"
+    assert "Image acquisition" not in rendered(facts).text, "nobody asked for them"
     taken = {"n": 1001, "auc": 0.9212, "n_effective_normal": 211.4, "n_effective_pneumonia": 3322.6}
     settings = facts["settings"] | {"rebalance": {"acquisition": 10.0}}
     text = " ".join(
         rendered(facts, rebalance=facts["rebalance"] | {"acquisition": taken}, settings=settings).text.split()
     )
-    assert "tells the classes of the 1,001 train images apart with AUC 0.921." in text
-    assert "weigh up to 10 times as much; 211 normal and 3,323 pneumonia images of equal weight" in text
+    assert "predicts the classes of the 1,001 train images with AUC 0.921." in text
+    assert "up to 10 times the weight. The effective number of images is 211 normal and 3,323 pneumonia." in text
 
 
 def test_what_was_left_out_is_counted_by_its_reason_and_the_rest_is_in_the_splits(facts: dict[str, Any]) -> None:
@@ -403,7 +402,7 @@ def test_what_was_left_out_is_counted_by_its_reason_and_the_rest_is_in_the_split
         ("examined", "1,300"),
         ("left out, blank", "5"),
         ("left out, cannot be read as an image", "2"),
-        ("left out, a copy, or of a patient who is in an official split", "11"),
+        ("left out, a copy, or of a patient in an official split", "11"),
         ("in the splits", "1,282"),
     ]
     text = " ".join(rendered(facts).text.split())
@@ -414,16 +413,16 @@ def test_what_was_left_out_is_counted_by_its_reason_and_the_rest_is_in_the_split
 
 def test_how_it_was_made_names_epochs_software_hardware_and_where_the_code_stood(facts: dict[str, Any]) -> None:
     values = pairs(facts)
-    assert values["Training"] == "5 epochs run, epoch 3 kept, the one with the highest validation AUC"
+    assert values["Training"] == "5 epochs; epoch 3 kept (the highest validation AUC)"
     facts["settings"]["train"]["keep"] = "last"
     facts["history"]["kept"] = facts["history"]["epoch"] == 5
-    assert pairs(facts)["Training"] == "5 epochs run, epoch 5 kept, the last"
+    assert pairs(facts)["Training"] == "5 epochs; epoch 5 kept (the last epoch)"
     facts["settings"]["train"]["members"] = 2
     facts["history"]["kept"] = facts["history"]["epoch"].isin([2, 5])
     assert pairs(facts)["Network"].startswith("mean logit of 2 networks, each compact: ")
     assert (
         pairs(facts)["Training"]
-        == "5 epochs run by 2 networks, one after the other; epochs 2, 5 kept, of each the last"
+        == "5 epochs by 2 networks, one after the other; epochs 2, 5 kept, one of each network (the last epoch)"
     )
     assert values["Software"] == "Python 3.12.1, TensorFlow 2.22.0, pneumonia 0.1.0"
     assert values["Hardware"] == "1 GPU (H7)"
@@ -459,10 +458,10 @@ def test_failures_are_counted_and_the_worst_are_named(facts: dict[str, Any]) -> 
     called = test["score"] >= headline["threshold"]
     alarms, missed = int((called & (test["label"] == 0)).sum()), int((~called & (test["label"] == 1)).sum())
     assert alarms != missed
-    said = f"{alarms} normal and {missed} pneumonia test images are decided wrongly, of 100."
+    said = f"{alarms} normal and {missed} pneumonia test images of 100 are classified wrongly."
     assert said in rendered(facts).text
     worst = test[called & (test["label"] == 0)].nlargest(1, "score").iloc[0]
-    rows = table(facts, "test image", "label", "called", "score")
+    rows = table(facts, "test image", "label", "predicted", "score")
     assert rows[0] == (worst["image_id"], "normal", "pneumonia", f"{worst['score']:.3f}")
     assert [row[1:3] for row in rows] == [("normal", "pneumonia")] * 3 + [("pneumonia", "normal")] * 3
     none = rendered(facts, wrong=facts["wrong"].iloc[:0], pictures={"failures": [page.Picture("x", PNG)]})
@@ -473,7 +472,7 @@ def test_failures_are_counted_and_the_worst_are_named(facts: dict[str, Any]) -> 
 def test_what_nobody_told_the_workflow_is_left_to_who_uses_it(facts: dict[str, Any]) -> None:
     last = card.sections(**facts)[-1]
     assert last.title == "To be filled in"
-    assert last.blocks[0].startswith("To be filled in by who uses it")
+    assert last.blocks[0].startswith("To be filled in by the user")
     values = pairs(facts)
     for word in ("Contact", "Funding", "Ethics"):
         assert [value for name, value in values.items() if name.startswith(word)] == ["…"]
@@ -539,7 +538,7 @@ def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(noise).save(tmp_path / f"{name}.png")
     tables.write_table(facts["history"].drop(columns="kept"), tmp_path / "history.csv")
-    with pytest.raises(UserError, match=r"does not say which epoch was kept.* dvc repro -f -s train"):
+    with pytest.raises(UserError, match=r"has no column for the kept epochs.* dvc repro -f -s train"):
         card.reports(tmp_path)
     tables.write_table(facts["history"], tmp_path / "history.csv")
     read = card.reports(tmp_path)

@@ -282,8 +282,8 @@ def test_decision_curve_says_the_share_of_pneumonia_and_hides_no_gain() -> None:
     assert "75.0% pneumonia" in axes.get_title()
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
     assert lines == {
-        "all are pneumonia": [0.67, 0.5, -24.0],
-        "none is": [0, 0, 0],
+        "treat all": [0.67, 0.5, -24.0],
+        "treat none": [0, 0, 0],
         "model, raw scores": [0.7, 0.6, -3.0],
         "model, calibrated": [0.72, 0.65, 0.2],
     }

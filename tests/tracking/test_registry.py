@@ -294,14 +294,16 @@ def test_who_was_promoted_during_a_rollback_is_champion_and_the_tags_say_so(
         return real(*arguments)
 
     monkeypatch.setattr(registry, "set_champion", late)
-    said = "version 3 is champion, promoted in the same moment"
+    said = "version 3 is champion, promoted at the same time"
     assert registry.roll_back("phantom", lambda *_: (1, (2,)), latest) == f"pneumonia-phantom: {said}"
     assert version_of(2).description == registry.version_tags("phantom")[2]["reason"] == f"rolled back: {said}"
 
 
 def test_without_an_earlier_champion_a_rollback_is_one_line(root: Path, trained: runs.TrainRun) -> None:
     runs.open_store()
-    with pytest.raises(UserError, match=r"^pneumonia-phantom: nothing to go back to, there is no champion yet; train "):
+    with pytest.raises(
+        UserError, match=r"^pneumonia-phantom: no version to go back to, there is no champion yet; train "
+    ):
         registry.roll_back("phantom", lambda *_: None, latest)
     registry.register("phantom", trained, {})
     crown(1)
@@ -526,7 +528,7 @@ def test_rollbacks_walk_back_and_what_was_rolled_back_stays_out(stage: Any, caps
     capsys.readouterr()
     stage(None, "rollback")
     assert capsys.readouterr().out.startswith(
-        "Error: pneumonia-phantom: nothing to go back to, version 1 has no champion"
+        "Error: pneumonia-phantom: no version to go back to, version 1 has no champion"
     )
     assert stage(2)["champion_version"] == 5, "a better one becomes champion as ever"
     assert stage(0)["champion_version"] == 6

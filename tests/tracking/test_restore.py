@@ -76,10 +76,14 @@ def test_a_digest_is_of_train_alone() -> None:
 def test_the_commit_after_a_promotion_is_found_not_the_one_before(repository: Path) -> None:
     one = commit(lock("a"))
     two = commit(lock("b"))
-    assert (restore.find(wanted("a")), restore.find(wanted("b")), restore.find(wanted("c"))) == (one, two, None)
+    assert (restore.find_commit(wanted("a")), restore.find_commit(wanted("b")), restore.find_commit(wanted("c"))) == (
+        one,
+        two,
+        None,
+    )
     git("rm", "--quiet", "dvc.lock")
     git("commit", "--quiet", "-m", "no lock")
-    assert restore.find(wanted("b")) == two
+    assert restore.find_commit(wanted("b")) == two
 
 
 def test_the_newest_commit_that_changed_the_lock_so_is_taken(repository: Path) -> None:
@@ -87,7 +91,7 @@ def test_the_newest_commit_that_changed_the_lock_so_is_taken(repository: Path) -
     judged = commit(lock("a", evaluate="anew"))
     Path("README.md").write_text("more")
     commit(lock("a", evaluate="anew"))
-    assert restore.find(wanted("a")) == judged
+    assert restore.find_commit(wanted("a")) == judged
 
 
 def test_commits_of_experiments_are_found_and_those_in_reach_preferred(repository: Path) -> None:
@@ -95,13 +99,13 @@ def test_commits_of_experiments_are_found_and_those_in_reach_preferred(repositor
     experiment = commit(lock("a"))
     git("update-ref", "refs/exps/ab/cdef/muddy-toad", experiment)
     git("checkout", "--quiet", "master")
-    assert restore.find(wanted("a")) == experiment
+    assert restore.find_commit(wanted("a")) == experiment
     applied = commit(lock("a", promote="applied"))
     git("checkout", "--quiet", "--detach", "HEAD~1")
     later = commit(lock("a", promote="later"))
     git("update-ref", "refs/exps/ab/cdef/other-owl", later)
     git("checkout", "--quiet", "master")
-    assert restore.find(wanted("a")) == applied
+    assert restore.find_commit(wanted("a")) == applied
 
 
 def test_a_branch_that_was_merged_without_its_lock_is_found(repository: Path) -> None:
@@ -111,13 +115,13 @@ def test_a_branch_that_was_merged_without_its_lock_is_found(repository: Path) ->
     commit(lock("b"))
     git("merge", "--quiet", "-s", "ours", "side", "-m", "merged")
     git("branch", "--quiet", "-D", "side")
-    assert restore.find(wanted("a")) == side
+    assert restore.find_commit(wanted("a")) == side
 
 
 def test_a_stash_of_untracked_files_is_no_place_to_go_to(repository: Path) -> None:
     Path("dvc.lock").write_text(lock("a"))
     git("stash", "--quiet", "--include-untracked")
-    assert restore.find(wanted("a")) is None
+    assert restore.find_commit(wanted("a")) is None
 
 
 # --- the way there and back -----------------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ def test_a_committed_model_comes_back_with_its_settings_and_the_way_back_is_said
     said = bring(1, "HEAD~1")
     assert said == (
         f"from commit {git('rev-parse', 'master~1')[:10]}, with its code and settings: {MODEL} is in place; "
-        "back: git checkout - && dvc checkout"
+        "to go back: git checkout - && dvc checkout"
     )
     assert state() == ("", git("rev-parse", "master~1"), "", content(1))
     assert Path("params.yaml").read_text() == content(1)
@@ -200,7 +204,7 @@ def test_what_dvc_lock_has_already_needs_no_other_commit(project: Path) -> None:
     before = state()
     MODEL.unlink()
     Path("notes").write_text("not committed")
-    assert "as dvc.lock here has it already" in bring(2, "HEAD")
+    assert "is already in dvc.lock here" in bring(2, "HEAD")
     Path("notes").unlink()
     assert state() == before
 
@@ -224,7 +228,7 @@ def test_a_dvc_lock_that_git_does_not_know_stays(project: Path) -> None:
     with pytest.raises(UserError, match=r"^dvc.lock: not committed"):
         bring(1, "HEAD~2")
     assert state() == before
-    assert "as dvc.lock here has it already" in bring(2, "HEAD~1")
+    assert "is already in dvc.lock here" in bring(2, "HEAD~1")
 
 
 @pytest.mark.parametrize("ignored", [False, True])
@@ -249,7 +253,7 @@ def test_without_the_file_in_the_cache_all_is_as_before(project: Path) -> None:
     (project / ".dvc" / "cache" / "files" / "md5" / gone[:2] / gone[2:]).unlink()
     before = state()
     with pytest.raises(
-        restore.GoneError, match=rf"^commit \w{{10}} has it, but dvc checkout says: .*{MODEL} Is your cache"
+        restore.GoneError, match=rf"^commit \w{{10}} has it, but dvc checkout failed: .*{MODEL} Is your cache"
     ):
         bring(1, "HEAD~1")
     assert state() == before
@@ -258,7 +262,7 @@ def test_without_the_file_in_the_cache_all_is_as_before(project: Path) -> None:
 def test_a_model_that_dvc_does_not_know_is_not_overwritten(project: Path) -> None:
     MODEL.write_text("mine")
     before = state()
-    with pytest.raises(restore.GoneError, match=r"all is as it was before$"):
+    with pytest.raises(restore.GoneError, match=r"the workspace is as before$"):
         bring(1, "HEAD~1")
     assert state() == before
 
@@ -266,7 +270,7 @@ def test_a_model_that_dvc_does_not_know_is_not_overwritten(project: Path) -> Non
 def test_another_file_under_the_name_of_the_model_is_not_taken_for_it(project: Path) -> None:
     git("checkout", "--quiet", "--detach")
     before = state()
-    with pytest.raises(restore.GoneError, match=r"is not the one that was registered .*; all is as it was before"):
+    with pytest.raises(restore.GoneError, match=r"is not the registered one .*; the workspace is as before"):
         bring(2, "master~1")
     assert state() == before
 

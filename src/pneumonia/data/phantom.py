@@ -1,13 +1,13 @@
 """Synthetic frontal chest radiographs with known pneumonia.
 
 A small physical model in place of an archive: centimetres of tissue along each ray, Beer-Lambert transmission,
-scatter, quantum noise, detector blur and a film curve. It lets the whole workflow run without a network, and because
-the disease is put there by hand, its place is known to the pixel: the boxes and lung masks are facts, not readings.
+scatter, quantum noise, detector blur and a film curve. It lets the whole workflow run without a network connection. The
+model places the disease, so its position is known to the pixel: boxes and lung masks are exact, not human readings.
 
-The pictures are synthetic. Figures measured on them say whether the workflow works, nothing about patients.
+The images are synthetic. Figures measured on them show whether the workflow works; they say nothing about patients.
 
-Cost: 22 ms an image on one core. Difficulty, with 3,000 images to learn from and 1,000 of other patients to judge:
-logistic regression on 32 x 32 pixels reaches AUC .82, on the outer frame alone .58, the `compact` network .97.
+Cost: 22 ms an image on one core. Difficulty, with 3,000 train images and 1,000 test images of other patients: logistic
+regression on 32 x 32 pixels reaches AUC .82, on the outer frame alone .58, the `compact` network .97.
 
 Lengths are in cm in the patient's frame: x to the right of the image (the patient's left), y downwards,
 origin on the midline at the height of the lung apices. Maps are float32 (height, width).
@@ -39,14 +39,14 @@ ATTENUATION = {
 }
 
 SUBTYPES = ("normal", "bacteria", "virus")
-IMAGES_PER_PATIENT = (0.45, 0.30, 0.15, 0.10)  # chance of 1, 2, 3, 4 images: the same for every class, or it would leak
+IMAGES_PER_PATIENT = (0.45, 0.30, 0.15, 0.10)  # probability of 1 to 4 images; equal for all classes, else a leak
 
-FIELD_CM = 44.0  # side of the square in the patient's frame on which per-patient noise fields live
+FIELD_CM = 44.0  # side of the square in the patient's frame that per-patient noise fields cover
 FIELD_SIZE = 256  # samples along that side
-FIXED_BITS = 4  # OpenCV draws at sub-pixel places when coordinates are integers in 1/16 pixel
+FIXED_BITS = 4  # OpenCV draws at sub-pixel positions when coordinates are integers in 1/16 pixel
 
 # Where lobes project, in lung coordinates: s from 0 (mediastinum) to 1 (chest wall), h from 0 (apex) to 1 (dome).
-# (side, s and h of the centre's range, h above and below which the fissure ends the lobe). Side -1 is the patient's
+# (side, ranges of s and h of the centre, h at which fissures end the lobe above and below). Side -1 is the patient's
 # right, on the left of the image. Upper and lower lobes overlap in projection because the oblique fissure is oblique.
 LOBES = {
     "right upper": (-1, (0.25, 0.75), (0.20, 0.42), (0.00, 0.52)),
@@ -60,7 +60,7 @@ LOBES = {
 class Patient(NamedTuple):
     """Everything needed to render one patient; cheap to pickle and send to another process."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used here
     patient_id: str
     label: int  # 0 normal, 1 pneumonia
     subtype: str  # one of SUBTYPES
@@ -71,7 +71,7 @@ class Patient(NamedTuple):
 
 
 class Radiograph(NamedTuple):
-    """One synthetic image with its truth.
+    """One synthetic image with its ground truth.
 
     image: uint8 (height, width), 0-255, bone and soft tissue bright.
     lung_mask: uint8 (height, width), 0 or 255; the air-containing lung fields, diseased parts included.
@@ -92,15 +92,15 @@ class Radiograph(NamedTuple):
 
 
 def plan(n_images: int, seed: int) -> list[Patient]:
-    """The patients of a synthetic archive: who they are and how many images each has, nothing rendered.
+    """The patients of a synthetic archive and their numbers of images; nothing is rendered.
 
-    Images are normal : pneumonia = 1 : 3, as in the public paediatric archive, and bacteria : virus = 65 : 35, as near
-    as whole images allow. Classes are shuffled over the patient order; sex, age and images per patient are drawn alike
-    for all classes, so that none of them tells the label.
+    Images are normal : pneumonia = 1 : 3, as in the public paediatric archive, and bacteria : virus = 65 : 35, rounded
+    to whole images. The order of the patients is random. Sex, age and images per patient have the same distribution in
+    all classes, so that none of them predicts the label.
 
     Args:
         n_images: images in total, at least 4 (one of each subtype and the ratio).
-        seed: not negative; another seed is another archive.
+        seed: not negative; another seed gives another archive.
 
     Raises:
         ValueError: for fewer images or a negative seed.
@@ -115,13 +115,13 @@ def plan(n_images: int, seed: int) -> list[Patient]:
     rng = np.random.default_rng(seed)
     n_normal = round(n_images / 4)
     n_virus = max(1, round(0.35 * (n_images - n_normal)))
-    wanted = {"normal": n_normal, "bacteria": n_images - n_normal - n_virus, "virus": n_virus}
+    n_of_subtype = {"normal": n_normal, "bacteria": n_images - n_normal - n_virus, "virus": n_virus}
     people: list[tuple[str, int]] = []
-    for subtype, left in wanted.items():
-        while left:
-            count = min(left, 1 + int(rng.choice(4, p=IMAGES_PER_PATIENT)))
+    for subtype, n_left in n_of_subtype.items():
+        while n_left:
+            count = min(n_left, 1 + int(rng.choice(4, p=IMAGES_PER_PATIENT)))
             people.append((subtype, count))
-            left -= count
+            n_left -= count
     patients = []
     for index, position in enumerate(rng.permutation(len(people))):
         subtype, count = people[position]
@@ -135,8 +135,8 @@ def plan(n_images: int, seed: int) -> list[Patient]:
 def render(patient: Patient) -> list[Radiograph]:
     """The radiographs of one patient.
 
-    Depends on the patient alone, so patients can be rendered in any order and in any process: the same patient gives
-    the same bytes. Anatomy and disease belong to the patient, pose and exposure to each image.
+    The result depends only on the patient: patients can be rendered in any order and in any process, with the same
+    bytes. Anatomy and disease belong to the patient, pose and exposure to each image.
     """
     return _render(patient, diseased=True)
 
@@ -164,7 +164,7 @@ def transmission(thickness: Mapping[str, Map]) -> Map:
     return np.exp(-np.asarray(total, np.float32))
 
 
-# --- what a patient is -----------------------------------------------------------------------------------------------
+# --- anatomy, disease and exposure -----------------------------------------------------------------------------------
 
 
 class Anatomy(NamedTuple):
@@ -174,20 +174,20 @@ class Anatomy(NamedTuple):
     depth: float  # front to back inside the rib cage
     wall: float  # chest wall outside the ribs
     lung_height: float  # apex to the right dome
-    dome_step: float  # how much lower the left dome stands
+    dome_step: float  # how much lower the left dome is
     air: float  # fraction of the lung's volume that is aerated parenchyma as in ATTENUATION
     heart: float  # scale of the cardiac silhouette
     heart_tilt: float  # radians
     aorta: float  # radius of the aortic knob
-    breast: float  # thickness of the breast shadows, 0 without
+    breast: float  # thickness of the breast shadows, 0 = none
     breast_place: tuple[float, float]
     markings: float  # prominence of vessels, 1 average
     bone: float  # density of the skeleton, 1 average
     rib_pitch: float
     rib_drop: float
-    stomach: float  # thickness of the gastric air bubble, 0 without
+    stomach: float  # thickness of the gastric air bubble, 0 = none
     vessels: tuple[Points, ...]  # per generation, segments (n, 2, 2) of (x, y)
-    clutter: Map  # smooth noise, about unit variance: the structure too fine or too individual to model
+    clutter: Map  # smooth noise, about unit variance: structure that is not modelled
     grain: Map  # fine noise, unit variance
 
 
@@ -201,7 +201,7 @@ class Lesion(NamedTuple):
     fissure: tuple[float, float]
     thickness: float  # cm of air replaced by fluid at the centre
     softness: float  # width of the edge, relative to the radius
-    mottle: float  # unevenness inside: lobules fill one by one
+    mottle: float  # unevenness inside: lobules are filled to different degrees
 
 
 class Disease(NamedTuple):
@@ -224,12 +224,12 @@ class Exposure(NamedTuple):
     tilt: float  # radians in the image plane
     shift: tuple[float, float]  # cm
     turn: float  # sine of the rotation about the body's axis
-    inspiration: float  # cm the domes stand lower than at average inspiration
-    photons: float  # per pixel behind nothing
+    inspiration: float  # cm by which the domes are lower than at average inspiration
+    photons: float  # per pixel in the open beam
     scatter: float  # scatter-to-primary ratio
     blur: float  # pixels
     sharpen: float  # edge enhancement
-    equalise: float  # part of the coarse brightness that processing takes out
+    equalise: float  # part of the coarse brightness that processing removes
     level: float
     contrast: float
     severity: float  # of disease at the time of this image, 1 average
@@ -279,7 +279,7 @@ def _vessel_tree(chest: float, rng: np.random.Generator) -> tuple[Points, ...]:
                 segments.append([[x, y], [x_end, y_end]])
                 spread = rng.uniform(0.18, 0.55)
                 grown += [(x_end, y_end, angle - spread), (x_end, y_end, angle + spread * rng.uniform(0.4, 1.2))]
-            # A full binary tree would fill the lung's edge; vessels thin out there, so some branches end.
+            # A full binary tree would be too dense at the lung's edge, so some branches end.
             tips = [tip for tip in grown if rng.random() < 0.80]
     return tuple(np.array(segments, np.float32).reshape(-1, 2, 2) for segments in generations)
 
@@ -298,7 +298,7 @@ def _disease(patient: Patient, rng: np.random.Generator) -> Disease | None:
     interstitial = (0.0, 0.0)
     if patient.subtype == "bacteria":
         first = str(rng.choice(list(LOBES)))
-        # A second focus goes to the other lung, or the two boxes would be one.
+        # A second focus is in the other lung, so that the two boxes do not merge.
         others = [name for name in LOBES if LOBES[name][0] != LOBES[first][0]]
         names = [first, str(rng.choice(others))] if rng.random() < 0.2 else [first]
         for name in names:
@@ -365,11 +365,11 @@ def _lead(rng: np.random.Generator) -> Points:
     return np.asarray((1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end, np.float32)
 
 
-# --- what a ray meets ------------------------------------------------------------------------------------------------
+# --- thickness of materials along each ray ---------------------------------------------------------------------------
 
 
 class Frame(NamedTuple):
-    """Where the pixels are in the patient, and the way back."""
+    """Position of each pixel in the patient, and the transforms in both directions."""
 
     x: Map
     y: Map
@@ -381,7 +381,7 @@ class Frame(NamedTuple):
 class Lungs(NamedTuple):
     """Lung geometry on the pixels of one image."""
 
-    chord: Map  # cm of lung along the ray, heart and great vessels displaced
+    chord: Map  # cm of lung along the ray, without heart and great vessels
     s: Map  # 0 at the mediastinum, 1 at the chest wall
     h: Map  # 0 at the apex, 1 at the dome
     mask: NDArray[np.bool_]
@@ -390,7 +390,7 @@ class Lungs(NamedTuple):
 
 
 def _render(patient: Patient, *, diseased: bool) -> list[Radiograph]:
-    """`render`, or the same patient in health: anatomy, disease and each image draw from generators of their own."""
+    """`render`, or the same patient without disease; anatomy, disease and each image have separate generators."""
     body_rng, disease_rng, *image_rngs = np.random.default_rng([patient.seed, patient.index]).spawn(
         2 + patient.n_images
     )
@@ -445,7 +445,7 @@ def _frame(exposure: Exposure) -> Frame:
     shape = (exposure.height, exposure.width)
     columns, rows = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
     cos, sin = np.cos(exposure.tilt) * exposure.pitch, np.sin(exposure.tilt) * exposure.pitch
-    # The middle of the film lies over the heart's upper border, y = 11.8 cm.
+    # The centre of the film is at the heart's upper border, y = 11.8 cm.
     x0 = exposure.shift[0] - (cos * (shape[1] - 1) - sin * (shape[0] - 1)) / 2
     y0 = exposure.shift[1] + 11.8 - (sin * (shape[1] - 1) + cos * (shape[0] - 1)) / 2
     to_cm = np.array([[cos, -sin, x0], [sin, cos, y0]])
@@ -470,11 +470,11 @@ def _lungs(frame: Frame, anatomy: Anatomy, exposure: Exposure) -> Lungs:
     round_chest = np.sqrt(np.clip(1 - (reach / np.maximum(edge, np.float32(0.1))) ** 2, 0, 1))
     chord = np.float32(anatomy.depth) * np.minimum(1, edge / np.float32(anatomy.chest)) * round_chest
     chord *= _smoothstep(s / np.float32(0.18))
-    # Behind the dome the posterior recess still holds lung: the shadow below the diaphragm's edge is not quite even.
+    # Behind the dome the posterior recess still contains lung: the shadow below the diaphragm's edge is not uniform.
     above = _smoothstep((dome - y) / np.float32(0.7))
     recess = _smoothstep((dome + np.float32(4.0) - y) / np.float32(4.0))
     chord *= np.float32(0.90) * above + np.float32(0.10) * recess
-    # A turned chest shows one lung larger and darker.
+    # In a rotated chest one lung is larger and darker.
     chord *= 1 + np.float32(exposure.turn) * side
 
     displaced = np.minimum(_heart_chord(frame, anatomy, exposure), np.float32(0.9) * chord)
@@ -484,7 +484,7 @@ def _lungs(frame: Frame, anatomy: Anatomy, exposure: Exposure) -> Lungs:
 
 
 def _cage(y: Map, anatomy: Anatomy) -> Map:
-    """Half-width of the rib cage at height y, cm: a bell that is widest at the sixth rib and keeps its width below."""
+    """Half-width of the rib cage at height y, cm: a bell, widest at the sixth rib and of constant width below."""
     fall = np.clip(1 - y / np.float32(15.5), 0, 1)
     bell = np.float32(anatomy.chest) * np.clip(1 - fall**2.3, 0, 1) ** np.float32(0.45)
     return np.where(y > 0, bell, np.float32(0))
@@ -519,7 +519,7 @@ def _heart_chord(frame: Frame, anatomy: Anatomy, exposure: Exposure) -> Map:
 def _ellipsoid(
     frame: Frame, cx: float, cy: float, along: float, across: float, angle: float, depth: float
 ) -> tuple[tuple[slice, slice], Map]:
-    """Chord of an ellipsoid, cm, and the window of the image it fits in; `depth` is its half axis along the ray."""
+    """Chord of an ellipsoid, cm, and the window of the image that contains it; `depth`: its half axis along the ray."""
     window = _window(frame, cx, cy, max(along, across))
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     dx, dy = frame.x[window] - np.float32(cx), frame.y[window] - np.float32(cy)
@@ -528,7 +528,7 @@ def _ellipsoid(
 
 
 def _window(frame: Frame, cx: float, cy: float, reach: float, up: float | None = None) -> tuple[slice, slice]:
-    """Rows and columns of the box round (cx +- reach, cy +- up) cm, cut to the image (empty where it lies outside)."""
+    """Rows and columns of the box (cx +- reach, cy +- up) cm, clipped to the image (empty if it lies outside)."""
     corners = [(cx + dx * reach, cy + dy * (reach if up is None else up)) for dx in (-1, 1) for dy in (-1, 1)]
     pixels = np.array(corners) @ frame.to_pixels[:, :2].T + frame.to_pixels[:, 2]
     (left, top), (right, bottom) = pixels.min(axis=0).tolist(), pixels.max(axis=0).tolist()
@@ -540,7 +540,7 @@ def _window(frame: Frame, cx: float, cy: float, reach: float, up: float | None =
 def _thickness(
     frame: Frame, lungs: Lungs, anatomy: Anatomy, exposure: Exposure, vessels: Map, opacity: Map
 ) -> dict[str, Map]:
-    """Cm of each material along each ray. What is not lung, bone, fat or air inside the body is soft tissue."""
+    """Cm of each material along each ray. The rest of the body is soft tissue."""
     x, y = frame.x, frame.y
     reach = np.abs(x)
     trunk_width = np.where(y > 6, np.maximum(lungs.edge, 0.96 * anatomy.chest), anatomy.chest) + anatomy.wall
@@ -600,9 +600,9 @@ def _bones(frame: Frame, anatomy: Anatomy, exposure: Exposure) -> tuple[Map, Map
     cortical = np.zeros(frame.shape, np.float32)
     spongy = np.zeros(frame.shape, np.float32)
     back, front = _ribs(anatomy, exposure)
-    # Ribs turn into cartilage, which hardly shows, on the way to the sternum.
+    # Towards the sternum ribs become cartilage, which is hardly visible.
     bony = _smoothstep((np.abs(frame.x) - np.float32(0.48 * anatomy.chest)) / np.float32(0.28 * anatomy.chest))
-    # Bones of one group are drawn into one 8-bit picture (OpenCV antialiases only those); groups add up, as shadows do.
+    # Bones of one group are drawn into one 8-bit image (OpenCV antialiases only these); groups are added, like shadows.
     for outlines, inside, shell, fade in (
         (back, 0.8, 0.42, None),
         (front, 0.55, 0.30, bony),
@@ -622,7 +622,7 @@ def _bones(frame: Frame, anatomy: Anatomy, exposure: Exposure) -> tuple[Map, Map
         spongy += np.float32(inside * anatomy.bone / 255) * solid
         cortical += np.float32(shell * anatomy.bone / 255) * (np.float32(0.5) * solid + edge)
 
-    # The spine lies behind the body's axis, so a turn slides it against the heart.
+    # The spine lies behind the body's axis: rotation moves it opposite to the heart.
     middle = -6.0 * exposure.turn
     window = _window(frame, middle, 11.8, 3.0, up=40.0)
     offset = np.abs(frame.x[window] - np.float32(middle))
@@ -640,8 +640,8 @@ def _bones(frame: Frame, anatomy: Anatomy, exposure: Exposure) -> tuple[Map, Map
 def _ribs(anatomy: Anatomy, exposure: Exposure) -> tuple[Points, Points]:
     """Outlines in cm of the back and the front halves of ten pairs of ribs, each float32 (20, n, 2).
 
-    A rib is half an ellipse round the chest, tilted forwards: seen from the front its back half runs outwards from the
-    spine, its front half returns lower down and ends where cartilage begins, at about .85 pi.
+    A rib is half an ellipse around the chest, tilted forwards. In the frontal view its back half runs outwards from the
+    spine; its front half returns lower and ends where cartilage begins, at about .85 pi.
     """
     number = np.arange(10)[:, None, None]
     side = np.array([-1, 1])[:, None]
@@ -684,7 +684,7 @@ def _tube(line: NDArray[np.float64], radius: float | NDArray[np.float64]) -> Poi
 
 
 def _breasts(frame: Frame, anatomy: Anatomy, body: Map) -> Map:
-    """Cm of breast: a fold below, no edge above, and none beside the body."""
+    """Cm of breast: with an edge below, without one above, and inside the body only."""
     total = np.zeros(frame.shape, np.float32)
     if anatomy.breast < 0.3:
         return total
@@ -738,18 +738,18 @@ def _opacities(frame: Frame, lungs: Lungs, vessels: Map, disease: Disease, expos
     """Cm of air replaced by fluid, one map per box: each consolidation, or the pattern in each lung."""
     patchy = _sample(disease.patchiness, frame)
     web = _sample(disease.web, frame)
-    wanted = [_consolidation(frame, lungs, lesion, patchy, web) for lesion in disease.lesions]
+    opacities = [_consolidation(frame, lungs, lesion, patchy, web) for lesion in disease.lesions]
     if any(disease.interstitial):
         pattern = _interstitium(frame, lungs, vessels, disease, patchy, web)
         for side, strength in zip((-1, 1), disease.interstitial, strict=True):
-            wanted.append(np.where(frame.x * side > 0, np.float32(strength) * pattern, np.float32(0)))
-    # No more fluid than there is lung: where the lung thins out, so does the shadow.
+            opacities.append(np.where(frame.x * side > 0, np.float32(strength) * pattern, np.float32(0)))
+    # Not more fluid than lung: the shadow is weaker where the lung is thinner.
     room = np.maximum(np.float32(0.9) * lungs.chord, np.float32(0.01))
-    return [room * np.tanh(np.float32(exposure.severity) * fluid / room) for fluid in wanted]
+    return [room * np.tanh(np.float32(exposure.severity) * fluid / room) for fluid in opacities]
 
 
 def _consolidation(frame: Frame, lungs: Lungs, lesion: Lesion, patchy: Map, web: Map) -> Map:
-    """Dense within a lobe: soft irregular edge, straight where a fissure stops it, mottled inside."""
+    """A dense opacity in one lobe: soft irregular edge, straight at a fissure, mottled inside."""
     half = frame.x * lesion.side > 0
     distance = (lungs.s - np.float32(lesion.s)) ** 2 + np.float32(4) * (lungs.h - np.float32(lesion.h)) ** 2
     nearest = int(np.argmin(np.where(half & lungs.mask, distance, np.float32(np.inf))))
@@ -767,7 +767,7 @@ def _consolidation(frame: Frame, lungs: Lungs, lesion: Lesion, patchy: Map, web:
 
 
 def _interstitium(frame: Frame, lungs: Lungs, vessels: Map, disease: Disease, patchy: Map, web: Map) -> Map:
-    """Haze, thickened bronchovascular sheaths and a fine net, in patches, most round the hila and at the bases."""
+    """Haze, thickened bronchovascular sheaths and a fine net, in patches, mainly around the hila and at the bases."""
     hilar = np.exp(-(((np.abs(frame.x) - 5.0) / 5.0) ** 2) - ((frame.y - 12.5) / 6.0) ** 2)
     spread = hilar + np.float32(0.4) * np.clip(lungs.h, 0, 1)
     where = spread * _smoothstep((patchy + np.float32(1.3)) / np.float32(2.2))
@@ -778,7 +778,7 @@ def _interstitium(frame: Frame, lungs: Lungs, vessels: Map, disease: Disease, pa
 
 
 def _boxes(opacity: Map, mask: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
-    """The rectangle round the opacity where it has at least .35 of its peak, in pixels; none where nothing is seen."""
+    """The rectangle around the part with at least .35 of the opacity's peak, pixels; none if nothing is visible."""
     smooth = np.asarray(cv2.GaussianBlur(opacity, (0, 0), 2.5)) * mask
     peak = float(smooth.max())
     if peak < 0.05:
@@ -787,12 +787,12 @@ def _boxes(opacity: Map, mask: NDArray[np.bool_]) -> list[tuple[int, int, int, i
     return [(int(x), int(y), int(width), int(height))]
 
 
-# --- from photons to grey --------------------------------------------------------------------------------------------
+# --- from photons to gray levels -------------------------------------------------------------------------------------
 
 
 def _detect(primary: Map, exposure: Exposure, rng: np.random.Generator) -> Map:
     """Photons counted per pixel, relative to the open beam: scatter, Poisson noise, detector blur."""
-    # Scatter reaches over centimetres, so it is computed on a small picture.
+    # Scatter spreads over centimetres, so it is computed on a small image.
     small = cv2.resize(primary, (32, 32), interpolation=cv2.INTER_AREA)
     haze = cv2.resize(cv2.GaussianBlur(small, (0, 0), 3.5), primary.shape[::-1], interpolation=cv2.INTER_LINEAR)
     expected = np.float32(exposure.photons) * (primary + np.float32(exposure.scatter) * np.asarray(haze, np.float32))
@@ -816,7 +816,7 @@ def _display(signal: Map, exposure: Exposure) -> NDArray[np.uint8]:
 
 
 def _smoothstep(t: Map) -> Map:
-    """0 below 0, 1 above 1, a cubic without kinks between."""
+    """0 below 0, 1 above 1, a smooth cubic between."""
     t = np.clip(t, 0, 1)
     slope = np.float32(-2) * t
     slope += 3

@@ -1,9 +1,9 @@
 """The data sets, one row of `DATASETS` each, and how each source lists its images.
 
-One function for each layout says who the patient is, what the label is, and which split is the source's own. It takes
-the files of a place and returns rows for the manifest and rows of boxes, or no rows where the files are not in its
-layout. A row names its file as `member`; the rest are columns of the manifest. What only the file itself can say
-(size, checksum, header) is added by `fetch`. A new source is one row of the table and one function.
+One function for each layout finds the patient, the label and the official split of each image. It takes the files of a
+folder or archive and returns rows for the manifest and rows of boxes, or no rows if the files have another layout. A
+row names its file as `member`; the rest are columns of the manifest. `fetch` adds what is read from the file itself
+(size, checksum, header). A new source is one row of the table and one function.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Listing = tuple[Rows, Rows]
 Reader = Callable[[Files], Listing]
 
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".dcm", ".dicom", ""}
-"""DICOM files often have none."""
+"""DICOM files often have no suffix."""
 
 CLASSES = {"normal": 0, "0": 0, "pneumonia": 1, "1": 1}
-"""Names of a class, in a folder's name or in a table, in any case of letters."""
+"""Names of a class, in a folder's name or in a table, in upper or lower case."""
 _CHEST_XRAY_MEMBER = re.compile(r"(?:^|.*/)(train|val|test)/(NORMAL|PNEUMONIA)/([^/]+\.jpe?g)", re.IGNORECASE)
 _CHEST_XRAY_PERSON = re.compile(r"person(\d+)_(bacteria|virus)_")
 _CHEST_XRAY_NORMAL = re.compile(r"(NORMAL2-)?IM-(\d+)-")
@@ -40,19 +40,20 @@ _TABLE_OPTIONS = ("split", "subtype", "sex", "age", "view")
 
 
 def read_phantom(files: Files) -> Listing:
-    """The archive that `fetch` renders: two tables beside the images. A patient is the one that was drawn."""
+    """The archive that `fetch` renders: two tables beside the images. The table names the synthetic patients."""
     if "radiographs.csv" not in files.names:
         return [], []
     return _table(files, "radiographs.csv"), _table(files, "boxes.csv")
 
 
 def read_chest_xray(files: Files) -> Listing:
-    """The Kermany set, in the layouts it is published in.
+    """The Kermany set, in its published layouts.
 
-    The archive of Kaggle holds the tree twice (once under `chest_xray/chest_xray`) and `__MACOSX` junk, the one
-    of Mendeley has no `val`. A patient is (subtype, number) for pneumonia, because 170 numbers occur with both
-    subtypes, one in train and one in test: the numbering restarts. It is (`NORMAL2-` or not, number) for normals.
-    The 16 images of `val` are too few to choose on: they count as train, of which validation is drawn anew.
+    The archive of Kaggle contains the tree twice (once under `chest_xray/chest_xray`) and `__MACOSX` junk; the archive
+    of Mendeley has no `val`. The patient identifier is (subtype, number) for pneumonia: 170 numbers occur with both
+    subtypes, one in train and one in test, because the numbering restarts. It is (`NORMAL2-` or not, number) for
+    normals. The 16 images of `val` are too few to select a model: they count as train, from which a new validation
+    split is drawn.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name in sorted(files.names, key=lambda name: (name.count("/"), name)):
@@ -85,8 +86,8 @@ def read_chest_xray(files: Files) -> Listing:
 def read_pneumoniamnist(files: Files) -> Listing:
     """The archive that `fetch` makes of MedMNIST's arrays.
 
-    Who the patients were is not published: each image stands for one. The official splits, validation too, stay as
-    they are, so that results compare with published ones.
+    Patients are not published: each image counts as one patient. The official splits, also validation, are not
+    changed, so that results are comparable with published ones.
     """
     if "pneumoniamnist.csv" not in files.names:
         return [], []
@@ -96,12 +97,12 @@ def read_pneumoniamnist(files: Files) -> Listing:
 def read_rsna(files: Files) -> Listing:
     """The RSNA challenge of 2018: DICOM files, a table with a row for each box, a table of detailed classes.
 
-    A `patientId` of the challenge is an image. Who the patient is, the organisers published later, as
-    `pneumonia-challenge-dataset-mappings_2018.json`: where that file lies beside the tables, the patient is the one
-    of NIH ChestX-ray14; where it does not, each image stands for one.
+    A `patientId` of the challenge identifies an image. The organisers published the patients later, in
+    `pneumonia-challenge-dataset-mappings_2018.json`. If that file lies beside the tables, patients are those of NIH
+    ChestX-ray14; if not, each image counts as one patient.
 
     Raises:
-        UserError: an image of the table is not there.
+        UserError: an image of the table is missing.
     """
     by_name = {PurePosixPath(name).name: name for name in files.names if not _is_junk(name)}
     if "stage_2_train_labels.csv" not in by_name:
@@ -137,39 +138,39 @@ def read_rsna(files: Files) -> Listing:
     missing = [image_id for image_id, row in rows.items() if not row["member"]]
     if missing:
         raise UserError(
-            f"{files.place}: {len(missing):,} of the {len(rows):,} images in stage_2_train_labels.csv are not there "
-            f"(the first: {missing[0]}.dcm); bring them, or take their rows out of the table"
+            f"{files.place}: {len(missing):,} of the {len(rows):,} images in stage_2_train_labels.csv are missing "
+            f"(the first: {missing[0]}.dcm); add them, or remove their rows from the table"
         )
     return list(rows.values()), boxes
 
 
 def read_folder(files: Files) -> Listing:
-    """A tree of one's own: images below a folder for their class, with folders `train`, `val`, `test` or without.
+    """A user's own folders: images below a folder for their class, with folders `train`, `val`, `test` or without.
 
-    Classes are `NORMAL` and `PNEUMONIA`, or `0` and `1`. A patient is the first folder below the class; without one,
-    the folders above it, where there are several (`PATIENT/CLASS/image`); without those it is what the header of a
-    DICOM file says; without that, each image stands for one.
+    Classes are `NORMAL` and `PNEUMONIA`, or `0` and `1`. The patient identifier is the first of these that exists: the
+    first folder below the class; the folders above the class, if they differ (`PATIENT/CLASS/image`); the identifier
+    in the header of a DICOM file. Without any, each image counts as one patient.
 
     Raises:
         UserError: a path names two classes.
     """
-    found = []
+    images = []
     for name in files.names:
         *folders, file = name.split("/")
         if PurePosixPath(file).suffix.lower() not in IMAGE_SUFFIXES or _is_junk(name):
             continue
         split = next((folder.lower() for folder in folders if folder.lower() in tables.SPLITS), "")
         folders = [folder for folder in folders if folder.lower() not in tables.SPLITS]
-        # Numbers are classes where no word is: patients and visits are numbered too.
+        # Numbers are classes only in a path without a class name: patients and visits have numbers too.
         words = [depth for depth, folder in enumerate(folders) if folder.lower() in tables.LABELS.values()]
         depths = words or [depth for depth, folder in enumerate(folders) if folder.lower() in CLASSES]
         if len(depths) > 1:
-            raise UserError(f"{name}: two folders of this path name a class; keep one, or bring a table")
+            raise UserError(f"{name}: two folders of this path name a class; keep one, or use a table")
         if depths:
-            found.append((name, split, folders[: depths[0]], folders[depths[0]], folders[depths[0] + 1 :]))
-    several = len({tuple(above) for _, _, above, _, _ in found}) > 1
+            images.append((name, split, folders[: depths[0]], folders[depths[0]], folders[depths[0] + 1 :]))
+    several = len({tuple(above) for _, _, above, _, _ in images}) > 1
     rows = []
-    for name, split, above, folder, below in found:
+    for name, split, above, folder, below in images:
         label = CLASSES[folder.lower()]
         rows.append(
             {
@@ -185,16 +186,16 @@ def read_folder(files: Files) -> Listing:
 
 
 def read_table(table: str, files: Files) -> Listing:
-    """A table of one's own: `path,label,patient_id` and, where known, `split,subtype,sex,age,view`.
+    """A user's own table: `path,label,patient_id` and, if known, `split,subtype,sex,age,view`.
 
-    Paths count from the table's folder. An empty `patient_id` is taken from the header of a DICOM file, else the
-    image stands for a patient of its own.
+    Paths are relative to the table's folder. An empty `patient_id` is read from the header of a DICOM file; without
+    one, the image counts as one patient.
 
     Args:
         table: name of the CSV file among `files`.
 
     Raises:
-        UserError: names the line: no such file, an unknown label or split, a path or a patient twice.
+        UserError: with the line: no such file, an unknown label or split, a path twice, a patient in two splits.
     """
     present = set(files.names)
     rows: dict[str, dict[str, Any]] = {}
@@ -212,7 +213,7 @@ def read_table(table: str, files: Files) -> Listing:
         if member not in present:
             raise UserError(f"{where}: {member}: no such file below {files.place}; correct the path")
         if member in rows:
-            raise UserError(f"{where}: {member} is there twice; keep one row for an image")
+            raise UserError(f"{where}: {member} occurs twice; keep one row for each image")
         before, first = splits.setdefault(patient, (split, line))
         if patient and split != before:
             raise UserError(
@@ -233,7 +234,7 @@ def read_table(table: str, files: Files) -> Listing:
 
 
 def _rsna_patients(files: Files, name: str) -> dict[str, str]:
-    """Which patient of NIH ChestX-ray14 an image is of: `00012345_001.png` is the second image of 00012345."""
+    """The patient in NIH ChestX-ray14 of each image: `00012345_001.png` is the second image of 00012345."""
     try:
         return {row["subset_img_id"]: row["img_id"].split("_")[0] for row in json.loads(files.read(name))}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -250,7 +251,7 @@ def _table(files: Files, name: str, needed: Sequence[str] = (), optional: Sequen
 def _lines(
     files: Files, name: str, needed: Sequence[str] = (), optional: Sequence[str] = ()
 ) -> list[tuple[int, dict[str, Any]]]:
-    """As `_table`, each row with the number of its line, which empty lines shift; names in any case of letters."""
+    """As `_table`, each row with its line number in the file; column names in upper or lower case."""
     try:
         table = csv.DictReader(io.StringIO(files.read(name).decode("utf-8-sig"), newline=""), restval="")
         columns = [column.strip() for column in table.fieldnames or []]
@@ -263,12 +264,12 @@ def _lines(
     if missing or (needed and not rows):
         more = f" and may have {', '.join(optional)}" if optional else ""
         problem = f"lacks the column {missing[0]}, it has {', '.join(columns) or 'none'}" if missing else "has no rows"
-        raise UserError(f"{name} {problem}; it needs {', '.join(needed)}{more}, with commas between")
+        raise UserError(f"{name} {problem}; it needs {', '.join(needed)}{more}, separated by commas")
     return rows
 
 
 def _is_junk(name: str) -> bool:
-    """What a Mac leaves in an archive, and hidden files."""
+    """Whether a file was added by macOS, or is hidden."""
     return "__MACOSX" in name or PurePosixPath(name).name.startswith(".")
 
 
@@ -277,18 +278,18 @@ class Source(NamedTuple):
 
     Attributes:
         title: what the images are.
-        licence, citation: as their authors state them.
-        patients: the rule that says which images are of one patient.
-        reference_standard: what the labels go by, in the words of the source.
+        licence, citation: as stated by the authors.
+        patients: the rule for which images belong to one patient.
+        reference_standard: how the labels were made, in the words of the source.
         read: lists the files of a place in this layout.
         url: published address of the archive; empty where there is none.
-        checksum: of the published archive, as its publishers state it; empty where they state none.
-        n_images: in the published set; 0 where there is none.
-        side: pixels, of an archive of MedMNIST's arrays; 0 = the archive holds files.
-        layout: what `read` looks for, as a message says it.
-        public_test: the source has an official test split that everybody can see. Whoever planned this project had
-            looked at it, so that its figures are no first look; a model card says so.
-        synthetic: no patients; said wherever a figure of it shows.
+        checksum: of the published archive, as stated by its publishers; empty if they state none.
+        n_images: in the published set; 0 if there is none.
+        side: pixels, of an archive of MedMNIST's arrays; 0 = the archive contains files.
+        layout: files that `read` expects, as text for messages.
+        public_test: the source has an official, public test split. The authors of this project had looked at it
+            before, so that it is not an untouched test set; the model card says so.
+        synthetic: no patients; stated wherever its figures are shown.
     """
 
     title: str
@@ -310,7 +311,7 @@ _KERMANY_STANDARD = (
     '"The diagnoses for the images were then graded by two expert physicians before being cleared for training the AI '
     'system. In order to account for any grading errors, the evaluation set was also checked by a third expert"'
 )
-"""As Kermany et al. (2018) say it, doi:10.1016/j.cell.2018.02.010; PneumoniaMNIST took its labels from them."""
+"""Quoted from Kermany et al. (2018), doi:10.1016/j.cell.2018.02.010; PneumoniaMNIST has its labels from there."""
 
 
 def _medmnist(name: str, size: int, md5: str) -> Source:
@@ -318,8 +319,8 @@ def _medmnist(name: str, size: int, md5: str) -> Source:
         title=f"PneumoniaMNIST: the Kermany set cropped to a square and shrunk to {size} pixels",
         licence="CC BY 4.0",
         citation="Yang et al. (2023), MedMNIST v2, doi:10.1038/s41597-022-01721-8",
-        patients="not published: each image stands for a patient",
-        reference_standard=f"that of the Kermany set, {_KERMANY_STANDARD}",
+        patients="not published: each image counts as one patient",
+        reference_standard=f"as in the Kermany set: {_KERMANY_STANDARD}",
         read=read_pneumoniamnist,
         url=f"https://zenodo.org/records/10519652/files/{name}.npz?download=1",
         checksum=f"md5:{md5}",
@@ -334,8 +335,8 @@ DATASETS = {
         title="synthetic frontal chest radiographs, made here from a small physical model",
         licence="MIT, as this project",
         citation="none: no patients",
-        patients="the one that was drawn",
-        reference_standard="none is needed: pneumonia is where the model of the chest drew a finding",
+        patients="given by the generator of the images",
+        reference_standard="not needed: pneumonia is present where the generator drew it",
         read=read_phantom,
         synthetic=True,
     ),
@@ -359,7 +360,7 @@ DATASETS = {
         title="images of your own",
         licence="yours",
         citation="yours",
-        patients="table, else folder between class and image, else DICOM header, else each image stands for one",
+        patients="table, else folder between class and image, else DICOM header, else one per image",
         reference_standard="yours",
         read=read_folder,
         layout="images below folders NORMAL and PNEUMONIA (or 0 and 1), or fetch.url of a table path,label,patient_id",
@@ -368,7 +369,7 @@ DATASETS = {
         title="frontal chest X-rays of the RSNA Pneumonia Detection Challenge 2018, with boxes",
         licence="terms of the challenge; images of the NIH Clinical Center",
         citation="Shih et al. (2019), Radiology: Artificial Intelligence, doi:10.1148/ryai.2019180041",
-        patients="the one of NIH ChestX-ray14 where the published mapping lies beside, else each image stands for one",
+        patients="those of NIH ChestX-ray14 if the published mapping is present, else one per image",
         reference_standard="radiologists drew boxes around pulmonary opacities that may represent pneumonia; an image "
         "with a box counts as pneumonia",
         read=read_rsna,
@@ -379,7 +380,7 @@ DATASETS = {
 
 
 def source(data: str) -> Source:
-    """The row of `DATASETS`, or one line that lists the known ones."""
+    """The row of `DATASETS`; an unknown name is a `UserError` that lists the known ones."""
     if data not in DATASETS:
         raise UserError(f"data = {data!r} is unknown; known: {', '.join(DATASETS)}")
     return DATASETS[data]

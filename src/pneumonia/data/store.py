@@ -16,22 +16,21 @@ import zarr
 from pneumonia import UserError
 
 IMAGES_PER_CHUNK = 256
-"""Images a chunk of the store holds: 12 MiB at 224 px, so that 5,856 images are 26 files."""
+"""Images per chunk of the store: 12 MiB at 224 px; 5,856 images are 26 files."""
 
 IMAGES_PER_BLOCK = 1_024
-"""Images that are scored in one go: whole chunks, and whole batches of any usual size."""
+"""Images that are scored at once: a multiple of the chunk and of usual batch sizes."""
 _GIB = 2**30
 
 
 class Pixels:
-    """Images that stay in the store and are read where they are indexed, as a numpy array would be by its first axis.
+    """Images that stay in the store and are read when they are indexed, like the first axis of a numpy array.
 
-    Chunks are read whole. The most recently used ones are kept, so that rows drawn from a few of them cost one read
-    of each.
+    Chunks are read whole. The most recently used ones are cached: rows from a few chunks cost one read of each.
 
     Args:
         array: uint8 (n, size, size) of the image store.
-        budget: bytes that the kept chunks may take; one is kept in any case.
+        budget: maximum size of the cached chunks, bytes; one is always cached.
 
     Attributes:
         shape: n, size, size.
@@ -43,28 +42,28 @@ class Pixels:
         self.dtype: np.dtype[np.uint8] = array.dtype
         self._rows = np.arange(array.shape[0])
         self._per_chunk = array.chunks[0]
-        n_kept = max(1, int(budget // (array.dtype.itemsize * np.prod(array.chunks))))
-        self._chunk = lru_cache(maxsize=n_kept)(partial(_read_chunk, array))
+        n_cached = max(1, int(budget // (array.dtype.itemsize * np.prod(array.chunks))))
+        self._chunk = lru_cache(maxsize=n_cached)(partial(_read_chunk, array))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: int | slice | Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """The rows that numpy would give for this key, copied: uint8 (…, size, size).
+        """The rows that numpy would return for this key, as a copy: uint8 (…, size, size).
 
         Raises:
             IndexError: no such row.
             TypeError: a key for more than the first axis.
         """
         if isinstance(key, tuple):
-            raise TypeError("images in the store are indexed by rows only; index what that gives")
+            raise TypeError("images in the store are indexed by rows only; index the result for the other axes")
         rows = np.asarray(self._rows[key])
         chunks, places = np.divmod(rows, self._per_chunk)
-        taken = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
+        images = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
         for number in np.unique(chunks):
-            here = chunks == number
-            taken[here] = self._chunk(int(number))[places[here]]
-        return taken
+            in_chunk = chunks == number
+            images[in_chunk] = self._chunk(int(number))[places[in_chunk]]
+        return images
 
 
 def _read_chunk(array: zarr.Array[Any], number: int) -> npt.NDArray[np.uint8]:
@@ -76,10 +75,10 @@ class Split(NamedTuple):
     """The images of one split, row by row.
 
     Attributes:
-        images: uint8 (n, size, size), 0-255, in memory or, where they would not fit, in the store.
+        images: uint8 (n, size, size), 0-255, in memory, or in the store if they do not fit.
         labels: int8 (n,), 0 normal / 1 pneumonia.
         weights: float32 (n,), factor of an image's loss.
-        repeats: int16 (n,), times an epoch shows the image; 0 = dropped by undersampling.
+        repeats: int16 (n,), how often an epoch contains the image; 0 = removed by undersampling.
         image_ids: str (n,).
     """
 
@@ -91,17 +90,17 @@ class Split(NamedTuple):
 
 
 def create_store(path: str | Path, attributes: dict[str, Any]) -> zarr.Group:
-    """An empty image store; `attributes` travel with it (data set, digest)."""
+    """An empty image store with `attributes` (data set, digest)."""
     return zarr.open_group(path, mode="w", attributes=attributes)
 
 
 def create_split(
     store: zarr.Group, split: str, table: pd.DataFrame, *, size: int, with_lungs: bool
 ) -> tuple[zarr.Array[Any], zarr.Array[Any] | None]:
-    """Make the arrays of one split, all but the pixels filled from the table.
+    """Make the arrays of one split and fill all but the pixels from the table.
 
     Returns:
-        `images` and, where masks exist, `lungs`: uint8 (n, size, size), still empty.
+        `images` and, if there are masks, `lungs`: uint8 (n, size, size), still empty.
     """
     group = store.create_group(split)
     columns = {
@@ -138,12 +137,12 @@ def stored_preparation(store: zarr.Group) -> dict[str, Any]:
 
 
 def read_split(store: zarr.Group, split: str, *, memory: float | None = None) -> Split:
-    """One split, its images in memory (50 kB each at 224 px) where they fit, else streamed.
+    """One split, with its images in memory (50 kB each at 224 px) if they fit, else read from the store.
 
     Args:
         store: the image store.
         split: one of `SPLITS`.
-        memory: GiB that its images may take; images that take more come as `Pixels`, which keep half of that.
+        memory: limit for its images, GiB. Larger ones are returned as `Pixels`, with a cache of half the limit.
             None = no limit.
     """
     group = cast(zarr.Group, store[split])
@@ -155,12 +154,12 @@ def read_split(store: zarr.Group, split: str, *, memory: float | None = None) ->
 
 
 def lungs(store: zarr.Group, split: str) -> zarr.Array[Any] | None:
-    """Lung masks of a split, uint8 (n, size, size), 255 = lung; None where the source has none."""
+    """Lung masks of a split, uint8 (n, size, size), 255 = lung; None if the source has no masks."""
     group = cast(zarr.Group, store[split])
     return cast("zarr.Array[Any]", group["lungs"]) if "lungs" in group else None
 
 
 def blocks(images: npt.NDArray[np.uint8] | Pixels) -> Iterator[npt.NDArray[np.uint8]]:
-    """The images in order, `IMAGES_PER_BLOCK` at a time, so that memory stays flat: each uint8 (n, size, size)."""
+    """The images in order, `IMAGES_PER_BLOCK` at a time, so that memory use is limited: uint8 (n, size, size) each."""
     for start in range(0, len(images), IMAGES_PER_BLOCK):
         yield images[start : start + IMAGES_PER_BLOCK]

@@ -1,6 +1,6 @@
-"""Tables and reports that travel between stages: CSV with a row for each image, JSON with figures.
+"""Tables and reports that stages exchange: CSV with a row for each image, JSON with figures.
 
-Both are written under another name and moved to their own when complete, so that a file that exists is whole.
+Both are written under a temporary name and renamed when complete, so that an existing file is always complete.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LABELS = {0: "normal", 1: "pneumonia"}
 SPLITS = ("train", "val", "test")
 
 BOTH_LABELS = "the same file carries both labels"
-"""Reason of a quarantine that still tells who is one patient."""
+"""Reason of a quarantine; the rows still show which images belong to one patient."""
 
 _TEXT = {
     "image_id": "str",
@@ -47,7 +47,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table as `write_table` wrote it; text columns stay text (an id such as `0012` keeps its zeros)."""
+    """A table from `write_table`; text columns stay text (an id such as `0012` keeps its zeros)."""
     table = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={"age": [""]})
     if "valid" in table:
         table["valid"] = table["valid"].astype(str).eq("True")
@@ -55,21 +55,21 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def write_json(values: Mapping[str, Any], path: str | Path) -> None:
-    """Write a report; floats keep 8 significant digits, so that it stays readable."""
+    """Write a report; floats have 8 significant digits, so that it is easy to read."""
     with workspace.written_whole(path) as partial:
         partial.write_text(json.dumps(rounded(values), indent=2) + "\n", encoding="utf-8")
 
 
 def rounded(value: Any) -> Any:
-    """A value as `write_json` keeps it: floats with 8 significant digits, also within tables and lists.
+    """A value as `write_json` writes it: floats with 8 significant digits, also inside tables and lists.
 
-    Whoever applies a published number then decides as the reports did. Scores have 7 digits behind the point, so that
-    a threshold between any two of them can be told with 8.
+    Decisions with a published threshold are then the same as in the reports: scores have 7 decimal places, and 8 digits
+    are enough for a threshold between any two of them.
     """
     if isinstance(value, Mapping):
-        return {str(name): rounded(one) for name, one in value.items()}
+        return {str(name): rounded(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [rounded(one) for one in value]
+        return [rounded(item) for item in value]
     return float(f"{value:.8g}") if isinstance(value, (float, np.floating)) else value
 
 
@@ -79,12 +79,12 @@ def unique_images(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def read_json(path: str | Path) -> Any:
-    """A report as `write_json` wrote it."""
+    """A report from `write_json`."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def data_digest(table: pd.DataFrame) -> str:
-    """SHA-256 over which images, with which labels and in which split, a table holds; row order does not matter."""
+    """SHA-256 of the images, labels and splits of a table; the order of the rows has no effect."""
     columns = [name for name in ("image_id", "sha256", "label", "split") if name in table]
     lines = sorted("\t".join(map(str, row)) for row in table[columns].itertuples(index=False))
     return workspace.sha256_bytes("\n".join(lines).encode())

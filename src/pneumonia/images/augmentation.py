@@ -1,7 +1,7 @@
-"""Augmentation of training batches: what may differ between two X-rays of one patient, and mixtures of two images.
+"""Augmentation of training batches: differences as between two X-rays of one patient, and mixtures of two images.
 
-Works on TensorFlow tensors inside the input pipeline, outside the model: a saved model has no trace of it.
-No flips: they move the heart.
+It works on TensorFlow tensors in the input pipeline and is not part of the saved model. There are no flips: they would
+move the heart to the other side.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 MAX_ROTATION = 5.0  # degrees
 MAX_SHIFT = 0.05  # of the side
 MAX_ZOOM = 0.10
-MAX_STRETCH = 0.15  # natural logarithm, of width against height
+MAX_STRETCH = 0.15  # natural logarithm of the ratio of width and height
 MAX_GAMMA = 0.3  # natural logarithm
 MAX_CONTRAST = 0.25
 MAX_BRIGHTNESS = 20.0  # gray levels
-MAX_SHARPNESS = 1.0  # of what a blur by 1.2 pixels takes away; added, the image is sharper
+MAX_SHARPNESS = 1.0  # of the details that a blur by 1.2 pixels removes; added, the image is sharper
 MAX_NOISE = 10.0  # gray levels, standard deviation
 MAX_ERASED = 0.3  # of the side, of a rectangle
 
 
 def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:
-    """Small changes of position, proportions, gray levels and sharpness, noise, and a rectangle erased.
+    """Small changes of position, proportions, gray levels and sharpness; noise; one erased rectangle.
 
     Args:
         pixels: float32 tensor (n, height, width, 1), 0-255.
-        fraction: of the images that are touched; each draws its own amounts.
-        strength: factor of the amounts, from 0; 1 = up to those above.
+        fraction: share of the images that are changed, each by its own random amounts.
+        strength: factor of the amounts, 0 or more; 1 = up to the maxima above.
         seed: int64 tensor (2,); the same seed gives the same result.
 
     Returns:
@@ -40,38 +40,38 @@ def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:
 
     if fraction == 0:
         return pixels
-    # Batches come shuffled, so that any of the images may be touched; the others cost nothing.
+    # Batches are shuffled: the first images are random ones. The others need no computation.
     batch_size = pixels.shape[0]
     n = math.ceil(fraction * batch_size)
-    untouched, pixels = pixels[n:], pixels[:n]
+    unchanged, pixels = pixels[n:], pixels[:n]
     draws = tf.random.stateless_uniform((15, n), seed=seed, minval=-1.0, maxval=1.0)
-    touched = tf.cast((draws[0] + 1) / 2 < fraction * batch_size / n, tf.float32)
+    is_changed = tf.cast((draws[0] + 1) / 2 < fraction * batch_size / n, tf.float32)
     angle, shift_x, shift_y, zoom, stretch, gamma, contrast, brightness, sharpness, noise, *rectangle = tf.unstack(
-        draws[1:] * touched * strength
+        draws[1:] * is_changed * strength
     )
     moved = _move(pixels, angle, shift_x, shift_y, zoom, stretch)
-    # An exponential and a logarithm: a third of the time of a power.
-    bent = 255.0 * tf.exp(_per_image(tf.exp(gamma * MAX_GAMMA)) * tf.math.log(tf.maximum(moved, 1e-6) / 255.0))
-    mean = tf.reduce_mean(bent, axis=(1, 2, 3), keepdims=True)
-    stretched = mean + (bent - mean) * _per_image(1 + contrast * MAX_CONTRAST) + _per_image(brightness * MAX_BRIGHTNESS)
-    blurred = tf.nn.avg_pool2d(tf.nn.avg_pool2d(stretched, 3, 1, "SAME"), 3, 1, "SAME")
-    sharpened = stretched + (stretched - blurred) * _per_image(sharpness * MAX_SHARPNESS)
+    # An exponential and a logarithm take a third of the time of a power.
+    corrected = 255.0 * tf.exp(_per_image(tf.exp(gamma * MAX_GAMMA)) * tf.math.log(tf.maximum(moved, 1e-6) / 255.0))
+    mean = tf.reduce_mean(corrected, axis=(1, 2, 3), keepdims=True)
+    factor = _per_image(1 + contrast * MAX_CONTRAST)
+    scaled = mean + (corrected - mean) * factor + _per_image(brightness * MAX_BRIGHTNESS)
+    blurred = tf.nn.avg_pool2d(tf.nn.avg_pool2d(scaled, 3, 1, "SAME"), 3, 1, "SAME")
+    sharpened = scaled + (scaled - blurred) * _per_image(sharpness * MAX_SHARPNESS)
     grain = tf.random.stateless_uniform(tf.shape(pixels), seed=seed + 1, minval=-(3**0.5), maxval=3**0.5)
     noisy = sharpened + grain * _per_image(noise * MAX_NOISE)
     changed = tf.clip_by_value(_erase(noisy, mean, *rectangle), 0.0, 255.0)
-    return tf.concat([changed, untouched], axis=0)
+    return tf.concat([changed, unchanged], axis=0)
 
 
 def mixup(pixels: Any, labels: Any, weights: Any, *, alpha: float, seed: Any) -> tuple[Any, Any, Any]:
-    """Mixtures of each image with another of the batch, labels and weights mixed so that each part keeps its weight.
+    """Each image mixed with another one of the batch; labels and weights too, so that each part keeps its weight.
 
     Zhang et al. (2018), arXiv:1710.09412.
 
     Args:
         pixels: float32 tensor (n, …), images or their features.
         labels, weights: float32 tensors (n, 1).
-        alpha: of the beta distribution the share is drawn from: small = nearly always one of the two, 1 = any share;
-            0 = no mixing.
+        alpha: of the beta distribution of the share: small = mostly shares near 0 or 1, 1 = uniform; 0 = no mixing.
         seed: int64 tensor (2,).
 
     Returns:
@@ -83,14 +83,14 @@ def mixup(pixels: Any, labels: Any, weights: Any, *, alpha: float, seed: Any) ->
         return pixels, labels, weights
     draws = tf.random.stateless_gamma((2, pixels.shape[0], 1), seed=seed + 2, alpha=alpha)
     share = tf.math.divide_no_nan(draws[0], draws[0] + draws[1])
-    share = tf.maximum(share, 1 - share)  # the image stays the larger part of what bears its place
+    share = tf.maximum(share, 1 - share)  # the image at its own place stays the larger part
 
     def mixed(values: Any) -> Any:
-        # Batches come shuffled: in reverse each image meets a random other.
+        # Batches are shuffled: in reverse order each image is paired with a random one.
         part = tf.reshape(share, (-1, *[1] * (len(values.shape) - 1)))
         return part * values + (1 - part) * tf.reverse(values, axis=[0])
 
-    # Each part weighs as its image does: a plain mixture of labels would hand a rare class's weight to the other.
+    # Each part has the weight of its image: plain mixing would pass the weight of a rare class to the other class.
     weight = mixed(weights)
     return mixed(pixels), tf.math.divide_no_nan(mixed(weights * labels), weight), weight
 
@@ -124,7 +124,7 @@ def _move(pixels: Any, angle: Any, shift_x: Any, shift_y: Any, zoom: Any, stretc
 
 
 def _erase(pixels: Any, gray: Any, x: Any, y: Any, width: Any, height: Any) -> Any:
-    """A rectangle of each image set to `gray` (n, 1, 1, 1); amounts (n,) from -1 to 1, sides of 0 or less = none.
+    """A rectangle of each image set to `gray` (n, 1, 1, 1); amounts (n,) from -1 to 1; sides of 0 or less: none.
 
     Zhong et al. (2020), Random Erasing, arXiv:1708.04896.
     """

@@ -1,8 +1,8 @@
 """Pixels of an image file: JPEG, PNG or DICOM, always one gray channel.
 
-Archives of X-rays come as photographs of films, as 16-bit exports, or as what the detector wrote. Whatever
-arrives leaves as 8 bits in which bone is bright. The files are foreign: a damaged or hostile one ends as a
-`UserError`, and no header makes the memory run out.
+Archives of X-rays contain photographs of films, 16-bit exports, or files of the detector. The result is always 8 bits
+with bright bone. Files are not trusted: a damaged or malicious one gives a `UserError`, and no header can exhaust the
+memory.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from PIL.PngImagePlugin import PngImageFile
 
 from pneumonia import UserError, files, workspace
 
-if TYPE_CHECKING:  # pydicom takes a quarter of a second to import, and most archives hold no DICOM
+if TYPE_CHECKING:  # importing pydicom takes 0.25 s, and most archives have no DICOM
     from pydicom import Dataset
 
 MAX_PIXELS = 100_000_000
-"""Larger than any detector; a header that claims more would exhaust the memory."""
+"""More than any detector has; larger images would exhaust the memory."""
 _PARSERS = r"(PIL|pydicom)\."
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _AGE = re.compile(r"(?P<number>\d{1,3})(?P<unit>[DWMY]?)")
@@ -33,10 +33,10 @@ _YEARS = {"": 1, "Y": 1, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
 def read_image(uri: str) -> npt.NDArray[np.uint8]:
-    """One image as the whole project sees it: one channel, before any processing.
+    """One image as all stages read it: one channel, before any processing.
 
-    Colour is dropped here: in the Kermany set every file in RGB mode is a pneumonia of the train
-    split, so that a colour channel would give the answer away.
+    Colour is removed here: in the Kermany set every file in RGB mode is a pneumonia of the train split, so that a
+    colour channel would reveal the label.
 
     Args:
         uri: `zip://MEMBER::ARCHIVE`, a path, or an fsspec URL of a JPEG, PNG or DICOM file.
@@ -45,7 +45,7 @@ def read_image(uri: str) -> npt.NDArray[np.uint8]:
         uint8 (height, width), 0-255.
 
     Raises:
-        UserError: the file is missing, truncated, or no image.
+        UserError: the file is missing, truncated, or not an image.
     """
     content = files.read_bytes(uri)
     try:
@@ -55,17 +55,17 @@ def read_image(uri: str) -> npt.NDArray[np.uint8]:
 
 
 def read_unchanged(uri: str, sha256: str) -> bytes:
-    """The bytes of a file of the manifest, as `fetch` saw it.
+    """The bytes of a file of the manifest, if unchanged since `fetch`.
 
     Raises:
-        UserError: it is gone, cannot be reached, or is another one by now.
+        UserError: the file is missing, cannot be reached, or has changed.
     """
     try:
         content = files.read_bytes(uri)
     except UserError as error:
-        raise UserError(f"{error}; bring it back and run again, or look again: dvc repro -f -s fetch") from error
+        raise UserError(f"{error}; restore it and run again, or read all files again: dvc repro -f -s fetch") from error
     if workspace.sha256_bytes(content) != sha256:
-        raise UserError(f"{uri}: the file has changed since fetch saw it; look again: dvc repro -f -s fetch")
+        raise UserError(f"{uri}: the file has changed since fetch read it; read all files again: dvc repro -f -s fetch")
     return content
 
 
@@ -76,11 +76,11 @@ def decode(content: bytes) -> npt.NDArray[np.uint8]:
         content: the whole file.
 
     Returns:
-        uint8 (height, width), 0-255; upright where EXIF says how, and bone bright also in MONOCHROME1.
+        uint8 (height, width), 0-255; upright if EXIF has the orientation; bone is bright also in MONOCHROME1.
 
     Raises:
-        UserError: damaged, no such file, more than `MAX_PIXELS`, or a kind of DICOM this module does not read.
-            The message names no path: the caller knows it.
+        UserError: damaged, another format, more than `MAX_PIXELS`, or a kind of DICOM that is not supported. The
+            message has no path: the caller adds it.
     """
     _silence_parsers()
     try:
@@ -89,21 +89,21 @@ def decode(content: bytes) -> npt.NDArray[np.uint8]:
         return _decode_jpeg_or_png(content)
     except UserError:
         raise
-    # Each parser has errors of its own, and a damaged header lets pydicom fail in any line: AttributeError,
+    # Each parser raises its own errors, and on a damaged header pydicom can fail in any line: AttributeError,
     # struct.error, RecursionError, zlib.error, …
     except Exception as error:
         raise UserError(" ".join(str(error).split()) or f"damaged: {type(error).__name__}") from error
 
 
 def header(content: bytes) -> dict[str, str]:
-    """What a DICOM file says of the patient.
+    """The patient data in the header of a DICOM file.
 
     Args:
         content: the whole file, of any kind.
 
     Returns:
-        Those that the file has of `patient_id`, `sex` (F or M), `age` (in years: 34, 0.5) and `view` (PA, AP, …);
-        nothing for other files or a damaged header.
+        `patient_id`, `sex` (F or M), `age` (in years: 34, 0.5) and `view` (PA, AP, …), each if the file has it; empty
+        for other files or a damaged header.
     """
     _silence_parsers()
     if not _is_dicom(content):
@@ -112,49 +112,49 @@ def header(content: bytes) -> dict[str, str]:
     try:
         dataset = _read_dicom(content, stop_before_pixels=True, specific_tags=tags)
         patient_id, sex, age, view = (_text(dataset.get(tag)) for tag in tags)
-    except Exception:  # any, as in decode(), which says what is wrong with the file
+    except Exception:  # any, as in decode(), which reports what is wrong with the file
         return {}
     known_age = _AGE.fullmatch(age)
-    found = {
+    values = {
         "patient_id": patient_id,
         "sex": sex if sex in ("F", "M") else "",
         "age": f"{int(known_age['number']) * _YEARS[known_age['unit']]:.3g}" if known_age else "",
         "view": view,
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
 def mode(content: bytes) -> str:
     """How a file that `decode` can read stores its pixels: `L`, `RGB`, `I;16`, … or, of DICOM, `MONOCHROME1`, …
 
-    In the Kermany set all 283 files in RGB are pneumonias of train: a shortcut that shows in this column.
+    In the Kermany set all 283 files in RGB are pneumonias of train: a shortcut that this column reveals.
     """
     _silence_parsers()
     if _is_dicom(content):
         tags = ["PhotometricInterpretation"]
         return _text(_read_dicom(content, stop_before_pixels=True, specific_tags=tags).get(tags[0]))
-    with _opened(content) as image:
+    with _open(content) as image:
         return str(image.mode)
 
 
 def _decode_jpeg_or_png(content: bytes) -> npt.NDArray[np.uint8]:
-    """Pillow, because it refuses a truncated JPEG where OpenCV silently fills the rest with gray."""
-    with _opened(content) as image:
+    """With Pillow, because it rejects a truncated JPEG; OpenCV would silently fill the rest with gray."""
+    with _open(content) as image:
         _check_size(*image.size)
-        image.draft("L", image.size)  # a JPEG decodes its luminance only, at a third of the work
+        image.draft("L", image.size)  # of a JPEG only the luminance is decoded, in a third of the time
         upright: Image.Image = image
         if image.getexif().get(0x0112, 1) != 1:  # Orientation: the photograph was taken with the camera turned
             upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255, not scale
+        if upright.mode.startswith("I"):  # 16 bits; Pillow would clip at 255 instead of scaling
             return _highest_eight_bits(np.asarray(upright))
         return np.asarray(upright.convert("L"), dtype=np.uint8)
 
 
-def _opened(content: bytes) -> JpegImageFile | PngImageFile:
+def _open(content: bytes) -> JpegImageFile | PngImageFile:
     """The image with its header read.
 
-    Not Image.open(): it has a limit of pixels of its own, which can be changed for the whole process only.
-    Naming the two formats also keeps hostile files away from Pillow's forty other parsers.
+    Not Image.open(): it has its own limit of pixels, which can be changed only for the whole process. With two named
+    formats, malicious files also cannot reach Pillow's forty other parsers.
     """
     formats: dict[bytes, type[JpegImageFile | PngImageFile]] = {
         b"\xff\xd8\xff": JpegImageFile,
@@ -167,9 +167,9 @@ def _opened(content: bytes) -> JpegImageFile | PngImageFile:
 
 
 def _highest_eight_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The image shifted to 8 bits from the fewest that hold its maximum.
+    """The image shifted to 8 bits, from the number of bits that its maximum needs.
 
-    Many archives (PadChest) store 12 bits in files of 16, which a shift by 8 would make black.
+    Many archives (PadChest) store 12 bits in 16-bit files; a shift by 8 would make them nearly black.
     """
     excess = int(pixels.max()).bit_length() - 8
     return (pixels >> max(excess, 0)).astype(np.uint8)
@@ -182,8 +182,8 @@ def _is_dicom(content: bytes) -> bool:
 def _read_dicom(content: bytes, **options: Any) -> Dataset:
     import pydicom
 
-    if _DEFLATED in content:  # one that unpacks to a terabyte would fill the memory before its header is known
-        raise UserError("a deflated DICOM file, which is not supported; store it without (dcmconv +te)")
+    if _DEFLATED in content:  # one of a terabyte would fill the memory before its header is known
+        raise UserError("a deflated DICOM file, which is not supported; convert it with dcmconv +te")
     return pydicom.dcmread(io.BytesIO(content), **options)
 
 
@@ -200,28 +200,28 @@ def _decode_dicom(content: bytes) -> npt.NDArray[np.uint8]:
         raise UserError(f"a DICOM file of {dataset.BitsAllocated} bits a pixel, expected at most 16")
     _check_decoder(dataset)
 
-    meaning, samples = str(dataset.PhotometricInterpretation), dataset.SamplesPerPixel
-    colour = samples == 3 and meaning.startswith(("RGB", "YBR"))
-    if not colour and not (samples == 1 and meaning in ("MONOCHROME1", "MONOCHROME2")):
+    photometric, samples = str(dataset.PhotometricInterpretation), dataset.SamplesPerPixel
+    colour = samples == 3 and photometric.startswith(("RGB", "YBR"))
+    if not colour and not (samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")):
         raise UserError(
-            f"a DICOM file in {meaning} with {samples} samples a pixel, "
+            f"a DICOM file in {photometric} with {samples} samples a pixel, "
             "expected MONOCHROME1 or MONOCHROME2 with 1, RGB or YBR with 3"
         )
-    pixels = pixel_array(dataset)  # YBR comes as RGB
-    if pixels.ndim != 2 + colour:  # pydicom takes surplus bytes for the frames that the header does not mention
+    pixels = pixel_array(dataset)  # YBR is converted to RGB
+    if pixels.ndim != 2 + colour:  # pydicom reads surplus bytes as further frames
         raise UserError(f"a DICOM file with pixels for {len(pixels)} frames, expected one")
     if colour:
         return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)
-    padded = _padded(pixels, dataset)
-    shown = _shown(_stored_bits(pixels, dataset), dataset, padded)
-    if meaning == "MONOCHROME1":
-        shown = 255 - shown
-    shown[padded] = 0
-    return shown
+    padding = _padding(pixels, dataset)
+    image = _display(_stored_bits(pixels, dataset), dataset, padding)
+    if photometric == "MONOCHROME1":
+        image = 255 - image
+    image[padding] = 0
+    return image
 
 
 def _check_decoder(dataset: Dataset) -> None:
-    """Say which decoder is missing, before pydicom says it in ten lines.
+    """Check that the decoder is installed, because the error of pydicom has ten lines.
 
     Raises:
         UserError: pydicom cannot decode this transfer syntax, or not as it is installed.
@@ -240,8 +240,8 @@ def _check_decoder(dataset: Dataset) -> None:
         )
 
 
-def _padded(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.bool_]:
-    """Where the detector saw nothing and its software filled up the rectangle; background, whatever the value."""
+def _padding(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Pixels outside the detector, which its software has filled: background, whatever their value."""
     if dataset.get("PixelPaddingValue") is None:
         return np.zeros(pixels.shape, dtype=bool)
     value = int(dataset.PixelPaddingValue)
@@ -250,7 +250,7 @@ def _padded(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.bool_]
 
 
 def _stored_bits(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
-    """The bits that belong to the image: old files keep graphics of their own in those above."""
+    """The bits that belong to the image: in old files the bits above contain overlay graphics."""
     bits, low = int(dataset.BitsStored), int(dataset.HighBit) + 1 - int(dataset.BitsStored)
     if low < 0 or not 1 <= bits <= dataset.BitsAllocated:
         raise UserError(f"a DICOM file of {bits} bits stored below bit {dataset.HighBit}")
@@ -262,20 +262,20 @@ def _stored_bits(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]
     return values
 
 
-def _shown(stored: npt.NDArray[Any], dataset: Dataset, padded: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Stored values as the header wants them shown, in 8 bits.
+def _display(stored: npt.NDArray[Any], dataset: Dataset, padding: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Stored values in 8 bits, displayed as the header describes.
 
-    First to what they measure (modality LUT or rescale), then to what is shown of it: the first VOI LUT, else the
-    first window. Without either, 8 bits that measure nothing stay as they are (the RSNA challenge), and all else
-    is stretched from its minimum to its maximum.
+    First the modality LUT or rescale is applied, then the first VOI LUT, else the first window. Without VOI LUT and
+    window, 8-bit values without modality LUT or rescale are not changed (the RSNA challenge), and all others are
+    stretched from their minimum to their maximum.
 
-    Every step maps a value, wherever it lies in the image. So the steps are done on the list of values between
-    minimum and maximum, 65,536 at most, and the pixels are looked up in it.
+    Each step depends only on the value of a pixel. So the steps are computed for the values between minimum and
+    maximum, 65,536 at most, and the pixels are looked up in this table.
 
     Args:
         stored: integers of at most 16 bits (height, width).
-        dataset: the header they came with.
-        padded: bool (height, width), pixels that take no part in minimum and maximum.
+        dataset: their header.
+        padding: bool (height, width), pixels that do not count for minimum and maximum.
 
     Returns:
         uint8 (height, width), 0-255, not yet inverted for MONOCHROME1.
@@ -285,21 +285,21 @@ def _shown(stored: npt.NDArray[Any], dataset: Dataset, padded: npt.NDArray[np.bo
     """
     first = int(stored.min())
     place = np.subtract(stored, first, dtype=np.int32)
-    occurring = np.bincount(place[~padded], minlength=int(place.max()) + 1) > 0
-    if padded.all():
+    occurring = np.bincount(place[~padding], minlength=int(place.max()) + 1) > 0
+    if padding.all():
         return np.zeros(stored.shape, np.uint8)
-    # A header may hold a slope of 1e300; what comes of it is refused below.
+    # A header may have a slope of 1e300; infinite results are rejected below.
     with np.errstate(all="ignore"):
-        values = _measured(first + np.arange(len(occurring), dtype=np.float64), dataset)
-        as_stored = (
+        values = _modality_values(first + np.arange(len(occurring), dtype=np.float64), dataset)
+        is_plain = (
             dataset.BitsStored == 8 and not dataset.PixelRepresentation and not dataset.get("ModalityLUTSequence")
         )
         if dataset.get("VOILUTSequence"):
-            entries, bits = _looked_up(values, dataset.VOILUTSequence[0], dataset)
+            entries, bits = _apply_lut(values, dataset.VOILUTSequence[0], dataset)
             share = entries / (2**bits - 1)
         elif _has(dataset, "WindowCenter") and _has(dataset, "WindowWidth"):
-            share = _windowed(values, dataset)
-        elif as_stored and values[0] == first and values[-1] == first + len(values) - 1:  # no rescale, or by 1 and 0
+            share = _apply_window(values, dataset)
+        elif is_plain and values[0] == first and values[-1] == first + len(values) - 1:  # no rescale, or by 1 and 0
             share = values / 255
         else:
             low, high = values[occurring].min(), values[occurring].max()
@@ -307,26 +307,26 @@ def _shown(stored: npt.NDArray[Any], dataset: Dataset, padded: npt.NDArray[np.bo
     if not np.isfinite([values, share]).all():
         raise UserError("a DICOM file whose rescale or window is out of range")
     table = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
-    shown: npt.NDArray[np.uint8] = np.take(table, place)
-    return shown
+    image: npt.NDArray[np.uint8] = np.take(table, place)
+    return image
 
 
-def _measured(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
+def _modality_values(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
     if dataset.get("ModalityLUTSequence"):
-        return _looked_up(values, dataset.ModalityLUTSequence[0], dataset)[0]
+        return _apply_lut(values, dataset.ModalityLUTSequence[0], dataset)[0]
     if _has(dataset, "RescaleSlope") and _has(dataset, "RescaleIntercept"):
         return values * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
     return values
 
 
-def _looked_up(values: npt.NDArray[np.float64], item: Dataset, dataset: Dataset) -> tuple[npt.NDArray[np.float64], int]:
+def _apply_lut(values: npt.NDArray[np.float64], item: Dataset, dataset: Dataset) -> tuple[npt.NDArray[np.float64], int]:
     """Values mapped by a table of the header, and the bits of an entry.
 
-    Not pydicom's apply_voi(): it wraps 12-bit values around in a table of 8-bit entries, and warns of values that
-    a rescale has made floating.
+    Not pydicom's apply_voi(): 12-bit values overflow there in a table of 8-bit entries, and floating values after a
+    rescale give a warning.
     """
     count, first, bits = (int(number) for number in item.LUTDescriptor)
-    count = count or 2**16  # which does not fit the field
+    count = count or 2**16  # DICOM writes 65,536 as 0, since it does not fit the field
     data = item.LUTData
     if isinstance(data, bytes):
         word = "<u2" if dataset.original_encoding[1] else ">u2"
@@ -336,11 +336,11 @@ def _looked_up(values: npt.NDArray[np.float64], item: Dataset, dataset: Dataset)
     return table[place.astype(np.int64)], bits
 
 
-def _windowed(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
+def _apply_window(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
     """Values as shares of the first window, 0-1 inside it.
 
     Not pydicom's apply_windowing(): it scales to the range of the stored bits after rescale, which would have to be
-    computed a second time to get rid of it.
+    computed again to undo it.
 
     Source:
         DICOM PS3.3, C.11.2.1.2 (LINEAR) and C.11.2.1.3 (SIGMOID, LINEAR_EXACT).
@@ -370,19 +370,19 @@ def _has(dataset: Dataset, keyword: str) -> bool:
 
 
 def _text(value: Any) -> str:
-    """A value of the header in one line: it becomes a cell of a table."""
+    """A value of the header on one line, for a cell of a table."""
     return "".join(sign for sign in str(value or "") if sign.isprintable()).strip()
 
 
 def _silence_parsers() -> None:
-    """Keep what Pillow and pydicom warn of in a malformed file out of the log.
+    """Keep warnings of Pillow and pydicom about malformed files out of the log.
 
-    What makes a file unreadable is said in the `UserError`; the rest would be a line for each of 100,000 images.
-    A filter is put in front of the others, and stays: catch_warnings() swaps the list of all threads, so that two
-    chunks decoded at once could lose the filters of the program. It is put there only where it is missing, since
-    each change makes Python show again every warning that it shows once.
+    The `UserError` says why a file is unreadable; other warnings would be a line for each of 100,000 images. The
+    filter is put first and is not removed: catch_warnings() replaces the list of all threads, so that two chunks
+    decoded at once could lose the filters of the program. It is added only if it is missing, because after each change
+    Python shows again the warnings that it shows once.
     """
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    foremost: Any = warnings.filters[0] if warnings.filters else None
-    if not foremost or foremost[3] != re.compile(_PARSERS):
+    first_filter: Any = warnings.filters[0] if warnings.filters else None
+    if not first_filter or first_filter[3] != re.compile(_PARSERS):
         warnings.filterwarnings("ignore", module=_PARSERS)

@@ -1,6 +1,6 @@
-"""How an image is prepared for a network, and where a box of the source image lies afterwards.
+"""How an image is prepared for a network, and the position of boxes after it.
 
-`prepare` is the one function that the stage `preprocess`, a model's user and the tests call.
+The stage `preprocess`, users of a model and the tests all call `prepare`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Gray = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image file becomes what a network sees: one value, kept in the image store and with every model.
+    """How an image file becomes the input of a network; stored in the image store and with every model.
 
     Attributes:
         size: pixels, side of the square.
         clip_limit: contrast limit of CLAHE, in multiples of a flat histogram; 0 = no CLAHE.
         tile_grid: CLAHE tiles along each side.
         aspect: `pad` keeps the proportions and fills with black; `squash` stretches to the square.
-        crop: share of the width, and of the height, that is cut off at each side: collimators, letters, frames.
-        clahe: `after` equalises what the square holds, `before` the cropped source in its full resolution.
+        crop: share of the width and of the height that is removed at each side: collimators, letters, frames.
+        clahe: `after` equalises the resized image, `before` the cropped source in full resolution.
     """
 
     size: int
@@ -42,13 +42,13 @@ class Preparation:
 
     @classmethod
     def from_settings(cls, *, image_size: int, **others: Any) -> Preparation:
-        """The preparation that section `preprocess` of params.yaml names."""
+        """The preparation in section `preprocess` of params.yaml."""
         return cls(size=image_size, **others)
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> Preparation | None:
-        """The preparation in the attributes of an image store or in `models/run.json`; None where an earlier version
-        of this project wrote them without."""
+        """The preparation in the attributes of an image store or in `models/run.json`; None if an earlier version of
+        this project wrote them without it."""
         return cls(**attributes["preparation"]) if "preparation" in attributes else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Preparation:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of all settings: two stores of the same images differ in it when one has another CLAHE.
+        """Hex SHA-256 of all settings; it differs between stores of the same images with different settings.
 
         Numbers count with 8 significant digits, as reports keep them: the digest survives `models/run.json`.
         """
@@ -66,7 +66,7 @@ class Preparation:
 
 
 class Placement(NamedTuple):
-    """Where the content of an image lies in the store's square, in pixels of the store."""
+    """Position of the image content in the square of the store, in pixels of the store."""
 
     x: int
     y: int
@@ -75,10 +75,9 @@ class Placement(NamedTuple):
 
 
 def prepare(image: Gray, preparation: Preparation) -> Gray:
-    """An image as networks see it.
+    """An image as networks get it: cropped, resized, equalised, padded.
 
-    Cropped, shrunk (by area, so that nothing aliases), equalised, padded: the black border takes no part in the
-    equalisation.
+    It is shrunk by area, against aliasing. The black border does not count in the equalisation.
 
     Args:
         image: uint8 (height, width), 0-255.
@@ -89,7 +88,7 @@ def prepare(image: Gray, preparation: Preparation) -> Gray:
 
     Source: Pizer et al. (1987), doi:10.1016/S0734-189X(87)80186-X; Zuiderveld, Graphics Gems IV (1994).
     """
-    place, content = _cut(image, preparation)
+    place, content = _crop(image, preparation)
     if preparation.clahe == "before":
         content = _equalise(content, preparation)
     content = _resize(content, place)
@@ -99,15 +98,15 @@ def prepare(image: Gray, preparation: Preparation) -> Gray:
 
 
 def prepare_mask(mask: Gray, preparation: Preparation) -> Gray:
-    """A mask under the geometry of `prepare`: uint8 (size, size), 0 or 255."""
-    place, content = _cut(mask, preparation)
-    # Resized as the image is, then cut in half: taking the nearest pixel would move it by half a pixel of the store.
+    """A mask with the geometry of `prepare`: uint8 (size, size), 0 or 255."""
+    place, content = _crop(mask, preparation)
+    # Resized like the image, then thresholded: nearest-neighbour resizing would shift it by half a pixel of the store.
     binary = np.where(_resize(content, place) > 127, 255, 0).astype(np.uint8)
     return _pad(binary, place, preparation.size)
 
 
 def placement(width: int, height: int, preparation: Preparation) -> Placement:
-    """Where `prepare` puts an image of this size, measured after the crop.
+    """Position at which `prepare` puts an image of this size, measured after the crop.
 
     >>> placement(400, 200, Preparation(size=100, aspect="pad"))
     Placement(x=0, y=25, width=100, height=50)
@@ -131,8 +130,8 @@ def to_store(
         preparation: of the store.
 
     Returns:
-        float (n, 4): x, y, width, height in pixels of the store. Of a box that the crop cuts, what is left; one that
-        it cuts off has no width or no height.
+        float (n, 4): x, y, width, height in pixels of the store. A box is clipped to the crop; a box outside it has
+        width or height 0.
     """
     cut_x, cut_y = _margins(width, height, preparation.crop)
     kept_width, kept_height = width - 2 * cut_x, height - 2 * cut_y
@@ -141,36 +140,36 @@ def to_store(
     right, bottom = np.clip(left + across - cut_x, 0, kept_width), np.clip(top + down - cut_y, 0, kept_height)
     left, top = np.clip(left - cut_x, 0, kept_width), np.clip(top - cut_y, 0, kept_height)
     scale_x, scale_y = place.width / kept_width, place.height / kept_height
-    moved = (left * scale_x + place.x, top * scale_y + place.y, (right - left) * scale_x, (bottom - top) * scale_y)
-    return np.stack(moved, axis=1)
+    scaled = (left * scale_x + place.x, top * scale_y + place.y, (right - left) * scale_x, (bottom - top) * scale_y)
+    return np.stack(scaled, axis=1)
 
 
 def boxes_in_store(
     boxes: pd.DataFrame, splits: pd.DataFrame, preparation: Preparation
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """The boxes of each image that has some, float (k, 4), in the geometry of the store.
+    """The boxes of each image that has any, float (k, 4), in the geometry of the store.
 
     Args:
         boxes: `boxes.csv`.
-        splits: `splits.csv`, which knows the sizes of the source images.
+        splits: `splits.csv`, with the sizes of the source images.
         preparation: of the store.
     """
     sizes = dict(zip(splits["image_id"], zip(splits["width"], splits["height"], strict=True), strict=True))
     boxes_of = {}
     for image_id, rows in boxes[boxes["image_id"].isin(list(sizes))].groupby("image_id"):
         width, height = sizes[image_id]
-        moved = to_store(rows[["x", "y", "width", "height"]].to_numpy(float), width, height, preparation)
-        if (visible := (moved[:, 2:] > 0).all(axis=1)).any():
-            boxes_of[str(image_id)] = moved[visible]
+        placed = to_store(rows[["x", "y", "width", "height"]].to_numpy(float), width, height, preparation)
+        if (visible := (placed[:, 2:] > 0).all(axis=1)).any():
+            boxes_of[str(image_id)] = placed[visible]
     return boxes_of
 
 
 def _margins(width: int, height: int, crop: float) -> tuple[int, int]:
-    """Pixels that `crop` cuts off at the left and right, and at the top and bottom."""
+    """Pixels that `crop` removes at the left and right, and at the top and bottom."""
     return int(width * crop), int(height * crop)
 
 
-def _cut(image: Gray, preparation: Preparation) -> tuple[Placement, Gray]:
+def _crop(image: Gray, preparation: Preparation) -> tuple[Placement, Gray]:
     height, width = image.shape
     x, y = _margins(width, height, preparation.crop)
     content = image[y : height - y, x : width - x]
@@ -178,7 +177,7 @@ def _cut(image: Gray, preparation: Preparation) -> tuple[Placement, Gray]:
 
 
 def _resize(content: Gray, place: Placement) -> Gray:
-    # The sides that shrink by area, so that nothing aliases; enlarged by area, pixels would stay blocks.
+    # Sides that shrink are resized by area, against aliasing; enlarging by area would leave blocks.
     shrunk = (min(place.width, content.shape[1]), min(place.height, content.shape[0]))
     smaller = cv2.resize(content, shrunk, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(smaller, place[2:], interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,8 +1,8 @@
-"""What happens to X-rays between detector and model and leaves the diagnosis as it is; scores should survive it.
+"""Changes of images that leave the diagnosis unchanged; a robust model keeps its scores under them.
 
-Sharpness, contrast, noise and the form of the frame differ between hospitals, devices and archives. A model that is
-judged on images of one archive only may live on such differences: on clean validation images of the Kermany set nearly
-every model reaches an AUC of .99, under these changes they part.
+Sharpness, contrast, noise and proportions differ between hospitals, devices and archives. A model that is tested on
+images of one archive only may rely on such differences: on clean validation images of the Kermany set nearly every
+model reaches an AUC of .99, under these changes the models differ.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 Gray = npt.NDArray[np.uint8]
 
 SIDE = 224
-"""Pixels, side of the store that the amounts below are made for; they scale with the side."""
+"""Pixels, side of the store for which the amounts below are defined; they scale with the side."""
 
 
 def _blur(image: Gray, sigma: float) -> Gray:
@@ -25,7 +25,7 @@ def _blur(image: Gray, sigma: float) -> Gray:
 
 
 def _resolution(image: Gray, share: float) -> Gray:
-    """As if it had been stored in a fraction of its pixels."""
+    """As if stored with a fraction of its pixels."""
     height, width = image.shape
     small = cv2.resize(
         image, (max(1, round(width * share)), max(1, round(height * share))), interpolation=cv2.INTER_AREA
@@ -48,14 +48,14 @@ def _noise(image: Gray, sigma: float, rng: np.random.Generator) -> Gray:
 
 
 def _proportions(image: Gray, share: float, upright: bool) -> Gray:
-    """A share of the height (`upright`) or width cut off, the rest stretched into the same frame.
+    """A share of the height (`upright`) or width removed, the rest stretched to the same size.
 
-    So looks a chest that came in a wider or a higher image and was squashed into the same square.
+    This simulates a wider or taller source image that was squashed into the same square.
     """
     height, width = image.shape
     cut = round(share / 2 * (height if upright else width))
-    kept = image[cut : height - cut] if upright else image[:, cut : width - cut]
-    return np.asarray(cv2.resize(kept, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    content = image[cut : height - cut] if upright else image[:, cut : width - cut]
+    return np.asarray(cv2.resize(content, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _jpeg(image: Gray, quality: int) -> Gray:
@@ -83,13 +83,13 @@ STRESSES: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
     "noise": lambda image, rng: _noise(image, 10.0, rng),  # gray levels
     "proportions": lambda image, rng: _proportions(image, 0.15, upright=bool(rng.integers(2))),
 }
-"""The mean over the images as they are and under each of these, on validation, is the robust AUC."""
+"""The robust AUC is the mean AUC on validation over the unchanged images and each of these changes."""
 
 REPORTED: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
     "jpeg": lambda image, rng: _jpeg(image, 20),  # quality, 0-100
     "rotation": lambda image, rng: _rotation(image, rng.uniform(-10.0, 10.0)),  # degrees
 }
-"""More of them, for the audit only."""
+"""Further changes, for the audit only."""
 
 
 def stressed(images: Gray, name: str, *, seed: int | np.random.Generator = 0) -> Gray:
@@ -98,8 +98,8 @@ def stressed(images: Gray, name: str, *, seed: int | np.random.Generator = 0) ->
     Args:
         images: uint8 (n, height, width), 0-255.
         name: a key of either.
-        seed: of noise, angles and proportions, each image's own; the same seed gives the same images. A generator goes
-            on where it is: images that come in blocks get the noise that they would get all at once.
+        seed: of noise, angles and proportions, which differ between images; the same seed gives the same images. A
+            generator keeps its state: images in several blocks get the same noise as in one.
 
     Returns:
         uint8 (n, height, width), 0-255.
@@ -112,14 +112,14 @@ def stressed(images: Gray, name: str, *, seed: int | np.random.Generator = 0) ->
 
 
 def occluded(images: Gray, kept: npt.NDArray[np.bool_]) -> Gray:
-    """Images that are black but where something is kept.
+    """Images that are black outside a mask.
 
-    A model that finds pneumonia without the lungs has learnt something else: letters, tubes, the way a ward takes its
-    X-rays (Maguolo & Nanni 2021, doi:10.1016/j.inffus.2021.04.008).
+    A model that finds pneumonia without the lungs has learnt something else: letters, tubes, how a ward takes X-rays
+    (Maguolo & Nanni 2021, doi:10.1016/j.inffus.2021.04.008).
 
     Args:
         images: uint8 (n, height, width), 0-255.
-        kept: bool, of the same shape or (height, width).
+        kept: bool, pixels that stay visible, of the same shape or (height, width).
 
     Returns:
         uint8 (n, height, width), 0-255.
@@ -128,11 +128,11 @@ def occluded(images: Gray, kept: npt.NDArray[np.bool_]) -> Gray:
 
 
 def middle(height: int, width: int, share: float = 0.7) -> npt.NDArray[np.bool_]:
-    """Where the lungs mostly are, for images that come without masks: a rectangle about the centre.
+    """A rectangle around the centre that contains most of the lungs, for images without masks.
 
     Args:
         height, width: pixels.
-        share: of either side.
+        share: of both sides.
 
     Returns:
         bool (height, width).

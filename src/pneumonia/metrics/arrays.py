@@ -1,4 +1,4 @@
-"""Checked arrays, and the sums over patients and thresholds that several metrics share."""
+"""Checks of arrays, and sums over patients and thresholds that several metrics use."""
 
 from statistics import NormalDist
 
@@ -11,13 +11,13 @@ Floats = NDArray[np.float64]
 
 
 def sampling_units(groups: ArrayLike | None, n: int) -> Ints:
-    """For each of n images the index of the unit that is drawn with it: its group, or itself without groups."""
+    """For each of n images the index of its sampling unit: its group, or itself without groups."""
     if groups is None:
         return np.arange(n)
     names = np.asarray(groups)
     if names.shape != (n,):
         raise ValueError(f"groups has shape {names.shape}, expected ({n},): one id per image")
-    # As text, because ids come as int, str or pandas objects, and only one type sorts.
+    # As text, because ids are int, str or pandas objects, and mixed types cannot be sorted.
     names = names.astype(np.str_)
     missing = np.isin(names, ["", "nan", "NaN", "None", "<NA>", "NaT"])
     if missing.any():
@@ -29,17 +29,17 @@ def sampling_units(groups: ArrayLike | None, n: int) -> Ints:
 
 
 def unit_sums(unit: Ints, values: Floats) -> Floats:
-    """The values of the images of each unit, summed; 0 for a number that no image has."""
+    """Sum of the values of each unit's images; 0 for a unit without images."""
     return np.bincount(unit, weights=values).astype(np.float64)
 
 
 def normal_quantile(level: float) -> float:
-    """How many standard deviations each side hold the central share `level`: 1.96 for 0.95."""
+    """Standard deviations on each side that contain the central share `level`: 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def counts_above(positive: Bools, score: Floats) -> tuple[Floats, Ints, Ints]:
-    """The distinct scores from high to low, with the positives and the negatives at or above each."""
+    """The distinct scores from high to low, with the numbers of positives and negatives at or above each."""
     scores, inverse = np.unique(score, return_inverse=True)
     n_positive = np.bincount(inverse[positive], minlength=scores.size)
     n_negative = np.bincount(inverse[~positive], minlength=scores.size)
@@ -47,25 +47,25 @@ def counts_above(positive: Bools, score: Floats) -> tuple[Floats, Ints, Ints]:
 
 
 def check_scores(y_true: ArrayLike, y_score: ArrayLike, *, probabilities: bool = False) -> tuple[Bools, Floats]:
-    """The labels as bool and the scores as float64, or a ValueError that says what is wrong with them."""
+    """The labels as bool and the scores as float64; a ValueError if they are malformed."""
     label, score = as_floats("y_true", y_true), as_floats("y_score", y_score)
     if label.ndim != 1 or label.shape != score.shape:
         raise ValueError(
             f"y_true has shape {label.shape} and y_score {score.shape}, expected (n,) twice: "
-            "a model's output of shape (n, 1) becomes one with scores[:, 0]"
+            "for a model's output of shape (n, 1) pass scores[:, 0]"
         )
     if label.size == 0:
         raise ValueError("y_true and y_score are empty, expected at least one image: is the split empty?")
-    strange = (label != 0) & (label != 1)
-    if strange.any():
+    invalid = (label != 0) & (label != 1)
+    if invalid.any():
         raise ValueError(
-            f"y_true holds {strange.sum()} values other than 0 and 1, the first is {label[strange][0]:g}: "
+            f"y_true holds {invalid.sum()} values other than 0 and 1, the first is {label[invalid][0]:g}: "
             "code normal as 0 and pneumonia as 1"
         )
-    n_lost = int(np.sum(~np.isfinite(score)))
-    if n_lost > 0:
+    n_not_finite = int(np.sum(~np.isfinite(score)))
+    if n_not_finite > 0:
         raise ValueError(
-            f"y_score holds {n_lost} NaN or infinite values of {score.size}, expected finite ones: "
+            f"y_score holds {n_not_finite} NaN or infinite values of {score.size}, expected finite ones: "
             "the model diverged or an image was empty; find those rows first"
         )
     if probabilities and (score.min() < 0 or score.max() > 1):
@@ -76,7 +76,7 @@ def check_scores(y_true: ArrayLike, y_score: ArrayLike, *, probabilities: bool =
 
 
 def as_floats(name: str, values: ArrayLike) -> Floats:
-    """An array of numbers, or a ValueError that names it."""
+    """An array of numbers; else a ValueError with its name."""
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -86,13 +86,13 @@ def as_floats(name: str, values: ArrayLike) -> Floats:
 
 
 def check_level(level: float) -> None:
-    """Refuse a level of an interval that is not strictly between 0 and 1."""
+    """Raise ValueError for a level of an interval that is not strictly between 0 and 1."""
     if not 0 < level < 1:
         raise ValueError(f"level is {level}, expected a coverage strictly between 0 and 1, such as 0.95")
 
 
 def need_both_classes(positive: Bools, what: str) -> None:
-    """Refuse labels of one class; `what` names the quantity that would be undefined."""
+    """Raise ValueError for labels of one class; `what` names the quantity that would be undefined."""
     n_positive = int(positive.sum())
     if not 0 < n_positive < positive.size:
         raise ValueError(
@@ -102,6 +102,6 @@ def need_both_classes(positive: Bools, what: str) -> None:
 
 
 def need_positives(positive: Bools, what: str) -> None:
-    """Refuse labels without a positive; `what` names the quantity that would be undefined."""
+    """Raise ValueError for labels without a positive; `what` names the quantity that would be undefined."""
     if not positive.any():
         raise ValueError(f"0 positives among {positive.size} images, {what} needs at least one: leave the figure out")

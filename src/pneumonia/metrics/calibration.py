@@ -1,14 +1,14 @@
-"""Probabilities that mean what they say, and what becomes of them where pneumonia is rarer or more common.
+"""Calibrated probabilities, and their adjustment to another prevalence of pneumonia.
 
-A network that learns with class weights answers as if both classes were equally common, and one that learns for long
-is too sure of itself. `fit` mends both on validation images: Platt's two numbers, a slope and a bias of the logit.
-On synthetic scores with 128 to 1,000 validation images its log loss on other images was lower than that of temperature
-scaling, which has no bias and so cannot mend the class weights, and than that of isotonic regression, but for 1,000
-images whose true logit was no straight line of the score's. Isotonic regression also ties images, which changes the
-AUC; a slope and a bias keep their order.
+A network trained with class weights predicts as if both classes were equally common, and one trained for long is
+overconfident. `fit` corrects both on validation images by Platt scaling: a slope and a bias of the logit. On synthetic
+scores with 128 to 1,000 validation images its log loss on other images was lower than that of temperature scaling,
+which has no bias and so cannot correct the class weights. It was also lower than that of isotonic regression, except
+for 1,000 images whose true logit was not linear in the score's. Isotonic regression also makes ties, which changes the
+AUC; a slope and a bias keep the order.
 
-`prior_by_em` and `adjust_prior` then move calibrated probabilities to a population in which pneumonia is as common as
-unlabelled scores say. That the former needs a bias in the calibration: Alexandari, Kundaje & Shrikumar 2020,
+`prior_by_em` and `adjust_prior` then adapt calibrated probabilities to a population whose prevalence is estimated from
+unlabelled scores. The estimate needs a calibration with bias: Alexandari, Kundaje & Shrikumar 2020,
 doi:10.48550/arXiv.1901.06852.
 """
 
@@ -23,9 +23,9 @@ from scipy.special import expit, logit
 
 from pneumonia.metrics.arrays import Floats, Ints, check_scores
 
-N_BINS = 15  # the bin count of Guo et al. 2017, so that an ECE can be set beside published ones
-CLIP = 5e-8  # half the last digit of a stored score: what a score of 0 or 1 may have been before it was rounded
-MIN_SLOPE = 0.01  # less would tie images at the 7 digits stored, or turn their order round
+N_BINS = 15  # as in Guo et al. 2017, so that an ECE is comparable with published ones
+CLIP = 5e-8  # half the last digit of a stored score: a score of 0 or 1 may have been rounded from this
+MIN_SLOPE = 0.01  # a smaller slope would make ties at the 7 stored digits; a negative one reverses the order
 
 
 class Reliability(NamedTuple):
@@ -37,9 +37,9 @@ class Reliability(NamedTuple):
 
 
 def brier_score(y_true: ArrayLike, y_score: ArrayLike) -> float:
-    """The mean squared distance between probability and outcome: calibration and discrimination in one number.
+    """The mean squared difference between probability and label; it measures calibration and discrimination together.
 
-    0 is perfect; always answering the prevalence p gives p (1 - p).
+    0 is perfect; a constant prediction of the prevalence p gives p (1 - p).
 
     Args:
         y_true: 0 or 1, shape (n,); one class is enough.
@@ -62,9 +62,9 @@ def brier_score(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
 
 def reliability(y_true: ArrayLike, y_score: ArrayLike, n_bins: int = N_BINS) -> Reliability:
-    """What was promised and what happened, bin by bin: the points of a reliability diagram.
+    """Mean predicted probability and observed frequency in each bin: the points of a reliability diagram.
 
-    Bins have equal width over 0-1 and are closed above, as in Guo et al.; 0 itself belongs to the first. Empty bins
+    Bins have equal width over 0-1 and include their upper edge, as in Guo et al.; 0 belongs to the first. Empty bins
     have no row. Constant scores fill one bin.
 
     Args:
@@ -97,10 +97,10 @@ def reliability(y_true: ArrayLike, y_score: ArrayLike, n_bins: int = N_BINS) -> 
 
 
 def expected_calibration_error(y_true: ArrayLike, y_score: ArrayLike, n_bins: int = N_BINS) -> float:
-    """How far probabilities are from frequencies, on average over images: the gap of `reliability`, weighted by n.
+    """The mean absolute difference between probabilities and frequencies in the bins of `reliability`, weighted by n.
 
-    0 is perfect. It is positive even for a perfectly calibrated model, because few images in a bin scatter: compare
-    models on the same images and the same `n_bins` only.
+    0 is perfect. It is positive even for a perfectly calibrated model, because of random variation in bins with few
+    images: compare models only on the same images with the same `n_bins`.
 
     Args:
         y_true: 0 or 1, shape (n,); one class is enough.
@@ -124,7 +124,7 @@ def expected_calibration_error(y_true: ArrayLike, y_score: ArrayLike, n_bins: in
 
 
 def bin_index(score: Floats, n_bins: int) -> Ints:
-    """The bin of each probability among `n_bins` of equal width, closed above; 0 is in the first."""
+    """The bin of each probability; `n_bins` of equal width, each with its upper edge; 0 is in the first."""
     if n_bins < 1:
         raise ValueError(f"n_bins is {n_bins}, expected at least 1, such as {N_BINS}")
     inner_edges = np.linspace(0, 1, n_bins + 1)[1:-1]
@@ -139,17 +139,17 @@ class Platt(NamedTuple):
 
 
 def fit(y_true: ArrayLike, y_score: ArrayLike) -> Platt:
-    """The slope and the bias under which scores best foretell the labels of validation images.
+    """The slope and the bias with which scores best predict the labels of validation images.
 
-    The maximum of the likelihood, with Platt's targets instead of 1 and 0: (m + 1) / (m + 2) for m pneumonias and
-    1 / (n + 2) for n normals. They keep the maximum finite where validation images are told apart without error, and
-    there they keep probabilities as modest as so few images warrant.
+    They maximise the likelihood with Platt's targets instead of 1 and 0: (m + 1) / (m + 2) for m pneumonias and
+    1 / (n + 2) for n normals. With these the maximum is finite also if all validation images are classified without
+    error, and probabilities are not extreme when there are few images.
 
-    Scores that order the images the wrong way get the least slope, 0.01: nearly the same probability for all.
+    Scores in the wrong order get the minimum slope, 0.01: nearly the same probability for all images.
 
     Args:
-        y_true: 0 or 1, shape (n,), both present; not the images that the model learnt from, nor those it is judged on.
-        y_score: probabilities, 0-1, shape (n,); 0 and 1 themselves are moved by half of the seventh digit.
+        y_true: 0 or 1, shape (n,), both present; neither train nor test images.
+        y_score: probabilities, 0-1, shape (n,); 0 and 1 are moved by half of the seventh digit.
 
     Returns:
         A slope of 0.01 or more, and a finite bias.
@@ -180,27 +180,29 @@ def fit(y_true: ArrayLike, y_score: ArrayLike) -> Platt:
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         z = weights[0] * log_odds + weights[1]
-        surplus = expit(z) - target
-        return float(np.mean(np.logaddexp(0, z) - target * z)), np.array([np.mean(surplus * log_odds), surplus.mean()])
+        residual = expit(z) - target
+        return float(np.mean(np.logaddexp(0, z) - target * z)), np.array(
+            [np.mean(residual * log_odds), residual.mean()]
+        )
 
     bounds = [(MIN_SLOPE, None), (None, None)]
     limits = {"maxiter": 1000, "gtol": 1e-9, "ftol": 1e-15}
-    found = minimize(loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds, options=limits)
-    return Platt(slope=float(found.x[0]), bias=float(found.x[1]))
+    optimum = minimize(loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds, options=limits)
+    return Platt(slope=float(optimum.x[0]), bias=float(optimum.x[1]))
 
 
 def apply(platt: Platt, y_score: ArrayLike) -> Floats:
     """Calibrated probabilities.
 
     Args:
-        platt: as `fit` found it.
+        platt: as `fit` returns it.
         y_score: probabilities of the same model, 0-1, shape (n,).
 
     Returns:
-        float64 (n,), 0-1, in the order of the scores: AUC, and decisions at a threshold that is mapped too, stay.
+        float64 (n,), 0-1, in the order of the scores: the AUC and decisions at a calibrated threshold do not change.
 
     Raises:
-        ValueError: scores outside 0-1, NaN, or no vector.
+        ValueError: scores outside 0-1, NaN, or not a vector.
 
     >>> apply(Platt(slope=1.0, bias=0.0), [0.25, 0.5]).tolist()
     [0.25, 0.5]
@@ -211,25 +213,25 @@ def apply(platt: Platt, y_score: ArrayLike) -> Floats:
 def prior_by_em(scores: ArrayLike, train_prior: float) -> float:
     """The share of pneumonia among unlabelled images, from their calibrated scores alone.
 
-    EM takes the mean of the probabilities for the share, adjusts the probabilities to it, and begins again. It climbs
-    a concave likelihood, so where it stands still is its only maximum; that point is found here by bisection, because
-    EM itself creeps near 0 and 1.
+    EM uses the mean of the probabilities as the share, adjusts the probabilities to it, and repeats. The likelihood is
+    concave, so the fixed point of EM is its only maximum. Here it is found by bisection, because EM converges slowly
+    near 0 and 1.
 
-    The estimate holds as far as two things do: the scores are calibrated where the share is `train_prior`, and images
-    of each class look as they did there. If normals look different in the new place (another device, another age),
-    they are taken for a change of the share, and nothing in the scores tells. With few images it scatters widely.
+    The estimate has two assumptions: the scores are calibrated where the share is `train_prior`, and the images of each
+    class look the same in both populations. If normals look different in the new one (another device, another age), the
+    estimate is wrong, and the scores do not show it. With few images it has a large variance.
 
     Args:
-        scores: calibrated probabilities, 0-1, shape (n,); 0 and 1 themselves count as certain.
+        scores: calibrated probabilities, 0-1, shape (n,); 0 and 1 count as certain.
         train_prior: the share of pneumonia among the images that the scores were calibrated on, strictly between 0
-            and 1. With class weights that is not the share that the network learnt with.
+            and 1. With class weights it differs from the share in training.
 
     Returns:
-        The share, 0-1; 0 and 1 where the scores are likeliest without any pneumonia, or any normal.
+        The share, 0-1; it is 0 or 1 if the likelihood is highest without any pneumonia, or without any normal.
 
     Raises:
-        ValueError: all scores are alike, so that EM cannot leave where it began: they do not say what the share is.
-            Also for scores outside 0-1 and a prior that is not strictly between 0 and 1.
+        ValueError: all scores are equal, so that the share cannot be estimated; scores outside 0-1; a prior that is not
+            strictly between 0 and 1.
 
     Source:
         Saerens, Latinne & Decaestecker 2002, doi:10.1162/089976602753284446; its likelihood: Alexandari, Kundaje &
@@ -241,15 +243,17 @@ def prior_by_em(scores: ArrayLike, train_prior: float) -> float:
     score = _probabilities("scores", scores)
     _check_prior("train_prior", train_prior)
     if score.min() == score.max():
-        raise ValueError(f"all {score.size} scores are {score[0]:g}: they do not say how common pneumonia is")
+        raise ValueError(
+            f"all {score.size} scores are {score[0]:g}: the share of pneumonia cannot be estimated from them"
+        )
     pneumonia, normal = score / train_prior, (1 - score) / (1 - train_prior)  # the likelihoods, up to a factor
-    with np.errstate(divide="ignore", over="ignore"):  # infinity compares as it should
+    with np.errstate(divide="ignore", over="ignore"):  # comparisons with infinity are correct
         if np.mean(pneumonia / normal) <= 1:
             return 0.0
         if np.mean(normal / pneumonia) <= 1:
             return 1.0
     low, high = 0.0, 1.0
-    for _ in range(200):  # halving; float64 is exhausted before
+    for _ in range(200):  # bisection; the precision of float64 is reached before
         share = (low + high) / 2
         if share in (low, high):
             break
@@ -261,12 +265,12 @@ def prior_by_em(scores: ArrayLike, train_prior: float) -> float:
 
 
 def adjust_prior(scores: ArrayLike, old_prior: float, new_prior: float) -> Floats:
-    """What probabilities become where pneumonia is `new_prior` common instead of `old_prior`.
+    """Probabilities adjusted from a prevalence of `old_prior` to one of `new_prior`.
 
-    Bayes' rule: the odds are multiplied by the ratio of the prior odds. The order of the images stays; 0 and 1 stay.
+    Bayes' rule: the odds are multiplied by the ratio of the prior odds. The order of the images, 0 and 1 do not change.
 
     Args:
-        scores: probabilities that are calibrated where the share of pneumonia is `old_prior`, 0-1, shape (n,).
+        scores: probabilities, calibrated for the prevalence `old_prior`, 0-1, shape (n,).
         old_prior: strictly between 0 and 1.
         new_prior: strictly between 0 and 1.
 
@@ -274,7 +278,7 @@ def adjust_prior(scores: ArrayLike, old_prior: float, new_prior: float) -> Float
         float64 (n,), 0-1.
 
     Raises:
-        ValueError: a prior that is not strictly between 0 and 1, scores outside 0-1, NaN, or no vector.
+        ValueError: a prior that is not strictly between 0 and 1, scores outside 0-1, NaN, or not a vector.
 
     Source:
         Saerens, Latinne & Decaestecker 2002, doi:10.1162/089976602753284446.
@@ -299,7 +303,7 @@ def _probabilities(name: str, values: ArrayLike) -> Floats:
     score = np.asarray(values, dtype=np.float64)
     if score.ndim != 1 or score.size == 0:
         raise ValueError(f"{name} has shape {score.shape}, expected (n,) with at least one image")
-    if not ((score >= 0) & (score <= 1)).all():  # NaN is neither
+    if not ((score >= 0) & (score <= 1)).all():  # false for NaN
         raise ValueError(f"{name} holds NaN or values outside 0-1, expected probabilities: apply the sigmoid to logits")
     return score
 

@@ -1,4 +1,4 @@
-"""What follows from a threshold: confusion, how to choose it, net benefit, intervals of shares.
+"""Decisions at a threshold: confusion matrix, choice of the threshold, net benefit, intervals of proportions.
 
 Arrays and errors as in `ranking`: an image counts as positive when its score is at or above the threshold.
 """
@@ -25,11 +25,11 @@ from pneumonia.metrics.arrays import (
     unit_sums,
 )
 
-RISKS = np.arange(1, 100) / 100  # threshold probabilities of a decision curve: every per cent
+RISKS = np.arange(1, 100) / 100  # threshold probabilities of a decision curve: each per cent
 
 
 class Confusion(NamedTuple):
-    """Images by decision and truth: true positives, false positives, true negatives, false negatives."""
+    """Numbers of images by decision and label: true positives, false positives, true negatives, false negatives."""
 
     tp: int
     fp: int
@@ -38,7 +38,7 @@ class Confusion(NamedTuple):
 
 
 class NetBenefit(NamedTuple):
-    """A decision curve, float64 (n_thresholds,) each; the last three in true positives per image."""
+    """A decision curve, float64 (n_thresholds,) each; the unit of the last three is true positives per image."""
 
     thresholds: Floats
     model: Floats
@@ -47,7 +47,7 @@ class NetBenefit(NamedTuple):
 
 
 def confusion(y_true: ArrayLike, y_score: ArrayLike, threshold: float) -> Confusion:
-    """True and false, positives and negatives, when an image at or above the threshold is called pneumonia.
+    """Numbers of true and false positives and negatives, with pneumonia at or above the threshold.
 
     Args:
         y_true: 0 or 1, shape (n,); one class is enough.
@@ -65,26 +65,26 @@ def confusion(y_true: ArrayLike, y_score: ArrayLike, threshold: float) -> Confus
     """
     positive, score = check_scores(y_true, y_score)
     if math.isnan(threshold):
-        raise ValueError("threshold is NaN, a number was expected: choose one with youden_threshold on validation data")
-    called = score >= threshold
-    tp, fp = int(np.sum(called & positive)), int(np.sum(called & ~positive))
+        raise ValueError("threshold is NaN, expected a number: choose one with youden_threshold on validation data")
+    predicted = score >= threshold
+    tp, fp = int(np.sum(predicted & positive)), int(np.sum(predicted & ~positive))
     return Confusion(tp=tp, fp=fp, tn=int(np.sum(~positive)) - fp, fn=int(np.sum(positive)) - tp)
 
 
 def youden_threshold(y_true: ArrayLike, y_score: ArrayLike) -> float:
     """The threshold with the largest sensitivity + specificity - 1.
 
-    The default operating point: it weighs both errors alike and ignores the prevalence. Choose it on validation data.
-    Of equally good cuts the most sensitive (lowest) is taken, because a missed pneumonia costs more than a second
-    look. The threshold lies midway between the two observed scores that it separates, so that float noise on another
-    machine moves no image across; see `threshold_at_sensitivity` for the lowest cut.
+    The default operating point: both errors have equal weight, and the prevalence has no effect. Choose it on
+    validation data. Of equally good thresholds the most sensitive (lowest) is used, because a missed pneumonia costs
+    more than a false alarm. The threshold is the midpoint of the two observed scores that it separates, so that
+    rounding on another machine changes no decision; see `threshold_at_sensitivity` for the lowest one.
 
     Args:
         y_true: 0 or 1, shape (n,).
         y_score: finite, any range, shape (n,).
 
     Returns:
-        A finite threshold in the unit of `y_score`. Scores that are constant or worse than chance call everything
+        A finite threshold in the unit of `y_score`. If scores are constant or worse than chance, all images are
         positive.
 
     Raises:
@@ -99,26 +99,26 @@ def youden_threshold(y_true: ArrayLike, y_score: ArrayLike) -> float:
     positive, score = check_scores(y_true, y_score)
     need_both_classes(positive, "Youden's index")
     scores, tp, fp = counts_above(positive, score)
-    index = tp * fp[-1] - fp * tp[-1]  # Youden's index times m n: whole numbers, so equally good cuts compare equal
+    index = tp * fp[-1] - fp * tp[-1]  # Youden's index times m n: integers, so equally good thresholds compare equal
     return _cut_below(scores, int(np.flatnonzero(index == index.max())[-1]))
 
 
 def threshold_at_sensitivity(y_true: ArrayLike, y_score: ArrayLike, sensitivity: float) -> float:
-    """The highest threshold that still finds the asked-for share of pneumonias.
+    """The highest threshold with at least the target sensitivity.
 
-    The second operating point: fix what may be missed, then have as few false alarms as possible. It is the highest
-    cut between observed scores, placed midway between them, so the sensitivity holds in spite of float noise. The
-    lowest cut has no score below it: a positive lowest score is halved, since 0 bounds a probability; another lowest
-    score is itself the threshold.
+    The second operating point: the share of missed pneumonias is limited, and false alarms are as few as possible. The
+    threshold is the midpoint of two observed scores, so that the sensitivity does not change by rounding. The lowest
+    threshold has no score below it: a positive lowest score is halved, since probabilities end at 0; otherwise the
+    lowest score itself is the threshold.
 
     Args:
         y_true: 0 or 1, shape (n,); negatives may be missing, positives may not.
         y_score: finite, any range, shape (n,).
-        sensitivity: the least share of positives at or above the threshold, greater than 0 and at most 1.
+        sensitivity: minimum share of positives at or above the threshold, greater than 0 and at most 1.
 
     Returns:
-        A finite threshold in the unit of `y_score`. Ties can lift the reached sensitivity above the target; constant
-        scores call everything positive.
+        A finite threshold in the unit of `y_score`. With ties the sensitivity can be above the target; with constant
+        scores all images are positive.
 
     Raises:
         ValueError: no positives, a sensitivity outside (0, 1], or malformed arrays.
@@ -135,13 +135,13 @@ def threshold_at_sensitivity(y_true: ArrayLike, y_score: ArrayLike, sensitivity:
 
 
 def net_benefit(y_true: ArrayLike, y_score: ArrayLike, thresholds: ArrayLike = RISKS) -> NetBenefit:
-    """What deciding by the model is worth, beside treating every image as pneumonia and none: a decision curve.
+    """A decision curve: net benefit of the model, of treating every image as pneumonia, and of treating none.
 
-    Whoever acts at a risk of t holds a missed pneumonia for (1 - t) / t times as bad as a false alarm. In these terms
-    the net benefit is true positives less false ones, the latter at the price t / (1 - t), per image. At thresholds
-    where the model lies below one of the other two lines, it does harm compared with that plain rule.
+    A threshold probability t means that a missed pneumonia is (1 - t) / t times as bad as a false alarm. The net
+    benefit is the number of true positives less t / (1 - t) times the number of false positives, per image. Where the
+    model lies below one of the other two curves, it is worse than that simple rule.
 
-    It depends on how common pneumonia is in the sample, and on calibration: the threshold is meant as a probability.
+    The result depends on the prevalence in the sample, and on calibration: the threshold is a probability.
 
     Args:
         y_true: 0 or 1, shape (n,); one class is enough.
@@ -149,8 +149,8 @@ def net_benefit(y_true: ArrayLike, y_score: ArrayLike, thresholds: ArrayLike = R
         thresholds: each strictly between 0 and 1, shape (n_thresholds,).
 
     Returns:
-        For each threshold the net benefit of the model, of "all are pneumonia" and of "none is", which is 0. None
-        exceeds the share of pneumonia.
+        For each threshold the net benefit of the model, of treating all, and of treating none, which is 0. The maximum
+        is the prevalence.
 
     Raises:
         ValueError: thresholds or scores outside their range, or malformed arrays.
@@ -165,15 +165,15 @@ def net_benefit(y_true: ArrayLike, y_score: ArrayLike, thresholds: ArrayLike = R
     positive, score = check_scores(y_true, y_score, probabilities=True)
     cuts = as_floats("thresholds", thresholds)
     if cuts.ndim != 1 or not ((cuts > 0) & (cuts < 1)).all():
-        raise ValueError("thresholds are no list of numbers strictly between 0 and 1, such as [0.1, 0.2]")
+        raise ValueError("thresholds is not a list of numbers strictly between 0 and 1, such as [0.1, 0.2]")
     price = cuts / (1 - cuts)
-    called = score[:, np.newaxis] >= cuts
-    tp, fp = called[positive].sum(axis=0), called[~positive].sum(axis=0)
-    share = positive.mean()
+    predicted = score[:, np.newaxis] >= cuts
+    tp, fp = predicted[positive].sum(axis=0), predicted[~positive].sum(axis=0)
+    prevalence = positive.mean()
     return NetBenefit(
         thresholds=cuts,
         model=(tp - fp * price) / score.size,
-        treat_all=share - (1 - share) * price,
+        treat_all=prevalence - (1 - prevalence) * price,
         treat_none=np.zeros_like(cuts),
     )
 
@@ -181,13 +181,13 @@ def net_benefit(y_true: ArrayLike, y_score: ArrayLike, thresholds: ArrayLike = R
 def wilson_interval(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """A confidence interval of a proportion: sensitivity, specificity, accuracy, precision.
 
-    Unlike the textbook p +- z se it stays inside [0, 1] and keeps its coverage for small n and for proportions near 0
-    or 1. Trials count as independent; for those that are not, see `effective_trials`.
+    Unlike the normal approximation p +- z se it stays inside [0, 1] and keeps its coverage for small n and for
+    proportions near 0 or 1. Trials are assumed to be independent; if they are not, see `effective_trials`.
 
     Args:
         successes: 0 to n.
-        n: trials, at least 1; need not be whole.
-        level: the coverage asked for, strictly between 0 and 1.
+        n: trials, at least 1; may be fractional.
+        level: the nominal coverage, strictly between 0 and 1.
 
     Returns:
         (low, high), each 0-1; low is exactly 0 without successes, high exactly 1 without failures.
@@ -206,7 +206,7 @@ def wilson_interval(successes: float, n: float, level: float = 0.95) -> tuple[fl
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(
             f"{successes} successes of {n} trials, expected 0 <= successes <= n and n >= 1: "
-            "leave the proportion out where nothing was tried"
+            "leave the proportion out if there are no trials"
         )
     check_level(level)
     z = normal_quantile(level)
@@ -214,7 +214,7 @@ def wilson_interval(successes: float, n: float, level: float = 0.95) -> tuple[fl
     shrink = 1 / (1 + z**2 / n)
     centre = shrink * (proportion + z**2 / (2 * n))
     half_width = shrink * z * math.sqrt(proportion * (1 - proportion) / n + (z / (2 * n)) ** 2)
-    # The ends meet 0 and 1 exactly in algebra; rounding would leave them 1e-17 beside.
+    # The exact ends are 0 and 1; rounding would give an error of 1e-17.
     return (
         centre - half_width if successes > 0 else 0.0,
         centre + half_width if successes < n else 1.0,
@@ -222,22 +222,22 @@ def wilson_interval(successes: float, n: float, level: float = 0.95) -> tuple[fl
 
 
 def effective_trials(success: ArrayLike, groups: ArrayLike, level: float = 0.95) -> float:
-    """How many independent trials tell as much as these, of which those of a group resemble each other.
+    """The number of independent trials with the same information as these correlated ones.
 
-    For an interval by patient: `wilson_interval(share * n_effective, n_effective)`. Five images of one patient that
-    are all classified rightly are not five proofs.
+    For an interval by patient: `wilson_interval(share * n_effective, n_effective)`. Five correct images of one patient
+    are not five independent successes.
 
     Args:
         success: 0 or 1, or bool, shape (n,).
         groups: patient ids of any type, shape (n,).
-        level: of the interval that it is for: with few groups their variance is known less well, and Student's quantile
-            takes the place of the normal one.
+        level: of the later interval: with few groups their variance is uncertain, so Student's quantile replaces the
+            normal one.
 
     Returns:
-        n over the design effect: the variance of the share by groups over that of n independent trials. It is at least
-        1 and at most n, and n where each group has one trial. Where all trials end alike, or are of one group, nothing
-        tells how much groups matter; then it is the number of groups, the most cautious answer. A handful of errors
-        tells little more, and is taken at its word: an interval with one error can be narrower than one without.
+        n divided by the design effect, which is the variance of the share by groups over that of n independent trials.
+        It is 1 to n, and n if each group has one trial. If all trials have the same result, or all are of one group,
+        the correlation cannot be estimated; then the result is the number of groups, a conservative value. With few
+        errors the estimate is uncertain but used: an interval with one error can be narrower than one without.
 
     Raises:
         ValueError: malformed arrays, a missing group id, or a level outside (0, 1).
@@ -248,9 +248,9 @@ def effective_trials(success: ArrayLike, groups: ArrayLike, level: float = 0.95)
     >>> round(effective_trials([1, 0] * 8 + [1, 1, 0, 0] * 4, groups=[patient // 2 for patient in range(32)]), 1)
     28.4
     """
-    ended, _ = check_scores(success, success)
+    succeeded, _ = check_scores(success, success)
     check_level(level)
-    return effective_trials_of_units(ended, sampling_units(groups, ended.size), level)
+    return effective_trials_of_units(succeeded, sampling_units(groups, succeeded.size), level)
 
 
 def effective_trials_of_units(success: Bools, unit: Ints, level: float) -> float:
@@ -259,17 +259,17 @@ def effective_trials_of_units(success: Bools, unit: Ints, level: float) -> float
     if n_units in (1, n) or share in (0, 1):
         return float(n_units)
     residuals = unit_sums(unit, success - share)
-    by_groups = n_units / (n_units - 1) * residuals @ residuals / n**2
-    if by_groups == 0:
+    group_variance = n_units / (n_units - 1) * residuals @ residuals / n**2
+    if group_variance == 0:
         return float(n)
-    few = student_t.ppf((1 + level) / 2, n - 1) / student_t.ppf((1 + level) / 2, n_units - 1)
-    return max(1.0, float(n * min(1.0, few**2 * share * (1 - share) / (n - 1) / by_groups)))
+    quantile_ratio = student_t.ppf((1 + level) / 2, n - 1) / student_t.ppf((1 + level) / 2, n_units - 1)
+    return max(1.0, float(n * min(1.0, quantile_ratio**2 * share * (1 - share) / (n - 1) / group_variance)))
 
 
 def _cut_below(scores: Floats, i: int) -> float:
-    """A threshold that calls `scores[i]` positive and no lower one, as far from both as it can be."""
+    """The midpoint between `scores[i]`, which is then positive, and the next lower score, which is not."""
     upper = float(scores[i])
     lower = float(scores[i + 1]) if i + 1 < scores.size else 0.0  # no probability lies below 0
     middle = lower / 2 + upper / 2  # (lower + upper) / 2 could overflow
-    # No float lies between neighbours, and nothing is known below a lowest score of 0 or less.
+    # There is no float between neighbouring ones, and no lower bound for a lowest score of 0 or less.
     return middle if lower < middle <= upper else upper

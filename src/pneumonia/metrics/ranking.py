@@ -1,10 +1,10 @@
-"""How well scores separate pneumonia from normal, and how sure the sample lets us be.
+"""How well scores separate pneumonia from normal, with confidence intervals.
 
-Every function takes plain arrays: `y_true` holds 0 (normal) or 1 (pneumonia), `y_score` rises with the belief in
-pneumonia. One image counts as positive when its score is at or above the threshold. Scores are compared as float64.
+All functions take plain arrays: `y_true` contains 0 (normal) or 1 (pneumonia); a higher `y_score` means that pneumonia
+is more likely. An image is positive if its score is at or above the threshold. Scores are compared as float64.
 
-A quantity that the sample does not define (an AUC with one class only, say) is a ValueError from its own function and
-an absent key in `classification_report`; it is never NaN and never a stand-in constant.
+For a quantity that is undefined on the sample (for example an AUC with one class) its function raises ValueError, and
+`classification_report` has no such key. It is never NaN and never replaced by a constant.
 """
 
 import math
@@ -44,10 +44,10 @@ class PrecisionRecallCurve(NamedTuple):
 
 
 def roc_auc(y_true: ArrayLike, y_score: ArrayLike) -> float:
-    """The area under the ROC curve: how often a positive outscores a negative.
+    """The area under the ROC curve: the probability that a positive has a higher score than a negative.
 
-    It needs no threshold, so it is the figure by which models are tuned and champions chosen. A tie between a positive
-    and a negative counts half; constant scores give exactly 0.5. Cost is one sort, O(n log n).
+    It needs no threshold, so it is used for tuning and for the choice of the champion. A tie between a positive and a
+    negative counts half; constant scores give exactly 0.5. The cost is one sort, O(n log n).
 
     Args:
         y_true: 0 or 1, shape (n,).
@@ -73,29 +73,29 @@ def roc_auc(y_true: ArrayLike, y_score: ArrayLike) -> float:
 def auc_interval(
     y_true: ArrayLike, y_score: ArrayLike, level: float = 0.95, *, groups: ArrayLike | None = None
 ) -> tuple[float, float]:
-    """A confidence interval of the AUC from one sample, always inside [0, 1] and around `roc_auc`.
+    """A confidence interval of the AUC from one sample; it lies inside [0, 1] and contains `roc_auc`.
 
-    The standard error is DeLong's, by midranks, and with `groups` Obuchowski's, which is DeLong's with the images of a
-    patient taken together: with three alike images a patient an interval that counts images as independent can hold
-    the true AUC four times in five instead of nineteen in twenty. The interval is symmetric on the logit scale, which
-    keeps it inside the unit interval and covers better than a symmetric one near 1, where good classifiers are.
+    The standard error is DeLong's, by midranks; with `groups` it is Obuchowski's, which is DeLong's by patient. With
+    three similar images per patient, an interval that treats images as independent can contain the true AUC in 80 %
+    instead of 95 % of samples. The interval is symmetric on the logit scale: it stays inside the unit interval, and its
+    coverage near 1, where good classifiers are, is better than on the linear scale.
 
-    DeLong's variance carries no information when it is zero (perfect or perfectly wrong separation, constant scores)
-    or when a class has one member only; a zero-width interval would claim certainty there. Then the interval holds
-    every AUC that Hoeffding's inequality for U-statistics cannot exclude: the m x n pairs contain k = min(m, n) that
-    share no image, so P(U at least u) <= exp(-k KL(u || AUC)) for AUC < u, without any assumption on the scores.
+    DeLong's variance is useless if it is zero (perfect or perfectly wrong separation, constant scores) or if a class
+    has only one member: an interval of width 0 would claim certainty. Then the interval contains every AUC that
+    Hoeffding's inequality for U-statistics cannot exclude: the m x n pairs contain k = min(m, n) that share no image,
+    so P(U at least u) <= exp(-k KL(u || AUC)) for AUC < u, without any assumption on the scores.
     At an AUC of 1 this is the Clopper-Pearson bound for k successes in k trials, `((1 - level) / 2) ** (1 / k)`.
     It is conservative: an interval at AUC 1 is wider than one just below 1. With `groups`, k counts pairs that share no
     patient.
 
-    Close to 1 a 95 % interval is somewhat too high: at a true AUC of .995, with 60 and 180 images, it lies above the
-    truth in about 6 % of samples.
+    Close to 1 a 95 % interval is slightly too high: at a true AUC of .995, with 60 and 180 images, it lies above the
+    true value in about 6 % of samples.
 
     Args:
         y_true: 0 or 1, shape (n,).
         y_score: finite, any range, shape (n,).
-        level: the coverage asked for, strictly between 0 and 1.
-        groups: patient ids of any type, shape (n,); None makes each image its own group. A patient may have images of
+        level: the nominal coverage, strictly between 0 and 1.
+        groups: patient ids of any type, shape (n,); None = each image is its own group. A patient may have images of
             both classes.
 
     Returns:
@@ -118,8 +118,8 @@ def auc_interval(
     need_both_classes(positive, "an AUC")
     check_level(level)
     unit = sampling_units(groups, score.size)
-    beaten, lost = _placements(positive, score)
-    auc, variance = _auc(beaten, lost), _delong_variance(beaten, lost, unit, positive)
+    wins, losses = _placements(positive, score)
+    auc, variance = _auc(wins, losses), _delong_variance(wins, losses, unit, positive)
     if variance == 0:
         return _hoeffding_interval(auc, _disjoint_pairs(unit, positive), level)
     centre = math.log(auc / (1 - auc))
@@ -130,20 +130,20 @@ def auc_interval(
 
 
 def delong_test(y_true: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, *, groups: ArrayLike | None = None) -> float:
-    """The two-sided p-value of "these two scores have the same AUC", both read on the same images.
+    """The two-sided p-value of "these two scores have the same AUC", for paired scores of the same images.
 
-    The pairing matters: two models mostly err on the same images, so their AUCs differ by less than their separate
-    intervals suggest. Equal AUCs, hence identical scores and monotone transforms of them, give exactly 1.0.
+    Pairing is important: two models mostly make errors on the same images, so their difference is more certain than
+    their separate intervals suggest. Equal AUCs, as of identical scores or monotone transforms, give exactly 1.0.
 
-    Where the variance of the difference is zero or a class has one member only (a perfect model against a constant
-    one, say), the normal approximation would answer 0 or nothing; Hoeffding's inequality over k = min(m, n) disjoint
+    If the variance of the difference is zero or a class has only one member (for example a perfect model against a
+    constant one), the normal approximation gives 0 or is undefined; Hoeffding's inequality over k = min(m, n) disjoint
     pairs gives a valid, conservative p-value instead. See `auc_interval`, also for `groups`.
 
     Args:
         y_true: 0 or 1, shape (n,).
         score_a: finite, any range, shape (n,).
         score_b: finite, any range (not necessarily that of `score_a`), shape (n,).
-        groups: patient ids of any type, shape (n,); None makes each image its own group.
+        groups: patient ids of any type, shape (n,); None = each image is its own group.
 
     Returns:
         The p-value, 0-1. Swapping the two scores does not change it.
@@ -164,31 +164,31 @@ def delong_test(y_true: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, *, gr
     _, b = check_scores(y_true, score_b)
     need_both_classes(positive, "a comparison of AUCs")
     unit = sampling_units(groups, a.size)
-    beaten_a, lost_a = _placements(positive, a)
-    beaten_b, lost_b = _placements(positive, b)
-    beaten, lost = beaten_a - beaten_b, lost_a - lost_b
-    difference = abs(_auc(beaten, lost))
+    wins_a, losses_a = _placements(positive, a)
+    wins_b, losses_b = _placements(positive, b)
+    wins, losses = wins_a - wins_b, losses_a - losses_b
+    difference = abs(_auc(wins, losses))
     if difference == 0:
         return 1.0
-    variance = _delong_variance(beaten, lost, unit, positive)
+    variance = _delong_variance(wins, losses, unit, positive)
     if variance == 0:
-        # One pair's difference lies in [-1, 1]; (1 + difference) / 2 brings it to [0, 1], with mean 1/2 when equal.
+        # One pair's difference lies in [-1, 1]; (1 + difference) / 2 maps it to [0, 1], with mean 1/2 when equal.
         divergence = _binary_divergence((1 + difference) / 2, 0.5)
         return min(1.0, 2 * math.exp(-_disjoint_pairs(unit, positive) * divergence))
     return math.erfc(difference / math.sqrt(2 * variance))
 
 
 def roc_curve(y_true: ArrayLike, y_score: ArrayLike) -> RocCurve:
-    """Sensitivity against false alarms at every distinct score: the curve whose area is `roc_auc`.
+    """True and false positive rate at every distinct score; the area under the curve is `roc_auc`.
 
     Args:
         y_true: 0 or 1, shape (n,).
         y_score: finite, any range, shape (n,).
 
     Returns:
-        `fpr`, `tpr` (0-1) and `thresholds`, one point per distinct score, highest first, after the point (0, 0), whose
-        threshold is inf because no finite cut stands for "nothing is positive" on every data set. Tied scores are one
-        point; constant scores give the diagonal.
+        `fpr`, `tpr` (0-1) and `thresholds`: first the point (0, 0), then one point per distinct score, highest first.
+        The threshold of (0, 0) is inf, since no finite one means "nothing is positive" on every data set. Tied scores
+        are one point; constant scores give the diagonal.
 
     Raises:
         ValueError: as `roc_auc`.
@@ -209,17 +209,17 @@ def roc_curve(y_true: ArrayLike, y_score: ArrayLike) -> RocCurve:
 
 
 def precision_recall_curve(y_true: ArrayLike, y_score: ArrayLike) -> PrecisionRecallCurve:
-    """Precision against recall at every distinct score: what a share of found pneumonias costs in false alarms.
+    """Precision and recall at every distinct score.
 
-    Unlike the ROC curve it depends on how common pneumonia is in the sample.
+    Unlike the ROC curve, it depends on the prevalence of pneumonia in the sample.
 
     Args:
         y_true: 0 or 1, shape (n,); negatives may be missing, positives may not.
         y_score: finite, any range, shape (n,).
 
     Returns:
-        `recall`, `precision` (0-1) and `thresholds`, one point per distinct score, highest first. There is no invented
-        point at recall 0: precision has no value where nothing is called positive.
+        `recall`, `precision` (0-1) and `thresholds`, one point per distinct score, highest first. There is no
+        artificial point at recall 0: precision is undefined without predicted positives.
 
     Raises:
         ValueError: no positives, or as `roc_auc` for malformed arrays.
@@ -238,9 +238,9 @@ def precision_recall_curve(y_true: ArrayLike, y_score: ArrayLike) -> PrecisionRe
 
 
 def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
-    """The precision-recall curve in one number: precision averaged over the steps of recall.
+    """Precision averaged over the steps of recall: the precision-recall curve in one number.
 
-    A step sum, not a trapezoid, which would be too hopeful (Davis & Goadrich). Constant scores give the prevalence.
+    A step sum; the trapezoidal rule would be too optimistic (Davis & Goadrich). Constant scores give the prevalence.
 
     Args:
         y_true: 0 or 1, shape (n,); without negatives the result is 1.
@@ -265,69 +265,69 @@ def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
 
 def _placements(positive: Bools, score: Floats) -> tuple[Floats, Floats]:
-    """For each positive the negatives it outscores, and for each negative the positives it is outscored by.
+    """For each positive the number of negatives with lower scores; for each negative, of positives with higher scores.
 
-    Ties count half, so all values are multiples of 1/2: sums of them, and differences between two scores, are exact in
-    floating point, and a variance of 0 really is 0.
+    Ties count half, so all values are multiples of 1/2: their sums, and differences between two scores, are exact in
+    floating point, and a variance of 0 is exactly 0.
     """
     rank = _midranks(score)
-    beaten = rank[positive] - _midranks(score[positive])
-    lost = beaten.size - (rank[~positive] - _midranks(score[~positive]))
-    return beaten, lost
+    wins = rank[positive] - _midranks(score[positive])
+    losses = wins.size - (rank[~positive] - _midranks(score[~positive]))
+    return wins, losses
 
 
 def _midranks(values: Floats) -> Floats:
-    """Ranks from 1, tied values sharing their mean rank."""
+    """Ranks from 1; tied values have their mean rank."""
     _, inverse, n_tied = np.unique(values, return_inverse=True, return_counts=True)
     mean_rank = np.cumsum(n_tied) - (n_tied - 1) / 2
     return np.asarray(mean_rank[inverse], dtype=np.float64)
 
 
-def _auc(beaten: Floats, lost: Floats) -> float:
-    return float(beaten.sum() / (beaten.size * lost.size))
+def _auc(wins: Floats, losses: Floats) -> float:
+    return float(wins.sum() / (wins.size * losses.size))
 
 
-def _delong_variance(beaten: Floats, lost: Floats, unit: Ints, positive: Bools) -> float:
-    """Obuchowski's variance of `_auc`, for placements or differences of placements; 0 where a class has one unit.
+def _delong_variance(wins: Floats, losses: Floats, unit: Ints, positive: Bools) -> float:
+    """Obuchowski's variance of `_auc`, for placements or differences of placements; 0 if a class has one unit.
 
-    With one image in each unit it is DeLong's.
+    With one image per unit it is DeLong's.
 
     Args:
-        beaten: float64 (m,), of the positives.
-        lost: float64 (n,), of the negatives.
+        wins: float64 (m,), of the positives.
+        losses: float64 (n,), of the negatives.
         unit: of each image, int64 (m + n,).
         positive: of each image, bool (m + n,).
     """
-    m, n = beaten.size, lost.size
+    m, n = wins.size, losses.size
     n_units = int(unit.max()) + 1
     units = [np.unique(unit[positive]).size, np.unique(unit[~positive]).size]
     if min(units) < 2:
         return 0.0
-    # Each image's placement as a share, less the AUC, summed within each unit; divided only after the sums, which are
-    # multiples of 1/2 and so exact.
-    of_positives = np.bincount(unit[positive], weights=m * beaten - beaten.sum(), minlength=n_units) / (m * n)
-    of_negatives = np.bincount(unit[~positive], weights=n * lost - lost.sum(), minlength=n_units) / (m * n)
-    alone = [units[0] / (units[0] - 1) * of_positives @ of_positives / m**2]
-    alone += [units[1] / (units[1] - 1) * of_negatives @ of_negatives / n**2]
+    # Each image's placement as a share, less the AUC, summed within each unit. The division is last: the sums before
+    # are multiples of 1/2, hence exact.
+    of_positives = np.bincount(unit[positive], weights=m * wins - wins.sum(), minlength=n_units) / (m * n)
+    of_negatives = np.bincount(unit[~positive], weights=n * losses - losses.sum(), minlength=n_units) / (m * n)
+    variances = [units[0] / (units[0] - 1) * of_positives @ of_positives / m**2]
+    variances += [units[1] / (units[1] - 1) * of_negatives @ of_negatives / n**2]
     # Only units with images of both classes add to this; without any it is 0.
-    shared = n_units / (n_units - 1) * of_positives @ of_negatives / (m * n)
-    return max(0.0, float(sum(alone) + 2 * shared))
+    covariance = n_units / (n_units - 1) * of_positives @ of_negatives / (m * n)
+    return max(0.0, float(sum(variances) + 2 * covariance))
 
 
 def _disjoint_pairs(unit: Ints, positive: Bools) -> int:
-    """How many pairs of a positive and a negative can be had, no two of which share a unit, nor the two of a pair."""
+    """Maximum number of pairs of a positive and a negative, all of different units."""
     with_positive, with_negative = np.unique(unit[positive]), np.unique(unit[~positive])
     n_units = np.union1d(with_positive, with_negative).size
     return max(1, min(with_positive.size, with_negative.size, n_units // 2))
 
 
 def _hoeffding_interval(mean: float, k: int, level: float) -> tuple[float, float]:
-    """All expectations that the mean of k independent values in [0, 1] leaves possible, at half the error per side."""
+    """Interval of the expectation from the mean of k independent values in [0, 1], with half the error on each side."""
     limit = math.log(2 / (1 - level)) / k
 
     def furthest(towards: float) -> float:
         inside, outside = mean, towards
-        for _ in range(100):  # halving an interval of at most 1; float64 is exhausted before
+        for _ in range(100):  # bisection of at most 1; the precision of float64 is reached before
             middle = (inside + outside) / 2
             if middle in (inside, outside):
                 break

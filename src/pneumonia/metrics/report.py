@@ -1,4 +1,4 @@
-"""All figures of one split with their intervals, in one dictionary.
+"""All figures of one split with their intervals in one dictionary.
 
 Arrays and errors as in `ranking`.
 """
@@ -20,8 +20,8 @@ from pneumonia.metrics.arrays import (
     unit_sums,
 )
 
-CHUNK_CELLS = 2**20  # resamples x images held at once: 8 MB per array, whatever the size of the data set
-N_RESAMPLES = 1000  # leaves 25 beyond each end of a 95 % interval; fewer and the ends jump with the seed
+CHUNK_CELLS = 2**20  # resamples x images at once: 8 MB per array for any size of the data set
+N_RESAMPLES = 1000  # 25 lie beyond each end of a 95 % interval; with fewer, the ends depend much on the seed
 
 
 def bootstrap_interval(
@@ -34,27 +34,27 @@ def bootstrap_interval(
     n_resamples: int = N_RESAMPLES,
     seed: int,
 ) -> tuple[float, float]:
-    """A percentile bootstrap interval of any statistic, for those that have no formula.
+    """A percentile bootstrap interval of a statistic without a formula for it.
 
-    Images of one patient resemble each other, so with `groups` whole patients are drawn with replacement and their
-    images come along; without, images are drawn. A resample in which the statistic is undefined (it raises ValueError
-    or returns a non-finite number, as an AUC does when one class was not drawn) is skipped.
+    Images of one patient are correlated, so with `groups` whole patients are drawn with replacement, with all their
+    images; without `groups`, images are drawn. A resample in which the statistic is undefined (ValueError or a number
+    that is not finite, as for an AUC when one class was not drawn) is skipped.
 
     Args:
         statistic: a function of (y_true int64 (n,), y_score float64 (n,)), such as `roc_auc`. It is first called on
-            the whole sample, where its own error goes through.
+            the whole sample, where its error is passed on.
         y_true: 0 or 1, shape (n,).
         y_score: finite, any range the statistic accepts, shape (n,).
-        groups: patient ids of any type, shape (n,); None makes each image its own group.
-        level: the coverage asked for, strictly between 0 and 1.
-        n_resamples: at least 1; 1000 settle about two digits of a 95 % interval.
+        groups: patient ids of any type, shape (n,); None = each image is its own group.
+        level: the nominal coverage, strictly between 0 and 1.
+        n_resamples: at least 1; with 1000 about two digits of a 95 % interval are stable.
         seed: the same seed gives the same interval.
 
     Returns:
-        (low, high): the (1 - level) / 2 quantile of the resampled statistic and its mirror, widened where needed to
-        hold the estimate. (Resampling adds scatter, so a statistic that scatter raises, as the ECE, can be higher in
-        nearly all resamples; its interval leans upwards.) A statistic that is the same in all resamples, as the F1 of
-        a perfect sample, gets zero width: resampling cannot show errors that the sample does not hold.
+        (low, high): the (1 - level) / 2 and (1 + level) / 2 quantiles of the resampled statistic, widened if needed to
+        contain the estimate. (Resampling adds variance. A statistic that grows with variance, as the ECE, can be higher
+        in nearly all resamples; its interval is biased upwards.) A statistic that is the same in all resamples, as the
+        F1 of a perfect sample, has an interval of width 0: resampling cannot produce errors that the sample lacks.
 
     Raises:
         ValueError: fewer than two groups, a missing group id, more than half of the resamples undefined, a statistic
@@ -72,11 +72,11 @@ def bootstrap_interval(
     positive, score = check_scores(y_true, y_score)
     check_level(level)
     if n_resamples < 1:
-        raise ValueError(f"n_resamples is {n_resamples}, expected at least 1, better 1000")
+        raise ValueError(f"n_resamples is {n_resamples}, expected at least 1, 1000 is recommended")
     unit = sampling_units(groups, score.size)
     if unit.max() == 0:
         raise ValueError(
-            "one group only, two or more were expected: nothing varies between resamples; "
+            "one group only, expected two or more: all resamples would be equal; "
             "pass groups=None if the images are independent"
         )
     labels = positive.astype(np.int64)
@@ -94,8 +94,8 @@ def bootstrap_interval(
     interval = _percentile_interval(estimate, values, level)
     if interval is None:
         raise ValueError(
-            f"the statistic is undefined in {np.sum(~np.isfinite(values))} of {n_resamples} resamples, at most half "
-            "were expected: too few images (or groups) of a class for an interval; gather more"
+            f"the statistic is undefined in {np.sum(~np.isfinite(values))} of {n_resamples} resamples, expected at "
+            "most half: too few images (or groups) of a class for an interval; add more"
         )
     return interval
 
@@ -109,30 +109,30 @@ def classification_report(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, float]:
-    """All headline figures of one split at one threshold, each with its interval, as plain numbers for JSON.
+    """All main figures of one split at one threshold, each with its interval, as plain numbers for JSON.
 
     | keys | interval |
     |---|---|
     | `n`, `n_positive` | none, counts (int) |
     | `auc` | `auc_interval` (DeLong, Obuchowski) |
     | `accuracy`, `sensitivity`, `specificity`, `precision` | `wilson_interval` of `effective_trials` |
-    | `balanced_accuracy` | from those of sensitivity and specificity (Newcombe's way, MOVER) |
+    | `balanced_accuracy` | from those of sensitivity and specificity (Newcombe's method, MOVER) |
     | `f1`, `brier`, `ece`, `average_precision`, `mcc` | percentile bootstrap |
 
-    All intervals respect `groups`. Each figure `x` comes as `x`, `x_low` and `x_high`, or not at all. It is left out
-    where it has no value: `auc`, `balanced_accuracy` and `mcc` with one class, `sensitivity` and `average_precision`
-    without positives, `specificity` without negatives, `precision` without predicted positives, `mcc` also when all
-    decisions are alike, `brier` and `ece` for scores outside 0-1. The bootstrapped ones are also left out where they
-    have no interval: one group only, or undefined in more than half of 1000 resamples. Where all resamples agree, as
-    at a perfect F1, the figure comes alone: a bootstrap cannot show errors that the sample does not hold. That of
-    `ece` leans upwards. See `bootstrap_interval`.
+    All intervals respect `groups`. Each figure `x` is returned as `x`, `x_low` and `x_high`, or left out if undefined:
+    `auc`, `balanced_accuracy` and `mcc` with one class, `sensitivity` and `average_precision` without positives,
+    `specificity` without negatives, `precision` without predicted positives, `mcc` also when all decisions are equal,
+    `brier` and `ece` for scores outside 0-1. Bootstrapped figures are also left out if they have no interval: one group
+    only, or undefined in more than half of 1000 resamples. If all resamples are equal, as at a perfect F1, the figure
+    has no interval: a bootstrap cannot produce errors that the sample lacks. The interval of `ece` is biased upwards.
+    See `bootstrap_interval`.
 
     Args:
         y_true: 0 or 1, shape (n,).
         y_score: finite, shape (n,).
-        threshold: an image is called positive at or above it; choose it on other images than these.
-        groups: patient ids of any type, shape (n,); None makes each image its own group.
-        level: the coverage asked for, strictly between 0 and 1.
+        threshold: an image is positive at or above it; choose it on other images than these.
+        groups: patient ids of any type, shape (n,); None = each image is its own group.
+        level: the nominal coverage, strictly between 0 and 1.
         seed: of the bootstrap; the same seed gives the same report.
 
     Returns:
@@ -142,7 +142,7 @@ def classification_report(
         ValueError: malformed arrays, a NaN threshold, a missing group id, a level outside (0, 1).
 
     Source:
-        As the single functions; MCC: Chicco & Jurman 2020, doi:10.1186/s12864-019-6413-7; MOVER: Zou & Donner 2008,
+        See the single functions; MCC: Chicco & Jurman 2020, doi:10.1186/s12864-019-6413-7; MOVER: Zou & Donner 2008,
         doi:10.1002/sim.3095.
 
     >>> report = classification_report([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9], threshold=0.5)
@@ -163,27 +163,27 @@ def classification_report(
             "auc", ranking.roc_auc(positive, score), ranking.auc_interval(positive, score, level, groups=unit)
         )
 
-    called = score >= threshold
-    for name, success, tried in (
-        ("accuracy", called == positive, np.ones(n, np.bool_)),
-        ("sensitivity", called, positive),
-        ("specificity", ~called, ~positive),
-        ("precision", positive, called),
+    predicted = score >= threshold
+    for name, success, in_trial in (
+        ("accuracy", predicted == positive, np.ones(n, np.bool_)),
+        ("sensitivity", predicted, positive),
+        ("specificity", ~predicted, ~positive),
+        ("precision", positive, predicted),
     ):
-        if tried.any():
+        if in_trial.any():
             share, trials = (
-                float(success[tried].mean()),
-                decisions.effective_trials_of_units(success[tried], unit[tried], level),
+                float(success[in_trial].mean()),
+                decisions.effective_trials_of_units(success[in_trial], unit[in_trial], level),
             )
             report |= _with_interval(name, share, decisions.wilson_interval(share * trials, trials, level))
     if 0 < n_positive < n:
-        found, cleared = (
-            unit_sums(unit, np.where(tried, (called == positive) - report[name], 0.0))
-            for name, tried in (("sensitivity", positive), ("specificity", ~positive))
+        true_positives, true_negatives = (
+            unit_sums(unit, np.where(in_trial, (predicted == positive) - report[name], 0.0))
+            for name, in_trial in (("sensitivity", positive), ("specificity", ~positive))
         )
-        report |= _balanced_accuracy(report, found, cleared)
+        report |= _balanced_accuracy(report, true_positives, true_negatives)
 
-    if unit.max() > 0:  # one group has no resamples that differ
+    if unit.max() > 0:  # with one group all resamples are equal
         order = np.argsort(-score)
         positive, score, unit = positive[order], score[order], unit[order]
         estimates = _figures(positive, score, threshold, np.ones((1, n)))
@@ -197,19 +197,18 @@ def classification_report(
     return report
 
 
-def _balanced_accuracy(report: Mapping[str, float], found: Floats, cleared: Floats) -> dict[str, float]:
-    """The mean of sensitivity and specificity; the distances to their ends are joined as legs of a triangle.
+def _balanced_accuracy(report: Mapping[str, float], true_positives: Floats, true_negatives: Floats) -> dict[str, float]:
+    """The mean of sensitivity and specificity; the widths of their intervals are combined as by MOVER.
 
     Args:
         report: has both with their intervals.
-        found, cleared: how much more of its positives and negatives a unit has right than the others; patients with
-            images of both classes make the two depend on each other. A dependence that would narrow the interval is
-            not counted.
+        true_positives, true_negatives: of each unit, its number less the expected one. They are correlated if patients
+            have images of both classes. A negative correlation, which would narrow the interval, is ignored.
     """
     halves = ("sensitivity", "specificity")
     value = sum(report[name] for name in halves) / 2
-    scale = math.sqrt(found @ found * (cleared @ cleared))
-    correlation = max(0.0, float(found @ cleared) / scale) if scale else 0.0
+    scale = math.sqrt(true_positives @ true_positives * (true_negatives @ true_negatives))
+    correlation = max(0.0, float(true_positives @ true_negatives) / scale) if scale else 0.0
     below, above = (
         math.sqrt(a * a + b * b + 2 * correlation * a * b) / 2
         for a, b in ([report[name] - report[f"{name}_{end}"] for name in halves] for end in ("low", "high"))
@@ -224,25 +223,25 @@ def _with_interval(name: str, value: float, interval: tuple[float, float]) -> di
 def _figures(positive: Bools, score: Floats, threshold: float, counts: NDArray[np.number]) -> dict[str, Floats]:
     """The bootstrapped figures of `classification_report`, for many resamples at once.
 
-    A resample is a row of `counts`: how often it holds each image. Nearly every figure is then a function of weighted
-    sums, one matrix product for all resamples; average precision needs cumulative sums down the ranking.
+    A resample is a row of `counts`: how often it contains each image. Nearly every figure is then a function of
+    weighted sums, one matrix product for all resamples; average precision needs cumulative sums over the ranking.
 
     Args:
         positive: bool (n,).
         score: float64 (n,), sorted from high to low.
         threshold: in the unit of `score`.
-        counts: (n_resamples, n), whole numbers of 0 or more.
+        counts: (n_resamples, n), integers of 0 or more.
 
     Returns:
         Name to float64 (n_resamples,), NaN where undefined.
     """
-    weight = counts.astype(np.float64)  # float64 products run in BLAS, and are exact for counts
-    called = score >= threshold
-    sums = weight @ np.column_stack([np.ones(score.size), positive, called, called & positive])
-    n, n_positive, n_called, tp = sums.T
-    n_negative, fp, fn = n - n_positive, n_called - tp, n_positive - tp
+    weight = counts.astype(np.float64)  # float64 products use BLAS, and are exact for counts
+    predicted = score >= threshold
+    sums = weight @ np.column_stack([np.ones(score.size), positive, predicted, predicted & positive])
+    n, n_positive, n_predicted, tp = sums.T
+    n_negative, fp, fn = n - n_positive, n_predicted - tp, n_positive - tp
     tn = n_negative - fp
-    figures = {"f1": _ratio(2 * tp, n_positive + n_called)}
+    figures = {"f1": _ratio(2 * tp, n_positive + n_predicted)}
 
     if score[-1] >= 0 and score[0] <= 1:
         figures["brier"] = weight @ (score - positive) ** 2 / n
@@ -252,12 +251,12 @@ def _figures(positive: Bools, score: Floats, threshold: float, counts: NDArray[n
         figures["ece"] = np.abs(weight @ gaps).sum(axis=1) / n
 
     last_of_tie = np.append(score[1:] != score[:-1], True)
-    found = np.cumsum(weight * positive, axis=1)[:, last_of_tie]
-    seen = np.cumsum(weight, axis=1)[:, last_of_tie]
-    precision = np.divide(found, seen, out=np.zeros_like(seen), where=seen > 0)  # none seen: no step of recall either
-    figures["average_precision"] = _ratio((np.diff(found, axis=1, prepend=0.0) * precision).sum(axis=1), n_positive)
+    hits = np.cumsum(weight * positive, axis=1)[:, last_of_tie]
+    total = np.cumsum(weight, axis=1)[:, last_of_tie]
+    precision = np.divide(hits, total, out=np.zeros_like(total), where=total > 0)  # at 0 there is no step of recall
+    figures["average_precision"] = _ratio((np.diff(hits, axis=1, prepend=0.0) * precision).sum(axis=1), n_positive)
 
-    figures["mcc"] = _ratio(tp * tn - fp * fn, np.sqrt(n_positive * n_negative * n_called * (n - n_called)))
+    figures["mcc"] = _ratio(tp * tn - fp * fn, np.sqrt(n_positive * n_negative * n_predicted * (n - n_predicted)))
     return figures
 
 
@@ -269,7 +268,7 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 def _resample(unit: Ints, n_resamples: int, seed: int) -> Iterator[Ints]:
     """Bootstrap samples as counts, int64 (up to n_resamples, n_images): how often each image was drawn.
 
-    Comes in chunks of bounded memory. The draw depends on the units and the seed, not on the order of the images.
+    They are returned in chunks of limited memory, and depend on the units and the seed, not on the order of the images.
     """
     generator = np.random.default_rng(seed)
     n_units = int(unit.max()) + 1
@@ -282,7 +281,7 @@ def _resample(unit: Ints, n_resamples: int, seed: int) -> Iterator[Ints]:
 
 
 def _percentile_interval(estimate: float, values: Floats, level: float) -> tuple[float, float] | None:
-    """The central share `level` of the finite values and the estimate, or None when more than half are not finite."""
+    """The central `level` of the finite values, widened to the estimate; None if more than half are not finite."""
     defined = values[np.isfinite(values)]
     if 2 * defined.size < values.size:
         return None

@@ -1,8 +1,8 @@
 """The networks: one row of `MODELS` each.
 
-Every model takes pixels 0-255 `(n, height, width, 1)` of any size and carries its own resize and rescale layers, so
-that the image store serves all of them. It ends in a float32 layer `logit` and its sigmoid, `probability`. Keras is
-imported inside the functions: names and facts are known without it.
+Every model takes pixels 0-255 `(n, height, width, 1)` of any size and contains its own resize and rescale layers, so
+that all of them use the same image store. It ends in a float32 layer `logit` and its sigmoid, `probability`. Keras is
+imported inside the functions: the table can be read without it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Model(NamedTuple):
 
     Attributes:
         build: makes the network: `build(size, weights, dropout) -> keras.Model`; `weights` are files in the order of
-            `weights_urls`, none for random ones.
-        size: pixels, side of the square the network sees.
-        explain: layer whose feature maps Grad-CAM weighs.
-        weights_urls: published ImageNet weights, one file for each backbone; empty where there is no backbone.
-        source: where the architecture comes from, and what was published of it.
-        blocks: of the backbone, from the pixels up, by which it is unfrozen and its learning rate falls: names of
-            layers, or with `_` at the end what the names of several begin with.
-        branches: what the names of the layers of parallel backbones begin with.
+            `weights_urls`, empty for random weights.
+        size: pixels, side of the square input of the network.
+        explain: layer whose feature maps Grad-CAM uses.
+        weights_urls: published ImageNet weights, one file for each backbone; empty without a backbone.
+        source: origin of the architecture, and its published results.
+        blocks: of the backbone, from input to output: the units of unfreezing and of the layer-wise learning rate. A
+            name of a layer, or, with `_` at the end, the prefix of several.
+        branches: prefixes of the layer names of parallel backbones.
     """
 
     build: Callable[[int, tuple[str, ...], float], Any]
@@ -53,7 +53,7 @@ def _compact(size: int, weights: tuple[str, ...], dropout: float) -> Any:
     for block, filters in enumerate((8, 8, 8, 32, 32, 32, 64), start=1):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{block}")(x)
         x = layers.MaxPooling2D(name=f"pool{block}")(x)
-        # The first blocks have too few channels to lose one.
+        # The first blocks have too few channels for dropout.
         x = layers.SpatialDropout2D(dropout if block > 3 else 0.0, name=f"drop{block}")(x)
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(128, activation="relu", name="dense1")(x)
@@ -70,11 +70,11 @@ def _vanilla(size: int, weights: tuple[str, ...], dropout: float) -> Any:
         for place in (2 * block - 1, 2 * block):
             x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{place}")(x)
         x = layers.MaxPooling2D(name=f"pool{block}")(x)
-    x = layers.Flatten(name="flatten")(x)  # 56 * 56 * 64 values, and with them 99.8 % of the parameters
+    x = layers.Flatten(name="flatten")(x)  # 56 * 56 * 64 values; the next layer has 99.8 % of the parameters
     for place, units in enumerate((256, 128, 64), start=1):
         x = layers.Dense(units, activation="relu", name=f"dense{place}")(x)
     x = layers.BatchNormalization(momentum=backbones.MOMENTUM, name="norm")(x)
-    # Published without; behind the normalisation, whose moving variance would else be that of thinned-out values.
+    # Not in the published network. After the normalisation: before it, dropout would change the moving variance.
     x = layers.Dropout(dropout, name="drop")(x)
     return _classifier("vanilla", pixels, x)
 
@@ -110,7 +110,7 @@ def _shallow(size: int, weights: tuple[str, ...], dropout: float) -> Any:
 def _fine_tuned(
     name: str, application: str, scaling: Mapping[str, Any], size: int, weights: tuple[str, ...], dropout: float
 ) -> Any:
-    """One of `keras.applications` under a pooling and a logit, all of it trained."""
+    """One of `keras.applications` with pooling and a logit; all layers are trained."""
     import keras
     from keras import layers
 
@@ -167,7 +167,7 @@ MODELS = {
     "compact": Model(
         build=_compact,
         size=256,
-        explain="conv4",  # 32x32 cells; of all layers the one that points best on validation images of the phantom
+        explain="conv4",  # 32x32 cells; the best pointing game of all layers on validation images of the phantom
         weights_urls=(),
         source="seven conv+pool blocks, 77,633 parameters, as published for the Kermany set",
     ),
@@ -213,7 +213,7 @@ MODELS = {
     "fusion": Model(
         build=_fusion,
         size=224,
-        explain="densenet_relu",  # the half that brings more of what the head weighs: 1,664 of 2,944 features
+        explain="densenet_relu",  # the backbone with more of the features: 1,664 of 2,944
         weights_urls=(_MOBILENET_V2, _DENSENET.format(depth=169)),
         source="frozen features of MobileNetV2 (arXiv:1801.04381) and DenseNet169 (arXiv:1608.06993), as published for "
         "the Kermany set with AUC .976, but stopped early on its test set",
@@ -227,7 +227,7 @@ MODELS = {
 
 
 def model_row(name: str) -> Model:
-    """The row of `MODELS`, or one line that lists the known ones."""
+    """The row of `MODELS`; an unknown name is a `UserError` that lists the known ones."""
     if name not in MODELS:
         raise UserError(f"model = {name!r} is unknown; known: {', '.join(MODELS)}")
     return MODELS[name]
@@ -245,42 +245,40 @@ def create_model(
     Args:
         name: a key of `MODELS`.
         weights: file of the backbone's ImageNet weights, or one for each backbone in the order of the row's
-            `weights_urls`; None or empty = random. A model without a backbone has no use for them.
+            `weights_urls`; None or empty = random. Has no effect in a model without a backbone.
         dropout: share of channels dropped in training, 0-1.
-        size: pixels, side of the square the network sees; None = the row's.
+        size: pixels, side of the square input; None = the row's.
 
     Returns:
         keras.Model: float32 (n, None, None, 1), pixels 0-255 -> float32 (n, 1), probability of pneumonia.
 
     Raises:
-        UserError: unknown name, a size too small for its layers, too many or too few files, or one that is not finite
+        UserError: unknown name, a size too small for its layers, a wrong number of files, or a file without finite
             weights of the architecture.
     """
     row = model_row(name)
-    given = [weights] if isinstance(weights, str | Path) else weights or []
-    files = tuple(str(path) for path in given)
+    paths = [weights] if isinstance(weights, str | Path) else weights or []
+    files = tuple(str(path) for path in paths)
     if files and row.weights_urls and len(files) != len(row.weights_urls):
         raise UserError(
-            f"weights = {', '.join(files)}: {len(files)} given, but {name} takes {len(row.weights_urls)}, one file for "
-            "each backbone; give them all, or none"
+            f"weights = {', '.join(files)}: {name} takes {len(row.weights_urls)} files, one for each backbone, not "
+            f"{len(files)}; name all of them, or none"
         )
     try:
         return row.build(size or row.size, files, dropout)
     except ValueError as error:
         if size is None:
             raise
-        raise UserError(
-            f"size = {size}: {name} cannot be built for so small an image; its own is {row.size}"
-        ) from error
+        raise UserError(f"size = {size}: the image is too small for {name}; its default is {row.size}") from error
 
 
 def depths(model: Any) -> dict[str, int]:
-    """Name of each backbone layer that has weights, and its block's place from the top: 1 is next to the head.
+    """Each backbone layer with weights -> position of its block from the output; 1 is next to the head.
 
-    In a network that has no row in `MODELS` each layer is a block.
+    In a network without a row in `MODELS` each layer is a block.
 
     Raises:
-        ValueError: a layer belongs to none of the blocks in the model's row.
+        ValueError: a layer is in none of the blocks of the model's row.
     """
     body, _ = backbones.halves(model)
     layers = [layer.name for layer in body.layers if layer.weights] if body else []
@@ -293,26 +291,26 @@ def depths(model: Any) -> dict[str, int]:
 
 
 def unfreeze(model: Any, share: float) -> None:
-    """Let the upper `share` of the backbone's blocks learn, 0-1; in the others normalisation keeps its statistics."""
-    place = depths(model)
-    learns = math.ceil(share * max(place.values(), default=0))
-    for name, depth in place.items():
-        model.get_layer(name).trainable = depth <= learns
+    """Make the upper `share` of the backbone's blocks trainable, 0-1; the others keep their statistics."""
+    depth_of = depths(model)
+    n_trainable = math.ceil(share * max(depth_of.values(), default=0))
+    for name, depth in depth_of.items():
+        model.get_layer(name).trainable = depth <= n_trainable
 
 
 def summary(model: Any) -> pd.DataFrame:
-    """What a network is made of, one row per block from the pixels to the probability.
+    """The blocks of a network, one row each, from the pixels to the probability.
 
-    A layer is a block of its own, except in backbones: there the layers of a stage (`conv4_block1_1_conv` to
-    `conv4_block32_concat`) or of an inverted residual (`block_3_expand` to `block_3_project_BN`) are one.
+    Each layer is a block, except in backbones: there the layers of a stage (`conv4_block1_1_conv` to
+    `conv4_block32_concat`) or of an inverted residual (`block_3_expand` to `block_3_project_BN`) are one block.
 
     Args:
         model: as `create_model` makes it.
 
     Returns:
-        `name`; `kind`: classes of its layers, with their number, of those with a kernel where it has any;
-        `output`: shape behind its last layer without the batch, such as `7 x 7 x 1664`;
-        `parameters`; `trainable`: those that training changes.
+        `name`; `kind`: classes of its layers and their numbers, only of layers with a kernel if it has any;
+        `output`: shape after its last layer without the batch, such as `7 x 7 x 1664`;
+        `parameters`; `trainable`: number of trainable parameters.
     """
     import keras
 
@@ -321,28 +319,28 @@ def summary(model: Any) -> pd.DataFrame:
     for layer in model.layers:
         if not isinstance(layer, keras.layers.ZeroPadding2D):  # part of the convolution or pooling that follows
             blocks.setdefault(_block(layer.name, row.blocks), []).append(layer)
-    # Keras lists the layers of parallel backbones in turns; each is read in one piece, from where it begins.
-    begins: dict[str, int] = {}
+    # Keras lists the layers of parallel backbones alternately; here each backbone is listed as a whole.
+    first_place: dict[str, int] = {}
     for place, name in enumerate(blocks):
-        begins.setdefault(_branch(name, row.branches), place)
+        first_place.setdefault(_branch(name, row.branches), place)
     return pd.DataFrame(
         [
             {
                 "name": name,
                 "kind": _kinds(blocks[name]),
                 "output": " x ".join(str(side or "any") for side in blocks[name][-1].output.shape[1:]),
-                "parameters": sum(one.count_params() for one in blocks[name]),
-                "trainable": sum(int(np.prod(w.shape)) for one in blocks[name] for w in one.trainable_weights),
+                "parameters": sum(layer.count_params() for layer in blocks[name]),
+                "trainable": sum(int(np.prod(w.shape)) for layer in blocks[name] for w in layer.trainable_weights),
             }
-            for name in sorted(blocks, key=lambda name: begins[_branch(name, row.branches)])
+            for name in sorted(blocks, key=lambda name: first_place[_branch(name, row.branches)])
         ]
     )
 
 
 def _block(layer: str, blocks: Sequence[str]) -> str:
-    """The block that a layer belongs to; its own name where it belongs to none."""
-    begins = (block for block in blocks if block.endswith("_") and layer.startswith(block))
-    return next(begins, layer).removesuffix("_")
+    """The block of a layer; the name of the layer if it is in none."""
+    prefixes = (block for block in blocks if block.endswith("_") and layer.startswith(block))
+    return next(prefixes, layer).removesuffix("_")
 
 
 def _branch(block: str, branches: Sequence[str]) -> str:
@@ -350,34 +348,34 @@ def _branch(block: str, branches: Sequence[str]) -> str:
 
 
 def _kinds(block: list[Any]) -> str:
-    kernels = [one for one in block if hasattr(one, "kernel")]
-    counts = Counter(type(one).__name__ for one in kernels or block)
+    with_kernel = [layer for layer in block if hasattr(layer, "kernel")]
+    counts = Counter(type(layer).__name__ for layer in with_kernel or block)
     return ", ".join(f"{n} {kind}" if n > 1 else kind for kind, n in counts.items())
 
 
 def in_float32(model: Any) -> Any:
-    """The network as it computes on any machine: one trained in half precision made anew in single precision."""
+    """The network in single precision, for any machine; one trained in half precision is rebuilt."""
     import keras
 
     if all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
 
-    def single(layer: Any) -> Any:
+    def as_float32(layer: Any) -> Any:
         return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
 
-    plain = keras.models.clone_model(model, clone_function=single)
-    plain.set_weights(model.get_weights())
-    return plain
+    rebuilt = keras.models.clone_model(model, clone_function=as_float32)
+    rebuilt.set_weights(model.get_weights())
+    return rebuilt
 
 
 def ensemble(networks: Sequence[Any]) -> Any:
-    """One network whose logit is the mean of the logits of some; of a single one itself. Computes in single precision.
+    """One network, in single precision, whose logit is the mean of the members' logits; a single member is returned.
 
     Args:
-        networks: of one name, as `create_model` makes them.
+        networks: with the same name, as `create_model` makes them.
 
     Returns:
-        keras.Model like theirs, which are its layers `member1`, `member2`, ….
+        keras.Model with the same input and output; the members are its layers `member1`, `member2`, ….
 
     Source: deep ensembles, Lakshminarayanan et al. (2017), arXiv:1612.01474, who average the probabilities.
     """
@@ -397,14 +395,14 @@ def ensemble(networks: Sequence[Any]) -> Any:
 
 
 def members(model: Any) -> list[Any]:
-    """The networks that `ensemble` made one of; the model itself where it is none."""
+    """The networks of an `ensemble`; for another model the model itself."""
     import keras
 
     return [layer for layer in model.layers if isinstance(layer, keras.Model)] or [model]
 
 
 def _input(size: int, channels: int = 1) -> tuple[Any, Any]:
-    """Pixels of any size, and the square the network sees; three channels are the one repeated."""
+    """Pixels of any size, and the square input of the network; three channels are copies of the one."""
     from keras import layers
 
     pixels = layers.Input((None, None, 1), name="pixels")
@@ -416,7 +414,7 @@ def _classifier(name: str, pixels: Any, features: Any) -> Any:
     import keras
     from keras import layers
 
-    # float32 whatever the precision policy: a sigmoid in half precision has no scores near 0 and 1.
+    # float32 under any precision policy: in half precision a sigmoid has no values near 0 and 1.
     logit = layers.Dense(1, name="logit", dtype="float32")(features)
     probability = layers.Activation("sigmoid", name="probability", dtype="float32")(logit)
     return keras.Model(pixels, probability, name=name)

@@ -1,4 +1,4 @@
-"""A model file, and the scores of a model."""
+"""Model files, and the scores of a model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pneumonia.models import runtime
 
 
 def load_model(path: str | Path) -> Any:
-    """The model of a `.keras` file; code in it is not run (`safe_mode`)."""
+    """The model in a `.keras` file; code in the file is not run (`safe_mode`)."""
     import keras
 
     return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def save_model(model: Any, path: str | Path) -> None:
-    """Write a `.keras` file, whole or not at all."""
+    """Write a `.keras` file, complete or not at all."""
     with workspace.written_whole(path) as partial:
         model.save(partial)
 
@@ -44,12 +44,12 @@ def predict_scores(model: Any, images: npt.NDArray[np.uint8] | Pixels, batch_siz
 
 
 def outputs(network: Any, inputs: npt.NDArray[Any], *, batch_size: int) -> npt.NDArray[np.float32]:
-    """What a network makes of arrays: `predict` of Keras without its waiting, see `untuned`.
+    """The output of a network for arrays: `predict` of Keras without the delay that `runtime.untuned` describes.
 
     Args:
         network: a Keras model.
-        inputs: (n, …), as it takes them.
-        batch_size: of them at once.
+        inputs: (n, …), in the input shape of the network.
+        batch_size: inputs at once.
 
     Returns:
         float32 (n, …).

@@ -1,8 +1,8 @@
-"""The model card: one self-contained page that says what a model is, for whom, how good, and how it was made.
+"""The model card: one self-contained page on what a model is, its intended use, its quality and its training.
 
 The fields follow the model cards of Mitchell et al. (2019), doi:10.1145/3287560.3287596, and the checklists CLAIM
 (Mongan et al. 2020, doi:10.1148/ryai.2020200029; update of Tejani et al. 2024, doi:10.1148/ryai.240300) and TRIPOD+AI
-(Collins et al. 2024, doi:10.1136/bmj-2023-078378); `docs/model_card.md` says which section holds which item.
+(Collins et al. 2024, doi:10.1136/bmj-2023-078378); `docs/model_card.md` maps sections to items.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pneumonia.report.page import Block, Picture, Section, Table
 
 
 def reports(folder: Path) -> dict[str, Any]:
-    """The reports of the stages as `sections` takes them, except `metrics.json`, which `promote` reads itself.
+    """The reports of the stages as arguments of `sections`, except `metrics.json`, which `promote` reads itself.
 
     Args:
         folder: `reports/`.
@@ -31,7 +31,7 @@ def reports(folder: Path) -> dict[str, Any]:
     history = pd.read_csv(folder / "history.csv")
     if "kept" not in history:
         raise UserError(
-            f"{folder / 'history.csv'} does not say which epoch was kept, it is of an earlier version; "
+            f"{folder / 'history.csv'} has no column for the kept epochs: an earlier version wrote it; "
             "write it again: dvc repro -f -s train"
         )
     names = ("evaluation", "validation", "rebalance", "explain")
@@ -59,12 +59,12 @@ def reports(folder: Path) -> dict[str, Any]:
 
 
 def most_wrong(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """The test images that a model is most wrong about: `image_id, label, score`.
+    """The test images with the largest errors of a model: `image_id, label, score`.
 
-    Up to `N_WRONG` false positives, then up to `N_WRONG` false negatives, those furthest from the threshold first.
+    Up to `N_WRONG` false positives, then up to `N_WRONG` false negatives; the furthest from the threshold first.
 
     Args:
-        predictions: as `evaluate` wrote them.
+        predictions: as `evaluate` writes them.
         threshold: on the raw scores.
     """
     test = predictions.loc[predictions["split"] == "test", ["image_id", "label", "score"]]
@@ -75,7 +75,7 @@ def most_wrong(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def _saliency_of(wrong: pd.DataFrame, folder: Path) -> list[Picture]:
-    """The saliency pictures of these images, where `explain` has drawn them."""
+    """The saliency pictures of these images, if `explain` has made them."""
     paths = {name: folder / f"{name.replace('/', '_')}.png" for name in wrong["image_id"]}  # as `explain` names them
     rows = wrong.itertuples(index=False)
     return [Picture(_caption(*row), _thumbnail(paths[row[0]])) for row in rows if paths[row[0]].is_file()]
@@ -86,7 +86,7 @@ def _caption(image_id: str, label: int, score: float) -> str:
 
 
 def _thumbnail(path: Path) -> bytes:
-    """A picture of at most 1,000 pixels a side, so that a page can hold many; as JPEG where that has fewer bytes."""
+    """A picture of at most 1,000 pixels a side, to limit the size of the page; as JPEG if that is smaller."""
     content = path.read_bytes()
     with Image.open(path) as image:
         small = image.convert("RGB")
@@ -123,35 +123,34 @@ def sections(
     source: Mapping[str, Any],
     pictures: Mapping[str, Sequence[Picture]],
 ) -> list[Section]:
-    """The sections of the card, from the reports of the stages; what a report lacks is left out.
+    """The sections of the card from the reports of the stages; missing values are left out.
 
     Args:
         record: `models/run.json`.
         decision: `promotion.json`, and `model_name`, `git_commit`, `dvc_lock_digest`.
-        metrics, evaluation, validation, rebalance, explain: reports of these names.
+        metrics, evaluation, validation, rebalance, explain: reports with these names.
         points: as `evaluate.operating_points` makes it.
         chosen: `best.json` of `tune`.
         history: as `train.fit_members` returns it.
         wrong: as `most_wrong` returns it.
-        settings: the parts of params.yaml that decide the result, `preprocess` among them.
-        network: where the architecture comes from.
+        settings: the parts of params.yaml that affect the result, with `preprocess`.
+        network: origin of the architecture.
         source: of the data: `title, licence, citation, patients, reference_standard, public_test, synthetic`.
         pictures: under `performance`, `calibration`, `stress`, `saliency` and `failures`.
     """
     test = metrics["test"]
-    synthetic = " The images are synthetic: nothing here says anything about patients." if source["synthetic"] else ""
+    synthetic = " The images are synthetic: the figures say nothing about patients." if source["synthetic"] else ""
     members = settings["train"]["members"]
     of_several = f"mean logit of {members} networks, each " if members > 1 else ""
-    # In another store, or later, the same model has other numbers: the card says when the registry had these.
+    # In another store, or later, the same model has other numbers: the card states the time of these.
     state = "champion" if decision["promoted"] else "not champion"
     return [
         Section(
             "Summary",
             [
                 f"AUC {format_with_interval(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia); "
-                f"no stage of this run used their labels to choose.{_public_test_note(source, rebalance)} On "
-                "validation, by which models are chosen, it is "
-                f"{format_with_interval(metrics['val'], 'auc')}.{synthetic}",
+                f"no stage of this run used their labels for a choice.{_public_test_note(source, rebalance)} The AUC "
+                f"on validation, which selects models, is {format_with_interval(metrics['val'], 'auc')}.{synthetic}",
                 Table(
                     ("", ""),
                     [
@@ -164,7 +163,7 @@ def sections(
                         ("Pretrained weights", _without_folder("weights", record["weights"])),
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
                         ("Output", "score from 0 to 1"),
-                        ("Pneumonia from", f"{metrics['threshold']:.8g} on (Youden, chosen on validation)"),
+                        ("Pneumonia from", f"a score of {metrics['threshold']:.8g} (Youden, chosen on validation)"),
                     ],
                 ),
             ],
@@ -172,11 +171,10 @@ def sections(
         Section(
             "Intended use and limits",
             [
-                "Made for research on methods: comparing models, their calibration and their explanations. It is no "
-                "medical device, was tested on no other hospital's images, and must not guide the care of anyone.",
-                "It knows normal and pneumonia only. Any other finding, a lateral view, an adult where it learnt from "
-                "children or the reverse, and images that were not prepared as in training are outside of what it was "
-                "tested on.",
+                "For research on methods: to compare models, their calibration and their explanations. It is not a "
+                "medical device, was not tested on images of another hospital, and must not guide patient care.",
+                "It distinguishes only normal and pneumonia. It was not tested on other findings, lateral views, "
+                "adults if it was trained on children or the reverse, or images that were not prepared as in training.",
             ],
         ),
         _data(validation, rebalance, source, settings),
@@ -184,7 +182,7 @@ def sections(
         Section(
             "Calibration",
             [
-                "A calibration fitted on validation (Platt) turns scores into probabilities; on test:",
+                "A calibration fitted on validation (Platt) converts scores to probabilities. On test:",
                 _calibration_table(evaluation["youden"]),
                 *pictures.get("calibration", ()),
             ],
@@ -198,7 +196,7 @@ def sections(
         Section(
             "To be filled in",
             [
-                "To be filled in by who uses it: the workflow knows nothing of these.",
+                "To be filled in by the user: the workflow has no data on these.",
                 Table(("", ""), [(field, "…") for field in TO_BE_FILLED_IN]),
             ],
         ),
@@ -212,20 +210,20 @@ TO_BE_FILLED_IN = (
     "Protocol and registration",
     "Background, aims, patient and public involvement",
     "Design, setting, dates and devices of the images",
-    "Why this reference standard, and how far its readers agreed",
-    "Size of the study, and why it suffices",
-    "Test on images from elsewhere",
-    "Where code, model and data can be had",
+    "Reason for this reference standard, and agreement of its readers",
+    "Size of the study, and why it is sufficient",
+    "Test on images from other sources",
+    "Where code, model and data are available",
     "Interpretation and next steps",
 )
-"""What a paper needs and no file of the workflow contains."""
+"""Facts that a paper needs and that no file of the workflow contains."""
 
 
 def _public_test_note(source: Mapping[str, Any], rebalance: Mapping[str, Any]) -> str:
-    """A sentence where the test split is the official, public one of the source; else nothing."""
+    """A sentence if the test split is the official, public one of the source; else empty."""
     if not (source["public_test"] and rebalance["official_test"]):
         return ""
-    return " This test split is public, and earlier looks at it informed the plan of this project."
+    return " This test split is public, and earlier results on it influenced the plan of this project."
 
 
 def _data(
@@ -236,16 +234,16 @@ def _data(
         (name, *(f"{part[key]:,}" for key in ("n_images", "n_patients", "n_normal", "n_pneumonia")))
         for name, part in splits.items()
     ]
-    look = settings["preprocess"]
-    clahe = f"contrast limited to {look['clip_limit']:g} (CLAHE)" if look["clip_limit"] else "no CLAHE"
-    kind = "official, sealed" if rebalance["official_test"] else "drawn by patient"
+    preparation = settings["preprocess"]
+    clahe = f"CLAHE with clip limit {preparation['clip_limit']:g}" if preparation["clip_limit"] else "no CLAHE"
+    kind = "the official one of the source" if rebalance["official_test"] else "a random sample of patients"
     return Section(
         "Data",
         [
             f"{_sentence(source['title'])} Licence: {source['licence']}. Source: {source['citation']}.",
-            f"Reference standard: {source['reference_standard']}. Labels are those of the source; nobody here read the "
-            "images again.",
-            f"Who is one patient: {source['patients']}. By that rule no patient is in two splits; the test split is "
+            f"Reference standard: {source['reference_standard']}. Labels are those of the source; the images were not "
+            "read again.",
+            f"Patient identifier: {source['patients']}. With it no patient is in two splits; the test split is "
             f"{kind}.{_public_test_note(source, rebalance)}",
             Table(("split", "images", "patients", "normal", "pneumonia"), rows),
             *_age_and_sex(splits),
@@ -255,15 +253,15 @@ def _data(
                     ("examined", f"{validation['n_images']:,}"),
                     *((f"left out, {row['reason']}", f"{row['n']:,}") for row in validation["quarantined"]),
                     (
-                        "left out, a copy, or of a patient who is in an official split",
+                        "left out, a copy, or of a patient in an official split",
                         f"{rebalance['n_left_out_duplicates_or_test_patients']:,}",
                     ),
                     ("in the splits", f"{sum(part['n_images'] for part in splits.values()):,}"),
                 ],
                 f"{validation['duplicate_files']:,} of the files examined are exact copies, in "
-                f"{validation['duplicate_groups']:,} groups; a sealed official test split keeps its own.",
+                f"{validation['duplicate_groups']:,} groups; an official test split keeps its own copies.",
             ),
-            f"Each image: one gray channel, {look['image_size']} pixels square, {clahe}.",
+            f"Each image: one gray channel, {preparation['image_size']} pixels square, {clahe}.",
             *_acquisition(rebalance, settings),
         ],
     )
@@ -274,16 +272,16 @@ def _acquisition(rebalance: Mapping[str, Any], settings: Mapping[str, Any]) -> l
         return []
     acquisition = rebalance["acquisition"]
     return [
-        "How an image was taken (brightness, contrast, sharpness and form, not what it shows) tells the classes of the "
-        f"{acquisition['n']:,} train images apart with AUC {acquisition['auc']:.3f}. Those taken as the other class "
-        f"mostly is weigh up to {settings['rebalance']['acquisition']:g} times as much; "
-        f"{acquisition['n_effective_normal']:,.0f} normal and {acquisition['n_effective_pneumonia']:,.0f} pneumonia "
-        "images of equal weight would tell as much."
+        "Image acquisition (brightness, contrast, sharpness and proportions, not the findings) predicts the classes of "
+        f"the {acquisition['n']:,} train images with AUC {acquisition['auc']:.3f}. Images whose acquisition is typical "
+        f"of the other class have up to {settings['rebalance']['acquisition']:g} times the weight. The effective "
+        f"number of images is {acquisition['n_effective_normal']:,.0f} normal and "
+        f"{acquisition['n_effective_pneumonia']:,.0f} pneumonia."
     ]
 
 
 def _age_and_sex(splits: Mapping[str, Mapping[str, Any]]) -> list[str | Table]:
-    """Age and sex per split, and of how many patients they are unknown."""
+    """Age and sex per split, and the number of patients without them."""
     rows = []
     for name, part in splits.items():
         age, sexes = part.get("age"), part.get("sex", [])
@@ -294,12 +292,12 @@ def _age_and_sex(splits: Mapping[str, Mapping[str, Any]]) -> list[str | Table]:
             else ""
         )
         n_without_age = part["n_patients"] - (age["n"] if age else 0)
-        n_without_sex = part["n_patients"] - sum(one["n"] for one in sexes)
-        counts = ", ".join(f"{one['value']} {one['n']:,}" for one in sexes)
+        n_without_sex = part["n_patients"] - sum(row["n"] for row in sexes)
+        counts = ", ".join(f"{row['value']} {row['n']:,}" for row in sexes)
         rows.append((name, years, f"{n_without_age:,}", counts, f"{n_without_sex:,}"))
-    note = "The network sees pixels only: nothing is imputed. Images without age, sex or view are in no such subgroup."
+    note = "The network uses pixels only: nothing is imputed. Images without age, sex or view are in no such subgroup."
     if not any(years or counts for _, years, _, counts, _ in rows):
-        return [f"The source tells neither age nor sex of any patient. {note}"]
+        return [f"The source has no age or sex of any patient. {note}"]
     header = ("patients", "age in years", "age unknown", "sex", "sex unknown")
     return [Table(header, rows, f"Age: median [quartiles], lowest to highest. {note}")]
 
@@ -316,16 +314,16 @@ def _performance(
         "one_half": "one half",
         "prior_shift": "prior shift",
     }
-    # Neither the threshold nor the calibration changes the AUC: it stands once, above the table.
+    # Threshold and calibration do not change the AUC: it is stated once, above the table.
     table = points.drop(columns="auc").replace({"point": names})
     if "prior_shift" in evaluation:
         shift = evaluation["prior_shift"]
         share = f"estimated {format_with_interval(shift, 'estimated_prevalence')}, true {shift['test_prevalence']:.3f}"
         table["share of pneumonia"] = [share if point == "prior_shift" else "" for point in points["point"]]
     note = (
-        "Youden and target sensitivity are chosen on validation, one half by nobody; prior shift follows from the "
-        f"share of pneumonia that the unlabelled test scores suggest. Intervals: {100 * evaluation['level']:g} %, by "
-        "patient; DeLong's of the AUC, Wilson's of ratios, a bootstrap of the rest."
+        "Youden and target sensitivity are chosen on validation, one half is fixed. Prior shift uses the share of "
+        f"pneumonia estimated from the unlabelled test scores. Intervals: {100 * evaluation['level']:g} %, by "
+        "patient; DeLong for the AUC, Wilson for ratios, bootstrap for the others."
     )
     platt = evaluation["calibration"]
     sign = "−" if platt["bias"] < 0 else "+"
@@ -341,14 +339,14 @@ def _performance(
     return Section(
         "Performance on test",
         [
-            f"AUC {format_with_interval(test, 'auc')} on {test['n']} images, whatever the threshold, "
-            "raw and calibrated.",
+            f"AUC {format_with_interval(test, 'auc')} on {test['n']} images, the same for all thresholds and after "
+            "calibration.",
             Table(tuple(map(str, table)), list(table.itertuples(index=False, name=None)), note),
             calibrated,
             Table(
                 ("at the Youden threshold", ""),
                 [*_counts(test), *further],
-                f"Predictive values hold where {test['n_positive'] / test['n']:.0%} have pneumonia, as in this test.",
+                f"Predictive values are valid for {test['n_positive'] / test['n']:.0%} pneumonia, as in this split.",
             ),
             *pictures.get("performance", ()),
         ],
@@ -356,7 +354,7 @@ def _performance(
 
 
 class _Confusion(NamedTuple):
-    """How many test images of each kind there are at the Youden threshold."""
+    """Numbers of test images at the Youden threshold."""
 
     true_positives: int
     false_negatives: int
@@ -374,12 +372,12 @@ def _confusion(test: Mapping[str, Any]) -> _Confusion:
 def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
     true_positives, false_negatives, true_negatives, false_positives = _confusion(test)
     rows = [
-        ("pneumonia found, missed", f"{true_positives}, {false_negatives}"),
-        ("normal cleared, called pneumonia", f"{true_negatives}, {false_positives}"),
+        ("true positives, false negatives", f"{true_positives}, {false_negatives}"),
+        ("true negatives, false positives", f"{true_negatives}, {false_positives}"),
     ]
-    n_called_normal = true_negatives + false_negatives
-    if n_called_normal:
-        rows.append(("negative predictive value", f"{true_negatives / n_called_normal:.3f}"))
+    n_predicted_normal = true_negatives + false_negatives
+    if n_predicted_normal:
+        rows.append(("negative predictive value", f"{true_negatives / n_predicted_normal:.3f}"))
     return rows
 
 
@@ -407,11 +405,11 @@ def _subgroups(evaluation: Mapping[str, Any]) -> Section:
     ]
     header = ("", "group", "n", "pneumonia", "AUC", "sensitivity", "specificity")
     note = (
-        "At the Youden threshold. The AUC of a kind of pneumonia is that against all normals; any other group of one "
-        "class has none. Sensitivity is of pneumonia, specificity of normals."
+        "At the Youden threshold. The AUC of a type of pneumonia is against all normals; other groups with one class "
+        "have none. Sensitivity is of pneumonia, specificity of normals."
     )
     table = Table(header, rows, note)
-    return Section("Subgroups", [table if rows else "The source says nothing by which images could be grouped."])
+    return Section("Subgroups", [table if rows else "The source has no data that define subgroups."])
 
 
 _SUBGROUP_METRICS = ("auc", "sensitivity", "specificity")
@@ -421,7 +419,7 @@ def _failures(test: Mapping[str, Any], wrong: pd.DataFrame, pictures: Mapping[st
     counts = _confusion(test)
     summary = (
         f"At the Youden threshold {counts.false_positives} normal and {counts.false_negatives} pneumonia test images "
-        f"are decided wrongly, of {test['n']}."
+        f"of {test['n']} are classified wrongly."
     )
     if wrong.empty:
         return Section("Failures", [summary])
@@ -429,8 +427,8 @@ def _failures(test: Mapping[str, Any], wrong: pd.DataFrame, pictures: Mapping[st
         (str(image_id), tables.LABELS[label], tables.LABELS[1 - label], f"{score:.3f}")
         for image_id, label, score in wrong.itertuples(index=False, name=None)
     ]
-    note = f"Of each kind up to {N_WRONG}, those with the score furthest on the wrong side. The label may be wrong too."
-    table = Table(("test image", "label", "called", "score"), rows, note)
+    note = f"Up to {N_WRONG} of each kind, with the largest distance to the threshold. The label may also be wrong."
+    table = Table(("test image", "label", "predicted", "score"), rows, note)
     return Section("Failures", [summary, table, *pictures.get("failures", ())])
 
 
@@ -444,8 +442,8 @@ def _stress(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Pictu
                 [(name.replace("_", " "), format_with_interval(part, "auc")) for name, part in audit["auc"].items()],
             ),
             _sentence(audit["verdict"]),
-            f"On validation: AUC {robust['clean']:.3f}, on average {robust['mean']:.3f} over the images as they are "
-            "and under changes of sharpness, contrast, gamma, noise and proportions.",
+            f"On validation: AUC {robust['clean']:.3f}, on average {robust['mean']:.3f} over the unchanged images "
+            "and changes of sharpness, contrast, gamma, noise and proportions.",
             *pictures.get("stress", ()),
         ],
     )
@@ -461,11 +459,11 @@ def _explanations(explain: Mapping[str, Any], pictures: Mapping[str, Sequence[Pi
         )
         for name, row in explain.items()
     ]
-    header = ("method", "highest point in a box", "of the map in boxes", "of the image in boxes")
+    header = ("method", "maximum in a box", "share of the map in boxes", "share of the image in boxes")
     return Section(
         "Saliency",
         [
-            "Maps show where a model looks, not why, and not that it is right.",
+            "Maps show where a model looks. They do not show why, or that it is right.",
             Table(header, rows),
             *pictures.get("saliency", ()),
         ],
@@ -493,14 +491,14 @@ def _provenance(
         for key, value in (values.items() if isinstance(values, Mapping) else [("", values)])
     ]
     kept = ", ".join(map(str, history.loc[history["kept"], "epoch"]))
-    rule = "the one with the highest validation AUC" if settings["train"]["keep"] == "best" else "the last"
-    ran = f", epoch {kept} kept,"
+    rule = "the highest validation AUC" if settings["train"]["keep"] == "best" else "the last epoch"
+    networks = f"; epoch {kept} kept"
     if (members := settings["train"]["members"]) > 1:
-        ran = f" by {members} networks, one after the other; epochs {kept} kept, of each"
+        networks = f" by {members} networks, one after the other; epochs {kept} kept, one of each network"
     software = dict(record.get("made_with", {}))
     hardware = software.pop("hardware", "")
     facts = [
-        ("Training", f"{len(history)} epochs run{ran} {rule}"),
+        ("Training", f"{len(history)} epochs{networks} ({rule})"),
         ("Software", ", ".join(f"{name} {version}" for name, version in software.items())),
         ("Hardware", hardware),
         ("Commit", str(decision.get("git_commit", "not in a git repository"))),
@@ -510,12 +508,12 @@ def _provenance(
         ("MLflow run, at the time of writing", str(record["run_id"])),
     ]
     return [
-        "DVC ran the stages, MLflow kept the run. The settings are those used, also where they are not committed.",
+        "DVC ran the stages, MLflow logged the run. The settings are those of the run, committed or not.",
         Table(
             ("", ""),
             [(name, value) for name, value in facts if value],
-            "Another MLflow store, or this one later, may know the model by another version and run, and another "
-            "champion; the SHA-256 of its file stays.",
+            "Version, run and champion can differ in another MLflow store, or later in this one. The SHA-256 of the "
+            "model file does not change.",
         ),
         Table(("setting", "value"), flat),
     ]
@@ -533,7 +531,7 @@ def _setting_text(value: Any) -> str:
 
 
 def _without_folder(name: str, value: Any) -> Any:
-    """Of a local path the last part only: in which folder a file lies means nothing to others."""
+    """Of a local path only the last part: its folder means nothing to other readers."""
     local = name in ("weights", "fetch.url") and isinstance(value, str) and "://" not in value
     return Path(value).name if local else value
 
@@ -553,7 +551,7 @@ def _sentence(text: str) -> str:
 
 def write(folder: Path, title: str, sections: Sequence[Section]) -> None:
     """Write `model_card.html` and `model_card.md` into `folder`."""
-    lead = "Made by the workflow from its own reports; every figure is computed, none is typed."
+    lead = "Written by the workflow from its own reports; every figure is computed."
     for name, text in (("html", page.html(title, lead, sections)), ("md", page.markdown(title, lead, sections))):
         with workspace.written_whole(folder / f"model_card.{name}") as partial:
             partial.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The page that shows two models side by side."""
+"""The page that compares two models."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def write(
     models: Mapping[str, tuple[str, str]],
     pictures: Sequence[tuple[str, bytes]],
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page, complete or not at all.
 
     Args:
         path: of the HTML file.
         compared: the two models on their common images.
-        models: `A` and `B` -> title and id of the MLflow run.
+        models: `A` and `B` -> title and MLflow run id.
         pictures: caption and PNG of images on which the models disagree.
     """
     disagreements = compare.disagreements(compared)
@@ -48,7 +48,7 @@ def write(
     ]
     title = " and ".join(title for title, _ in models.values())
     with workspace.written_whole(path) as partial:
-        lead = "Two models side by side, on the images that both have scored."
+        lead = "Two models on the images that both have scored."
         partial.write_text(page.html(title, lead, sections), encoding="utf-8")
 
 
@@ -63,6 +63,6 @@ def _figures(compared: compare.Compared, names: str) -> list[page.Picture]:
         (f"{name}, {images}", draw(parts[split], f"{names}\n{images}"))
         for name, draw in (("ROC curves", roc), ("Reliability of raw scores", reliability))
         for split, images in compare.SPLITS.items()
-        if split in compared.p_values or draw is reliability  # one class has no ROC curve
+        if split in compared.p_values or draw is reliability  # with one class there is no ROC curve
     ]
     return [page.Picture(caption, plots.png(figure)) for caption, figure in figures]

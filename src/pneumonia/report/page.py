@@ -1,6 +1,6 @@
 """Pages of text, tables and pictures: self-contained HTML, and the same as Markdown.
 
-The template stands in this file, not beside it: an import is then all that DVC and an installation need to know of.
+The template is in this file: DVC and an installation then need no other file than this module.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jinja2
 
 
 class Table(NamedTuple):
-    """Rows of text under a header; `note` stands below."""
+    """Rows of text under a header, with a `note` below."""
 
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
     @property
     def data_url(self) -> str:
-        """The picture as a URL that contains it."""
+        """The picture as a data URL."""
         kind = "png" if self.content.startswith(b"\x89PNG") else "jpeg"
         return f"data:image/{kind};base64,{base64.b64encode(self.content).decode('ascii')}"
 
@@ -45,7 +45,7 @@ class Section(NamedTuple):
 
     @property
     def anchor(self) -> str:
-        """The name of this section in links.
+        """The anchor of this section in links.
 
         >>> Section("Data and splits", []).anchor
         'data-and-splits'
@@ -54,10 +54,10 @@ class Section(NamedTuple):
 
 
 def html(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """A page that needs no other file: no scripts, no fonts, pictures inside; light or dark as the reader's system.
+    """A page that needs no other file: no scripts, no fonts, pictures embedded; light or dark like the reader's system.
 
     Args:
-        title, lead: text above the sections.
+        title, lead: texts above the sections.
         sections: in the order of the page; pictures that follow each other form a gallery.
     """
     environment = jinja2.Environment(
@@ -69,7 +69,7 @@ def html(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 
 def markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The same as text, with the captions of the pictures only."""
+    """The same page as Markdown, with only the captions of the pictures."""
     parts = [f"# {title}", lead]
     for section in sections:
         parts.append(f"## {section.title}")
@@ -150,7 +150,7 @@ figcaption { padding: .4rem .25rem 0; color: var(--soft); font-size: .88rem; }
 {% for row in block.rows %}
 <tr><th scope="row">{{ row[0] }}</th>
 {%- for cell in row[1:] -%}
-{# Numbers stay in one piece; on a narrow screen the table scrolls. -#}
+{# Numbers are not broken; on a narrow screen the table scrolls. -#}
 <td{% if cell | length <= 26 %} class=short{% endif %}>{{ cell }}</td>
 {%- endfor %}</tr>
 {% endfor %}

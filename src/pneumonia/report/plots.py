@@ -1,4 +1,4 @@
-"""Figures from tables. The only module that imports matplotlib; every figure says its units and n."""
+"""Figures from tables. The only module that imports matplotlib; every figure shows its units and n."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # the backend is chosen first: there may be no screen
+from matplotlib import pyplot as plt  # after the backend: there may be no display
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -53,15 +53,14 @@ def overlaid_roc(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
 
     Args:
         parts: name -> `roc` (`fpr, tpr`), `report` and `point` (false, true positive rate).
-        title: says which models on which images; its lines may be long.
+        title: models and images; its lines may be long.
     """
     report = next(iter(parts.values()))["report"]
     heading = f"{_wrapped(title)}\nn = {report['n']} ({report['n_positive']} pneumonia)"
     with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
         for (name, part), colour, line in zip(parts.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
-            found = part["report"]
-            label = f"{name}: AUC {format_with_interval(found, 'auc')}"
-            # Dashed on top of drawn through: where the curves coincide both are seen.
+            label = f"{name}: AUC {format_with_interval(part['report'], 'auc')}"
+            # A dashed line over a solid one: both are visible where the curves coincide.
             axes.plot(part["roc"]["fpr"], part["roc"]["tpr"], color=colour, linestyle=line, label=label)
             axes.plot(*part["point"], "o", color=colour)
         axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="chance")
@@ -76,14 +75,14 @@ def overlaid_reliability(parts: Mapping[str, Mapping[str, Any]], title: str) -> 
 
     Args:
         parts: name -> `reliability` (`mean_score, fraction_positive, n`) and `report`.
-        title: says which models on which images; its lines may be long.
+        title: models and images; its lines may be long.
     """
     pairs = {name: (part["reliability"], part["report"]) for name, part in parts.items()}
     return calibration(pairs, _wrapped(title), (BLUE, ORANGE))
 
 
 def precision_recall(curve: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
-    """Precision-recall curve beside the share of pneumonia, which a model without knowledge reaches."""
+    """Precision-recall curve, with the prevalence as the precision of a random model."""
     with _figure("recall (sensitivity)", "precision", f"{title}\nn = {report['n']}") as (figure, axes):
         axes.plot(curve["recall"], curve["precision"], color=BLUE, label="model")
         axes.axhline(report["n_positive"] / report["n"], color=GRAY, linestyle=":", label="share of pneumonia")
@@ -96,12 +95,12 @@ def precision_recall(curve: pd.DataFrame, report: Mapping[str, float], title: st
 def calibration(
     parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]], title: str, colours: tuple[str, str] = (GRAY, BLUE)
 ) -> Figure:
-    """Reliability diagram: is it pneumonia as often as the model says? Below, how many images each bin has.
+    """Reliability diagram: share of pneumonia against mean score; below, the number of images in each bin.
 
     Args:
         parts: `before` and `after` calibration, each with its bins (`mean_score, fraction_positive, n`) and its report.
-        title: says which model on which images.
-        colours: of the two.
+        title: model and images.
+        colours: of the two parts.
     """
     n = next(iter(parts.values()))[1]["n"]
     with plt.rc_context(_STYLE):
@@ -112,9 +111,9 @@ def calibration(
         for (name, (bins, report)), colour, side in zip(parts.items(), colours, (1, -1), strict=True):
             label = f"{name}: ECE {report['ece']:.3f}, Brier {report['brier']:.3f}"
             axes.plot(bins["mean_score"], bins["fraction_positive"], "o-", color=colour, markersize=5, label=label)
-            # One up, one down: the bins of both have their means at about the same places.
-            drawn = counts.bar(bins["mean_score"], side * bins["n"], 0.03, color=colour)
-            counts.bar_label(drawn, [str(count) for count in bins["n"]], size=7, padding=1)
+            # One upwards, one downwards: the bins of both have similar mean scores.
+            bars = counts.bar(bins["mean_score"], side * bins["n"], 0.03, color=colour)
+            counts.bar_label(bars, [str(count) for count in bins["n"]], size=7, padding=1)
         axes.set_ylim(-0.03, 1.03)
         counts.set_xlim(-0.03, 1.03)
         counts.set_ylabel("images")
@@ -127,54 +126,54 @@ def calibration(
 
 
 def decision_curve(table: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
-    """Net benefit of deciding by the model, before and after calibration, of treating all and of treating none.
+    """Net benefit of the model, before and after calibration, of treating all and of treating none.
 
     Args:
         table: `threshold, score, calibrated, treat_all, treat_none`.
         report: with `n` and `n_positive`.
-        title: says which model on which images.
+        title: model and images.
     """
     share = report["n_positive"] / report["n"]
     heading = f"{title}\nn = {report['n']}, {share:.1%} pneumonia"
     with _figure("threshold probability", "net benefit (true positives per image)", heading) as (figure, axes):
         lines = (
-            ("treat_all", "all are pneumonia", GRAY, ":"),
-            ("treat_none", "none is", GRAY, "-"),
+            ("treat_all", "treat all", GRAY, ":"),
+            ("treat_none", "treat none", GRAY, "-"),
             ("score", "model, raw scores", ORANGE, "--"),
             ("calibrated", "model, calibrated", BLUE, "-"),
         )
         for column, label, colour, style in lines:
             axes.plot(table["threshold"], table[column], color=colour, linestyle=style, label=label)
         axes.set_xlim(0, 1)
-        # Below, the price of false alarms would hide what lies above.
+        # Without this limit the negative values would hide the positive ones.
         axes.set_ylim(-0.25 * max(share, 0.1), 1.1 * max(share, 0.1))
         _legend(figure)
     return figure
 
 
 def stress(audit: Mapping[str, Any], title: str) -> Figure:
-    """AUC of the images as they are and as they were changed, each with its interval.
+    """AUC of the unchanged and the changed images, with intervals.
 
     Args:
         audit: `auc` (name -> `auc, auc_low, auc_high`) and `n`, as `evaluate.audit` returns them.
-        title: says which model on which images.
+        title: model and images.
     """
     names = list(audit["auc"])[::-1]
     with _figure("AUC", "", f"{title}\nn = {audit['n']}", height=0.8 + 0.36 * len(names)) as (figure, axes):
         axes.axvline(0.5, color=GRAY, linestyle=":")
         axes.axvline(audit["auc"]["clean"]["auc"], color=BLUE, linestyle=":")
         for place, name in enumerate(names):
-            found = audit["auc"][name]
+            report = audit["auc"][name]
             colour = ORANGE if name.endswith(("_hidden", "_only")) else BLUE
-            axes.plot([found["auc_low"], found["auc_high"]], [place, place], color=colour)
-            axes.plot(found["auc"], place, "o", color=colour, markersize=5)
+            axes.plot([report["auc_low"], report["auc_high"]], [place, place], color=colour)
+            axes.plot(report["auc"], place, "o", color=colour, markersize=5)
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-        axes.set_xlim(min(0.45, *(one["auc_low"] for one in audit["auc"].values())) - 0.02, 1.01)
+        axes.set_xlim(min(0.45, *(report["auc_low"] for report in audit["auc"].values())) - 0.02, 1.01)
     return figure
 
 
 def confusion(table: pd.DataFrame, title: str) -> Figure:
-    """Counts of actual against predicted class."""
+    """Confusion matrix: counts by actual and predicted class."""
     counts = pd.crosstab(table["actual"], table["predicted"]).reindex(
         index=["normal", "pneumonia"], columns=["normal", "pneumonia"], fill_value=0
     )
@@ -191,7 +190,7 @@ def confusion(table: pd.DataFrame, title: str) -> Figure:
 
 
 def history(table: pd.DataFrame, title: str) -> Figure:
-    """Loss and validation AUC per epoch, of each `member` a line; the epochs kept are marked."""
+    """Loss and validation AUC per epoch, a line for each `member`; the kept epochs are marked."""
     kept = table[table["kept"]]
     with _figure("epoch", "loss (binary cross-entropy, nats)", title) as (figure, axes):
         right = axes.twinx()
@@ -202,7 +201,7 @@ def history(table: pd.DataFrame, title: str) -> Figure:
         )
         for side, column, colour, label in curves:
             for member, part in table.groupby("member"):
-                # Marked, because a single epoch draws no line.
+                # With markers, because a single epoch has no line.
                 side.plot(part["epoch"], part[column], ".-", color=colour, label=label if member == 1 else None)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         epochs = f"epoch{'s' * (len(kept) > 1)} {', '.join(map(str, kept['epoch']))}"
@@ -214,21 +213,21 @@ def history(table: pd.DataFrame, title: str) -> Figure:
 
 
 def architecture(table: pd.DataFrame, title: str) -> Figure:
-    """The blocks of a network from the pixels to the probability, and where its parameters are.
+    """The blocks of a network from the pixels to the probability, with their numbers of parameters.
 
-    Bars are on a log scale: on a linear one the largest dense layer would leave nothing of the others.
+    Bars have a log scale: on a linear one only the largest dense layer would be visible.
 
     Args:
         table: as `networks.summary` makes it.
-        title: says which network.
+        title: the network.
     """
-    total, learning = table["parameters"].sum(), table["trainable"].sum()
+    total, n_trainable = table["parameters"].sum(), table["trainable"].sum()
     rows = np.arange(len(table))
     with plt.rc_context(_STYLE):
         figure, (words, bars) = plt.subplots(
             1, 2, figsize=(10, 1.3 + 0.2 * len(table)), sharey=True, width_ratios=(3, 2)
         )
-        figure.suptitle(f"{title}\n{total:,} parameters, {learning:,} of them trainable", size=10)
+        figure.suptitle(f"{title}\n{total:,} parameters, {n_trainable:,} of them trainable", size=10)
         for place, column in ((0.0, "name"), (0.34, "kind"), (0.76, "output")):
             words.text(
                 place, -1.2, {"name": "block", "output": "output shape"}.get(column, column), size=8, weight="bold"
@@ -237,14 +236,14 @@ def architecture(table: pd.DataFrame, title: str) -> Figure:
                 words.text(place, row, text, size=8, va="center")
         words.set_axis_off()
         frozen = table["trainable"] == 0
-        drawn = np.maximum(table["parameters"], 1)  # a block without parameters has no bar
+        lengths = np.maximum(table["parameters"], 1)  # a block without parameters has no bar
         for part, colour, label in ((~frozen, BLUE, "trained"), (frozen, GRAY, "frozen")):
             if (table["parameters"][part] > 0).any():
-                bars.barh(rows[part], drawn[part] - 1, left=1, height=0.7, color=colour, label=label)
+                bars.barh(rows[part], lengths[part] - 1, left=1, height=0.7, color=colour, label=label)
         for row, count in zip(rows, table["parameters"], strict=True):
             bars.text(max(count, 1) * 1.15, row, f"{count:,}" if count else "", size=7, va="center")
         bars.set_xscale("log")
-        bars.set_xlim(1, max(drawn.max(), 10) ** 1.25)  # room for the longest bar's number
+        bars.set_xlim(1, max(lengths.max(), 10) ** 1.25)  # room for the longest bar's number
         bars.set_ylim(len(table) - 0.4, -1.8)
         bars.set_xlabel("parameters (log scale)")
         bars.grid(visible=False, axis="y")
@@ -255,7 +254,7 @@ def architecture(table: pd.DataFrame, title: str) -> Figure:
 
 
 def measures(table: pd.DataFrame, title: str) -> Figure:
-    """How the valid images of each class differ before anything has learnt: what differs here may be a shortcut."""
+    """Histograms of the measures of the valid images of each class; a difference may be a shortcut for models."""
     units = {
         "width": "width (pixels)",
         "height": "height (pixels)",
@@ -270,7 +269,7 @@ def measures(table: pd.DataFrame, title: str) -> Figure:
     colours = {0: BLUE, 1: ORANGE}
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(2, 4, figsize=(13, 5.6))
-        figure.suptitle(f"{title}\nn = {len(valid)} valid images, each class scaled to its own number")
+        figure.suptitle(f"{title}\nn = {len(valid)} valid images, each class normalised to 1")
         for place, (name, label) in zip(axes.flat, units.items(), strict=True):
             edges = np.histogram_bin_edges(valid[name].astype(float), bins=40)
             for kind, colour in colours.items():
@@ -290,7 +289,7 @@ def measures(table: pd.DataFrame, title: str) -> Figure:
 
 
 def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
-    """Images per split and class before rebalancing, and what they weigh in an epoch after it."""
+    """Images per split and class before rebalancing, and their total weight in an epoch after it."""
     with _figure("split", "images, or their weight", title) as (figure, axes):
         positions = np.arange(len(summary))
         bars = (("n_normal", BLUE, -0.3), ("n_pneumonia", ORANGE, -0.1))
@@ -299,8 +298,8 @@ def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
                 name = key.replace("n_", f"{prefix}_", 1)
                 heights = [split[name] for split in summary.values()]
                 label = f"{key[2:]}, {'before: images' if prefix == 'n' else 'after: weight in an epoch'}"
-                drawn = axes.bar(positions + offset + shift, heights, 0.19, color=colour, alpha=alpha, label=label)
-                axes.bar_label(drawn, size=7)
+                bar_group = axes.bar(positions + offset + shift, heights, 0.19, color=colour, alpha=alpha, label=label)
+                axes.bar_label(bar_group, size=7)
         axes.set_xticks(positions, [f"{name}\n{split['n_patients']} patients" for name, split in summary.items()])
         axes.grid(visible=False, axis="x")
         _legend(figure)
@@ -308,23 +307,23 @@ def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
 
 
 def trials(table: pd.DataFrame, title: str) -> Figure:
-    """Validation AUC of each trial against its learning rate, coloured by its dropout; those cut short are crosses."""
+    """Validation AUC of each trial against its learning rate, coloured by its dropout; pruned trials are crosses."""
     with _figure("learning rate", "validation AUC", f"{title}\nn = {len(table)} trials") as (figure, axes):
         axes.set_xscale("log")
         colours = {"cmap": "viridis", "vmin": table["dropout"].min(), "vmax": table["dropout"].max()}
         for state, part in table.groupby("state"):
             marker = "o" if state == "complete" else "X"
-            drawn = axes.scatter(
+            points = axes.scatter(
                 part["learning_rate"], part["val_auc"], c=part["dropout"], s=70, marker=marker, **colours
             )
             axes.scatter([], [], color=GRAY, s=70, marker=marker, label=f"{state} ({len(part)})")
-        figure.colorbar(drawn, label="dropout")
+        figure.colorbar(points, label="dropout")
         _legend(figure)
     return figure
 
 
 def before_after(pairs: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], str]], title: str) -> Figure:
-    """Contact sheet: each source image above what a model sees of it."""
+    """Contact sheet: each source image above the prepared one."""
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(2, len(pairs), figsize=(2.2 * len(pairs), 5), squeeze=False)
         figure.suptitle(title)
@@ -343,27 +342,27 @@ def saliency(
     boxes: npt.NDArray[np.float64],
     title: str,
 ) -> Figure:
-    """An image beside its saliency maps; known findings are framed.
+    """An image and its saliency maps; known findings are framed.
 
     Args:
         image: uint8 (size, size), 0-255.
         maps: method -> float32 (size, size), 0-1.
         boxes: float (k, 4): x, y, width, height in pixels of the image.
-        title: says which image, its class and its score.
+        title: the image, its class and its score.
     """
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, 1 + len(maps), figsize=(3 * (1 + len(maps)), 3.4))
         figure.suptitle(title, size=9)
-        for one, (name, values) in zip(axes, {"image": None, **maps}.items(), strict=True):
-            _picture(one, image)
-            one.set_title(name.replace("_", "-"), size=9)
+        for panel, (name, values) in zip(axes, {"image": None, **maps}.items(), strict=True):
+            _picture(panel, image)
+            panel.set_title(name.replace("_", "-"), size=9)
             if values is not None:
                 # Transparent where the map is low, so that the anatomy stays visible.
-                one.imshow(values, cmap="inferno", alpha=np.clip(values, 0, 1) * 0.7, vmin=0, vmax=1)
+                panel.imshow(values, cmap="inferno", alpha=np.clip(values, 0, 1) * 0.7, vmin=0, vmax=1)
             for x, y, width, height in boxes:
-                # `imshow` puts pixel centres at whole numbers, boxes count from the corner of the first pixel.
+                # `imshow` has pixel centres at integers; boxes start at the corner of the first pixel.
                 corner = (x - 0.5, y - 0.5)
-                one.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#66ff66", linewidth=1.2))
+                panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#66ff66", linewidth=1.2))
     plt.close(figure)
     return figure
 
@@ -387,11 +386,11 @@ def _wrapped(title: str) -> str:
 def _picture(axes: Any, image: npt.NDArray[np.uint8]) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.set_axis_off()
-    axes.set_anchor("N")  # the titles of a row stand at one height
+    axes.set_anchor("N")  # aligns the titles of a row
 
 
 def _legend(figure: Figure, markerscale: float = 1.0) -> None:
-    """Below the axes, where it hides no data."""
+    """Add the legend below the axes, where it covers no data."""
     figure.legend(loc="outside lower center", ncols=2, frameon=False, markerscale=markerscale)
 
 

@@ -1,4 +1,4 @@
-"""Scores that say whether saliency maps point at known findings."""
+"""Scores of how well saliency maps agree with known findings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Boxes = list[npt.NDArray[np.float64]]
 
 
 def inside(boxes: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.bool_]:
-    """bool (size, size): the pixels whose centre lies in one of the boxes."""
+    """Pixels whose centre lies in one of the boxes, bool (size, size)."""
     centres = np.arange(size) + 0.5
     mask = np.zeros((size, size), dtype=bool)
     for x, y, width, height in boxes:
@@ -30,7 +30,7 @@ def pointing_game(maps: Maps, insides: npt.NDArray[np.bool_]) -> float:
 
 
 def energy_in_box(maps: Maps, insides: npt.NDArray[np.bool_]) -> float:
-    """Mean share of a map's sum that lies inside; an empty map counts as 0.
+    """Mean share of a map's sum that lies inside; a map of zeros counts as 0.
 
     Source: Wang et al. (2020), Score-CAM, doi:10.1109/CVPRW50498.2020.00020.
     """

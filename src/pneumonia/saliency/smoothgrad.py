@@ -1,4 +1,4 @@
-"""SmoothGrad: fine maps from gradients at the pixels."""
+"""SmoothGrad: fine maps from the gradients of the pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pneumonia.saliency.maps import Maps, batches, compiled, scaled
 def smoothgrad(model: Any, images: npt.NDArray[np.uint8], *, n_samples: int, seed: int, noise: float = 0.1) -> Maps:
     """SmoothGrad: the gradient of the logit at each pixel, averaged over noisy copies of the image.
 
-    Fine, down to the pixel; squared before it is averaged, which ranks regions better than the signed mean.
+    Fine, one value per pixel. Gradients are squared before averaging, which ranks regions better than the signed mean.
 
     Args:
         model: a network of `networks.MODELS`.
@@ -39,14 +39,14 @@ def smoothgrad(model: Any, images: npt.NDArray[np.uint8], *, n_samples: int, see
         for _ in range(n_samples):
             grain = rng.standard_normal(batch.shape, dtype=np.float32) * sigma
             total += squared_gradient(batch + grain).numpy()
-        # Single pixels say little; a blur of 1 % of the side shows the region they belong to.
-        maps.extend(cv2.GaussianBlur(one, (0, 0), sigmaX=0.01 * batch.shape[1]) for one in total)
+        # Single pixels are noisy; a blur of 1 % of the side shows their region.
+        maps.extend(cv2.GaussianBlur(values, (0, 0), sigmaX=0.01 * batch.shape[1]) for values in total)
     return scaled(np.stack(maps))
 
 
 @lru_cache(maxsize=2)
 def _squared_gradient(model: Any) -> Callable[[Maps], Any]:
-    """Compiled once for a model: the squared gradient of a batch, float32 (n, size, size)."""
+    """The squared gradient of a batch, float32 (n, size, size); compiled once for a model."""
     import keras
     import tensorflow as tf
 

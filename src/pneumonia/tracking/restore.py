@@ -1,4 +1,4 @@
-"""Back to the files of a model: the commit whose dvc.lock names its training, and the way there with git and DVC."""
+"""Restore the files of a model: find the commit whose dvc.lock contains its training, and check it out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOCK = "dvc.lock"
 
 
 class GoneError(UserError):
-    """What was asked for is not in git, or DVC cannot bring its files."""
+    """The training is not in git, or DVC cannot restore its files."""
 
 
 def train_entry(lock: str) -> dict[str, Any]:
-    """The entry of `train` in the text of a dvc.lock; empty where there is none."""
+    """The entry of `train` in the text of a dvc.lock; empty if there is none."""
     try:
         return dict(YAML(typ="safe").load(lock)["stages"]["train"])
     except (YAMLError, KeyError, TypeError, ValueError):
@@ -31,84 +31,83 @@ def train_entry(lock: str) -> dict[str, Any]:
 
 
 def lock_digest(entry: dict[str, Any]) -> str:
-    """SHA-256 of such an entry, as JSON with sorted keys; empty for an empty one.
+    """SHA-256 of an entry of `train`, as JSON with sorted keys; empty for an empty entry.
 
-    It is not that of the whole file, which changes with each stage that ends after `train`.
+    Not of the whole file, which changes with each stage that ends after `train`.
     """
     return workspace.sha256_bytes(json.dumps(entry, sort_keys=True, default=str).encode()) if entry else ""
 
 
 def read_lock() -> str:
-    """The dvc.lock of the workspace; empty where there is none."""
+    """The dvc.lock of the workspace; empty if there is none."""
     path = Path(LOCK)
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def find(wanted: str) -> str | None:
-    """The commit that holds a training; None where none does.
+def find_commit(digest: str) -> str | None:
+    """The newest commit with a training in its dvc.lock; None if there is none.
 
-    The newest that changed dvc.lock so counts, of those that HEAD, branches and tags reach; else one of the others,
-    among which are DVC's experiments (`refs/exps`).
+    Commits reachable from HEAD, branches and tags come first; then all others, such as DVC's experiments (`refs/exps`).
 
     Args:
-        wanted: as `digest` gives it.
+        digest: as `lock_digest` returns it.
     """
     for commit in _commits():
-        if lock_digest(train_entry(_shown(commit, LOCK))) == wanted and _shown(commit, "dvc.yaml"):
+        if lock_digest(train_entry(_file_at(commit, LOCK))) == digest and _file_at(commit, "dvc.yaml"):
             return commit
     return None
 
 
-def restore_files(wanted: str, model: Path, sha256: str) -> str:
-    """The files of a training into the workspace, and the commit that holds them, with its code and settings.
+def restore_files(digest: str, model: Path, sha256: str) -> str:
+    """Restore the files of a training, and check out its commit, with code and settings.
 
-    All or nothing: where something is missing, HEAD and the files are as before. No code is loaded on the way, since
-    it would be that of the other commit.
+    All or nothing: if something is missing, HEAD and the files are as before. No module is imported here, since it
+    would be that of the other commit.
 
     Args:
-        wanted: as `digest` gives it.
-        model: the model's file.
-        sha256: what it must have.
+        digest: as `lock_digest` returns it.
+        model: path of the model file.
+        sha256: expected SHA-256 of the model file.
 
     Returns:
-        In words, where the files come from and how to come back.
+        A text: the origin of the files, and how to go back.
 
     Raises:
-        GoneError: no commit has it, or DVC cannot bring its files.
-        UserError: what is not committed stands in the way.
+        GoneError: no commit has the training, or DVC cannot restore its files.
+        UserError: uncommitted changes would be lost.
     """
-    if lock_digest(train_entry(read_lock())) == wanted:
+    if lock_digest(train_entry(read_lock())) == digest:
         _check_out(model, sha256)
-        return f"as {LOCK} here has it already: {model} is in place, by dvc checkout alone"
-    commit = find(wanted)
+        return f"is already in {LOCK} here: {model} is in place, after dvc checkout alone"
+    commit = find_commit(digest)
     if not commit:
         raise GoneError(
-            f"no commit here has a {LOCK} with its training (commit it after make repro; dvc exp run does so itself)"
+            f"no commit here has a {LOCK} with its training (commit it after make repro; dvc exp run does it itself)"
         )
     changed = [line[3:] for line in _git("status", "--porcelain").splitlines() if line[:2] != "??" or line[3:] == LOCK]
     if changed:
         raise UserError(
-            f"{', '.join(changed)}: not committed, and would be lost or mixed with commit {commit[:10]}; commit them "
-            "(git add, git commit), or put them aside (git stash --include-untracked), then try again"
+            f"{', '.join(changed)}: not committed, would be lost or mixed with commit {commit[:10]}; commit them "
+            "(git add, git commit), or stash them (git stash --include-untracked), then try again"
         )
-    branch = _asked("git", "symbolic-ref", "--short", "--quiet", "HEAD").stdout.strip()
-    before = branch or _git("rev-parse", "HEAD").strip()
+    branch = _run("git", "symbolic-ref", "--short", "--quiet", "HEAD").stdout.strip()
+    old_head = branch or _git("rev-parse", "HEAD").strip()
     _git("checkout", "--quiet", "--no-overwrite-ignore", commit, "--")
     try:
         _check_out(model, sha256)
     except BaseException as error:
-        _git("checkout", "--quiet", before, "--")
+        _git("checkout", "--quiet", old_head, "--")
         with suppress(UserError):
             _dvc_checkout()
         if isinstance(error, GoneError):
-            raise GoneError(f"commit {commit[:10]} has it, but {error}; all is as it was before") from error
+            raise GoneError(f"commit {commit[:10]} has it, but {error}; the workspace is as before") from error
         raise
-    what = f"from commit {commit[:10]}, with its code and settings: {model} is in place"
-    return f"{what}; back: git checkout - && dvc checkout"
+    result = f"from commit {commit[:10]}, with its code and settings: {model} is in place"
+    return f"{result}; to go back: git checkout - && dvc checkout"
 
 
 def _commits() -> Iterator[str]:
-    """Commits that changed dvc.lock, the newest first, those in reach of HEAD, branches and tags before all others."""
+    """Commits that changed dvc.lock: first those reachable from HEAD, branches and tags; each part newest first."""
     seen = set()
     for refs in (("HEAD", "--branches", "--tags", "--remotes"), ("--all",)):
         for commit in _git("rev-list", "--full-history", *refs, "--", LOCK).split():
@@ -120,30 +119,30 @@ def _commits() -> Iterator[str]:
 def _check_out(model: Path, sha256: str) -> None:
     _dvc_checkout()
     if not model.is_file() or workspace.sha256_file(model) != sha256:
-        raise GoneError(f"the {model} that DVC brought is not the one that was registered (SHA-256 {sha256[:10]}…)")
+        raise GoneError(f"the {model} that DVC restored is not the registered one (SHA-256 {sha256[:10]}…)")
 
 
 def _dvc_checkout() -> None:
-    done = _asked(sys.executable, "-m", "dvc", "checkout")
-    if done.returncode:
-        said = " ".join(done.stderr.split()).removeprefix("ERROR: ")
-        raise GoneError(f"dvc checkout says: {said} (dvc pull brings what a remote holds)")
+    process = _run(sys.executable, "-m", "dvc", "checkout")
+    if process.returncode:
+        message = " ".join(process.stderr.split()).removeprefix("ERROR: ")
+        raise GoneError(f"dvc checkout failed: {message} (dvc pull downloads files from a remote)")
 
 
 def _git(*command: str) -> str:
-    done = _asked("git", *command)
-    if done.returncode:
-        raise UserError(f"git {command[0]}: {' '.join(done.stderr.split())}")
-    return done.stdout
+    process = _run("git", *command)
+    if process.returncode:
+        raise UserError(f"git {command[0]}: {' '.join(process.stderr.split())}")
+    return process.stdout
 
 
-def _shown(commit: str, path: str) -> str:
-    """A file of a commit; empty where it has none. The path counts from the current folder, as `./` says."""
-    return _asked("git", "show", f"{commit}:./{path}").stdout
+def _file_at(commit: str, path: str) -> str:
+    """The text of a file in a commit; empty if there is none. The path is relative to the current folder (`./`)."""
+    return _run("git", "show", f"{commit}:./{path}").stdout
 
 
-def _asked(*command: str) -> subprocess.CompletedProcess[str]:
-    # Without a terminal DVC asks nothing, and refuses what it would have asked for.
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    # Without a terminal DVC asks no questions, and refuses instead.
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
     )

@@ -1,7 +1,7 @@
 """Runs and their artifacts in the MLflow store.
 
 The store is `sqlite:///<root>/mlruns/mlflow.db` unless `MLFLOW_TRACKING_URI` names another; `<root>` is the
-project's folder even inside DVC's temporary experiment folders, so that all runs meet in one place.
+project's folder also inside DVC's temporary experiment folders, so that all runs are in one store.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 
 PREDICTIONS = "evaluation/predictions.csv"
-"""Where a train run keeps the scores that later candidates are compared on."""
+"""Artifact of a train run with its scores, for the comparison with later candidates."""
 
 _SQLITE = re.compile(r"sqlite:///(?!:memory:)(?P<path>.+)")
 
@@ -38,7 +38,7 @@ class TrainRun(NamedTuple):
 
     Attributes:
         run_id, model_id: of the run and its LoggedModel.
-        adopted: made just now, because the store did not know the run that trained the model.
+        adopted: created by this call, because the store had no run of this training.
     """
 
     run_id: str
@@ -47,9 +47,9 @@ class TrainRun(NamedTuple):
 
 
 def open_store(root: Path | None = None) -> str:
-    """Point MLflow at the store, which is made where there is none; returns its URI.
+    """Set the store of MLflow, and create it if there is none; returns its URI.
 
-    A relative sqlite path in `MLFLOW_TRACKING_URI` counts from the project's root.
+    A relative sqlite path in `MLFLOW_TRACKING_URI` is relative to the project's root.
     """
     root = root or workspace.project_root()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
@@ -58,7 +58,7 @@ def open_store(root: Path | None = None) -> str:
         uri = f"sqlite:///{path}"
         with as_user_error(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Two processes that create the tables at once break the store; a file that exists may still lack some.
+            # Two processes that create the tables at once break the store; an existing file may still lack some.
             with FileLock(f"{path}.lock"):
                 mlflow.MlflowClient(uri).search_experiments(max_results=1)
     mlflow.set_tracking_uri(uri)
@@ -73,7 +73,7 @@ def database_path(uri: str) -> Path | None:
 
 
 def registered_name(data: str) -> str:
-    """Name of the registered model: one for each data set, since a synthetic champion is no champion of patients."""
+    """Name of the registered model: one for each data set, since synthetic results say nothing about patients."""
     return f"pneumonia-{data}"
 
 
@@ -89,21 +89,21 @@ def start_run(
     resume: Path | None = None,
     preparation: Preparation | None = None,
 ) -> Iterator[str]:
-    """A run of one stage, named after it; gives its id. A failing stage leaves a run marked FAILED.
+    """A run of one stage, with its name; yields the run id. If the stage fails, the run is marked FAILED.
 
     Args:
         stage: name of the stage.
-        data, model: the selectors.
+        data, model: the settings of these names.
         synthetic: whether the data set is.
         params: settings to log.
-        parent: id of the run that this one belongs under.
-        resume: an existing folder that survives a crash; the run that is noted there goes on, a new one is noted.
-        preparation: of the images, logged as params `preparation.size` and so on, its digest as a tag.
+        parent: id of the parent run.
+        resume: an existing folder that survives a crash; a run recorded there is resumed, a new one is recorded.
+        preparation: of the images, logged as params `preparation.size` etc., its digest as a tag.
     """
     uri = open_store()
     with as_user_error(uri):
         experiment = _experiment(data)
-        earlier = _noted_run(resume)
+        recorded_run = _recorded_run(resume)
     tags = {
         "stage": stage,
         "data": data,
@@ -113,9 +113,9 @@ def start_run(
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
         "preparation_digest": preparation.digest if preparation else "",
     }
-    how = preparation.as_dict() if preparation else {}
+    preparation_params = preparation.as_dict() if preparation else {}
     with mlflow.start_run(
-        run_id=earlier,
+        run_id=recorded_run,
         experiment_id=experiment,
         run_name=stage,
         parent_run_id=parent,
@@ -123,17 +123,17 @@ def start_run(
     ) as run:
         if resume:
             (resume / "run_id").write_text(run.info.run_id, encoding="utf-8")
-        mlflow.log_params(dict(params) | {f"preparation.{name}": value for name, value in how.items()})
+        mlflow.log_params(dict(params) | {f"preparation.{name}": value for name, value in preparation_params.items()})
         yield run.info.run_id
 
 
-def _noted_run(resume: Path | None) -> str | None:
-    """The id in `resume`, if this store has that run."""
+def _recorded_run(resume: Path | None) -> str | None:
+    """The run id in `resume`, if this store has the run."""
     if not resume or not (resume / "run_id").is_file():
         return None
-    noted = (resume / "run_id").read_text(encoding="utf-8")
+    run_id = (resume / "run_id").read_text(encoding="utf-8")
     try:
-        return str(mlflow.get_run(noted).info.run_id)
+        return str(mlflow.get_run(run_id).info.run_id)
     except MlflowException:  # it was in another store, or was removed
         return None
 
@@ -142,7 +142,7 @@ def _noted_run(resume: Path | None) -> str | None:
 def child_run(
     name: str, params: Mapping[str, Any], *, killed_by: type[Exception]
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A run under the current one; gives what logs its metrics per epoch. `killed_by` marks it KILLED, not FAILED."""
+    """A child of the current run; yields a function that logs metrics per epoch. `killed_by` marks it KILLED."""
     parent = mlflow.active_run()
     assert parent, "a child run is opened inside start_run"
     mlflow.start_run(nested=True, run_name=name, experiment_id=parent.info.experiment_id)
@@ -159,42 +159,42 @@ def child_run(
 
 
 def log_params(values: Mapping[str, Any]) -> None:
-    """Settings of the current run that were found, not given."""
+    """Log further settings of the current run, such as selected ones."""
     mlflow.log_params(dict(values))
 
 
 def log_metrics(values: Mapping[str, float], *, step: int | None = None) -> None:
-    """Numbers of the current run; nested tables are flattened: `{"test": {"auc": ..}}` becomes `test.auc`."""
+    """Log numbers of the current run; nested tables are flattened: `{"test": {"auc": ..}}` becomes `test.auc`."""
     mlflow.log_metrics(_numbers(values), step=step)
 
 
 def log_figure(figure: Any, path: str, *also: TrainRun) -> None:
-    """A figure of `plots` as PNG among the artifacts of the current run, and of the train run it belongs to."""
+    """Log a figure of `plots` as PNG artifact of the current run, and of the train runs in `also`."""
     mlflow.log_figure(figure, path)
     for run in also:
         mlflow.MlflowClient().log_figure(run.run_id, figure, path)
 
 
 def log_file(path: str | Path, folder: str | None = None) -> None:
-    """A file, or all of a folder, among the artifacts of the current run."""
+    """Log a file, or all files of a folder, as artifacts of the current run."""
     log = mlflow.log_artifacts if Path(path).is_dir() else mlflow.log_artifact
     log(str(path), folder)
 
 
 def log_table(table: pd.DataFrame, path: str) -> None:
-    """A table that the MLflow UI shows as such."""
+    """Log a table; the MLflow UI shows it as a table."""
     mlflow.log_table(table, path)
 
 
 def log_dataset(image_ids: Any, labels: Any, *, data: str, digest: str, context: str) -> None:
-    """Say which images the current run used; the digest also becomes the tag `data_digest`."""
+    """Log the images that the current run used; the digest is also the tag `data_digest`."""
     table = pd.DataFrame({"image_id": image_ids, "label": [tables.LABELS[int(label)] for label in labels]})
     mlflow.log_input(mlflow.data.from_pandas(table, name=data, digest=digest[:32]), context=context)
     tag(data_digest=digest)
 
 
 def tag(**tags: str) -> None:
-    """Tags of the current run."""
+    """Set tags of the current run."""
     mlflow.set_tags(tags)
 
 
@@ -206,7 +206,7 @@ def log_model(model: Any) -> str:
     from mlflow.types.schema import Schema, TensorSpec
 
     signature = ModelSignature(
-        # Without names: MLflow would hand a named tensor over in a dict, which Keras warns of.
+        # Without names: MLflow passes a named tensor in a dict, and Keras warns about that.
         inputs=Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1, 1))]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 1))]),
     )
@@ -214,27 +214,26 @@ def log_model(model: Any) -> str:
         model,
         name="model",
         signature=signature,
-        # Given explicitly: MLflow would load the model in another process to find out, 12 s.
+        # Explicit, because MLflow would load the model in another process to find them, 12 s.
         pip_requirements=[f"{name}=={installed(name)}" for name in ("tensorflow", "keras", "numpy")],
     )
     return str(info.model_id)
 
 
 def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, history: Path) -> TrainRun:
-    """The run that trained the model, as this store knows it.
+    """The run that trained the model, in this store.
 
-    A model restored from DVC's cache may come from another machine, or the store may be new: then a run is made
-    here, with the model and its history, and tagged with the id of the original.
+    A model restored from DVC's cache may be from another machine, or the store may be new. Then a run is created here,
+    with the model and its history, and a tag with the id of the original run.
 
     Args:
         record: `models/run.json`.
         synthetic: as in `start_run`.
-        model_path, history: what the new run gets, where one must be made.
+        model_path, history: logged to a new run.
     """
     open_store()
-    known = find_train_run(record)
-    if known:
-        return known
+    if run := find_train_run(record):
+        return run
 
     from pneumonia.models import scoring  # imports the image store, which no other run needs
 
@@ -256,21 +255,21 @@ def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: 
 
 
 def require_same_selectors(record: Mapping[str, Any], *, data: str, model: str) -> None:
-    """Refuse a model that was trained with other selectors than params.yaml has now.
+    """Check that the model was trained with the `data` and `model` of params.yaml.
 
     Raises:
-        UserError: names the selector, its two values and the remedy.
+        UserError: the setting, its two values and the remedy.
     """
     for selector, value in (("data", data), ("model", model)):
         if value != record[selector]:
             raise UserError(
-                f"models/ holds a model with {selector} = {record[selector]}, params.yaml says {value}; run dvc repro "
+                f"models/ has a model with {selector} = {record[selector]}, params.yaml says {value}; run dvc repro "
                 "first, or git checkout params.yaml"
             )
 
 
 def find_train_run(record: Mapping[str, Any]) -> TrainRun | None:
-    """The run of `models/run.json` in this store, itself or adopted earlier; None where the store knows neither."""
+    """The run of `models/run.json` in this store, the original or an adopted one; None if it has neither."""
     client = mlflow.MlflowClient()
     try:
         run = client.get_run(record["run_id"])
@@ -280,20 +279,20 @@ def find_train_run(record: Mapping[str, Any]) -> TrainRun | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             with as_user_error(mlflow.get_tracking_uri()):
                 raise
-    experiments = [one.experiment_id for one in client.search_experiments()]
-    # Finished: an adoption that broke off has no model.
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    # Finished: an interrupted adoption has no model.
     query = f"tags.original_run_id = '{record['run_id']}' and attributes.status = 'FINISHED'"
     adopted = client.search_runs(experiments, query, max_results=1)
     return TrainRun(adopted[0].info.run_id, adopted[0].data.tags["model_id"], adopted=False) if adopted else None
 
 
 def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path]) -> None:
-    """Put figures and files of a later stage onto the train run and its LoggedModel.
+    """Log figures and files of a later stage to the train run and its LoggedModel.
 
     Args:
         run: the train run.
-        metrics: numbers, nested tables are flattened.
-        files: artifact folder or file -> what to put there.
+        metrics: numbers; nested tables are flattened.
+        files: artifact folder or file -> local path.
     """
     client = mlflow.MlflowClient()
     for name, value in _numbers(metrics).items():
@@ -306,7 +305,7 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
 
 
 def logged_predictions(run_id: str) -> pd.DataFrame:
-    """The predictions that `evaluate` put onto a train run; no rows where they are gone."""
+    """The predictions that `evaluate` logged to a train run; no rows if they were deleted."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = mlflow.MlflowClient().download_artifacts(run_id, PREDICTIONS, folder)
@@ -317,7 +316,7 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
 
 @contextmanager
 def as_user_error(uri: str) -> Iterator[None]:
-    """A store that cannot be made or reached is the user's to put right."""
+    """Convert errors of a store that cannot be created or reached to a `UserError`."""
     try:
         yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
@@ -327,30 +326,30 @@ def as_user_error(uri: str) -> Iterator[None]:
 
 def _experiment(data: str) -> str:
     name, client = registered_name(data), mlflow.MlflowClient()
-    found = client.get_experiment_by_name(name)
-    if found:
-        return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    if experiment:
+        return str(experiment.experiment_id)
     uri = mlflow.get_tracking_uri()
     local = uri.startswith("sqlite:///")
-    # A server knows where its artifacts belong; a local store keeps them beside its database.
+    # A server has its own place for artifacts; those of a local store are beside its database.
     location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri() if local else None
     try:
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens in its view for training
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its view for training
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
     except MlflowException:
-        found = client.get_experiment_by_name(name)  # another process was first
-        if not found:
+        experiment = client.get_experiment_by_name(name)  # another process was first
+        if not experiment:
             raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
 
 def git_commit() -> str:
     """The commit of the code; empty outside of git."""
     try:
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        process = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return asked.stdout.strip() if asked.returncode == 0 else ""
+    return process.stdout.strip() if process.returncode == 0 else ""
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -364,11 +363,11 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def serve(port: int) -> None:
-    """Replace this process by the MLflow UI over the store, on 127.0.0.1 alone."""
+    """Replace this process by the MLflow UI of the store, on 127.0.0.1 only."""
     uri = open_store()
     if not uri.startswith("sqlite:"):
         raise UserError(f"the store is {uri}: open that address")
-    # Its helper processes run jobs that this project has none of.
+    # Its helper processes are for jobs, which this project does not use.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     print(f"MLflow UI: http://127.0.0.1:{port} (stop with Ctrl+C)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
