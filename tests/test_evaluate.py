@@ -684,7 +684,7 @@ def test_a_model_that_goes_by_the_lungs_loses_all_without_them(masks: bool, tmp_
     assert found["auc"]["clean"]["auc"] == found["auc"][f"{hidden}_only"]["auc"] == 1
     assert found["auc"][f"{hidden}_hidden"]["auc"] < 0.8
     assert not found["shortcut_prone"]
-    assert "lies there" in found["verdict"]
+    assert "depends mostly on this region" in found["verdict"]
     for one in found["auc"].values():
         assert one["auc_low"] <= one["auc"] <= one["auc_high"]
 
@@ -710,10 +710,10 @@ def test_the_audit_goes_by_blocks_with_the_masks_of_their_images(
     ("clean", "hidden", "shortcut_prone", "words"),
     [
         ((0.9, 0.85, 0.95), (0.85, 0.8, 0.9), True, "shortcut-prone"),
-        ((0.9, 0.85, 0.95), (0.6, 0.5, 0.65), False, "lies there"),
-        ((0.8, 0.6, 0.9), (0.65, 0.55, 0.75), None, "60 images cannot tell"),
+        ((0.9, 0.85, 0.95), (0.6, 0.5, 0.65), False, "depends mostly on this region"),
+        ((0.8, 0.6, 0.9), (0.65, 0.55, 0.75), None, "60 images are too few to tell"),
         # Above half of the lead as estimated, but not of a lead that is as large as it may be.
-        ((0.8, 0.6, 0.95), (0.72, 0.66, 0.8), None, "60 images cannot tell"),
+        ((0.8, 0.6, 0.95), (0.72, 0.66, 0.8), None, "60 images are too few to tell"),
         ((0.3, 0.2, 0.4), (0.5, 0.45, 0.55), None, "no lead over chance"),
         ((0.52, 0.42, 0.62), (0.4, 0.3, 0.5), None, "no lead over chance"),
     ],

@@ -48,7 +48,10 @@ def main() -> None:
 @DATA
 @AS_JSON
 def versions(data: str | None, as_json: bool) -> None:
-    """List the registered versions, the newest first: which is champion, its AUCs, when and why."""
+    """List the registered versions.
+
+    The newest first: which is champion, its AUCs, when it was registered (UTC) and why.
+    """
     from pneumonia.tracking import registry, runs
 
     data = data or params.load().data
@@ -69,7 +72,9 @@ def versions(data: str | None, as_json: bool) -> None:
 @click.argument("b", metavar="B")
 @AS_JSON
 def compare(a: str, b: str, as_json: bool) -> None:
-    """Compare two models on the images that both have scored; writes reports/compare.html.
+    """Compare two models on their common images.
+
+    A and B: a version number, champion, the id of a train run, or a DVC experiment. Writes reports/compare.html.
 
     Choose on validation: the test columns only report what was chosen.
     """
@@ -101,7 +106,10 @@ def compare(a: str, b: str, as_json: bool) -> None:
 
 @main.command()
 def rollback() -> None:
-    """Make the previous champion champion again; the present one does not come back by itself."""
+    """Set the previous champion back as champion.
+
+    Later promotions ignore the present champion, until its tag rolled_back_at is deleted.
+    """
     from pneumonia import promote
     from pneumonia.tracking import registry, runs
 
@@ -113,7 +121,10 @@ def rollback() -> None:
 @main.command()
 @click.argument("version")
 def restore(version: str) -> None:
-    """Restore the model, data, code and settings of VERSION, a number or champion."""
+    """Check out the commit of VERSION, a number or champion, and restore its data and model.
+
+    Go back: git checkout - && dvc checkout
+    """
     from pneumonia.tracking import registry, runs
 
     data = params.load().data
@@ -122,9 +133,11 @@ def restore(version: str) -> None:
 
 
 @main.command()
-@click.option("--if-missing", is_flag=True, help="Only where the store lacks the model's version or a champion.")
+@click.option("--if-missing", is_flag=True, help="Do nothing if the model is registered and a champion exists.")
 def register(if_missing: bool) -> None:
-    """Register the model in models/ again, in an empty or another MLflow store.
+    """Register the present model again.
+
+    For an empty or another MLflow store.
 
     reports/promotion.json stays as it is: it records the decision at its time.
     """
@@ -174,7 +187,7 @@ def ui(port: int) -> None:
 @main.command()
 @AS_JSON
 def experiments(as_json: bool) -> None:
-    """Show DVC's experiments with their selectors and headline metrics (dvc exp show)."""
+    """Show DVC experiments with data, model and AUCs."""
     columns = ["--json"] if as_json else ["--no-pager", "--drop", ".*", "--keep", COLUMNS]
     done = subprocess.run([sys.executable, "-m", "dvc", "exp", "show", *columns], cwd=workspace.project_root())
     sys.exit(done.returncode)
@@ -204,8 +217,9 @@ def _print_champion(data: str) -> None:
         ("why", champion["why"]),
         ("test AUC of this run", format_with_interval(metrics["test"], "auc")),
         ("model card", str(REPORTS_DIR / "model_card.html")),
-        ("MLflow UI", "make ui, then http://127.0.0.1:5000"),
-        ("next", "source .venv/bin/activate, then dvc exp run -S model=mobilenet"),
+        ("environment", "source .venv/bin/activate"),
+        ("MLflow UI", "pneumonia ui"),
+        ("next", "dvc exp run -S model=mobilenet"),
     )
     for name, value in lines:
         indent = " " * 22

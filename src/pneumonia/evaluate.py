@@ -250,15 +250,15 @@ def audit(
     audited: dict[str, Any] = {"auc": aucs, "n": len(labels), "hidden": hidden}
     least, most = (0.5 + (full[f"auc_{end}"] - 0.5) / 2 for end in ("low", "high"))  # half of the lead
     if full["auc_low"] <= 0.5:
-        outcome = "a model that may have no lead over chance has nothing that could lie anywhere"
+        outcome = "not conclusive, because the model may have no lead over chance"
     elif without["auc_low"] > most:
         audited["shortcut_prone"] = True
-        outcome = "shortcut-prone, most of what it goes by lies elsewhere"
+        outcome = "shortcut-prone, the model depends mostly on other regions"
     elif without["auc_high"] < least:
         audited["shortcut_prone"] = False
-        outcome = "most of what it goes by lies there"
+        outcome = "the model depends mostly on this region"
     else:
-        outcome = f"{len(labels)} images cannot tell whether most of what it goes by lies there"
+        outcome = f"{len(labels)} images are too few to tell whether the model depends mostly on this region"
     audited["verdict"] = (
         f"with the {region} blacked out the test AUC is {format_with_interval(without, 'auc')} "
         f"instead of {full['auc']:.3f}: {outcome}"

@@ -655,7 +655,7 @@ def test_a_name_that_nothing_has_ends_in_one_line_that_says_what_there_is(root: 
         said = str(refusal.value)
         assert "(it has none)" in said
         assert "\n" not in said
-        assert "make ui lists versions and runs, dvc exp show lists experiments" in said
+        assert "pneumonia versions and pneumonia experiments list them" in said
     versions_of(judged(predictions_of(1)), judged(predictions_of(2)))
     for name in names:
         with pytest.raises(UserError, match=r"no version of pneumonia-phantom \(it has 1, 2\)"):

@@ -335,7 +335,7 @@ def restore_version(data: str, name: str, model_path: Path) -> str:
     if version not in registry:
         known = ", ".join(map(str, sorted(registry))) or "none"
         raise UserError(
-            f"{name!r} is no version of {runs.registered_name(data)}; it has {known} (make restore VERSION=1)"
+            f"{name!r} is no version of {runs.registered_name(data)}; it has {known} (see: pneumonia versions)"
         )
     tags, title = registry[version], f"{runs.registered_name(data)} version {version}"
     in_store = (
@@ -376,7 +376,7 @@ def scored(name: str, data: str) -> Scored:
         raise UserError(
             f"{name!r} is no version of {runs.registered_name(data)} (it has "
             f"{', '.join(map(str, versions)) or 'none'}), no run in {mlflow.get_tracking_uri()}, and no DVC experiment "
-            "with predictions in DVC's cache; make ui lists versions and runs, dvc exp show lists experiments"
+            "with predictions in DVC's cache; pneumonia versions and pneumonia experiments list them"
         )
     if model.predictions.empty:
         raise UserError(
