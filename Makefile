@@ -31,7 +31,7 @@ compare: setup  ## compare two models: make compare A=champion B=2 (version, run
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
 	@pneumonia ui --port $(PORT)
 
-test: setup  ## run what CI runs, 5 to 10 minutes on 2 cores
+test: setup  ## run what CI runs, about 8 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 test-all: setup  ## run all tests, also the slow ones

@@ -96,6 +96,7 @@ def test_a_worker_that_dies_costs_its_chunk_and_nothing_else(tmp_path: Path) -> 
     assert runs[:3] == ["0", "1", "2"], "finished chunks are not done again"
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     jobs = [(number, tmp_path, 99) for number in range(8)]
     with pytest.raises(UserError) as caught:

@@ -423,7 +423,9 @@ def test_failed_train_leaves_nothing_and_loses_nothing(project: Project) -> None
         away.rename(artifacts)
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////dev/null/mlflow.db", "http://127.0.0.1:9"])
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////dev/null/mlflow.db", pytest.param("http://127.0.0.1:9", marks=pytest.mark.slow)]
+)
 def test_a_store_that_cannot_be_used_is_one_line(project: Project, uri: str) -> None:
     command = (sys.executable, "-m", "stages.rebalance")
     output = project.run(*command, expect=1, MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")

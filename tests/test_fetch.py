@@ -716,6 +716,7 @@ def test_what_are_no_arrays_of_pneumoniamnist_is_one_line(in_project: Path, kind
     assert re.fullmatch(rf"pneumoniamnist\.zip: {expected}", refused("pneumoniamnist", "bad.npz"))
 
 
+@pytest.mark.slow
 def test_the_real_arrays_have_the_published_counts_and_keep_every_pixel(in_project: Path, repo: Path) -> None:
     path = repo.parent / "shared" / "data" / "pneumoniamnist.npz"
     if not path.is_file():
@@ -804,6 +805,7 @@ def test_masks_and_boxes_of_the_phantom_fit_their_images(phantom_tables: tuple[p
 # --- the real archive ---
 
 
+@pytest.mark.slow
 def test_the_real_archive_has_the_published_counts(real_manifest: pd.DataFrame) -> None:
     assert len(real_manifest) == 5856
     counts = real_manifest.groupby(["source_split", "label"]).size().to_dict()
@@ -818,6 +820,7 @@ def test_the_real_archive_has_the_published_counts(real_manifest: pd.DataFrame) 
     assert real_manifest["subtype"].value_counts().to_dict() == {"bacteria": 2780, "normal": 1583, "virus": 1493}
 
 
+@pytest.mark.slow
 def test_the_real_archive_holds_30_groups_of_identical_files(real_manifest: pd.DataFrame) -> None:
     copies = real_manifest[real_manifest["sha256"].duplicated(keep=False)]
     assert (copies["sha256"].nunique(), len(copies)) == (30, 62)
@@ -826,6 +829,7 @@ def test_the_real_archive_holds_30_groups_of_identical_files(real_manifest: pd.D
     assert places["source_split"].to_list().count({"test"}) == 6
 
 
+@pytest.mark.slow
 def test_no_patient_of_the_real_test_split_stands_elsewhere(real_manifest: pd.DataFrame) -> None:
     patients = real_manifest.groupby(real_manifest["source_split"].eq("test"))["patient_id"].agg(set)
     assert patients[True] & patients[False] == set()

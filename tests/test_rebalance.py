@@ -453,7 +453,8 @@ def test_where_acquisition_says_nothing_nobody_is_weighed_and_patients_are_not_l
 
 
 @pytest.mark.parametrize(
-    ("share", "n_patients"), [(0.5, 1500), (0.75, 1500), (0.2, 1500), pytest.param(0.08, 5000, marks=pytest.mark.slow)]
+    ("share", "n_patients"),
+    [(0.2, 1500), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((0.5, 1500), (0.75, 1500), (0.08, 5000)))],
 )
 def test_weights_take_from_acquisition_what_it_says_of_the_label_however_rare_a_class_is(
     share: float, n_patients: int

@@ -252,6 +252,7 @@ def test_members_that_were_cut_go_on_where_they_stopped(tmp_path: Path) -> None:
             np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_members_may_stop_early_each_in_its_own_epoch() -> None:
     _, history = fit_members(2, None, epochs=6, patience=1)
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
@@ -343,7 +344,7 @@ def goes_on(make: Callable[[], Any], folder: Path, cuts: Collection[int], **opti
     return history
 
 
-@pytest.mark.parametrize("average", [0.0, 0.8])
+@pytest.mark.parametrize("average", [pytest.param(0.0, marks=pytest.mark.slow), 0.8])
 def test_a_cut_fit_goes_on_and_ends_as_if_it_had_not_been_cut(average: float, tmp_path: Path) -> None:
     options = {"epochs": 5, "augment": 0.5, "average": average, "learning_rate": 0.01, "weight_decay": 0.01}
     goes_on(dropping_model, tmp_path, [1, 3], **options)
@@ -548,7 +549,7 @@ def noisy_split(n: int, seed: int) -> Split:
     ("seed", "cuts"),
     [
         (1, [1, 2, 3, 4]),
-        (3, [2, 4]),
+        pytest.param(3, [2, 4], marks=pytest.mark.slow),
         pytest.param(2, [1, 2, 3, 4], marks=pytest.mark.slow),
         pytest.param(3, [1, 3], marks=pytest.mark.slow),
     ],

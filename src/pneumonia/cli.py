@@ -30,6 +30,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # as in `pneumonia versions | head`, which click handles
+            raise
         except (UserError, OSError) as error:
             raise click.ClickException(str(error)) from error
 

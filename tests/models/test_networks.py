@@ -179,8 +179,8 @@ def test_a_row_says_where_it_comes_from(model: Any) -> None:
         ("conv4", 6_794_881),
         ("shallow", 1_625_281),
         ("mobilenet", 2_257_984 + 1_281),  # of the backbone as Keras publishes it, and of the head
-        ("densenet", 7_037_504 + 1_025),
-        ("fusion", 2_257_984 + 12_642_880 + 11_776 + 753_920 + 32_896 + 129),
+        pytest.param("densenet", 7_037_504 + 1_025, marks=pytest.mark.slow),
+        pytest.param("fusion", 2_257_984 + 12_642_880 + 11_776 + 753_920 + 32_896 + 129, marks=pytest.mark.slow),
     ],
 )
 def test_a_network_has_the_published_number_of_parameters(name: str, parameters: int) -> None:

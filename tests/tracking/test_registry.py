@@ -340,7 +340,7 @@ def test_a_version_is_brought_back_by_its_lock_and_checked_by_its_model(asked: l
 @pytest.mark.parametrize("name", ["4", "champion", "", "two"])
 def test_an_unknown_version_ends_in_one_line_with_those_there_are(asked: list[tuple[str, ...]], name: str) -> None:
     with pytest.raises(
-        UserError, match=rf"^'{name}' is no version of pneumonia-phantom; it has 1, 2, 3 \(make restore"
+        UserError, match=rf"^'{name}' is no version of pneumonia-phantom; it has 1, 2, 3 \(see: pneumonia versions"
     ):
         registry.restore_version("phantom", name, Path("m"))
     with pytest.raises(UserError, match="it has none"):

@@ -235,7 +235,7 @@ def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: 
     if run := find_train_run(record):
         return run
 
-    from pneumonia.models import scoring  # imports the image store, which no other run needs
+    from pneumonia.models import runtime, scoring  # imports the image store, which no other run needs
 
     with start_run(
         "train",
@@ -249,6 +249,7 @@ def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: 
         # Reports of earlier versions have no such columns.
         for row in pd.read_csv(history).drop(columns=["kept", "member"], errors="ignore").to_dict("records"):
             log_metrics({str(name): value for name, value in row.items()}, step=int(row["epoch"]))
+        runtime.start_keras()
         model_id = log_model(scoring.load_model(model_path))
         tag(model_id=model_id)
     return TrainRun(run_id, model_id, adopted=True)
