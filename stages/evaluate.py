@@ -55,7 +55,7 @@ def main() -> None:
         runs.mirror(trained, headline, {runs.PREDICTIONS: REPORTS_DIR / "predictions.csv"})
     for line in evaluate.summary(full):
         show(line)
-    print(points.to_string(index=False))
+    print(points.replace(r" \[.*", "", regex=True).to_string(index=False))
 
 
 if __name__ == "__main__":
