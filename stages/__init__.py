@@ -107,14 +107,9 @@ def train_run(params: Params, record: dict[str, Any]) -> "TrainRun":
     )
 
 
-def source(params: Params) -> dict[str, Any]:
-    """The facts of the chosen data set: `title, licence, citation, patients, synthetic` and more."""
-    return sources.source(params.data)._asdict()
-
-
 def is_synthetic(params: Params) -> bool:
     """Whether the images of the chosen data set are synthetic."""
-    return bool(source(params)["synthetic"])
+    return sources.source(params.data).synthetic
 
 
 def origin(params: Params) -> str:

@@ -29,8 +29,6 @@ def main() -> None:
             model_path=MODELS_DIR / "model.keras",
         )
         version, champion, decision, tags = outcome
-        runs.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
-        runs.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
         report = {"version": version, "champion_version": champion, **promote.as_report(decision)}
         sections = card.sections(
             **reports,

@@ -124,3 +124,13 @@ def test_the_block_at_the_end_of_make_repro_says_who_is_champion_and_why(stage: 
     said = pneumonia("register", "--if-missing")
     assert "champion pneumonia-phantom version 1 (compact) why the first model of this data set" in said
     assert "model card reports/model_card.html" in said
+
+
+def test_a_registration_by_hand_logs_its_decision_as_the_stage_does(stage: Any) -> None:
+    stage(3)
+    pneumonia("register")
+    by_hand, by_stage = (run.data for run in tracking.all_runs() if run.data.tags["stage"] == "promote")
+    assert by_hand.tags["reason"] == by_stage.tags["reason"] == "the first model of this data set"
+    assert by_hand.metrics == by_stage.metrics
+    assert by_hand.params.items() <= by_stage.params.items()
+    assert "promote.min_common" in by_hand.params

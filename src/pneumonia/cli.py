@@ -13,6 +13,7 @@ import click
 
 from pneumonia import UserError, __version__, params, workspace
 from pneumonia.data import sources, tables
+from pneumonia.images.geometry import Preparation
 from pneumonia.metrics.text import format_with_interval
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
@@ -161,10 +162,11 @@ def register(if_missing: bool) -> None:
             data=record["data"],
             model=record["model"],
             synthetic=synthetic,
-            params=settings.promote.model_dump(),
+            params={f"promote.{name}": value for name, value in settings.promote.model_dump().items()},
             parent=trained.run_id,
+            preparation=Preparation.from_attributes(record),
         ):
-            outcome = registry.submit(
+            version, *_ = registry.submit(
                 record,
                 trained,
                 tables.read_table(REPORTS_DIR / "predictions.csv"),
@@ -173,7 +175,7 @@ def register(if_missing: bool) -> None:
                 synthetic=synthetic,
                 model_path=MODELS_DIR / "model.keras",
             )
-            registry.link_card(record["data"], outcome.version, trained, REPORTS_DIR / "model_card.html")
+            registry.link_card(record["data"], version, trained, REPORTS_DIR / "model_card.html")
     _print_champion(record["data"])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 # They read settings to name a run, a figure or a page. A stage whose outs carry such a name depends on run.json or
 # declares the selectors itself.
-NAMING = {"tracked", "train_run", "source", "is_synthetic", "origin", "title"}
+NAMING = {"tracked", "train_run", "is_synthetic", "origin", "title"}
 
 
 def names_only() -> bool:

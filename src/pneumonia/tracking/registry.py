@@ -141,7 +141,9 @@ def submit(
     synthetic: bool,
     model_path: Path,
 ) -> Outcome:
-    """Register the model of a train run, choose the champion, and record the decision on the version.
+    """Register the model of a train run, choose the champion, and record the decision.
+
+    It is recorded on the version, and logged to the current run.
 
     Args:
         record: `models/run.json`.
@@ -166,6 +168,8 @@ def submit(
         decision = promote.settled(decision, version, holder, tags)
         if "reason" not in tags or (decision.promoted and tags["promoted"] == "false"):
             record_decision(data, version, promote.as_tags(decision))
+    runs.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
+    runs.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
     return Outcome(version, holder, decision, facts | origin)
 
 
