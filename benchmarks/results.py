@@ -299,6 +299,8 @@ def recipe(settings: Mapping[str, Any]) -> str:
     values = params_with(settings)
     if values["train"]["members"] == 1:
         del values["train"]["members"]  # as in rows that are older than this setting
+    if values["rebalance"]["official_test"] == "use":
+        del values["rebalance"]["official_test"]
     relevant = {name: values[name] for name in ("rebalance", "preprocess", "tune", "train")}
     for module, prefix in ((augmentation, "MAX_"), (rebalance, "ACQUISITION_")):
         relevant[prefix] = {name: value for name, value in vars(module).items() if name.startswith(prefix)}

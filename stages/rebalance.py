@@ -4,7 +4,7 @@ from pneumonia import params, rebalance
 from pneumonia.data import tables
 from pneumonia.report import plots
 from pneumonia.tracking import runs
-from stages import DATA_DIR, REPORTS_DIR, origin, run, show, tracked
+from stages import DATA_DIR, REPORTS_DIR, count, origin, run, show, tracked
 
 
 def main() -> None:
@@ -13,7 +13,11 @@ def main() -> None:
     valid = tables.read_table(DATA_DIR / "valid.csv")
     with tracked("rebalance", settings):
         splits = rebalance.assign_splits(
-            valid, test_fraction=options.test_fraction, val_fraction=options.val_fraction, seed=options.seed
+            valid,
+            official_test=options.official_test,
+            test_fraction=options.test_fraction,
+            val_fraction=options.val_fraction,
+            seed=options.seed,
         )
         rebalance.require_both_classes(splits)
         splits = rebalance.balance(splits, strategy=options.strategy, seed=options.seed)
@@ -40,7 +44,9 @@ def main() -> None:
             "plots/classes.png",
         )
     kind = "official test split, sealed" if summary["official_test"] else "test split drawn by patient"
-    print(f"{kind}; train rows balanced by {options.strategy}")
+    if unseen := summary.get("n_left_out_official_test"):
+        kind += f", the official one left out ({count(unseen, 'image')})"
+    show(f"{kind}; train rows balanced by {options.strategy}")
     if acquisition:
         show(
             f"acquisition alone separates the classes of {acquisition['n']} train images with AUC "

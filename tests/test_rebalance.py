@@ -26,7 +26,7 @@ from stages import rebalance as stage
 from tests.conftest import set_settings
 
 STRATEGIES = ("class_weight", "oversample", "undersample", "none")
-FRACTIONS = {"test_fraction": 0.2, "val_fraction": 0.2}
+FRACTIONS: dict[str, Any] = {"official_test": "use", "test_fraction": 0.2, "val_fraction": 0.2}
 
 
 def table_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -212,6 +212,39 @@ def test_who_looks_like_a_patient_of_the_sealed_test_split_is_left_out() -> None
     assert len(split) == 119
 
 
+# --- an official test split that is left out ---
+
+
+@given(archives(), st.integers(0, 5))
+def test_an_official_test_split_can_stay_unseen(table: pd.DataFrame, seed: int) -> None:
+    sealed = table[table["valid"] & (table["source_split"] == "test")]
+    try:
+        splits = assign_splits(table, **FRACTIONS | {"official_test": "leave_out"}, seed=seed)
+    except UserError:
+        reject()  # too few patients
+    person = linked_patients(table[table["valid"]])
+    assert not splits["patient_id"].map(person).isin(sealed["patient_id"].map(person)).any()
+    assert splits.groupby(splits["patient_id"].map(person))["split"].nunique().max() == 1
+    assert set(splits["split"]) == {"train", "val", "test"}
+
+
+def test_all_but_the_official_test_split_is_split_as_if_the_source_had_none() -> None:
+    rows = crowd(source_split="train")
+    test = [{"patient_id": f"t{n}", "label": n % 2, "source_split": "test"} for n in range(9)]
+    assert split_of(table_of([*rows, *test]), official_test="leave_out") == split_of(table_of(rows))
+    assert split_of(table_of(rows), official_test="leave_out") == split_of(table_of(rows)), "nothing to leave out"
+
+
+def test_what_stays_unseen_is_counted() -> None:
+    test = [{"patient_id": f"t{n}", "label": n % 2, "source_split": "test"} for n in range(9)]
+    table = table_of([*crowd(source_split="train"), {"patient_id": "t1", "source_split": "train"}, *test])
+    splits = assign_splits(table, **FRACTIONS | {"official_test": "leave_out"}, seed=1)
+    report = summarise(table, balance(splits, strategy="none", seed=1), "none")
+    assert report["official_test"] is False
+    assert report["n_left_out_official_test"] == 9
+    assert report["n_left_out_duplicates_or_test_patients"] == 1, "the train image of a patient of that split"
+
+
 # --- official validation splits ---
 
 
@@ -290,7 +323,7 @@ def test_an_official_validation_split_of_test_patients_alone_is_replaced_by_a_dr
 @pytest.mark.parametrize("seed", range(5))
 def test_splits_have_the_sizes_asked_for_and_the_same_class_shares(seed: int) -> None:
     table = table_of(crowd(300))
-    splits = assign_splits(table, test_fraction=0.25, val_fraction=0.2, seed=seed)
+    splits = assign_splits(table, **FRACTIONS | {"test_fraction": 0.25}, seed=seed)
     share = splits["split"].value_counts(normalize=True)
     assert share.to_dict() == pytest.approx({"test": 0.25, "val": 0.75 * 0.2, "train": 0.75 * 0.8}, abs=0.01)
     pneumonia = splits.groupby("split")["label"].mean()
@@ -565,6 +598,7 @@ def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:
     assert report["n_left_out_duplicates_or_test_patients"] == 1
     assert report["digest"] == tables.data_digest(splits)
     assert (report["strategy"], report["official_test"]) == ("oversample", False)
+    assert "n_left_out_official_test" not in report
     assert summarise(table.assign(source_split="test"), splits, "none")["official_test"] is True
 
 
@@ -671,7 +705,7 @@ def test_a_split_has_the_share_that_was_asked_for(fraction: float) -> None:
             "reason": "",
         }
     )
-    splits = assign_splits(table, test_fraction=fraction, val_fraction=0.25, seed=1)
+    splits = assign_splits(table, official_test="use", test_fraction=fraction, val_fraction=0.25, seed=1)
     test = splits[splits["split"] == "test"]
     assert len(test) == pytest.approx(fraction * n, abs=1)
     assert test["label"].mean() == pytest.approx(0.75, abs=0.01)
@@ -694,7 +728,7 @@ def test_patients_who_share_a_file_with_both_labels_count_as_one(seed: int) -> N
     first, second = clash["patient_id"]
     assert first != second
     table = pd.concat([table, clash], ignore_index=True)
-    splits = rebalance.assign_splits(table, test_fraction=0.2, val_fraction=0.2, seed=seed)
+    splits = assign_splits(table, **FRACTIONS, seed=seed)
     assert not splits["image_id"].isin(clash["image_id"]).any()
     of = splits.groupby("patient_id")["split"].first()
     assert of[first] == of[second]

@@ -54,6 +54,7 @@ class Validate(Section):
 class Rebalance(Section):
     strategy: Literal["class_weight", "oversample", "undersample", "none"]
     acquisition: Annotated[float, Field(ge=1, le=100)]
+    official_test: Literal["use", "leave_out"]
     test_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
     val_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
     seed: Seed

@@ -33,7 +33,9 @@ ACQUISITION_PATIENTS = 20
 ACQUISITION_MEASURES = ["mean", "std", "entropy", "saturated", "sharpness"]
 
 
-def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: float, seed: int) -> pd.DataFrame:
+def assign_splits(
+    table: pd.DataFrame, *, official_test: str, test_fraction: float, val_fraction: float, seed: int
+) -> pd.DataFrame:
     """The valid rows with a `split`; no patient is in two splits.
 
     A source's official test split keeps all its rows, and an official validation split is kept too. Outside the test
@@ -43,7 +45,10 @@ def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: fl
 
     Args:
         table: as `validate` wrote it.
-        test_fraction: of the images, if the source has no official test split.
+        official_test: `use`, or `leave_out`: the official test split stays unseen. Its patients are left out, and a
+            test split is drawn from the other ones, as for a source that has none. So no image of a run takes part
+            in a later judgement on the official test split.
+        test_fraction: of the images, if no official test split is used.
         val_fraction: of the images outside test, if the source has no official validation split.
         seed: of the random splits.
 
@@ -59,6 +64,9 @@ def assign_splits(table: pd.DataFrame, *, test_fraction: float, val_fraction: fl
     first = valid.assign(rank=official != "val").sort_values(["rank", "image_id"])["sha256"].duplicated()
     kept = (official == "test") | ~first.sort_index().to_numpy()
     valid, groups, split = valid[kept].reset_index(drop=True), groups[kept], official[kept]
+    if official_test == "leave_out":
+        seen = ~np.isin(groups, groups[split == "test"])
+        valid, groups, split = valid[seen].reset_index(drop=True), groups[seen], split[seen]
     if not (split == "test").any():
         # Not from patients of an official validation split, because that split would lose rows.
         pool = np.flatnonzero((split == "train") & ~np.isin(groups, groups[split == "val"]))
@@ -231,6 +239,9 @@ def summarise_acquisition(table: pd.DataFrame, estimate: pd.DataFrame) -> dict[s
 def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[str, Any]:
     """The content of `rebalance.json`: images, patients and weights per split and class, and images left out.
 
+    `official_test`: whether the test split is the official one of the source. If that one was left out,
+    `n_left_out_official_test` is the number of its images.
+
     `n_` is the number of images, `shown_` their number in an epoch with repeats, `weight_` their total weight in the
     loss. `age` and `sex` count the patients for whom the source gives them.
     """
@@ -252,12 +263,15 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
         for split, part in splits.groupby("split")
     }
     kept = set(splits["image_id"])
-    left_out = valid[valid["valid"] & ~valid["image_id"].isin(kept)]
+    is_kept, is_official = valid["image_id"].isin(kept), valid["source_split"].eq("test")
+    n_left_out = int((valid["valid"] & ~is_kept).sum())
+    n_unseen = int((valid["valid"] & ~is_kept & is_official).sum())
     return {
         "strategy": strategy,
-        "official_test": bool(valid["source_split"].eq("test").any()),
+        "official_test": bool((is_kept & is_official).any()),
         "splits": {split: rows[split] for split in tables.SPLITS},
-        "n_left_out_duplicates_or_test_patients": len(left_out),
+        **({"n_left_out_official_test": n_unseen} if n_unseen else {}),
+        "n_left_out_duplicates_or_test_patients": n_left_out - n_unseen,
         "digest": tables.data_digest(splits),
     }
 

@@ -354,6 +354,14 @@ def test_of_a_public_test_split_it_is_said_that_it_was_looked_at_before(
     assert text.count(looked) == (2 if public and official else 0), "in the summary and beside the data"
 
 
+def test_an_official_test_split_that_was_left_out_is_named_and_counted(facts: dict[str, Any]) -> None:
+    rebalance = facts["rebalance"] | {"n_left_out_official_test": 1624}
+    text = " ".join(rendered(facts, rebalance=rebalance).text.split())
+    assert "the official test split of the source (1,624 images) and its patients were left out" in text
+    assert ("left out, in the official test split", "1,624") in table(facts, "inclusion", "images", rebalance=rebalance)
+    assert "official test split of the source" not in " ".join(rendered(facts).text.split())
+
+
 def test_every_row_of_sources_has_what_the_card_asks_for(facts: dict[str, Any]) -> None:
     for row in sources.DATASETS.values():
         assert row.reference_standard in rendered(facts, source=row._asdict()).text

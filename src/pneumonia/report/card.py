@@ -237,6 +237,9 @@ def _data(
     preparation = settings["preprocess"]
     clahe = f"CLAHE with clip limit {preparation['clip_limit']:g}" if preparation["clip_limit"] else "no CLAHE"
     kind = "the official one of the source" if rebalance["official_test"] else "a random sample of patients"
+    unseen = rebalance.get("n_left_out_official_test", 0)
+    if unseen:
+        kind += f"; the official test split of the source ({unseen:,} images) and its patients were left out"
     return Section(
         "Data",
         [
@@ -256,6 +259,7 @@ def _data(
                         "left out, a copy, or of a patient in an official split",
                         f"{rebalance['n_left_out_duplicates_or_test_patients']:,}",
                     ),
+                    *([("left out, in the official test split", f"{unseen:,}")] if unseen else []),
                     ("in the splits", f"{sum(part['n_images'] for part in splits.values()):,}"),
                 ],
                 f"{validation['duplicate_files']:,} of the files examined are exact copies, in "
