@@ -1,7 +1,8 @@
 """Download the images: one immutable zip in `data/raw/`, one manifest row per image, one boxes row per finding.
 
-`DATASETS` is the table of sources. An archive is copied, checked and never unpacked; a folder is used in place; the
-phantom is rendered here. A new source needs one row, and a function in `sources` that reads its layout.
+`sources.DATASETS` is the table of sources. An archive is copied, checked and never unpacked (a tar archive becomes a
+zip); a folder is used in place; the phantom is rendered here. A new source needs one row there, and in
+`layouts.READERS` the function that reads its layout.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -22,14 +23,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from pneumonia import UserError, compute, files, reason, workspace
-from pneumonia.data import download, phantom, sources, tables
+from pneumonia.data import columns, contents, download, layouts, own, phantom, sheets, sources, tables
 from pneumonia.images import decode
 
 MANIFEST = ("image_id", "uri", "label", "patient_id", "subtype", "source_split", "bytes", "sha256")
 BOXES = ("image_id", "x", "y", "width", "height")
-
-_READERS = 8
-"""Files read at the same time for the manifest: disks and networks read several as fast as one."""
 
 
 class Fetched(NamedTuple):
@@ -38,7 +36,7 @@ class Fetched(NamedTuple):
     Attributes:
         manifest: the columns `MANIFEST` and further ones of the source, sorted by `image_id`.
         boxes: the columns `BOXES`, in pixels of the source image; empty if the source has none.
-        record: origin of the data; also written to `source.json` beside the archive.
+        record: origin of the data, and how many files are left out; also written to `source.json` beside the archive.
     """
 
     manifest: pd.DataFrame
@@ -56,6 +54,8 @@ def fetch(
     seed: int,
     workers: int | None,
     resume: Path,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    max_left_out: float = 0.05,
 ) -> Fetched:
     """Put the archive of a data set, complete and checked, into `folder`, or list a folder that is used in place.
 
@@ -68,13 +68,17 @@ def fetch(
         n_images, seed: of the phantom.
         workers: processes that render the phantom.
         resume: an existing folder that survives a crash, for the part of a download that has arrived.
+        classes: class -> further names of it, in folders and tables of `data` = folder.
+        max_left_out: largest share of the files that may be left out, 0-1.
 
     Raises:
         UserError: the data are missing, incomplete or damaged, have another checksum than `sha256`, or another layout
-            than that of `data`.
+            than that of `data`; too many files are left out.
     """
     origin = sources.source(data)
     target = folder / f"{data}.zip"
+    names = columns.class_names(classes or {})
+    read = partial(own.read_folder, classes=names) if data == "folder" else layouts.READERS[data]
     if not origin.synthetic and not url and not origin.url:
         raise UserError(
             f"data = {data} needs fetch.url, the place of the images (folder, table or archive; path or URL)"
@@ -82,25 +86,31 @@ def fetch(
     if origin.synthetic:
         if url:
             print(f"data = {data} is generated here: fetch.url is ignored")
-        with workspace.written_whole(target) as partial:
-            _render(partial, n_images, seed, workers)
-            manifest, boxes = read_archive(data, partial, stored=target)
+        with workspace.written_whole(target) as unfinished:
+            _render(unfinished, n_images, seed, workers)
+            manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out)
         record = {"sha256": workspace.sha256_file(target)}
-    elif url and (listed_and_reader := _in_place(url, sha256)):
-        manifest, boxes = _read(data, *listed_and_reader)
+    elif url and (place := _in_place(url, sha256)):
+        listed, table = place
+        if table:
+            read = partial(own.read_table, table, classes=names)
+        manifest, boxes, counts = _read(data, listed, read, max_left_out)
         record = {"url": url}
     else:
         address = _address(url) if url else origin.url
         checksum = (f"sha256:{sha256}" if sha256 else None) if url else origin.checksum or None
-        with workspace.written_whole(target) as partial:
-            arrived = download.download_file(address, partial, resume=resume, checksum=checksum)
+        with workspace.written_whole(target) as unfinished:
+            arrived = download.download_file(address, unfinished, resume=resume, checksum=checksum)
             if origin.side:
-                _unpack_arrays(partial, stored=target, side=origin.side)
+                _unpack_arrays(unfinished, stored=target, side=origin.side)
+            elif files.is_tar(unfinished):
+                with workspace.written_whole(unfinished) as packed:
+                    files.pack_again(unfinished, packed, place=PurePosixPath(address).name)
             # Before the archive gets its name: files that a failed stage leaves in an out's folder stop `dvc checkout`.
-            manifest, boxes = read_archive(data, partial, stored=target)
+            manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out)
         record = {"url": url or origin.url, "sha256": arrived}
     facts = {name: getattr(origin, name) for name in ("title", "licence", "citation", "patients")}
-    whole = {"data": data, **facts, **record, "n_images": len(manifest)}
+    whole = {"data": data, **facts, **record, "n_images": len(manifest), **counts}
     tables.write_json(whole, folder / "source.json")
     return Fetched(manifest, boxes, whole)
 
@@ -116,14 +126,24 @@ def read_archive(data: str, path: Path, *, stored: Path | None = None) -> tuple[
     Raises:
         UserError: the archive is harmful or damaged, has another layout, or has no images of a class.
     """
+    sources.source(data)
+    return _read_zip(data, path, stored or path, layouts.READERS[data])[:2]
+
+
+_Read = tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]
+
+
+def _read_zip(data: str, path: Path, stored: Path, read: layouts.Reader, max_left_out: float = 1.0) -> _Read:
     with files.in_archive(path, stored=stored) as listed:
-        return _read(data, listed)
+        return _read(data, listed, read, max_left_out)
 
 
-def _read(data: str, listed: files.Files, read: sources.Reader | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows, boxes = (read or sources.source(data).read)(listed)
+def _read(data: str, listed: files.Files, read: layouts.Reader, max_left_out: float) -> _Read:
+    """The manifest, the boxes, and for `source.json` the numbers of files that are no rows, if there are any."""
+    listing = read(listed)
+    rows, boxes = listing.rows, listing.boxes
     if not rows:
-        others = [name for name, other in sources.DATASETS.items() if name != data and _fits(other, listed)]
+        others = [name for name, other in layouts.READERS.items() if name != data and _fits(other, listed)]
         hint = f"; it looks like data = {others[0]}" if others else ""
         expected = sources.source(data).layout
         top = sorted({f"{name.split('/')[0]}{'/' if '/' in name else ''}" for name in listed.names})
@@ -132,35 +152,62 @@ def _read(data: str, listed: files.Files, read: sources.Reader | None = None) ->
             f"{listed.place}: no images in the layout of data = {data}{f' ({expected})' if expected else ''}; "
             f"{content}{hint}"
         )
-    if data == "folder" and any(row["subtype"] in ("bacteria", "virus") for row in sources.read_chest_xray(listed)[0]):
-        print("NOTE: these files have names as in data = chest_xray, which gives the patient identifiers")
-    if data == "folder" and not read and (unused := sorted(set(listed.names) - {row["member"] for row in rows})):
-        print(
-            f"NOTE: {len(unused)} of {len(listed.names)} files are not used (no image or no class folder): {unused[0]}"
-        )
-    with ThreadPoolExecutor(_READERS) as pool:
+    counts = _count(listing, listed.place, max_left_out)
+    with ThreadPoolExecutor(contents.THREADS) as pool:
         described = pool.map(lambda row: _describe(row, listed), rows)
         manifest = pd.DataFrame(tqdm(described, "fetch", len(rows), unit="image", disable=None, leave=False))
+    manifest["patient_id"] = _patients(manifest)
     manifest = manifest.sort_values("image_id", ignore_index=True)
     manifest["label"] = manifest["label"].astype(int)
     for label, name in tables.LABELS.items():
         if not (manifest["label"] == label).any():
             raise UserError(f"{listed.place}: no image of class {label} ({name}); a classifier needs both classes")
-    more = [str(name) for name in manifest if name not in MANIFEST]
+    more = [str(name) for name in manifest if name not in (*MANIFEST, "header_id")]
     manifest[more] = manifest[more].fillna("")
     table = pd.DataFrame(boxes, columns=list(BOXES))
     table[list(BOXES[1:])] = table[list(BOXES[1:])].apply(
         pd.to_numeric
     )  # text if they come from a table in the archive
     table = table.sort_values(list(BOXES), ignore_index=True)
-    return manifest[[*MANIFEST, *more]], table
+    return manifest[[*MANIFEST, *more]], table, counts
 
 
-def _fits(other: sources.Source, listed: files.Files) -> bool:
+def _fits(other: layouts.Reader, listed: files.Files) -> bool:
     try:
-        return bool(other.read(listed)[0])
+        return bool(other(listed).rows)
     except UserError:  # the layout is recognised, but something is missing in it
         return True
+
+
+def _count(listing: contents.Listing, place: str, max_left_out: float) -> dict[str, Any]:
+    """Say which files are no rows, and why.
+
+    Returns:
+        `left_out` and `companions` for `source.json`, each only if there are such files.
+
+    Raises:
+        UserError: more than `max_left_out` of the files are left out.
+    """
+    for note in listing.notes:
+        print(f"NOTE: {note}")
+    n_left_out = sum(map(len, listing.left_out.values()))
+    total = len(listing.rows) + n_left_out
+    for why, names in listing.companions.items():
+        print(f"NOTE: {len(names):,} files are not read ({why}): {names[0]}")
+    for why, names in listing.left_out.items():
+        print(f"NOTE: {len(names):,} of {total:,} files are left out ({why}): {names[0]}")
+    if n_left_out > max_left_out * total:
+        why, names = max(listing.left_out.items(), key=lambda item: len(item[1]))
+        raise UserError(
+            f"{place}: {n_left_out:,} of {total:,} files would be left out, more than fetch.max_left_out = "
+            f"{max_left_out:g} allows ({why}: {names[0]}); rename or remove them, name their classes in fetch.classes, "
+            "or raise the limit"
+        )
+    counts = {
+        kind: [{"reason": why, "n": len(names), "first": names[0]} for why, names in found.items()]
+        for kind, found in (("left_out", listing.left_out), ("companions", listing.companions))
+    }
+    return {kind: found for kind, found in counts.items() if found}
 
 
 def _describe(row: dict[str, Any], listed: files.Files) -> dict[str, Any]:
@@ -169,10 +216,12 @@ def _describe(row: dict[str, Any], listed: files.Files) -> dict[str, Any]:
     member, mask = row.pop("member"), row.pop("lung_mask_member", "")
     content = listed.read(member)
     header = decode.header(content)
-    known = header | {name: value for name, value in row.items() if value != ""}
+    described = {name: columns.DESCRIPTIONS[name](header[name]) for name in columns.DESCRIPTIONS if name in header}
+    known = {name: value for name, value in (described | row).items() if value not in ("", None)}
     return {
         **known,
-        "patient_id": known.get("patient_id", row["image_id"]),
+        "patient_id": known.get("patient_id", ""),
+        "header_id": columns.patient(header.get("patient_id", "")),
         "source_split": row["source_split"],
         "uri": listed.uri(member),
         "bytes": len(content),
@@ -181,19 +230,37 @@ def _describe(row: dict[str, Any], listed: files.Files) -> dict[str, Any]:
     }
 
 
-def _in_place(url: str, sha256: str | None) -> tuple[files.Files, sources.Reader | None] | None:
-    """The files of a folder, or of the folder of a table with the reader of that table; None for an archive."""
+def _patients(manifest: pd.DataFrame) -> list[str]:
+    """The patient of each image: as the source says, else as the header of the file says, else the image itself."""
+    unknown = manifest["patient_id"] == ""
+    headers = manifest["header_id"].where(unknown, "")
+    nobody = columns.placeholders(zip(headers, manifest["label"].astype(int), strict=True))
+    for identifier in sorted(nobody):
+        print(
+            f"NOTE: PatientID {identifier!r} names no patient, in the headers of {(headers == identifier).sum():,} of "
+            f"{len(manifest):,} files"
+        )
+    headers = headers.where(~headers.isin(nobody), "")
+    patients = manifest["patient_id"].where(~unknown, headers)
+    return list(patients.where(patients != "", manifest["image_id"]))
+
+
+def _in_place(url: str, sha256: str | None) -> tuple[files.Files, str] | None:
+    """The files of a folder, or of the folder of a table with the name of that table; None for an archive."""
     address = _address(url)
-    if PurePosixPath(address).suffix.lower() == ".csv":
+    suffix = PurePosixPath(address).suffix.lower()
+    if suffix in sheets.WORKBOOKS:
+        raise sheets.refuse_workbook(url)
+    if _is_folder(address):
+        place = files.in_folder(address), ""
+    elif suffix in sheets.SUFFIXES:
         parent, _, table = address.rpartition("/")
-        place, read = files.in_folder(parent), partial(sources.read_table, table)
-    elif _is_folder(address):
-        place, read = files.in_folder(address), None
+        place = files.in_folder(parent), table
     else:
         return None
     if sha256:
         raise UserError(f"fetch.sha256 is of an archive, but {url} is used in place; set it to null")
-    return place, read
+    return place
 
 
 def _is_folder(address: str) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
+import os
+import posixpath
 import re
 import stat
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 import fsspec
@@ -26,6 +32,8 @@ MAX_RATIO = 200
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 # The name of the archive comes from `fetch`, those of the members do not: they may contain another `::`.
 _ZIP_URI = re.compile(r"zip://(?P<member>.+)::(?P<archive>.+)")
+_OTHER_ARCHIVES = {b"Rar!\x1a\x07": "a RAR archive", b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive"}
+_PACKED_TARS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 
 
 class Files(NamedTuple):
@@ -36,19 +44,24 @@ class Files(NamedTuple):
         names: of the files below it, with `/` between folders, sorted.
         read: returns the bytes of one of them.
         uri: returns the name of one of them in a manifest, for `read_bytes`.
+        head: returns the first bytes of one of them, without the rest; arguments are name and number of bytes.
+        aliases: name of a file that a symbolic link leads to -> its other name among `names`.
     """
 
     place: str
     names: list[str]
     read: Callable[[str], bytes]
     uri: Callable[[str], str]
+    head: Callable[[str, int], bytes]
+    aliases: Mapping[str, str] = MappingProxyType({})
 
 
 @contextmanager
 def in_archive(path: Path, *, stored: Path | None = None) -> Iterator[Files]:
     """The files of a zip archive, which is never unpacked.
 
-    Reading a whole member checks its CRC, so a flipped bit is an error here and does not reach a model.
+    Reading a whole member checks its CRC, so a flipped bit is an error here and does not reach a model. Some programs
+    for Windows write `\\` between folders: it counts as `/`.
 
     Args:
         path: of the archive.
@@ -63,45 +76,62 @@ def in_archive(path: Path, *, stored: Path | None = None) -> Iterator[Files]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # ValueError: a name is not UTF-8
+        with open(path, "rb") as file:
+            start = file.read(8)
+        if kind := next((kind for magic, kind in _OTHER_ARCHIVES.items() if start.startswith(magic)), ""):
+            raise UserError(
+                f"{stored.name}: {kind}, which is not supported; unpack it and set fetch.url to the folder, or pack it "
+                "as zip"
+            ) from error
         raise UserError(
             f"{stored.name}: {path.stat().st_size:,} bytes arrived, but they are not a complete zip archive ({error}); "
             "download it again"
         ) from error
 
-    def read(member: str) -> bytes:
+    def read(name: str, n_bytes: int | None = None) -> bytes:
         try:
-            return _unpack(archive, member)
+            if n_bytes is None:
+                return _unpack(archive, members[name])
+            with archive.open(members[name]) as file:
+                return bytes(file.read(n_bytes))
         # RuntimeError: encrypted. ValueError: a name is not UTF-8.
         except (zipfile.BadZipFile, KeyError, OSError, EOFError, RuntimeError, ValueError, zlib.error) as error:
-            raise UserError(f"{stored.name}: {member} is damaged ({error}); download the archive again") from error
+            raise UserError(f"{stored.name}: {name} is damaged ({error}); download the archive again") from error
 
-    def uri(member: str) -> str:
-        _require_writable(stored.name, member)
-        return f"zip://{member}::{stored.as_posix()}"
+    def uri(name: str) -> str:
+        _require_writable(stored.name, name)
+        return f"zip://{members[name]}::{stored.as_posix()}"
 
     with archive:
         _require_harmless(archive, stored.name)
-        names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-        yield Files(stored.name, names, read, uri)
+        members = {_with_slashes(info.filename): info.filename for info in archive.infolist()}
+        names = sorted(name for name in members if not name.endswith("/"))
+        yield Files(stored.name, names, read, uri, read)
 
 
 def in_folder(url: str) -> Files:
     """The files below a folder: a path, or a URL that fsspec can list.
 
+    Symbolic links are followed, except those that lead back into a folder above them.
+
     Raises:
-        UserError: the folder cannot be listed. Also from `read`: a file cannot be read.
+        UserError: the folder cannot be listed. Also from `read` and `head`: a file cannot be read.
     """
+    aliases: Mapping[str, str] = {}
     try:
         if "://" in url:
             system, root = fsspec.core.url_to_fs(url)
         else:  # fsspec would read a `::` in a path as a chain of file systems
             system, root = fsspec.filesystem("file"), Path(url).absolute().as_posix()
-        paths = system.find(root)
+        prefix = str(root).rstrip("/") + "/"
+        local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
+        if local:
+            names, aliases = _below(prefix)
+        else:
+            names = sorted(path.removeprefix(prefix) for path in system.find(root))
     # fsspec passes on the errors of its transports, and each transport has its own types.
     except Exception as error:
         raise UserError(f"{url}: cannot be listed ({reason(error)}); correct fetch.url") from error
-    prefix = str(root).rstrip("/") + "/"
-    local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
 
     def uri(name: str) -> str:
         _require_writable(url, name)
@@ -111,8 +141,104 @@ def in_folder(url: str) -> Files:
             raise UserError(f"{url}: {name}: `::` in a name means another file system in a URL; rename the file")
         return str(system.unstrip_protocol(prefix + name))
 
-    names = sorted(path.removeprefix(prefix) for path in paths)
-    return Files(url, names, lambda name: read_bytes(uri(name)), uri)
+    def head(name: str, n_bytes: int) -> bytes:
+        try:
+            if not local:
+                return bytes(system.cat_file(prefix + name, start=0, end=n_bytes))
+            with open(prefix + name, "rb") as file:
+                return file.read(n_bytes)
+        except Exception as error:
+            raise UserError(f"{url}: {name}: cannot be read ({reason(error)})") from error
+
+    return Files(url, names, lambda name: read_bytes(uri(name)), uri, head, aliases)
+
+
+def _below(root: str) -> tuple[list[str], dict[str, str]]:
+    """The names of the files below a local folder, and the other names of those that a link leads to.
+
+    Sockets and pipes are left out, because reading one would wait for ever. A link to nothing is listed: reading it is
+    an error, so that the files behind it are not missed silently.
+    """
+    names: list[str] = []
+    aliases: dict[str, str] = {}
+    top = os.path.realpath(root)
+    waiting: list[tuple[str, tuple[str, ...], bool]] = [("", (top,), False)] if os.path.isdir(root) else []
+    while waiting:
+        folder, path, linked = waiting.pop()  # path: the real folders from the top to this one
+        with os.scandir(root + folder) as entries:
+            for entry in entries:
+                name, by_link = folder + entry.name, linked or entry.is_symlink()
+                target = os.path.realpath(entry.path) if entry.is_symlink() else f"{path[-1]}/{entry.name}"
+                try:
+                    mode = os.stat(target).st_mode
+                except OSError as error:
+                    if error.errno != errno.ELOOP:  # links that lead to each other end here
+                        names.append(name)
+                    continue
+                if stat.S_ISDIR(mode) and target not in path:
+                    waiting.append((f"{name}/", (*path, target), by_link))
+                elif stat.S_ISREG(mode):
+                    names.append(name)
+                    if by_link and target.startswith(f"{top}/"):
+                        aliases[name] = target.removeprefix(f"{top}/")
+        if aliases and len(names) > MAX_MEMBERS:
+            raise UserError(f"links lead to more than {MAX_MEMBERS:,} files")
+    return sorted(names), aliases
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar archive, packed with gzip, bzip2, xz or not at all."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    # Not every file: tarfile would search a damaged zip archive for a header.
+    return (start.startswith(_PACKED_TARS) or start[257:262] == b"ustar") and tarfile.is_tarfile(path)
+
+
+def pack_again(path: Path, target: Path, *, place: str) -> None:
+    """Write the files of a tar archive into a zip archive, in which each can be read alone.
+
+    The same tar archive gives the same zip archive, byte for byte.
+
+    Args:
+        path: of the tar archive.
+        target: of the new zip archive.
+        place: name of the archive in messages.
+
+    Raises:
+        UserError: the archive is damaged, or could do harm, as in `in_archive`.
+    """
+    seen: set[str] = set()
+    n_bytes, limit = 0, max(2**20, MAX_RATIO * path.stat().st_size)
+    try:
+        with tarfile.open(path) as archive, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
+            for member in archive:
+                if member.isdir():
+                    continue
+                _require_inside(place, member.name)
+                if not member.isreg():
+                    raise UserError(
+                        f"{place}: member {member.name!r} is a link or a device; pack the files themselves "
+                        "(tar --dereference --hard-dereference)"
+                    )
+                n_bytes += member.size
+                if member.size > MAX_FILE_BYTES or n_bytes > limit or len(seen) >= MAX_MEMBERS:
+                    raise UserError(
+                        f"{place}: {member.name} has more than {MAX_FILE_BYTES:,} bytes, or the archive unpacks to "
+                        f"more than {MAX_RATIO} times its size or {MAX_MEMBERS:,} files; this is not an X-ray archive"
+                    )
+                name = posixpath.normpath(_with_slashes(member.name))
+                if name in seen:
+                    raise UserError(f"{place}: contains {name!r} twice; create the archive again")
+                seen.add(name)
+                file = archive.extractfile(member)
+                content = file.read() if file else b""
+                if len(content) < member.size:
+                    raise EOFError(f"{name} ends early")
+                packed.writestr(zipfile.ZipInfo(name), content)
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of the content
+            raise
+        raise UserError(f"{place}: a damaged tar archive ({reason(error)}); download it again") from error
 
 
 def read_bytes(uri: str) -> bytes:
@@ -157,9 +283,7 @@ def _require_harmless(archive: zipfile.ZipFile, name: str) -> None:
     for member in members:
         # `orig_filename`: in `filename` ZipInfo has already replaced the separators of this platform.
         stored_name = member.orig_filename
-        parts = {*PurePosixPath(stored_name).parts, *PureWindowsPath(stored_name).parts}
-        if stored_name.startswith(("/", "\\")) or PureWindowsPath(stored_name).drive or ".." in parts:
-            raise UserError(f"{name}: member {stored_name!r} points outside the archive; do not use this file")
+        _require_inside(name, stored_name)
         mode = member.external_attr >> 16
         if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_IFMT(mode) == 0):
             raise UserError(f"{name}: member {stored_name!r} is a link or a device; do not use this file")
@@ -177,9 +301,19 @@ def _require_harmless(archive: zipfile.ZipFile, name: str) -> None:
             raise UserError(
                 f"{name}: {stored_name} is compressed by method {member.compress_type}; compress it again with Deflate"
             )
-        if member.filename in seen:
+        if _with_slashes(member.filename) in seen:
             raise UserError(f"{name}: contains {stored_name!r} twice; create the archive again")
-        seen.add(member.filename)
+        seen.add(_with_slashes(member.filename))
+
+
+def _require_inside(place: str, member: str) -> None:
+    parts = {*PurePosixPath(member).parts, *PureWindowsPath(member).parts}
+    if member.startswith(("/", "\\")) or PureWindowsPath(member).drive or ".." in parts:
+        raise UserError(f"{place}: member {member!r} points outside the archive; do not use this file")
+
+
+def _with_slashes(member: str) -> str:
+    return member.replace("\\", "/")
 
 
 def _require_writable(place: str, name: str) -> None:

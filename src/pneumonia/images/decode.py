@@ -28,8 +28,6 @@ MAX_PIXELS = 100_000_000
 """More than any detector has; larger images would exhaust the memory."""
 _PARSERS = r"(PIL|pydicom)\."
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_AGE = re.compile(r"(?P<number>\d{1,3})(?P<unit>[DWMY]?)")
-_YEARS = {"": 1, "Y": 1, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
 def read_image(uri: str) -> npt.NDArray[np.uint8]:
@@ -102,7 +100,7 @@ def header(content: bytes) -> dict[str, str]:
         content: the whole file, of any kind.
 
     Returns:
-        `patient_id`, `sex` (F or M), `age` (in years: 34, 0.5) and `view` (PA, AP, …), each if the file has it; empty
+        `patient_id`, `sex`, `age` and `view` as text, as the file writes them (`034Y`), each if the file has it; empty
         for other files or a damaged header.
     """
     _silence_parsers()
@@ -114,13 +112,7 @@ def header(content: bytes) -> dict[str, str]:
         patient_id, sex, age, view = (_text(dataset.get(tag)) for tag in tags)
     except Exception:  # any, as in decode(), which reports what is wrong with the file
         return {}
-    known_age = _AGE.fullmatch(age)
-    values = {
-        "patient_id": patient_id,
-        "sex": sex if sex in ("F", "M") else "",
-        "age": f"{int(known_age['number']) * _YEARS[known_age['unit']]:.3g}" if known_age else "",
-        "view": view,
-    }
+    values = {"patient_id": patient_id, "sex": sex, "age": age, "view": view}
     return {name: value for name, value in values.items() if value}
 
 

@@ -525,7 +525,7 @@ def _provenance(
 
 def _setting_text(value: Any) -> str:
     """A value of params.yaml as text; a pair is a range."""
-    if value is None:
+    if value is None or value == {}:
         return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
