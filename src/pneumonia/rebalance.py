@@ -313,8 +313,8 @@ def _draw(
         counts = table["patient_id"].value_counts()
         large = f" ({counts.index[0]} has {counts.iloc[0]} images: is it a patient?)" if counts.iloc[0] > 10 else ""
         raise UserError(
-            f"too few patients to draw a {name} split of {fraction:.0%}: {smaller} in the smaller class{large}, at least "
-            f"{share.denominator} are needed; add patients, or use a fraction such as 0.5 or 0.25"
+            f"too few patients to draw a {name} split of {fraction:.0%}: {smaller} in the smaller class{large}, at "
+            f"least {share.denominator} are needed; add patients, or use a fraction such as 0.5 or 0.25"
         )
     folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
     drawn = [fold for _, fold in folds.split(pool, labels, groups[pool])][: share.numerator]

@@ -90,17 +90,18 @@ def classify(files: Files) -> Contents:
     companions: Names = {}
     left_out: Names = {}
     rest = []
-    shared = len(shared_folders([name for name in files.names if _suffix(name) in PICTURES] or files.names))
+    shared = shared_folders(name for name in files.names if "/" in name and not is_junk(name))
     stems = {name.rsplit(".", 1)[0] for name in files.names}
-    scans = _scan_roots(files.names)
+    scans = _scan_folders(files.names)
     for name in files.names:
         folders = name.split("/")[:-1]
+        own = folders[len(shared) :]
         stem = _MASK_FILE.fullmatch(name.rsplit(".", 1)[0])
         if is_junk(name):
             companions.setdefault(JUNK, []).append(name)
-        elif any(_OCT.fullmatch(folder) for folder in folders) or any(name.startswith(root) for root in scans):
+        elif any(_OCT.fullmatch(folder) for folder in folders) or any(name.startswith(folder) for folder in scans):
             companions.setdefault(EYES, []).append(name)
-        elif any(_MASK_FOLDER.fullmatch(key(folder)) for folder in folders[shared:]) or (stem and stem[1] in stems):
+        elif any(_MASK_FOLDER.fullmatch(key(folder)) for folder in own) or (stem and stem[1] in stems):
             companions.setdefault(MASKS, []).append(name)
         else:
             rest.append(name)
@@ -119,7 +120,7 @@ def classify(files: Files) -> Contents:
 def is_junk(name: str) -> bool:
     """Whether a file is hidden, or was added by an operating system or an archive program."""
     *folders, file = name.split("/")
-    hidden = any(folder.startswith(".") and folder.strip(".") for folder in folders)
+    hidden = any(re.match(r"\.[^.]", folder) for folder in folders)
     return hidden or bool(_JUNK_FILES.fullmatch(file)) or any(key(folder) in _JUNK_FOLDERS for folder in folders)
 
 
@@ -152,16 +153,16 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _scan_roots(names: Iterable[str]) -> set[str]:
-    """The folders with the classes of the eye scans that were published together with the Kermany set."""
-    roots = set()
+def _scan_folders(names: Iterable[str]) -> set[str]:
+    """The folders of the eye scans that were published together with the Kermany set: its `NORMAL` is an eye, too."""
+    scans = set()
     for name in names:
         folders = name.split("/")[:-1]
-        place = next((place for place, folder in enumerate(folders) if folder in _OCT_CLASSES), None)
-        if place is not None:
-            above = folders[: place - 1] if place and split_of_folder(folders[place - 1]) else folders[:place]
-            roots.add("".join(f"{folder}/" for folder in above))
-    return roots
+        depth = next((depth for depth, folder in enumerate(folders) if folder in _OCT_CLASSES), None)
+        if depth is not None:
+            above = "".join(f"{folder}/" for folder in folders[:depth])
+            scans |= {f"{above}{one}/" for one in (*_OCT_CLASSES, "NORMAL")}
+    return scans
 
 
 def _kind(files: Files, name: str) -> str:
