@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,8 @@ import pytest
 from pneumonia import UserError, fetch, files, workspace
 from pneumonia.data import download, sources, tables
 from pneumonia.images import decode
-from tests.conftest import KERMANY, NORMALS, PNEUMONIAS
+from pneumonia.metrics.arrays import sampling_units
+from tests.conftest import KERMANY, NORMALS, PNEUMONIAS, png
 from tests.images.test_decode import dicom as a_dicom_file
 
 
@@ -306,37 +308,7 @@ def test_a_source_without_a_published_address_needs_one(in_project: Path, data: 
     assert line == f"data = {data} needs fetch.url, the place of the images (folder, table or archive; path or URL)"
 
 
-# --- the table of sources ---
-
-
-@pytest.mark.parametrize("name", sources.DATASETS)
-def test_every_source_states_its_licence_where_it_comes_from_and_who_a_patient_is(name: str) -> None:
-    row = sources.source(name)
-    assert all((row.title, row.licence, row.citation, row.patients))
-    assert re.fullmatch("[a-z_0-9]+", name)
-    assert row.url == "" or row.url.startswith("https://")
-    assert row.checksum == "" or (row.url and re.fullmatch("md5:[0-9a-f]{32}", row.checksum))
-
-
-def test_only_the_phantom_is_synthetic_and_only_ones_own_images_have_no_published_count() -> None:
-    assert [name for name, row in sources.DATASETS.items() if row.synthetic] == ["phantom"]
-    assert [name for name, row in sources.DATASETS.items() if not row.n_images] == ["phantom", "folder"]
-
-
-def test_a_source_says_what_its_labels_go_by_and_whether_everybody_can_see_its_test_split() -> None:
-    assert all(row.reference_standard for row in sources.DATASETS.values())
-    # All of them are the Kermany set, whose test split is that of MedMNIST too.
-    public = {"chest_xray", "pneumoniamnist", "pneumoniamnist_64", "pneumoniamnist_128", "pneumoniamnist_224"}
-    assert {name for name, row in sources.DATASETS.items() if row.public_test} == public
-    assert all("graded by two expert physicians" in sources.DATASETS[name].reference_standard for name in public)
-
-
-def test_published_arrays_of_every_size_have_checksums_of_their_own() -> None:
-    rows = {name: row for name, row in sources.DATASETS.items() if name.startswith("pneumoniamnist")}
-    assert list(rows) == ["pneumoniamnist", *(f"pneumoniamnist_{side}" for side in (64, 128, 224))]
-    assert len({row.checksum for row in rows.values()}) == len({row.url for row in rows.values()}) == 4
-    assert all(f"/{name}.npz" in row.url and row.checksum.startswith("md5:") for name, row in rows.items())
-    assert files.MAX_FILE_BYTES > 4708 * 224 * 224 + 1000  # the largest array is read as a member of an archive
+# --- published archives ---
 
 
 @pytest.fixture
@@ -842,9 +814,135 @@ def test_arrays_of_another_size_are_refused(in_project: Path) -> None:
         bring("pneumoniamnist_64", in_project / "small.npz")
 
 
-def test_files_that_are_not_used_are_counted(in_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("NORMAL/a.png", "PNEUMONIA/b.png", "SICK/c.png", "NORMAL/d.tif"):
-        (in_project / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
-        (in_project / "mine" / name).write_bytes(name.encode())
-    bring("folder", in_project / "mine")
-    assert "NOTE: 2 of 4 files are not used (no image or no class folder): NORMAL/d.tif" in capsys.readouterr().out
+# --- files that are no rows ---
+
+
+def picture(seed: int) -> bytes:
+    return png(np.random.default_rng(seed).integers(0, 256, (9, 9), dtype=np.uint8))
+
+
+def pictures(root: Path, names: Iterable[str]) -> Path:
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(seed))
+    return root
+
+
+FILMS = [f"{name}/{number:02}.png" for name in ("NORMAL", "PNEUMONIA") for number in range(20)]
+
+
+def test_files_that_are_left_out_are_counted_and_named(in_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(in_project / "mine", [*FILMS, "COVID/a.png", "masks/a.png", "NORMAL/Thumbs.db"])
+    (in_project / "mine" / "notes.txt").write_text("see the table")
+    record = fetched("folder", "mine").record
+    assert record["left_out"] == [{"reason": "images below no folder of a class", "n": 1, "first": "COVID/a.png"}]
+    assert {row["reason"]: row["n"] for row in record["companions"]} == {
+        "added by an operating system or an archive program": 1,
+        "masks or annotations": 1,
+        "texts, tables or documents": 1,
+    }
+    said = capsys.readouterr().out.splitlines()
+    assert "NOTE: 1 of 41 files is left out (images below no folder of a class): COVID/a.png" in said
+    assert "NOTE: 1 file is not read (masks or annotations): masks/a.png" in said
+
+
+def test_too_many_files_that_are_left_out_are_an_error_and_companions_are_not(in_project: Path) -> None:
+    pictures(in_project / "mine", [*FILMS, *(f"masks/{name}" for name in FILMS), *(f"C/{n}.png" for n in range(3))])
+    assert refused("folder", "mine") == (
+        f"{in_project}/mine: 3 of 43 files would be left out, more than fetch.max_left_out = 0.05 allows (images below "
+        "no folder of a class: C/0.png); rename or remove them, name their classes in fetch.classes, or raise the limit"
+    )
+    assert len(fetched("folder", "mine", max_left_out=0.1).manifest) == 40
+    assert len(fetched("folder", "mine", max_left_out=0.0, classes={"normal": ["c"]}).manifest) == 43
+
+
+def test_a_kermany_tree_with_many_unknown_names_is_refused(in_project: Path) -> None:
+    tree(in_project / "mine", [*KERMANY, "train/NORMAL/a.jpeg"])
+    assert "1 of 11 files would be left out" in refused("chest_xray", "mine")
+
+
+def test_eye_scans_alone_are_no_source(in_project: Path) -> None:
+    tree(in_project / "mine", [f"OCT/train/{name}/{name}-5001-1.jpeg" for name in ("CNV", "DRUSEN", "NORMAL")])
+    line = refused("chest_xray", "mine")
+    assert "no images in the layout of data = chest_xray" in line
+    assert "looks like" not in line
+
+
+def test_further_names_of_a_class_are_for_folders_and_tables_of_ones_own(in_project: Path) -> None:
+    pictures(in_project / "mine", ["Healthy/a.png", "sick/b.png"])
+    classes = {"normal": ["healthy"], "pneumonia": ["sick", "infiltrate"]}
+    assert fetched("folder", "mine", classes=classes).manifest["label"].to_list() == [0, 1]
+    rows = "Healthy/a.png\thealthy\t\nsick/b.png\tSick\t\n"
+    (in_project / "mine" / "t.tsv").write_text(f"path\tlabel\tpatient_id\n{rows}")
+    assert fetched("folder", "mine/t.tsv", classes=classes).manifest["label"].to_list() == [0, 1]
+    Path("data/raw/source.json").unlink()
+    line = refused("folder", "mine")
+    assert "found: Healthy/, sick/, t.tsv" in line
+    assert "fetch.classes" in line
+
+
+# --- what other programs write ---
+
+
+def test_a_tar_archive_becomes_a_zip_with_the_same_files(in_project: Path) -> None:
+    pictures(in_project / "xrays", FILMS)
+    for mode, name in (("w", "a.tar"), ("w:gz", "a.tar.gz"), ("w:xz", "a.txz")):
+        with tarfile.open(name, mode) as archive:
+            archive.add("xrays")
+        manifest, _, record = fetched("folder", name)
+        assert manifest["image_id"].to_list() == [f"xrays/{film}" for film in FILMS]
+        assert files.read_bytes(manifest["uri"][3]) == (in_project / manifest["image_id"][3]).read_bytes()
+        assert record["sha256"] == workspace.sha256_file(name)
+    assert sorted(path.name for path in Path("data/raw").iterdir()) == ["folder.zip", "source.json"]
+
+
+def test_a_damaged_tar_archive_is_one_line_and_leaves_nothing(in_project: Path) -> None:
+    pictures(in_project / "xrays", FILMS)
+    with tarfile.open("a.tgz", "w:gz") as archive:
+        archive.add("xrays")
+    Path("a.tgz").write_bytes(Path("a.tgz").read_bytes()[:-2000])
+    assert re.fullmatch(r"a\.tgz: a damaged tar archive \(.*\); download it again", refused("folder", "a.tgz"))
+
+
+@pytest.mark.parametrize("name", ["labels.xlsx", "labels.XLS", "labels.ods"])
+def test_a_workbook_is_refused_with_the_remedy(in_project: Path, name: str) -> None:
+    zipped(in_project / name, ["xl/workbook.xml"])
+    assert re.fullmatch(rf"{re.escape(name)}: the workbook of a .*; save it as CSV .*", refused("folder", name))
+
+
+def test_a_folder_that_a_link_leads_to_is_read_where_it_is_named(in_project: Path) -> None:
+    pictures(in_project / "store", FILMS)
+    pictures(in_project / "mine" / "train", FILMS)
+    (in_project / "mine" / "val").symlink_to("../store")
+    (in_project / "mine" / "train" / "again").symlink_to("..")
+    assert fetched("folder", "mine").manifest["source_split"].value_counts().to_dict() == {"train": 40, "val": 40}
+
+
+def test_a_placeholder_in_the_headers_is_no_patient_and_a_note_says_so(
+    in_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(FILMS):
+        path = (in_project / "mine" / name).with_suffix("")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom(PatientID="HOSPITAL 7" if number < 15 else f"P{number // 2}", PatientAge="old"))
+    manifest = fetched("folder", "mine").manifest
+    assert manifest["patient_id"].to_list()[:15] == manifest["image_id"].to_list()[:15]
+    assert manifest["patient_id"].to_list()[15:18] == ["P7", "P8", "P8"]
+    assert "age" not in manifest
+    assert "header_id" not in manifest
+    said = capsys.readouterr().out
+    assert "NOTE: PatientID 'HOSPITAL 7' names no patient, in the headers of 15 of 40 files" in said
+
+
+def test_what_a_table_writes_never_breaks_a_later_stage(in_project: Path) -> None:
+    pictures(in_project / "mine", FILMS)
+    ages = ("90+", "058Y", '"58,5"', "7 months", "nan", "41", "", "?")
+    patients = ("nan", "None", "NaN", "", "007", "1e5", "N/A", "p")
+    lines = [f"{name},{name.split('/')[0]},{patients[n % 8]},{ages[n % 8]},{n % 2}\n" for n, name in enumerate(FILMS)]
+    (in_project / "mine" / "t.csv").write_text("path,label,patient_id,age,sex\n" + "".join(lines))
+    tables.write_table(fetched("folder", "mine/t.csv").manifest, "manifest.csv")
+    manifest = tables.read_table("manifest.csv")
+    assert manifest["age"].dtype == float
+    assert set(manifest["age"].dropna()) == {90, 58, 58.5, 0.583, 41}
+    assert {"007", "1e5", "p"} < set(manifest["patient_id"])
+    sampling_units(manifest["patient_id"], len(manifest))  # as `evaluate` groups the images

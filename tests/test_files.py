@@ -1,9 +1,11 @@
 """Files of an archive, a folder or a URL are read as they are, and an archive that could do harm is refused."""
 
+import io
 import os
 import re
 import stat
 import struct
+import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -185,6 +187,64 @@ def test_what_is_absolute_stays_as_it_is(uri: str) -> None:
     assert files.absolute(uri) == uri
 
 
+# --- first bytes ---
+
+
+def test_the_first_bytes_of_a_file_are_read_without_the_rest(tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
+    path = zipped(tmp_path / "a.zip", {"x/a.png": b"x" * 9000}, zipfile.ZIP_DEFLATED)
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box" / "a.png").write_bytes(b"x" * 9000)
+    memory.pipe("/box/a.png", b"x" * 9000)
+    with files.in_archive(path) as listed:
+        assert listed.head("x/a.png", 10) == b"x" * 10
+    for url in (f"{tmp_path}/box", f"file://{tmp_path}/box", "memory://box"):
+        assert files.in_folder(url).head("a.png", 10) == b"x" * 10
+        assert files.in_folder(url).head("a.png", 9999) == b"x" * 9000
+        with pytest.raises(UserError, match=r"box: no\.png: cannot be read \(FileNotFoundError.*\)$"):
+            files.in_folder(url).head("no.png", 10)
+
+
+# --- links ---
+
+
+def test_links_to_folders_and_files_are_followed_and_their_other_names_are_known(tmp_path: Path) -> None:
+    (tmp_path / "store" / "val").mkdir(parents=True)
+    (tmp_path / "store" / "val" / "a.png").write_bytes(b"1")
+    root = tmp_path / "xrays"
+    (root / "real").mkdir(parents=True)
+    (root / "real" / "b.png").write_bytes(b"2")
+    (root / "val").symlink_to("../store/val")
+    (root / "again").symlink_to("real")
+    (root / "c.png").symlink_to("real/b.png")
+    listed = files.in_folder(str(root))
+    assert listed.names == ["again/b.png", "c.png", "real/b.png", "val/a.png"]
+    assert listed.aliases == {"again/b.png": "real/b.png", "c.png": "real/b.png"}
+    assert listed.read("val/a.png") == b"1"
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "loop", "other"])
+def test_a_cycle_of_links_ends(tmp_path: Path, target: str) -> None:
+    (tmp_path / "xrays" / "deep").mkdir(parents=True)
+    (tmp_path / "xrays" / "deep" / "a.png").write_bytes(b"1")
+    (tmp_path / "xrays" / "deep" / "loop").symlink_to(target)
+    (tmp_path / "xrays" / "deep" / "other").symlink_to("loop")
+    listed = files.in_folder(f"{tmp_path}/xrays")
+    assert "deep/a.png" in listed.names
+    assert {listed.aliases.get(name, name) for name in listed.names} == {"deep/a.png"}
+
+
+def test_a_link_to_nothing_is_an_error_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("gone.png")
+    listed = files.in_folder(str(tmp_path))
+    with pytest.raises(UserError, match=r"/a\.png: no such file$"):
+        listed.read("a.png")
+
+
+def test_pipes_are_not_listed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert files.in_folder(str(tmp_path)).names == []
+
+
 # --- what cannot be read ---
 
 
@@ -325,6 +385,87 @@ def test_any_flipped_byte_leaves_the_content_or_is_one_line(tmp_path: Path, meth
     assert read
     assert len(lines) > 200
     assert not any("\n" in line for line in lines)
+
+
+# --- archives of other programs ---
+
+
+def test_backslashes_of_windows_programs_are_folders(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"x\\NORMAL\\a.png": b"1", "x\\NORMAL\\": b"", "b.png": b"2"})
+    with files.in_archive(path) as listed:
+        assert listed.names == ["b.png", "x/NORMAL/a.png"]
+        assert listed.read("x/NORMAL/a.png") == listed.head("x/NORMAL/a.png", 9) == b"1"
+        assert files.read_bytes(listed.uri("x/NORMAL/a.png")) == b"1"
+    zipped(path, {"x\\a.png": b"1", "x/a.png": b"2"})
+    assert refused(path) == "a.zip: contains 'x/a.png' twice; create the archive again"
+
+
+def tarred(path: Path, members: dict[str, bytes | str], mode: str = "w:gz") -> Path:
+    """A tar archive; a member with text is a link to it."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                archive.addfile(member)
+            else:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar_archive_is_packed_again_as_a_zip(tmp_path: Path, mode: str) -> None:
+    members = {f"./x/{name}": content for name, content in CONTENT.items()}
+    path = tarred(tmp_path / "a", members, mode)
+    assert files.is_tar(path)
+    for target in ("a.zip", "b.zip"):
+        files.pack_again(path, tmp_path / target, place="a.tgz")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with files.in_archive(tmp_path / "a.zip") as listed:
+        assert {name: listed.read(name) for name in listed.names} == {f"x/{name}": CONTENT[name] for name in CONTENT}
+
+
+@pytest.mark.parametrize("kind", [*NOT_WHOLE, "a zip that ends with a tar"])
+def test_other_files_are_no_tar_archives(tmp_path: Path, kind: str) -> None:
+    if kind in NOT_WHOLE:
+        NOT_WHOLE[kind](tmp_path / "a")
+    else:
+        content = tarred(tmp_path / "t.tar", dict(CONTENT), "w").read_bytes()
+        zipped(tmp_path / "a", {"t.tar": content})
+    assert not files.is_tar(tmp_path / "a")
+
+
+BAD_TARS: dict[str, tuple[dict[str, bytes | str], str]] = {
+    "above": ({"../a.png": b"1"}, r"a\.tgz: member '\.\./a\.png' points outside the archive; do not use this file"),
+    "absolute": ({"/etc/a.png": b"1"}, r"a\.tgz: member '/etc/a\.png' points outside the archive; .*"),
+    "windows": ({"C:\\a.png": b"1"}, r"a\.tgz: member .* points outside the archive; .*"),
+    "link": ({"a.png": "/etc/passwd"}, r"a\.tgz: member 'a\.png' is a link or a device; pack the files themselves .*"),
+    "twice": ({"a.png": b"1", "./a.png": b"2"}, r"a\.tgz: contains 'a\.png' twice; create the archive again"),
+    "bomb": ({"a.png": bytes(3 * 2**20)}, r"a\.tgz: a\.png has more than .* 200 times its size .*"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TARS)
+def test_a_tar_archive_that_could_do_harm_is_refused(tmp_path: Path, kind: str) -> None:
+    members, expected = BAD_TARS[kind]
+    tarred(tmp_path / "a.tgz", members)
+    with pytest.raises(UserError, match=f"^{expected}$"):
+        files.pack_again(tmp_path / "a.tgz", tmp_path / "a.zip", place="a.tgz")
+
+
+def test_a_tar_archive_cut_at_any_place_is_one_line(tmp_path: Path) -> None:
+    whole = tarred(tmp_path / "a.tgz", {f"{n}.png": os.urandom(700) for n in range(9)}).read_bytes()
+    for length in range(600, len(whole) - 8, 97):
+        (tmp_path / "a.tgz").write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"^a\.tgz: a damaged tar archive \(.+\); download it again$"):
+            files.pack_again(tmp_path / "a.tgz", tmp_path / "a.zip", place="a.tgz")
+
+
+@pytest.mark.parametrize(("magic", "name"), [(b"Rar!\x1a\x07\x01\0", "RAR"), (b"7z\xbc\xaf\x27\x1c\0\4", "7-Zip")])
+def test_an_archive_of_another_kind_is_named(tmp_path: Path, magic: bytes, name: str) -> None:
+    (tmp_path / "a.rar").write_bytes(magic + bytes(99))
+    assert refused(tmp_path / "a.rar").startswith(f"a.rar: a {name} archive, which is not supported; unpack it and ")
 
 
 # --- archives that could do harm ---

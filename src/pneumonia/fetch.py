@@ -193,9 +193,10 @@ def _count(listing: contents.Listing, place: str, max_left_out: float) -> dict[s
     n_left_out = sum(map(len, listing.left_out.values()))
     total = len(listing.rows) + n_left_out
     for why, names in listing.companions.items():
-        print(f"NOTE: {len(names):,} files are not read ({why}): {names[0]}")
+        print(f"NOTE: {len(names):,} {'file is' if len(names) == 1 else 'files are'} not read ({why}): {names[0]}")
     for why, names in listing.left_out.items():
-        print(f"NOTE: {len(names):,} of {total:,} files are left out ({why}): {names[0]}")
+        verb = "is" if len(names) == 1 else "are"
+        print(f"NOTE: {len(names):,} of {total:,} files {verb} left out ({why}): {names[0]}")
     if n_left_out > max_left_out * total:
         why, names = max(listing.left_out.items(), key=lambda item: len(item[1]))
         raise UserError(
