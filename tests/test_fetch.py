@@ -496,7 +496,11 @@ def test_an_unpacked_kermany_tree_is_used_where_it_lies(in_project: Path) -> Non
         ("folder", "no/folder", r"/.*/no/folder: no such file; correct fetch\.url"),
         ("folder", "~nobody_here/mine", r"/.*/~nobody_here/mine: no such file; correct fetch\.url"),
         ("folder", "mine/no.csv", r"/.*/mine/no\.csv: no such file"),
-        ("folder", "empty", r"/.*/empty: no images in the layout of data = folder \(images below .*\); found: a\.png"),
+        (
+            "folder",
+            "empty",
+            r"/.*/empty: no images in the layout of data = folder \(images .*\); found: a\.png \(1 images .*\)",
+        ),
         ("folder", "half", r"/.*/half: no image of class 0 \(normal\); a classifier needs both classes"),
         (
             "rsna",
@@ -865,7 +869,7 @@ def test_eye_scans_alone_are_no_source(in_project: Path) -> None:
     tree(in_project / "mine", [f"OCT/train/{name}/{name}-5001-1.jpeg" for name in ("CNV", "DRUSEN", "NORMAL")])
     line = refused("chest_xray", "mine")
     assert "no images in the layout of data = chest_xray" in line
-    assert "looks like" not in line
+    assert line.endswith("found: OCT/ (3 eye scans (OCT))")
 
 
 def test_further_names_of_a_class_are_for_folders_and_tables_of_ones_own(in_project: Path) -> None:

@@ -148,6 +148,8 @@ def _read(data: str, listed: files.Files, read: layouts.Reader, max_left_out: fl
         expected = sources.source(data).layout
         top = sorted({f"{name.split('/')[0]}{'/' if '/' in name else ''}" for name in listed.names})
         content = f"found: {', '.join(top[:5])}{', …' if len(top) > 5 else ''}" if top else "it is empty"
+        kinds = [f"{len(names):,} {why}" for why, names in (*listing.companions.items(), *listing.left_out.items())]
+        content += f" ({'; '.join(kinds)})" if kinds else ""
         raise UserError(
             f"{listed.place}: no images in the layout of data = {data}{f' ({expected})' if expected else ''}; "
             f"{content}{hint}"

@@ -147,7 +147,11 @@ def in_folder(url: str) -> Files:
                 return bytes(system.cat_file(prefix + name, start=0, end=n_bytes))
             with open(prefix + name, "rb") as file:
                 return file.read(n_bytes)
-        except Exception as error:
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{url}: {name} is a link to nothing, or was removed; restore it, or remove the link"
+            ) from error
+        except Exception as error:  # as above
             raise UserError(f"{url}: {name}: cannot be read ({reason(error)})") from error
 
     return Files(url, names, lambda name: read_bytes(uri(name)), uri, head, aliases)
@@ -156,8 +160,8 @@ def in_folder(url: str) -> Files:
 def _below(root: str) -> tuple[list[str], dict[str, str]]:
     """The names of the files below a local folder, and the other names of those that a link leads to.
 
-    Sockets and pipes are left out, because reading one would wait for ever. A link to nothing is listed: reading it is
-    an error, so that the files behind it are not missed silently.
+    Links to a folder above are not followed. Sockets and pipes are left out, because reading one would wait for ever.
+    A link to nothing is listed: reading it is an error, so that the files behind it are not missed silently.
     """
     names: list[str] = []
     aliases: dict[str, str] = {}
@@ -175,7 +179,7 @@ def _below(root: str) -> tuple[list[str], dict[str, str]]:
                     if error.errno != errno.ELOOP:  # links that lead to each other end here
                         names.append(name)
                     continue
-                if stat.S_ISDIR(mode) and target not in path:
+                if stat.S_ISDIR(mode) and target not in path and not top.startswith(f"{target.rstrip('/')}/"):
                     waiting.append((f"{name}/", (*path, target), by_link))
                 elif stat.S_ISREG(mode):
                     names.append(name)

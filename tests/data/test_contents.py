@@ -1,6 +1,7 @@
 """Images are recognised by their first bytes, and what else lies in a place is known by its kind."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -8,7 +9,7 @@ import pytest
 
 from pneumonia import UserError
 from pneumonia.data import contents
-from pneumonia.files import Files
+from pneumonia.files import Files, in_folder
 from tests.conftest import png
 from tests.data.conftest import place
 from tests.images.test_decode import dicom
@@ -143,12 +144,10 @@ def test_only_first_bytes_are_read_and_only_where_the_name_does_not_tell() -> No
     assert sorted(heads) == [("c.dcm", 4096), ("d", 4096)]
 
 
-def test_a_file_that_cannot_be_read_is_left_out() -> None:
-    def head(name: str, n_bytes: int) -> bytes:
-        raise UserError(f"{name}: no such file")
-
-    listed = contents.classify(Files("here", ["val"], pytest.fail, pytest.fail, head))
-    assert listed.left_out == {"files that cannot be read, or links to nothing": ["val"]}
+def test_a_link_to_nothing_is_an_error_because_many_files_may_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "val").symlink_to("gone")
+    with pytest.raises(UserError, match=r": val is a link to nothing, or was removed; restore it, or remove the link$"):
+        contents.classify(in_folder(str(tmp_path)))
 
 
 def test_shared_folders_are_those_above_all_files() -> None:

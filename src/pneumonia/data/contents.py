@@ -14,7 +14,6 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pneumonia import UserError
 from pneumonia.data.columns import SPLITS, SUBTYPES, key
 from pneumonia.files import Files
 from pneumonia.images.formats import DICOM, HEAD_BYTES, image_format
@@ -86,7 +85,11 @@ class Contents(NamedTuple):
 
 
 def classify(files: Files) -> Contents:
-    """The images of a place and what its other files are; only first bytes are read."""
+    """The images of a place and what its other files are; only first bytes are read.
+
+    Raises:
+        UserError: a file cannot be read, such as a link to nothing.
+    """
     companions: Names = {}
     left_out: Names = {}
     rest = []
@@ -167,10 +170,7 @@ def _scan_folders(names: Iterable[str]) -> set[str]:
 
 def _kind(files: Files, name: str) -> str:
     """Empty text for an image, else what the file is."""
-    try:
-        head = files.head(name, HEAD_BYTES)
-    except UserError:
-        return "files that cannot be read, or links to nothing"
+    head = files.head(name, HEAD_BYTES)
     form = image_format(head)
     if form == DICOM:
         return "" if _shows_an_image(files, name, head) else NO_FILMS
@@ -191,7 +191,4 @@ def _shows_an_image(files: Files, name: str, head: bytes) -> bool:
     known = [one for one in classes if one.name != str(one)]
     if known:
         return all("Image Storage" in one.name for one in known)
-    try:
-        return not classes or _PIXEL_DATA in files.read(name)
-    except UserError:
-        return True  # the reader of all files says what is wrong
+    return not classes or _PIXEL_DATA in files.read(name)

@@ -91,7 +91,8 @@ def read_folder(files: Files, classes: Mapping[str, int] = columns.CLASSES) -> L
         )
     if names_of_set:
         notes.append(
-            "these files have names as in data = chest_xray; where no folder names a patient, the file's name does"
+            "these files have names as in data = chest_xray, which is the right choice for the whole set; here their "
+            "names give the patient where no folder does"
         )
     return Listing(rows, [], place.companions, place.left_out, (*notes, *notes_on_patients(rows)))
 
