@@ -253,7 +253,7 @@ def _in_place(url: str, sha256: str | None) -> tuple[files.Files, str] | None:
     address = _address(url)
     suffix = PurePosixPath(address).suffix.lower()
     if suffix in sheets.WORKBOOKS:
-        raise sheets.refuse_workbook(url)
+        raise sheets.workbook_error(url)
     if _is_folder(address):
         place = files.in_folder(address), ""
     elif suffix in sheets.SUFFIXES:

@@ -66,7 +66,7 @@ def read_sheet(files: Files, name: str, needed: Sequence[str] = (), optional: Se
     return Sheet(rows, note)
 
 
-def refuse_workbook(name: str) -> UserError:
+def workbook_error(name: str) -> UserError:
     """The error for a table that is the file of a spreadsheet program."""
     return UserError(
         f"{name}: the workbook of a spreadsheet program, not a table as text; save it as CSV (UTF-8) there"
@@ -76,7 +76,7 @@ def refuse_workbook(name: str) -> UserError:
 def _text(files: Files, name: str) -> tuple[str, str]:
     content = files.read(name)
     if content.startswith(_WORKBOOK_STARTS):
-        raise refuse_workbook(name)
+        raise workbook_error(name)
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = next((encoding for mark, encoding in marks.items() if content.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in content[:2]:  # UTF-16 without a mark: every other byte of Latin text is 0
