@@ -68,6 +68,7 @@ def test_settings_are_read_from_the_current_folder(in_project: Path) -> None:
         ("fetch.url", "s3://bucket/archive.zip"),
         ("fetch.classes", {"normal": ["healthy", "No Finding"], "pneumonia": ["sick"]}),
         ("fetch.classes", {"pneumonia": ["sick"]}),
+        ("fetch.classes", {}),
         ("fetch.max_left_out", 0),
         ("fetch.max_left_out", 1),
         ("validate.max_bad_fraction", 0),

@@ -525,7 +525,9 @@ def _provenance(
 
 def _setting_text(value: Any) -> str:
     """A value of params.yaml as text; a pair is a range."""
-    if value is None or value == {}:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {', '.join(names)}" for name, names in value.items() if names) or "not set"
+    if value is None:
         return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
