@@ -116,14 +116,14 @@ def test_a_folder_above_all_images_is_no_split_where_another_one_names_it() -> N
 def test_a_folder_for_unknown_patients_is_no_patient(name: str) -> None:
     listing = own.read_folder(place([f"NORMAL/{name}/a.png", "NORMAL/p1/b.png"]))
     assert by_image(listing.rows, "patient_id") == {f"NORMAL/{name}/a.png": "", "NORMAL/p1/b.png": "p1"}
-    assert listing.notes == (f"folder {name} names no patient; it has 1 images",)
+    assert listing.notes == (f"folder {name} names no patient; images in it: 1",)
 
 
 def test_a_folder_of_all_images_of_a_class_is_no_patient() -> None:
     names = [f"{name}/first export/{number}.png" for name in ("NORMAL", "PNEUMONIA") for number in range(10)]
     listing = own.read_folder(place(names))
     assert {row["patient_id"] for row in listing.rows} == {""}
-    assert listing.notes == ("folder first export names no patient; it has 20 images",)
+    assert listing.notes == ("folder first export names no patient; images in it: 20",)
 
 
 def test_a_patient_with_very_many_images_is_named() -> None:
@@ -374,5 +374,5 @@ def test_further_names_of_a_class_are_labels_and_folders() -> None:
 
 def test_files_beside_a_table_are_counted() -> None:
     assert listed("path,label,patient_id\na.png,0,p\n").notes == (
-        "2 other files lie beside the table and are not used: b.png",
+        "files beside the table that it does not name: 2, such as b.png",
     )

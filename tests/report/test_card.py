@@ -333,11 +333,14 @@ def test_the_calibration_is_a_formula_without_two_signs_or_false_digits(
 
 def test_settings_are_told_in_words_and_not_as_python_writes_them(facts: dict[str, Any]) -> None:
     values = pairs(facts)
-    assert values["fetch.url"] == values["fetch.classes"] == "not set"
+    assert values["fetch.url"] == "not set"
     assert (values["tune.dropout"], values["tune.learning_rate"]) == ("0 to 0.3", "0.0001 to 0.003")
     assert (values["preprocess.clip_limit"], values["seed"]) == ("2", "1")
     assert values["chosen.learning_rate"] == "0.00125"
     assert pairs(facts, settings=facts["settings"] | {"seed": 12345678901, "fast": True})["seed"] == "12345678901"
+    for classes, text in (({}, "not set"), ({"normal": ["ok", "fit"], "pneumonia": []}, "normal: ok, fit")):
+        settings = facts["settings"] | {"fetch": {"classes": classes}}
+        assert pairs(facts, settings=settings)["fetch.classes"] == text
     assert pairs(facts, settings=facts["settings"] | {"fast": True})["fast"] == "yes"
 
 

@@ -70,7 +70,7 @@ def read_folder(files: Files, classes: Mapping[str, int] = columns.CLASSES) -> L
     nobody = columns.placeholders([(patients[name], path.label) for name, path in images.items()], _FOLDER_SHARE)
     nobody = {folder for folder in nobody if folder.strip("0")}  # somebody has made a folder 0: it is no missing value
     notes = [
-        f"folder {folder} names no patient; it has {sum(one == folder for one in patients.values()):,} images"
+        f"folder {folder} names no patient; images in it: {sum(one == folder for one in patients.values()):,}"
         for folder in sorted(nobody)
     ]
     names_of_set = _names_of_kermany(images)
@@ -173,7 +173,7 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
             f"known: {values[0]}"
             for name, values in strange.items()
         ),
-        *([f"{len(unused):,} other files lie beside the table and are not used: {unused[0]}"] if unused else []),
+        *([f"files beside the table that it does not name: {len(unused):,}, such as {unused[0]}"] if unused else []),
     ]
     listed: Rows = list(rows.values())
     return Listing(listed, [], notes=(*notes, *notes_on_patients(listed)))
