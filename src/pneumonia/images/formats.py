@@ -13,9 +13,12 @@ _FIRST_BYTES = {
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     "GIF": (b"GIF87a", b"GIF89a"),
 }
-# Without the preamble of 128 bytes, a DICOM file begins with its first element: the length of the meta header,
-# or an identifier of the data set.
-_DICOM_ELEMENTS = (b"\x02\0\0\0UL\x04\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x12\0", b"\x08\0\x16\0")
+_FIRST_GROUPS = {0x0002, 0x0008}
+"""A DICOM file without the preamble of 128 bytes begins with its meta header, or with the identifiers of the image."""
+_LAST_GROUP = 0x0028
+_TYPES = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
+)
 
 
 def image_format(head: bytes) -> str:
@@ -27,7 +30,7 @@ def image_format(head: bytes) -> str:
     Source:
         DICOM PS3.10, section 7.1; the specifications of the formats.
     """
-    if head[128:132] == b"DICM" or head.startswith(_DICOM_ELEMENTS):
+    if head[128:132] == b"DICM" or _begins_with_elements(head):
         return DICOM
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
@@ -35,3 +38,23 @@ def image_format(head: bytes) -> str:
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124):
         return "BMP"
     return next((name for name, starts in _FIRST_BYTES.items() if head.startswith(starts)), "")
+
+
+def _begins_with_elements(head: bytes) -> bool:
+    """If a file begins with an element of DICOM: of a known type, or, where types are implicit, followed by a second.
+
+    Source:
+        DICOM PS3.5, section 7.1.
+    """
+    if _FIRST_GROUPS.isdisjoint((int.from_bytes(head[:2], "little"), int.from_bytes(head[:2], "big"))):
+        return False
+    if head[4:6] in _TYPES:
+        return True
+    first, length = _tag(head), int.from_bytes(head[4:8], "little")
+    second = _tag(head[8 + length : 12 + length])
+    return length % 2 == 0 and first < second <= (_LAST_GROUP, 0xFFFF)
+
+
+def _tag(element: bytes) -> tuple[int, int]:
+    """Group and number, little endian as all implicit DICOM is."""
+    return int.from_bytes(element[:2], "little"), int.from_bytes(element[2:4], "little")
