@@ -20,6 +20,7 @@ from PIL import Image
 
 from pneumonia import UserError, validate, workspace
 from pneumonia.data import tables
+from pneumonia.images import decode
 from pneumonia.validate import MEASURES, NEAR, dhash, look_alike, measure, require_enough, sharpness, turned
 from tests.images.test_decode import dicom
 
@@ -59,6 +60,7 @@ def test_a_good_image_is_measured(write_manifest: Manifest) -> None:
         "look_alike": "",
         "valid": True,
         "reason": "",
+        "note": "",
     }
 
 
@@ -132,8 +134,8 @@ def test_each_defect_is_quarantined_with_its_reason(write_manifest: Manifest) ->
     found = table["reason"].to_dict()
     assert found.pop("cut").startswith("cannot be read as an image (image file is truncated")
     assert found == {
-        "no-image": "cannot be read as an image (neither JPEG, PNG nor DICOM)",
-        "nothing": "cannot be read as an image (neither JPEG, PNG nor DICOM)",
+        "no-image": "cannot be read as an image (not an image, expected JPEG, PNG, TIFF, BMP, WebP or DICOM)",
+        "nothing": "cannot be read as an image (not an image, expected JPEG, PNG, TIFF, BMP, WebP or DICOM)",
         "good": "",
         "just-large-enough": "",
         "low": "shorter side under 64 pixels",
@@ -482,6 +484,7 @@ def test_findings_name_each_image_and_what_is_wrong_with_it() -> None:
             "reason": ["", "blank", "", "", ""],
             "turned": [0, 0, 180, 0, 90],
             "look_alike": ["", "", "", "both", "both"],
+            "note": ["", "", "a window", "", ""],
         }
     )
     assert validate.findings(table).to_numpy().tolist() == [
@@ -490,8 +493,19 @@ def test_findings_name_each_image_and_what_is_wrong_with_it() -> None:
         ["both", "turned by 90 degrees"],
         ["copy", "looks like both"],
         ["both", "looks like both"],
+        ["turned", "a window"],
     ]
     assert list(validate.findings(table)) == ["image_id", "finding"]
+
+
+def test_a_window_that_shows_nothing_is_a_finding_and_no_reason_for_a_quarantine(write_manifest: Manifest) -> None:
+    film = xray(1).astype(np.uint16) * 16 + 12000
+    files = {"beside": dicom(film, WindowCenter=3174, WindowWidth=2426), "none": dicom(film)}
+    table = measure(write_manifest(files), **LIMITS, workers=1)
+    assert table["valid"].all()
+    assert table["mean"].iloc[0] == table["mean"].iloc[1]
+    assert table["note"].to_list() == [decode.IGNORED_WINDOW, ""]
+    assert ["beside", decode.IGNORED_WINDOW] in validate.findings(table).to_numpy().tolist()
 
 
 def test_a_table_without_findings_has_none(write_manifest: Manifest) -> None:

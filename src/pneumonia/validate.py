@@ -35,6 +35,7 @@ MEASURES = (
     "look_alike",
     "valid",
     "reason",
+    "note",
 )
 
 NEAR = 10
@@ -98,7 +99,8 @@ def measure(
         All rows. `mode` of the file (`L`, `RGB`, `MONOCHROME1`), `mean` and `std` in gray levels, `entropy` in bits,
         `saturated` the share of black and white pixels, `sharpness` as the function of that name, `turned` in degrees,
         `dhash` a perceptual hash of 64 hex digits, `look_alike` as the function of that name, `valid` a bool, `reason`
-        the reason of a quarantine, else "". Missing values of an unreadable image are 0 or "".
+        the reason of a quarantine, else "", `note` of the image reader on a readable image, else "". Missing values of
+        an unreadable image are 0 or "".
 
     Raises:
         UserError: a file is missing, cannot be reached, or has changed since `fetch` listed it.
@@ -137,11 +139,11 @@ def _measure_chunk(jobs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
 
 def _measure(content: bytes) -> dict[str, Any]:
     try:
-        image, mode = decode.decode(content), decode.mode(content)
+        (image, note), mode = decode.decode_noted(content), decode.mode(content)
     except UserError as error:
         missing = {"width": 0, "height": 0, **dict.fromkeys(("mean", "std", "entropy", "saturated", "sharpness"), 0.0)}
         reason = f"cannot be read as an image ({error})"
-        return missing | {"mode": "", "dhash": "", "thumbnail": "", "reason": reason}
+        return missing | {"mode": "", "dhash": "", "thumbnail": "", "reason": reason, "note": ""}
     height, width = image.shape
     mean, std = cv2.meanStdDev(image)
     shares = np.bincount(image.ravel(), minlength=256) / image.size
@@ -158,6 +160,7 @@ def _measure(content: bytes) -> dict[str, Any]:
         "dhash": dhash(image),
         "thumbnail": cv2.resize(image, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).tobytes().hex(),
         "reason": "",
+        "note": note,
     }
 
 
@@ -290,11 +293,12 @@ def report(
 
 
 def findings(table: pd.DataFrame) -> pd.DataFrame:
-    """Images to check by eye: `image_id, finding` of quarantined, turned and look-alike images."""
+    """Images to check by eye: `image_id, finding` of quarantined, turned, look-alike and noted images."""
     notes = [
         table[~table["valid"]].assign(finding=lambda rows: "quarantined: " + rows["reason"]),
         table[table["turned"] != 0].assign(finding=lambda rows: "turned by " + rows["turned"].astype(str) + " degrees"),
         table[table["look_alike"] != ""].assign(finding=lambda rows: "looks like " + rows["look_alike"]),
+        table[table["note"] != ""].assign(finding=lambda rows: rows["note"]),
     ]
     return pd.concat(notes)[["image_id", "finding"]]
 

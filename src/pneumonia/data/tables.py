@@ -36,6 +36,7 @@ _TEXT = {
     "dhash": "str",
     "look_alike": "str",
     "reason": "str",
+    "note": "str",
     "split": "str",
 }
 

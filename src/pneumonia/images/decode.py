@@ -1,4 +1,4 @@
-"""Pixels of an image file: JPEG, PNG or DICOM, always one gray channel.
+"""Pixels of an image file: JPEG, PNG, TIFF, BMP, WebP or DICOM, always one gray channel.
 
 Archives of X-rays contain photographs of films, 16-bit exports, or files of the detector. The result is always 8 bits
 with bright bone. Files are not trusted: a damaged or malicious one gives a `UserError`, and no header can exhaust the
@@ -7,27 +7,52 @@ memory.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from pneumonia import UserError, files, workspace
+from pneumonia.images import levels
+from pneumonia.images.formats import DICOM, HEAD_BYTES, image_format
 
 if TYPE_CHECKING:  # importing pydicom takes 0.25 s, and most archives have no DICOM
     from pydicom import Dataset
 
 MAX_PIXELS = 100_000_000
 """More than any detector has; larger images would exhaust the memory."""
+IGNORED_WINDOW = "its header has a window that shows nothing of it; ignored, all gray levels are shown"
+"""Note on an image; the window may be a table (VOI LUT)."""
+
+_IMAGE_FILES: dict[str, type[ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "TIFF": TiffImageFile,
+    "BMP": BmpImageFile,
+    "WebP": WebPImageFile,
+}
+_EXPECTED = f"expected {', '.join(_IMAGE_FILES)} or {DICOM}"
+_INSTALL_DECODERS = '`pip install -e ".[dicom]"`'
+_SHADE, _ALL = 4, 0.95
+"""Gray levels that look the same, and the share of the pixels from which on a window shows nothing else."""
 _PARSERS = r"(PIL|pydicom)\."
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
+_BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # tags of TIFF
+_WHITE_IS_ZERO, _PLANES_APART = 0, 2
+_COLOUR = ("RGB", "RGBA")
 
 
 def read_image(uri: str) -> npt.NDArray[np.uint8]:
@@ -37,7 +62,7 @@ def read_image(uri: str) -> npt.NDArray[np.uint8]:
     colour channel would reveal the label.
 
     Args:
-        uri: `zip://MEMBER::ARCHIVE`, a path, or an fsspec URL of a JPEG, PNG or DICOM file.
+        uri: `zip://MEMBER::ARCHIVE`, a path, or an fsspec URL of an image file.
 
     Returns:
         uint8 (height, width), 0-255.
@@ -68,7 +93,10 @@ def read_unchanged(uri: str, sha256: str) -> bytes:
 
 
 def decode(content: bytes) -> npt.NDArray[np.uint8]:
-    """The pixels of a JPEG, PNG or DICOM file, one gray channel.
+    """The pixels of a JPEG, PNG, TIFF, BMP, WebP or DICOM file, one gray channel.
+
+    8 bits stay as they are. More than 8 bits become gray levels as in `levels.gray_levels`, unless a DICOM header says
+    how to show them. Transparency is ignored.
 
     Args:
         content: the whole file.
@@ -77,20 +105,25 @@ def decode(content: bytes) -> npt.NDArray[np.uint8]:
         uint8 (height, width), 0-255; upright if EXIF has the orientation; bone is bright also in MONOCHROME1.
 
     Raises:
-        UserError: damaged, another format, more than `MAX_PIXELS`, or a kind of DICOM that is not supported. The
-            message has no path: the caller adds it.
+        UserError: damaged, another format, several pages or frames, more than `MAX_PIXELS` or 16 bits, or a kind of
+            DICOM that is not supported. The message has no path: the caller adds it.
     """
+    return decode_noted(content)[0]
+
+
+def decode_noted(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
+    """The pixels as `decode` returns them, and what a person should know about them: `IGNORED_WINDOW` or empty."""
     _silence_parsers()
     try:
         if _is_dicom(content):
             return _decode_dicom(content)
-        return _decode_jpeg_or_png(content)
+        return _decode_image_file(content), ""
     except UserError:
         raise
     # Each parser raises its own errors, and on a damaged header pydicom can fail in any line: AttributeError,
     # struct.error, RecursionError, zlib.error, …
     except Exception as error:
-        raise UserError(" ".join(str(error).split()) or f"damaged: {type(error).__name__}") from error
+        raise UserError(_one_line(error)) from error
 
 
 def header(content: bytes) -> dict[str, str]:
@@ -126,49 +159,83 @@ def mode(content: bytes) -> str:
         tags = ["PhotometricInterpretation"]
         return _text(_read_dicom(content, stop_before_pixels=True, specific_tags=tags).get(tags[0]))
     with _open(content) as image:
-        return str(image.mode)
+        # Pillow has no mode for colour of 16 bits and names that of 8 bits.
+        deep = _bits(image) == 16 and not image.mode.startswith("I")
+        return f"{image.mode};16" if deep else str(image.mode)
 
 
-def _decode_jpeg_or_png(content: bytes) -> npt.NDArray[np.uint8]:
+def _decode_image_file(content: bytes) -> npt.NDArray[np.uint8]:
     """With Pillow, because it rejects a truncated JPEG; OpenCV would silently fill the rest with gray."""
     with _open(content) as image:
+        bits = _bits(image)
         _check_size(*image.size)
+        _check_kind(image, bits, image_format(content))
+        is_negative = _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
         image.draft("L", image.size)  # of a JPEG only the luminance is decoded, in a third of the time
+        image.load()  # it turns a TIFF upright
         upright: Image.Image = image
-        if image.getexif().get(0x0112, 1) != 1:  # Orientation: the photograph was taken with the camera turned
-            upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits; Pillow would clip at 255 instead of scaling
-            return _highest_eight_bits(np.asarray(upright))
+        if bits > 8 and image.mode in _COLOUR:
+            upright = _sixteen_bit_luminance(content, image)
+        if upright.getexif().get(0x0112, 1) != 1:  # Orientation: the photograph was taken with the camera turned
+            upright = ImageOps.exif_transpose(upright)
+        if bits > 8:
+            gray = levels.gray_levels(np.asarray(upright))
+            return 255 - gray if is_negative else gray  # one of 8 bits is inverted by Pillow
         return np.asarray(upright.convert("L"), dtype=np.uint8)
 
 
-def _open(content: bytes) -> JpegImageFile | PngImageFile:
+def _open(content: bytes) -> ImageFile:
     """The image with its header read.
 
-    Not Image.open(): it has its own limit of pixels, which can be changed only for the whole process. With two named
+    Not Image.open(): it has its own limit of pixels, which can be changed only for the whole process. With the named
     formats, malicious files also cannot reach Pillow's forty other parsers.
     """
-    formats: dict[bytes, type[JpegImageFile | PngImageFile]] = {
-        b"\xff\xd8\xff": JpegImageFile,
-        b"\x89PNG\r\n\x1a\n": PngImageFile,
-    }
-    for magic, image_file in formats.items():
-        if content.startswith(magic):
-            return image_file(io.BytesIO(content))
-    raise UserError("neither JPEG, PNG nor DICOM")
+    name = image_format(content[:HEAD_BYTES])
+    if name not in _IMAGE_FILES:
+        raise UserError(f"{f'a {name} file' if name else 'not an image'}, {_EXPECTED}")
+    try:
+        return _IMAGE_FILES[name](io.BytesIO(content))
+    except SyntaxError as error:  # Pillow's for a header that it cannot use
+        raise UserError(f"a {name} file of an unsupported kind or damaged ({error})") from error
 
 
-def _highest_eight_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The image shifted to 8 bits, from the number of bits that its maximum needs.
+def _bits(image: ImageFile) -> int:
+    """Bits of a channel as stored, before the image is loaded: Pillow's modes hide those of colour."""
+    if isinstance(image, PngImageFile) and image.tile and str(image.tile[0][3]).endswith(";16B"):
+        return 16
+    return int(max(_tag(image, _BITS) or (8,)))
 
-    Many archives (PadChest) store 12 bits in 16-bit files; a shift by 8 would make them nearly black.
+
+def _tag(image: ImageFile, number: int) -> Any:
+    """The value of a tag of TIFF; None for other formats."""
+    return image.tag_v2.get(number) if isinstance(image, TiffImageFile) else None
+
+
+def _check_kind(image: ImageFile, bits: int, name: str) -> None:
+    if getattr(image, "is_animated", False):
+        raise UserError(f"a {name} file of several pages or frames, expected one")
+    is_gray, is_colour = image.mode.startswith("I"), image.mode in _COLOUR
+    if bits > 16 or (bits > 8 and not is_gray and not is_colour):
+        raise UserError(f"a {name} file of {bits} bits in {image.mode}, expected 8 bits, or 16 in gray or RGB")
+    if bits > 8 and is_colour and _tag(image, _PLANAR) == _PLANES_APART:
+        raise UserError(f"a {name} file of {bits} bits with one plane for each colour, expected all colours in one")
+
+
+def _sixteen_bit_luminance(content: bytes, image: ImageFile) -> Image.Image:
+    """A colour image in one channel of 16 bits, with OpenCV: Pillow drops the lower 8, and often nothing else is there.
+
+    OpenCV would read a truncated file; here Pillow has already read `image` from it.
     """
-    excess = int(pixels.max()).bit_length() - 8
-    return (pixels >> max(excess, 0)).astype(np.uint8)
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+        raise UserError(f"a file of 16 bits in {image.mode} that OpenCV cannot read")
+    luminance = Image.fromarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_BGR2GRAY))
+    luminance.info = image.info  # with the orientation
+    return luminance
 
 
 def _is_dicom(content: bytes) -> bool:
-    return content[128:132] == b"DICM"
+    return image_format(content[:HEAD_BYTES]) == DICOM
 
 
 def _read_dicom(content: bytes, **options: Any) -> Dataset:
@@ -176,10 +243,12 @@ def _read_dicom(content: bytes, **options: Any) -> Dataset:
 
     if _DEFLATED in content:  # one of a terabyte would fill the memory before its header is known
         raise UserError("a deflated DICOM file, which is not supported; convert it with dcmconv +te")
-    return pydicom.dcmread(io.BytesIO(content), **options)
+    # By force, because devices and archives also write files without the preamble, or the data set alone.
+    return pydicom.dcmread(io.BytesIO(content), force=True, **options)
 
 
-def _decode_dicom(content: bytes) -> npt.NDArray[np.uint8]:
+def _decode_dicom(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
+    """The image, and a note or nothing."""
     from pydicom.pixels.utils import pixel_array
 
     dataset = _read_dicom(content)
@@ -190,6 +259,7 @@ def _decode_dicom(content: bytes) -> npt.NDArray[np.uint8]:
         raise UserError(f"a DICOM file of {frames} frames, expected one")
     if dataset.BitsAllocated > 16:
         raise UserError(f"a DICOM file of {dataset.BitsAllocated} bits a pixel, expected at most 16")
+    _set_transfer_syntax(dataset)
     _check_decoder(dataset)
 
     photometric, samples = str(dataset.PhotometricInterpretation), dataset.SamplesPerPixel
@@ -199,37 +269,60 @@ def _decode_dicom(content: bytes) -> npt.NDArray[np.uint8]:
             f"a DICOM file in {photometric} with {samples} samples a pixel, "
             "expected MONOCHROME1 or MONOCHROME2 with 1, RGB or YBR with 3"
         )
-    pixels = pixel_array(dataset)  # YBR is converted to RGB
+    try:
+        pixels = pixel_array(dataset)  # YBR is converted to RGB
+    except Exception as error:
+        if dataset.file_meta.TransferSyntaxUID.is_encapsulated and not _has_gdcm():
+            raise UserError(f"{_one_line(error)}; if the file is whole, {_INSTALL_DECODERS} may help") from error
+        raise
     if pixels.ndim != 2 + colour:  # pydicom reads surplus bytes as further frames
         raise UserError(f"a DICOM file with pixels for {len(pixels)} frames, expected one")
     if colour:
-        return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)
+        if pixels.itemsize == 2:
+            return levels.gray_levels(cv2.cvtColor(pixels.astype(np.uint16), cv2.COLOR_RGB2GRAY)), ""
+        return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8), ""
     padding = _padding(pixels, dataset)
-    image = _display(_stored_bits(pixels, dataset), dataset, padding)
+    image, note = _display(_stored_bits(pixels, dataset), dataset, padding)
     if photometric == "MONOCHROME1":
         image = 255 - image
     image[padding] = 0
-    return image
+    return image, note
+
+
+def _set_transfer_syntax(dataset: Dataset) -> None:
+    """Add the transfer syntax to a data set without meta header: pydicom has seen in which way it is written."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "TransferSyntaxUID" in dataset.file_meta:
+        return
+    if dataset["PixelData"].is_undefined_length:
+        raise UserError("a compressed DICOM file without the header that names the compression")
+    is_implicit, is_little_endian = dataset.original_encoding
+    explicit = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
 
 
 def _check_decoder(dataset: Dataset) -> None:
-    """Check that the decoder is installed, because the error of pydicom has ten lines.
+    """Check that a decoder is installed, because the error of pydicom has ten lines, and have it used.
 
     Raises:
         UserError: pydicom cannot decode this transfer syntax, or not as it is installed.
     """
     from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import JPEGExtended12Bit, JPEGLossless
 
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise UserError(f"transfer syntax {syntax.name} is not supported") from None
-    if not decoder.is_available:
-        raise UserError(
-            f"no decoder for transfer syntax {syntax.name}; "
-            "`pip install python-gdcm`, or pylibjpeg with pylibjpeg-libjpeg and pylibjpeg-openjpeg"
-        )
+    twelve_bits = syntax == JPEGExtended12Bit and dataset.BitsStored > 8
+    if not decoder.is_available or (twelve_bits and not _has_gdcm()):
+        raise UserError(f"no decoder is installed for transfer syntax {syntax.name}; {_INSTALL_DECODERS}")
+    if twelve_bits:
+        # pydicom thinks that GDCM cannot decode them. GDCM looks at the stream for the process and the precision; under
+        # the name of another JPEG syntax pydicom passes the stream on.
+        dataset.file_meta.TransferSyntaxUID = JPEGLossless
 
 
 def _padding(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.bool_]:
@@ -254,12 +347,14 @@ def _stored_bits(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]
     return values
 
 
-def _display(stored: npt.NDArray[Any], dataset: Dataset, padding: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Stored values in 8 bits, displayed as the header describes.
+def _display(
+    stored: npt.NDArray[Any], dataset: Dataset, padding: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.uint8], str]:
+    """Stored values in 8 bits, displayed as the header describes, and a note or nothing.
 
     First the modality LUT or rescale is applied, then the first VOI LUT, else the first window. Without VOI LUT and
-    window, 8-bit values without modality LUT or rescale are not changed (the RSNA challenge), and all others are
-    stretched from their minimum to their maximum.
+    window, or if they show nothing of the image, 8-bit values without modality LUT or rescale are not changed (the RSNA
+    challenge), and all others are stretched between the robust limits of `levels.stretch`.
 
     Each step depends only on the value of a pixel. So the steps are computed for the values between minimum and
     maximum, 65,536 at most, and the pixels are looked up in this table.
@@ -267,40 +362,55 @@ def _display(stored: npt.NDArray[Any], dataset: Dataset, padding: npt.NDArray[np
     Args:
         stored: integers of at most 16 bits (height, width).
         dataset: their header.
-        padding: bool (height, width), pixels that do not count for minimum and maximum.
+        padding: bool (height, width), pixels that do not count for the limits.
 
     Returns:
-        uint8 (height, width), 0-255, not yet inverted for MONOCHROME1.
+        uint8 (height, width), 0-255, not yet inverted for MONOCHROME1; `IGNORED_WINDOW` or empty.
 
     Source:
         DICOM PS3.3, C.11.1 (modality LUT) and C.11.2 (VOI LUT).
     """
+    if padding.all():
+        return np.zeros(stored.shape, np.uint8), ""
     first = int(stored.min())
     place = np.subtract(stored, first, dtype=np.int32)
-    occurring = np.bincount(place[~padding], minlength=int(place.max()) + 1) > 0
-    if padding.all():
-        return np.zeros(stored.shape, np.uint8)
-    # A header may have a slope of 1e300; infinite results are rejected below.
+    counts = np.bincount(place[~padding], minlength=int(place.max()) + 1)
+    # A header may have a slope of 1e300; infinite results are rejected.
     with np.errstate(all="ignore"):
-        values = _modality_values(first + np.arange(len(occurring), dtype=np.float64), dataset)
-        is_plain = (
-            dataset.BitsStored == 8 and not dataset.PixelRepresentation and not dataset.get("ModalityLUTSequence")
-        )
-        if dataset.get("VOILUTSequence"):
-            entries, bits = _apply_lut(values, dataset.VOILUTSequence[0], dataset)
-            share = entries / (2**bits - 1)
-        elif _has(dataset, "WindowCenter") and _has(dataset, "WindowWidth"):
-            share = _apply_window(values, dataset)
-        elif is_plain and values[0] == first and values[-1] == first + len(values) - 1:  # no rescale, or by 1 and 0
-            share = values / 255
-        else:
-            low, high = values[occurring].min(), values[occurring].max()
-            share = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    if not np.isfinite([values, share]).all():
-        raise UserError("a DICOM file whose rescale or window is out of range")
-    table = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+        values = _finite(_modality_values(first + np.arange(len(counts), dtype=np.float64), dataset))
+        table, note = _displayed(values, dataset), ""
+        if table is not None and _shows_nothing(table, counts):
+            table, note = None, IGNORED_WINDOW
+        if table is None:
+            is_plain = (
+                dataset.BitsStored == 8 and not dataset.PixelRepresentation and not dataset.get("ModalityLUTSequence")
+            )
+            unscaled = values[0] == first and values[-1] == first + len(values) - 1  # no rescale, or by 1 and 0
+            table = levels.to_table(values / 255 if is_plain and unscaled else levels.stretch(values, counts))
     image: npt.NDArray[np.uint8] = np.take(table, place)
-    return image
+    return image, note
+
+
+def _displayed(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.uint8] | None:
+    """Gray levels of values by the VOI LUT or window of the header; None if it has neither."""
+    if dataset.get("VOILUTSequence"):
+        entries, bits = _apply_lut(values, dataset.VOILUTSequence[0], dataset)
+        return levels.to_table(_finite(entries / (2**bits - 1)))
+    if _has(dataset, "WindowCenter") and _has(dataset, "WindowWidth"):
+        return levels.to_table(_finite(_apply_window(values, dataset)))
+    return None
+
+
+def _shows_nothing(table: npt.NDArray[np.uint8], counts: npt.NDArray[np.integer[Any]]) -> bool:
+    """If nearly all pixels of an image of several values become one shade: the window lies beside or is too wide."""
+    shades = np.bincount(table, weights=counts, minlength=256)
+    return bool(np.count_nonzero(counts) > 1 and np.convolve(shades, np.ones(_SHADE)).max() >= _ALL * counts.sum())
+
+
+def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    if not np.isfinite(values).all():
+        raise UserError("a DICOM file whose rescale or window is out of range")
+    return values
 
 
 def _modality_values(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
@@ -361,6 +471,14 @@ def _has(dataset: Dataset, keyword: str) -> bool:
     return dataset.get(keyword) not in (None, "")
 
 
+def _has_gdcm() -> bool:
+    return importlib.util.find_spec("gdcm") is not None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or f"damaged: {type(error).__name__}"
+
+
 def _text(value: Any) -> str:
     """A value of the header on one line, for a cell of a table."""
     return "".join(sign for sign in str(value or "") if sign.isprintable()).strip()
@@ -374,7 +492,8 @@ def _silence_parsers() -> None:
     decoded at once could lose the filters of the program. It is added only if it is missing, because after each change
     Python shows again the warnings that it shows once.
     """
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    for parser in ("PIL", "pydicom"):
+        logging.getLogger(parser).setLevel(logging.CRITICAL)
     first_filter: Any = warnings.filters[0] if warnings.filters else None
     if not first_filter or first_filter[3] != re.compile(_PARSERS):
         warnings.filterwarnings("ignore", module=_PARSERS)
