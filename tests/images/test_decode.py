@@ -504,9 +504,10 @@ def test_a_window_of_width_one_is_a_threshold() -> None:
 
 
 @pytest.mark.parametrize(("width", "function"), [(0, "LINEAR"), (0.5, "LINEAR"), (0, "SIGMOID"), (-9, "LINEAR_EXACT")])
-def test_a_window_of_no_width_is_refused(width: float, function: str) -> None:
-    with pytest.raises(UserError, match="a window of width"):
-        decode.decode(dicom(LEVELS, WindowCenter=9, WindowWidth=width, VOILUTFunction=function))
+def test_a_window_of_no_width_is_ignored_and_noted(width: float, function: str) -> None:
+    shown, note = decode.decode_noted(dicom(LEVELS, WindowCenter=9, WindowWidth=width, VOILUTFunction=function))
+    np.testing.assert_array_equal(shown, decode.decode(dicom(LEVELS)))
+    assert note == decode.IGNORED_WINDOW
 
 
 def test_a_window_without_a_number_is_no_window() -> None:

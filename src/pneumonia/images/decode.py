@@ -450,7 +450,7 @@ def _apply_window(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDAr
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     center, width = (np.ravel(dataset[name].value).astype(np.float64)[0] for name in ("WindowCenter", "WindowWidth"))
     if width <= 0 or (function == "LINEAR" and width < 1):
-        raise UserError(f"a DICOM file with a window of width {width:g}")
+        return np.zeros_like(values)  # not valid; it shows nothing
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp(-4 * (values - center) / width)))
     if function == "LINEAR":
