@@ -262,7 +262,7 @@ def _decode_dicom(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
     _set_transfer_syntax(dataset)
     _check_decoder(dataset)
 
-    photometric, samples = str(dataset.PhotometricInterpretation), dataset.SamplesPerPixel
+    photometric, samples = _text(dataset.PhotometricInterpretation), dataset.SamplesPerPixel
     colour = samples == 3 and photometric.startswith(("RGB", "YBR"))
     if not colour and not (samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")):
         raise UserError(
@@ -447,7 +447,7 @@ def _apply_window(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDAr
     Source:
         DICOM PS3.3, C.11.2.1.2 (LINEAR) and C.11.2.1.3 (SIGMOID, LINEAR_EXACT).
     """
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    function = _text(dataset.get("VOILUTFunction") or "LINEAR").upper()
     center, width = (np.ravel(dataset[name].value).astype(np.float64)[0] for name in ("WindowCenter", "WindowWidth"))
     if width <= 0 or (function == "LINEAR" and width < 1):
         return np.zeros_like(values)  # not valid; it shows nothing
