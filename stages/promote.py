@@ -12,7 +12,9 @@ def main() -> None:
     settings = params.load()
     runs.open_store()
     record = tables.read_json(MODELS_DIR / "run.json")
-    reports = card.reports(REPORTS_DIR)  # a missing report is an error before anything is registered
+    # Lost predictions or a missing report are an error before anything is registered.
+    registry.require_comparable(record)
+    reports = card.reports(REPORTS_DIR)
     predictions = tables.read_table(REPORTS_DIR / "predictions.csv")
     metrics = tables.read_json(REPORTS_DIR / "metrics.json")
     trained = train_run(settings, record)

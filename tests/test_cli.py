@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from click.testing import CliRunner
 
@@ -134,3 +135,90 @@ def test_a_registration_by_hand_logs_its_decision_as_the_stage_does(stage: Any) 
     assert by_hand.metrics == by_stage.metrics
     assert by_hand.params.items() <= by_stage.params.items()
     assert "promote.min_common" in by_hand.params
+
+
+# --- champions without predictions ---
+
+
+def lose_predictions(*versions: int) -> None:
+    for version in versions:
+        run_id = mlflow.MlflowClient().get_model_version("pneumonia-phantom", str(version)).run_id
+        shutil.rmtree(Path(runs.artifact_place(run_id).removeprefix("file://")) / "evaluation")
+
+
+def test_promotion_against_lost_predictions_fails_before_it_writes_and_names_the_way_out(stage: Any) -> None:
+    stage(3)
+    lose_predictions(1)
+    before = registry.version_tags("phantom")
+    with pytest.raises(SystemExit) as refusal:
+        stage(2)
+    said = str(refusal.value)
+    assert said.startswith("ERROR: pneumonia-phantom version 1 is champion, but no model can be compared with it: ")
+    assert said.endswith("put the file back, or leave this version out: pneumonia register --without-champion")
+    assert "evaluation/predictions.csv" in said
+    assert "\n" not in said
+    assert not Path("reports/promotion.json").exists()
+    by_hand = pneumonia("register", expect=1)
+    assert by_hand == said.replace("ERROR", "Error")
+    assert registry.version_tags("phantom") == before
+    assert [run.data.tags["stage"] for run in tracking.all_runs()].count("promote") == 1
+    assert stage(3)["champion_version"] == 1, "the champion itself is no rival, and its predictions are logged again"
+    assert stage(2)["reason"].startswith("higher validation AUC")
+
+
+def test_without_a_lost_champion_the_next_one_is_chosen_and_the_stage_agrees(stage: Any) -> None:
+    stage(3)
+    lose_predictions(1)
+    with pytest.raises(SystemExit):
+        stage(4)
+    reason = "the earliest model that passes its gates; without champion version 1, whose predictions are lost"
+    assert f"version 2 (compact) why {reason}" in pneumonia("register", "--without-champion")
+    known = registry.version_tags("phantom")
+    assert known[1].items() >= {"promoted": "false"}.items()
+    assert known[1]["reason"] == "left out, its predictions are lost: version 2 is champion"
+    assert known[1]["predictions_lost_at"]
+    promotion = stage(4)
+    assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (2, 2, True)
+    assert promotion["reason"] == reason
+    assert pneumonia("register", "--without-champion"), "again, with nothing to leave out"
+    assert registry.version_tags("phantom")[1] == known[1]
+    after = stage(1)
+    assert (after["champion_version"], after["reason"][:21]) == (3, "higher validation AUC")
+    assert "without" not in after["reason"]
+
+
+def test_without_a_lost_champion_an_earlier_one_may_be_better(stage: Any) -> None:
+    for number in (3, 2):
+        stage(number)
+    lose_predictions(2)
+    with pytest.raises(SystemExit):
+        stage(4)
+    pneumonia("register", "--without-champion")
+    promotion = stage(4)
+    assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (3, 1, False)
+    assert promotion["reason"].startswith("not higher: ")
+    assert promotion["reason"].endswith("; without champion version 2, whose predictions are lost")
+
+
+def test_a_version_that_gets_its_predictions_back_competes_again(stage: Any) -> None:
+    for number in (3, 2):
+        stage(number)
+    lose_predictions(1, 2)
+    with pytest.raises(SystemExit):
+        stage(4)
+    pneumonia("register", "--without-champion")
+    assert registry.champion("phantom").version == 3
+    assert stage(2)["champion_version"] == 2
+    assert "predictions_lost_at" not in registry.version_tags("phantom")[2]
+    assert "predictions_lost_at" in registry.version_tags("phantom")[1]
+
+
+def test_a_champion_that_was_never_evaluated_is_said_to_be_so(stage: Any) -> None:
+    stage(3)
+    with tracking.start() as run_id:
+        pass
+    client = mlflow.MlflowClient()
+    client.create_model_version("pneumonia-phantom", "", run_id=run_id)
+    client.set_registered_model_alias("pneumonia-phantom", "champion", "2")
+    with pytest.raises(SystemExit, match=rf"version 2 is champion, .* of its run {run_id} was never logged; "):
+        stage(2)

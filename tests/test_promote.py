@@ -148,19 +148,19 @@ def test_without_common_images_of_both_classes_nothing_is_comparable(champion: p
     assert decision.reason.startswith("not comparable: both models validated on only 0 common images")
 
 
-def test_a_champion_whose_predictions_are_gone_is_said_to_be_so() -> None:
-    decision = decide(table(PERFECT), table(GOOD).iloc[:0])
-    assert not decision.promoted
-    assert decision.reason == "not comparable: the champion's predictions are gone from MLflow; the champion stays"
+def test_a_decision_names_the_champions_that_were_left_out() -> None:
+    decision = decide(table(PERFECT), None)
+    assert promote.without(decision, "") == decision
+    reason = "the earliest model that passes its gates; without champion version 1, 4, whose predictions are lost"
+    assert promote.without(decision, "1, 4") == decision._replace(reason=reason)
 
 
 def test_failed_gates_are_named_also_where_nothing_is_comparable() -> None:
-    for champion in (table(GOOD, first=50), table(GOOD).iloc[:0]):
-        decision = decide(table(PERFECT), champion, threshold=0.75, min_sensitivity=0.7)
-        assert decision.reason.startswith("not comparable: ")
-        assert decision.reason.endswith(
-            "; also its sensitivity of 0.667 on validation is below 0.7 (promote.min_sensitivity); the champion stays"
-        )
+    decision = decide(table(PERFECT), table(GOOD, first=50), threshold=0.75, min_sensitivity=0.7)
+    assert decision.reason.startswith("not comparable: ")
+    assert decision.reason.endswith(
+        "; also its sensitivity of 0.667 on validation is below 0.7 (promote.min_sensitivity); the champion stays"
+    )
 
 
 def test_an_image_whose_label_has_changed_is_not_common() -> None:
@@ -371,6 +371,16 @@ def test_facts_know_the_validation_images_and_nothing_of_the_rest() -> None:
 def test_versions_from_before_the_gates_and_without_figures_do_no_harm() -> None:
     old = {"val_auc": "0.9", "data_digest": "a"}
     assert standing({}, old, tags(0.8), measure=lambda *_: promote.Gain(-0.1, 20)) == (2, None)
+
+
+def test_a_version_whose_predictions_are_lost_takes_no_part() -> None:
+    lost = {"predictions_lost_at": "now"}
+    assert standing(tags(0.9) | lost, tags(0.8)) == (2, None)
+    assert standing(tags(0.7), tags(0.9) | lost, tags(0.8)) == (3, 1)
+    rolled_back_only = standing(tags(0.9) | lost, tags(0.8, rolled_back_at="now"))
+    assert rolled_back_only == (2, None), "not the lost one, even where nothing else is left"
+    registry = {1: tags(0.7, crowned_at="1") | lost, 2: tags(0.8, crowned_at="2")}
+    assert promote.rollback(registry, 2, choose) is None
 
 
 # --- back to an earlier champion ------------------------------------------------------------------------------------

@@ -137,10 +137,14 @@ def restore(version: str) -> None:
 
 @main.command()
 @click.option("--if-missing", is_flag=True, help="Do nothing if the model is registered and a champion exists.")
-def register(if_missing: bool) -> None:
+@click.option("--without-champion", is_flag=True, help="Leave out a champion whose predictions are lost.")
+def register(if_missing: bool, without_champion: bool) -> None:
     """Register the present model again.
 
     For an empty or another MLflow store.
+
+    A champion whose predictions are lost cannot be compared with any model. With --without-champion it is left out,
+    also of later comparisons, until its tag predictions_lost_at is deleted.
 
     reports/promotion.json stays as it is: it records the decision at its time.
     """
@@ -152,6 +156,8 @@ def register(if_missing: bool) -> None:
     synthetic = sources.source(record["data"]).synthetic
     if not (if_missing and registry.is_registered(record["data"], record)):
         runs.require_same_selectors(record, data=settings.data, model=settings.model)
+        if not without_champion:
+            registry.require_comparable(record)
         metrics = tables.read_json(REPORTS_DIR / "metrics.json")
         trained = runs.ensure_train_run(
             record, synthetic=synthetic, model_path=MODELS_DIR / "model.keras", history=REPORTS_DIR / "history.csv"
@@ -174,6 +180,7 @@ def register(if_missing: bool) -> None:
                 settings.promote.model_dump(),
                 synthetic=synthetic,
                 model_path=MODELS_DIR / "model.keras",
+                without_champion=without_champion,
             )
             registry.link_card(record["data"], version, trained, REPORTS_DIR / "model_card.html")
     _print_champion(record["data"])

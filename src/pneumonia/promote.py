@@ -104,8 +104,8 @@ def decide(
     figures of a champion that was chosen on test would be too good.
 
     Args:
-        candidate, champion: predictions (`sha256, patient_id, split, label, score`). A champion without rows = its
-            predictions are lost. Champion None = there is none, and the candidate is promoted whatever its gates.
+        candidate, champion: predictions (`sha256, patient_id, split, label, score`). Champion None = there is none, and
+            the candidate is promoted whatever its gates.
         first: whether the candidate is the first version of its data set; used only for the reason.
         threshold: of the candidate, chosen on validation.
         min_common: minimum number of common validation images of each class; with fewer the champion stays.
@@ -129,9 +129,7 @@ def decide(
     also = f"; also {failed}" if failed else ""
     if smaller < min_common:
         why = (
-            "the champion's predictions are gone from MLflow"
-            if champion.empty
-            else f"both models validated on only {smaller} common images of the smaller class, "
+            f"both models validated on only {smaller} common images of the smaller class, "
             f"promote.min_common asks for {min_common}"
         )
         return Decision(False, f"not comparable: {why}{also}; {STAYS}", own_auc, None, len(common), gates, None, *test)
@@ -168,6 +166,19 @@ def settled(decision: Decision, version: int, champion: int, tags: Mapping[str, 
     else:
         why = f"version {champion} is better by the comparisons in the tags"
     return decision._replace(promoted=False, reason=f"{decision.reason}; but {why}")
+
+
+def without(decision: Decision, versions: str) -> Decision:
+    """A decision that also says which champions were left out because their predictions are lost.
+
+    Args:
+        versions: their numbers, such as `1, 4`; empty = none.
+    """
+    if not versions:
+        return decision
+    return decision._replace(
+        reason=f"{decision.reason}; without champion version {versions}, whose predictions are lost"
+    )
 
 
 def as_report(decision: Decision) -> dict[str, Any]:
@@ -223,7 +234,7 @@ def standing(registry: Tags, measure: Measure) -> Standing:
 
     Only versions that pass their gates (`eligible`) take part, and the first version (`FIRST_VERSION`), which is
     champion until another one is better. If there are none, the earliest version is champion. Versions that were
-    rolled back (`rolled_back_at`) are left out.
+    rolled back (`rolled_back_at`), or whose predictions are lost (`predictions_lost_at`), are left out.
 
     The reason for this rule: the store gives each version its number and its tags in one step, but it has no
     compare-and-set for an alias. Processes that read the same tags must select the same champion. So the result must
@@ -288,7 +299,8 @@ def against(holder: int, gain: Gain) -> dict[str, str]:
 def _contenders(registry: Tags) -> list[int]:
     # A version that was registered by hand may have no AUC.
     known = sorted(version for version, tags in registry.items() if "val_auc" in tags)
-    return [version for version in known if "rolled_back_at" not in registry[version]] or known
+    comparable = [version for version in known if "predictions_lost_at" not in registry[version]] or known
+    return [version for version in comparable if "rolled_back_at" not in registry[version]] or comparable
 
 
 def _may_hold(version: int, tags: Mapping[str, str]) -> bool:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from mlflow.entities import LoggedModelStatus
+from mlflow.exceptions import MlflowException
 
 from pneumonia import UserError
 from pneumonia.data import tables
@@ -312,6 +313,24 @@ def test_predictions_that_are_gone_are_an_empty_table(root: Path, trained: runs.
         table = runs.logged_predictions(run_id)
         assert table.empty
         assert {"sha256", "patient_id", "split", "label", "score"} <= set(table)
+
+
+@pytest.mark.parametrize("error", [PermissionError("denied"), MlflowException("no disk")])
+@pytest.mark.parametrize("call", ["list_artifacts", "download_artifacts"])
+def test_predictions_that_cannot_be_read_are_not_gone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
+) -> None:
+    with start() as run_id:
+        pass
+    (tmp_path / "predictions.csv").write_text("sha256\n")
+    mlflow.MlflowClient().log_artifact(run_id, str(tmp_path / "predictions.csv"), "evaluation")
+
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(mlflow.MlflowClient, call, fail)
+    with pytest.raises(UserError, match=f"mlflow.db cannot be used \\({error}\\); check"):
+        runs.logged_predictions(run_id)
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ from pneumonia.tracking import restore, runs
 
 CHAMPION = "champion"
 ROLLED_BACK = "rolled_back_at"
+LOST = "predictions_lost_at"
+WITHOUT = "without_champion"
+"""Tag of a version with the numbers of the champions that were left out for it."""
 
 Registry = Mapping[int, Mapping[str, str]]
 """Version number of a registered model -> tags of the version."""
@@ -140,6 +143,7 @@ def submit(
     *,
     synthetic: bool,
     model_path: Path,
+    without_champion: bool = False,
 ) -> Outcome:
     """Register the model of a train run, choose the champion, and record the decision.
 
@@ -153,6 +157,10 @@ def submit(
         limits: section `promote` of params.yaml.
         synthetic: whether the data set is.
         model_path: file of the model.
+        without_champion: leave out each champion whose predictions are lost.
+
+    Raises:
+        UserError: the predictions of the model to compare with are lost.
     """
     data, conditions = record["data"], {"threshold": metrics["threshold"], **limits}
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
@@ -160,17 +168,64 @@ def submit(
     origin = lineage(model_path, record)
     with registry_lock():  # so that a rollback sees no version without a decision
         version = register(data, run, {**facts, **promote.facts(predictions, **conditions)}, origin)
+        if LOST in version_tags(data)[version]:  # its predictions have been logged again
+            mlflow.MlflowClient().delete_model_version_tag(runs.registered_name(data), str(version), LOST)
+        left_out = _leave_out_lost(data, version) if without_champion else []
         registry, (holder, displaced) = set_champion(data, by_evidence(data))
-        rival = displaced if holder == version else holder
+        for lost in left_out:
+            record_decision(data, lost, {"reason": f"left out, its predictions are lost: version {holder} is champion"})
+        rival = _rival(version, holder, displaced)
         rival_predictions = version_predictions(data, rival) if rival else None
+        if rival and rival_predictions is not None and rival_predictions.empty:
+            raise _lost(data, rival)
         decision = promote.decide(predictions, rival_predictions, first=version == promote.FIRST_VERSION, **conditions)
         tags = registry[version]
         decision = promote.settled(decision, version, holder, tags)
+        decision = promote.without(decision, tags.get(WITHOUT, ""))
         if "reason" not in tags or (decision.promoted and tags["promoted"] == "false"):
             record_decision(data, version, promote.as_tags(decision))
     runs.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
     runs.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
     return Outcome(version, holder, decision, facts | origin)
+
+
+def require_comparable(record: Mapping[str, Any]) -> None:
+    """Check, before anything is written, that the champion can be compared with the model of `models/run.json`.
+
+    Raises:
+        UserError: its predictions are lost.
+    """
+    data = record["data"]
+    holder, run = champion(data), runs.find_train_run(record)
+    if holder and not (run and run.run_id == holder.run_id) and runs.logged_predictions(holder.run_id).empty:
+        raise _lost(data, holder.version)
+
+
+def _lost(data: str, version: int) -> UserError:
+    run_id = str(mlflow.MlflowClient().get_model_version(runs.registered_name(data), str(version)).run_id)
+    cause = f"is gone from {runs.artifact_place(run_id)}" if runs.was_evaluated(run_id) else "was never logged"
+    return UserError(
+        f"{runs.registered_name(data)} version {version} is champion, but no model can be compared with it: "
+        f"{runs.PREDICTIONS} of its run {run_id} {cause}; put the file back, or leave this version out: "
+        "pneumonia register --without-champion"
+    )
+
+
+def _leave_out_lost(data: str, version: int) -> list[int]:
+    """Tag the versions that would be compared with `version` but have no predictions; returns their numbers."""
+    left_out: list[int] = []
+    while True:
+        rival = _rival(version, *by_evidence(data)(version_tags(data)))
+        if not rival or len(version_predictions(data, rival)):
+            return left_out
+        left_out.append(rival)
+        tag_version(data, rival, {LOST: _now(), "promoted": "false"})
+        tag_version(data, version, {WITHOUT: ", ".join(map(str, left_out))})
+
+
+def _rival(version: int, holder: int, displaced: int | None) -> int | None:
+    """The version that another one is compared with: the champion, or the one that it has replaced."""
+    return displaced if holder == version else holder
 
 
 def versions(data: str) -> pd.DataFrame:
@@ -383,6 +438,9 @@ def scored(name: str, data: str) -> Scored:
             "with predictions in DVC's cache; pneumonia versions and pneumonia experiments list them"
         )
     if model.predictions.empty:
+        if runs.was_evaluated(model.run_id):
+            place = runs.artifact_place(model.run_id)
+            raise UserError(f"{name!r} is {model.title}, but its {runs.PREDICTIONS} is gone from {place}; put it back")
         raise UserError(
             f"{name!r} is {model.title}, which has no {runs.PREDICTIONS}; name a train run that was evaluated"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import mlflow
 import pandas as pd
@@ -26,11 +28,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from pneumonia import UserError, workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
+from pneumonia.tracking import place
 
 PREDICTIONS = "evaluation/predictions.csv"
 """Artifact of a train run with its scores, for the comparison with later candidates."""
 
-_SQLITE = re.compile(r"sqlite:///(?!:memory:)(?P<path>.+)")
+_SQLITE = re.compile(r"sqlite:///(?!:memory:)(?P<path>[^?]+)(?P<options>\?.*)?", re.DOTALL)
 
 
 class TrainRun(NamedTuple):
@@ -49,18 +52,21 @@ class TrainRun(NamedTuple):
 def open_store(root: Path | None = None) -> str:
     """Set the store of MLflow, and create it if there is none; returns its URI.
 
-    A relative sqlite path in `MLFLOW_TRACKING_URI` is relative to the project's root.
+    A relative sqlite path in `MLFLOW_TRACKING_URI` is relative to the project's root. A sqlite store that was moved or
+    copied gets the locations of its present place.
     """
     root = root or workspace.project_root()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
-    if database := database_path(uri):
-        path = root / database
-        uri = f"sqlite:///{path}"
+    if file := _SQLITE.fullmatch(uri):
+        path = root / unquote(file["path"])
+        uri = f"sqlite:///{_escaped(path)}{file['options'] or ''}"
         with as_user_error(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Two processes that create the tables at once break the store; an existing file may still lack some.
             with FileLock(f"{path}.lock"):
+                place.require_writable(path)  # MLflow would try again for 100 s
                 mlflow.MlflowClient(uri).search_experiments(max_results=1)
+                place.follow(path)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return uri
@@ -69,7 +75,12 @@ def open_store(root: Path | None = None) -> str:
 def database_path(uri: str) -> Path | None:
     """The file of a sqlite store; None for a server or a store in memory."""
     file = _SQLITE.fullmatch(uri)
-    return Path(file["path"]) if file else None
+    return Path(unquote(file["path"])) if file else None
+
+
+def _escaped(path: Path) -> str:
+    """A path in a sqlite URI; with `?` or `%20` in it the URI would name another file, outside of the project."""
+    return re.sub(r"%(?=[0-9a-fA-F]{2})", "%25", str(path)).replace("?", "%3F")
 
 
 def registered_name(data: str) -> str:
@@ -306,13 +317,35 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
 
 
 def logged_predictions(run_id: str) -> pd.DataFrame:
-    """The predictions that `evaluate` logged to a train run; no rows if they were deleted."""
-    with tempfile.TemporaryDirectory() as folder:
+    """The predictions that `evaluate` logged to a train run; no rows if it has none, or they were deleted.
+
+    Raises:
+        UserError: the store or its disk cannot be read. That says nothing about the predictions.
+    """
+    client = mlflow.MlflowClient()
+    with as_user_error(mlflow.get_tracking_uri()), tempfile.TemporaryDirectory() as folder:
         try:
-            path = mlflow.MlflowClient().download_artifacts(run_id, PREDICTIONS, folder)
-        except (MlflowException, OSError):
+            logged = client.list_artifacts(run_id, str(Path(PREDICTIONS).parent))
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such run, no id
+                raise
+            logged = []
+        if PREDICTIONS not in [artifact.path for artifact in logged]:
             return pd.DataFrame(columns=["sha256", "patient_id", "split", "label", "score"])
-        return tables.read_table(path)
+        return tables.read_table(client.download_artifacts(run_id, PREDICTIONS, folder))
+
+
+def was_evaluated(run_id: str) -> bool:
+    """Whether `evaluate` has logged its figures to a train run; then it has logged predictions too."""
+    try:
+        return "val.auc" in mlflow.get_run(run_id).data.metrics
+    except MlflowException:  # no such run
+        return False
+
+
+def artifact_place(run_id: str) -> str:
+    """Where the artifacts of a run lie."""
+    return str(mlflow.get_run(run_id).info.artifact_uri)
 
 
 @contextmanager
@@ -320,9 +353,10 @@ def as_user_error(uri: str) -> Iterator[None]:
     """Convert errors of a store that cannot be created or reached to a `UserError`."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"the MLflow store {uri} cannot be used ({reason}); check MLFLOW_TRACKING_URI") from error
+        file = ", that its folder can be written and that no other program holds it" if database_path(uri) else ""
+        raise UserError(f"the MLflow store {uri} cannot be used ({reason}); check MLFLOW_TRACKING_URI{file}") from error
 
 
 def _experiment(data: str) -> str:
@@ -330,12 +364,12 @@ def _experiment(data: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment:
         return str(experiment.experiment_id)
-    uri = mlflow.get_tracking_uri()
-    local = uri.startswith("sqlite:///")
-    # A server has its own place for artifacts; those of a local store are beside its database.
-    location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri() if local else None
+    tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its view for training
+    location = None  # a server has its own place for artifacts
+    if database := database_path(mlflow.get_tracking_uri()):
+        location = place.artifacts(database)
+        tags[place.OURS] = "beside the database"
     try:
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its view for training
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
     except MlflowException:
         experiment = client.get_experiment_by_name(name)  # another process was first
