@@ -6,6 +6,7 @@ mounted at another path: then the locations that this project made are rewritten
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -42,8 +43,11 @@ def require_writable(database: Path) -> None:
     """Check that a store can be written; waits for other programs that write to it.
 
     Raises:
-        sqlite3.Error: it cannot be opened or written, is no database, or another program holds it for a minute.
+        OSError: it is read-only.
+        sqlite3.Error: it cannot be opened, is no database, or another program holds it for a minute.
     """
+    if database.exists() and not os.access(database, os.W_OK):  # sqlite would notice it only later
+        raise PermissionError(f"{database} is not writable")
     with closing(_connect(database)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
