@@ -17,6 +17,10 @@ from ruamel.yaml import YAML
 # DVC runs a queued experiment in its own folder: it must use the code in that folder, not the installed code.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
+from pneumonia import environment
+
+environment.prepare()  # before NumPy, Keras and MLflow are imported
+
 from pneumonia import UserError, workspace
 from pneumonia.data import sources
 from pneumonia.images.geometry import Preparation

@@ -195,6 +195,19 @@ def test_the_cache_is_that_of_keras(project: Path) -> None:
     assert fetch_weights([NO_SERVER], "imagenet", FOLDER).name == "imagenet"
 
 
+def test_a_home_folder_that_cannot_be_written_costs_no_weights(
+    server: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone.os, "access", lambda path, mode: not Path(path).is_relative_to(project / "home"))
+    (project / "home").mkdir()
+    assert fetch_weights([f"{server}/whole/net.h5"], "auto", FOLDER).name == "imagenet"
+    assert files(project / ".resume") == {"net.h5"}
+    of_keras = project / "home" / ".keras" / "models"
+    of_keras.mkdir(parents=True)
+    (of_keras / "net_no_top.h5").write_bytes(WEIGHTS)
+    assert fetch_weights([NO_SERVER], "imagenet", FOLDER).name == "imagenet", "what is cached is found"
+
+
 @pytest.mark.parametrize("weights", ["auto", "imagenet"])
 def test_a_download_is_cached_and_made_once(server: str, cache: Path, weights: str) -> None:
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -29,7 +30,8 @@ def fetch_weights(urls: Sequence[str], weights: str, folder: Path, *, cache: Pat
             root: a file or, for a model with several backbones, a folder with one file for each. Such a file has the
             name of the published one (`NAME.h5`), or is `NAME.weights.h5`.
         folder: replaced.
-        cache: folder in which Keras keeps downloads; None = its default.
+        cache: folder in which Keras keeps downloads; None = its default, or `.resume/` where the home folder cannot be
+            written.
 
     Raises:
         UserError: the file does not exist, or the weights of `imagenet` cannot be downloaded.
@@ -40,7 +42,7 @@ def fetch_weights(urls: Sequence[str], weights: str, folder: Path, *, cache: Pat
         origins = _from_path(urls, weights)
         name = weights if origins else "none"
     elif urls and weights != "none":
-        origins = _imagenet(urls, cache or Path.home() / ".keras" / "models", weights)
+        origins = _imagenet(urls, cache or _default_cache(urls), weights)
         name = "imagenet" if origins else "none"
     with workspace.written_whole(folder) as partial:
         partial.mkdir()
@@ -74,6 +76,15 @@ def _from_path(urls: Sequence[str], weights: str) -> tuple[Path, ...]:
             f"{path} has no {'; no '.join(missing)}"
         )
     return tuple(origins)
+
+
+def _default_cache(urls: Sequence[str]) -> Path:
+    """The folder of Keras; one of the project if a file is missing there and cannot be added."""
+    cache = Path.home() / ".keras" / "models"
+    existing = next(path for path in (cache, *cache.parents) if path.exists())
+    if os.access(existing, os.W_OK) or all((cache / url.rsplit("/", 1)[1]).is_file() for url in urls):
+        return cache
+    return workspace.project_root() / ".resume" / "keras-models"
 
 
 def _imagenet(urls: Sequence[str], cache: Path, weights: str) -> tuple[Path, ...]:

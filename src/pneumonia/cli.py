@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pneumonia import UserError, __version__, params, workspace
+from pneumonia import UserError, __version__, environment, params, workspace
 from pneumonia.data import sources, tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.metrics.text import format_with_interval
@@ -45,6 +45,7 @@ def main() -> None:
     Run it in the project's folder. A model is named by its version, by the word champion, by the id of its train run,
     or by the name of a DVC experiment.
     """
+    environment.prepare()
 
 
 @main.command()

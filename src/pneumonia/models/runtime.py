@@ -17,6 +17,8 @@ from pneumonia import __version__
 def start_keras(seed: int | None = None) -> None:
     """Import TensorFlow without its start-up messages; with a `seed`, seed all random generators.
 
+    What the user's `keras.json` says about numbers and channels has no effect.
+
     Its C++ libraries write a dozen lines to stderr before they read any setting. These are collected during the import
     and printed only if it fails.
     """
@@ -37,6 +39,9 @@ def start_keras(seed: int | None = None) -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
     if seed is not None:
         keras.utils.set_random_seed(seed)
 

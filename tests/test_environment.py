@@ -1,0 +1,116 @@
+"""Shells and home folders of users, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pneumonia import environment
+
+HOSTILE = {
+    "KERAS_BACKEND": "jax",
+    "KERAS_MAX_EPOCHS": "1",
+    "MATPLOTLIBRC": "/home/user/matplotlibrc",
+    "MLFLOW_ACTIVE_MODEL_ID": "m-1",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
+    "MLFLOW_EXPERIMENT_ID": "12",
+    "MLFLOW_EXPERIMENT_NAME": "mine",
+    "MLFLOW_REGISTRY_URI": "http://elsewhere",
+    "MLFLOW_RUN_ID": "0" * 32,
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "OMP_NUM_THREADS": "many",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "PYTHONIOENCODING": "ascii",
+    "TF_DETERMINISTIC_OPS": "1",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_USE_LEGACY_KERAS": "1",
+    "TF_XLA_FLAGS": "--tf_xla_auto_jit=2",
+    "ZARR_DEFAULT_ZARR_FORMAT": "2",
+}
+LEGITIMATE = {
+    "CUDA_VISIBLE_DEVICES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "7",
+    "MLFLOW_LOGGING_LEVEL": "DEBUG",
+    "MLFLOW_S3_ENDPOINT_URL": "http://s3",
+    "MLFLOW_TRACKING_PASSWORD": "p",
+    "MLFLOW_TRACKING_URI": "http://server",
+    "MLFLOW_TRACKING_USERNAME": "u",
+    "TF_CPP_MIN_LOG_LEVEL": "0",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
+
+
+def python(code: str, folder: Path, **variables: str | None) -> str:
+    """What a program prints in a folder, with these variables and few others; None = the variable is not there."""
+    known = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(environment.__file__).parents[1]), "HOME": str(folder)}
+    ended = subprocess.run(
+        [sys.executable, "-c", f"from pneumonia import environment\n{code}"],
+        cwd=folder,
+        env={name: value for name, value in (known | variables).items() if value is not None},
+        capture_output=True,
+        check=True,
+    )
+    return ended.stdout.decode("utf-8").strip()
+
+
+PRINT = "import json, os\nenvironment.prepare()\nprint(json.dumps(dict(os.environ)))"
+
+
+def test_what_would_steer_a_library_is_gone_and_the_way_to_a_server_stays(tmp_path: Path) -> None:
+    clean = json.loads(python(PRINT, tmp_path))
+    assert json.loads(python(PRINT, tmp_path, **HOSTILE)) == clean
+    assert environment.FIXED.items() <= clean.items()
+    kept = json.loads(python(PRINT, tmp_path, **HOSTILE, **LEGITIMATE))
+    assert kept == clean | LEGITIMATE
+
+
+def test_a_stage_and_the_tracking_prepare_it_before_they_import_anything(repo: Path) -> None:
+    for name in ("stages/__init__.py", "src/pneumonia/tracking/__init__.py"):
+        text = (repo / name).read_text(encoding="utf-8")
+        project_imports = [line for line in text.splitlines() if line.startswith("from pneumonia")]
+        assert project_imports[0] == "from pneumonia import environment"
+        assert text.index("\nenvironment.") < min([text.find(line) for line in project_imports[1:]], default=len(text))
+
+
+def test_the_command_prepares_it(tmp_path: Path) -> None:
+    code = "import os\nfrom pneumonia import cli\ncli.main(['experiments', '--help'], standalone_mode=False)\n"
+    assert python(f"{code}print(os.environ['KERAS_BACKEND'])", tmp_path, KERAS_BACKEND="torch").endswith("tensorflow")
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_every_character_can_be_printed_whatever_the_locale(tmp_path: Path, locale: dict[str, str]) -> None:
+    said = python(f"environment.prepare()\nprint({ascii('5 µm · ümläut')})", tmp_path, **locale)
+    assert said in ("5 µm · ümläut", r"5 \xb5m \xb7 \xfcml\xe4ut")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [("0o022", 0o644), ("0o077", 0o600), ("0o777", 0o600)])
+def test_the_user_can_read_what_is_written_and_others_as_the_user_wishes(tmp_path: Path, mask: str, mode: int) -> None:
+    python(f"import os\nos.umask({mask})\nenvironment.prepare()\nopen('made', 'w').close()", tmp_path)
+    assert (tmp_path / "made").stat().st_mode & 0o777 == mode
+
+
+def test_a_home_folder_that_is_missing_is_replaced_by_one_in_the_project(tmp_path: Path) -> None:
+    home = tmp_path / ".resume" / "home"
+    assert json.loads(python(PRINT, tmp_path, HOME="/dev/null/none"))["HOME"] == str(home)
+    assert home.is_dir()
+    (tmp_path / ".dvc" / "tmp" / "exps" / "tmp1").mkdir(parents=True)
+    assert json.loads(python(PRINT, tmp_path / ".dvc/tmp/exps/tmp1", HOME="/dev/null/none"))["HOME"] == str(home)
+
+
+def test_a_home_folder_that_can_only_be_read_stays_and_caches_go_to_the_project(tmp_path: Path) -> None:
+    read_only = "os.access = lambda path, mode: False\n"
+    found = json.loads(python(f"import os\n{read_only}{PRINT}", tmp_path))
+    assert found["HOME"] == str(tmp_path)
+    assert found["MPLCONFIGDIR"] == str(tmp_path / ".resume" / "matplotlib")
+    assert "MPLCONFIGDIR" not in json.loads(python(PRINT, tmp_path))
+
+
+def test_a_user_without_a_name_gets_one(tmp_path: Path) -> None:
+    """As in a container that runs with a number: MLflow asks for the name of every run's user."""
+    nobody = "import getpass, pwd\ndef missing(uid): raise KeyError(uid)\npwd.getpwuid = missing\n"
+    assert python(f"{nobody}environment.prepare()\nprint(getpass.getuser())", tmp_path) == "unknown"
+    assert python("import getpass\nenvironment.prepare()\nprint(getpass.getuser())", tmp_path, USER="me") == "me"
