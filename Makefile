@@ -6,8 +6,13 @@ PORT ?= 5000
 # Two processes; the tests of a file run together and in order; the longest files run first.
 PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# The scripts of an environment name its path: one that was moved or copied with the project is made again. A link to
+# another environment is the user's.
+STALE := $(shell [ -L $(VENV) ] || [ ! -e $(VENV)/.place ] || \
+	{ [ "$$(cat $(VENV)/.place)" = "$$(pwd -P)" ] && [ -x $(VENV)/bin/python ]; } || echo stale)
 
-.PHONY: help repro promote rollback restore compare ui test test-all lint bench results recipes setup lock clean
+.NOTPARALLEL:
+.PHONY: stale git help repro promote rollback restore compare ui test test-all lint bench results recipes setup lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,13 +36,13 @@ compare: setup  ## compare two models: make compare A=champion B=2 (version, run
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
 	@pneumonia ui --port $(PORT)
 
-test: setup  ## run what CI runs, about 8 minutes on 2 cores
+test: $(VENV)/.complete  ## run what CI runs, about 8 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
-test-all: setup  ## run all tests, also the slow ones
+test-all: $(VENV)/.complete  ## run all tests, also the slow ones
 	$(PYTEST)
 
-lint: setup  ## check style, types and layers
+lint: $(VENV)/.complete  ## check style, types and layers
 	ruff check .
 	ruff format --check .
 	mypy
@@ -52,11 +57,19 @@ recipes: setup  ## compare recipes on real images taken like the other class, in
 results: setup  ## train the published models on real data, in docs/results.csv (hours; continues after a stop)
 	python -m benchmarks.results $(RESULTS)
 
-setup: $(VENV)/.complete  ## create only the environment, from requirements.lock
+setup: git $(VENV)/.complete  ## create only the environment, from requirements.lock
 
-$(VENV)/.complete: requirements.lock pyproject.toml
+git:
+	@command -v git >/dev/null || { echo "git is not installed, and DVC needs it: install it, then run make again"; exit 1; }
+	@[ -e .git ] || { echo "This folder is not a git repository, and DVC needs one. Make it one, then run make again:"; \
+		echo '  git init && git add -A && git commit -m "Start"'; exit 1; }
+	@git rev-parse --verify --quiet HEAD >/dev/null || { echo "git has no commit here, and DVC needs one. Make it, then run make again:"; \
+		echo '  git add -A && git commit -m "Start"'; exit 1; }
+
+$(VENV)/.complete: requirements.lock pyproject.toml $(STALE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 is needed: make PYTHON=python3.12 $(MAKECMDGOALS)")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(STALE:stale=--clear) $(VENV)
+	@[ -L $(VENV) ] || pwd -P > $(VENV)/.place
 	python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
