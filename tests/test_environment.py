@@ -114,3 +114,30 @@ def test_a_user_without_a_name_gets_one(tmp_path: Path) -> None:
     nobody = "import getpass, pwd\ndef missing(uid): raise KeyError(uid)\npwd.getpwuid = missing\n"
     assert python(f"{nobody}environment.prepare()\nprint(getpass.getuser())", tmp_path) == "unknown"
     assert python("import getpass\nenvironment.prepare()\nprint(getpass.getuser())", tmp_path, USER="me") == "me"
+
+
+FIT = """
+import hashlib
+import stages
+from pneumonia.models import networks, runtime
+from pneumonia.train import fit
+from pneumonia.training.recipe import Schedule
+from tests.conftest import PLAIN
+from tests.toys import toy_split
+
+runtime.start_keras(1)
+model = networks.create_model("shallow")
+fit(model, toy_split(), toy_split(seed=1), PLAIN, Schedule(epochs=2, patience=2, learning_rate=0.001, seed=1))
+weights = [weight.tobytes() for weight in model.get_weights()]
+print(len(weights), hashlib.sha256(b"".join(weights)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_a_hostile_shell_and_home_train_the_same_weights(tmp_path: Path, repo: Path) -> None:
+    (tmp_path / ".keras").mkdir()
+    settings = {"backend": "torch", "floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"}
+    paths = {"PYTHONPATH": f"{repo}/src:{repo}"}
+    clean = python(FIT, tmp_path, **paths)
+    (tmp_path / ".keras" / "keras.json").write_text(json.dumps(settings))
+    assert python(FIT, tmp_path, **paths, **HOSTILE) == clean

@@ -1,5 +1,6 @@
 """Keras as this project starts and runs it."""
 
+import json
 import re
 import sys
 from importlib.metadata import version
@@ -27,10 +28,13 @@ def test_what_trains_is_named_with_its_version_and_its_hardware_in_general_words
     assert re.fullmatch(r"CPU \(\w+, \d+ cores\), no GPU|\d+ GPU \(.+\)", hardware)
 
 
-def test_keras_starts_in_silence_with_every_generator_seeded() -> None:
+def test_keras_starts_in_silence_with_every_generator_seeded_and_no_settings_of_the_user(tmp_path: Path) -> None:
+    mine = {"backend": "tensorflow", "floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(mine))
     ended = python(
-        """
-        import random, sys
+        f"""
+        import os, random, sys
+        os.environ["KERAS_HOME"] = {str(tmp_path)!r}
         from pneumonia.models import runtime
 
         def draw():
@@ -44,10 +48,13 @@ def test_keras_starts_in_silence_with_every_generator_seeded() -> None:
         print(first == draw())
         runtime.start_keras(8)
         print([old == new for old, new in zip(first, draw())])
+        import keras
+        settings = keras.config
+        print(settings.floatx(), settings.epsilon(), settings.image_data_format(), settings.dtype_policy())
         print("still heard", file=sys.stderr)
         """
     )
-    assert ended.stdout == "True\n[False, False, False]\n"
+    assert ended.stdout == 'True\n[False, False, False]\nfloat32 1e-07 channels_last <DTypePolicy "float32">\n'
     assert ended.stderr == "still heard\n"
 
 
