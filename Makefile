@@ -6,6 +6,8 @@ PORT ?= 5000
 # Two processes; the tests of a file run together and in order; the longest files run first.
 PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# DVC asks for the name of the user, who may have none in a container.
+export LOGNAME ?= $(shell id -un 2>/dev/null || echo unknown)
 # The scripts of an environment name its path: one that was moved or copied with the project is made again. A link to
 # another environment is the user's.
 STALE := $(shell [ -L $(VENV) ] || [ ! -e $(VENV)/.place ] || \

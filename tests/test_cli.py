@@ -143,7 +143,7 @@ def test_a_registration_by_hand_logs_its_decision_as_the_stage_does(stage: Any) 
 def lose_predictions(*versions: int) -> None:
     for version in versions:
         run_id = mlflow.MlflowClient().get_model_version("pneumonia-phantom", str(version)).run_id
-        shutil.rmtree(Path(runs.artifact_place(run_id).removeprefix("file://")) / "evaluation")
+        shutil.rmtree(Path(runs.artifact_place(run_id)) / "evaluation")
 
 
 def test_promotion_against_lost_predictions_fails_before_it_writes_and_names_the_way_out(stage: Any) -> None:

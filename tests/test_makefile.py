@@ -98,6 +98,18 @@ def test_a_project_without_git_says_so_before_anything_is_installed(project: Pat
     assert environments(log) == ["-m venv .venv"], "as for make test and make lint"
 
 
+def test_a_user_without_a_name_has_one_for_dvc(project: Path) -> None:
+    with open(project / "Makefile", "a") as makefile:
+        makefile.write("\nname:\n\t@echo $$LOGNAME\n")
+    (project.parent / "id").write_text("#!/bin/sh\nexit 1\n")
+    (project.parent / "id").chmod(0o755)
+    command = ["make", "name"]
+    for known, name in (({}, "unknown"), ({"LOGNAME": "me"}, "me")):
+        environment = {"PATH": f"{project.parent}{os.pathsep}{os.environ['PATH']}", **known}
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{name}\n"
+
+
 def test_a_repository_without_a_commit_says_so(project: Path, log: Path) -> None:
     shutil.rmtree(project / ".git")
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)

@@ -39,6 +39,11 @@ def artifacts(database: Path) -> str:
     return (database.parent / "artifacts").as_uri()
 
 
+def readable(location: str) -> str:
+    """A location for messages: the path of a `file://` URI, any other one as it is."""
+    return url2pathname(location.removeprefix("file://")) if location.startswith("file://") else location
+
+
 def require_writable(database: Path) -> None:
     """Check that a store can be written; waits for other programs that write to it.
 
@@ -92,8 +97,4 @@ def _prefixes(old: str, new: str) -> list[tuple[str, str]]:
     if old.endswith("/mlruns/artifacts"):
         old, new = old.removesuffix("/artifacts"), new.removesuffix("/artifacts")
     # MLflow writes the location of `Default` as a path.
-    return [(old, new), (_path(old), _path(new))]
-
-
-def _path(uri: str) -> str:
-    return url2pathname(uri.removeprefix("file://"))
+    return [(old, new), (readable(old), readable(new))]

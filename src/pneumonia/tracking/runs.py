@@ -344,8 +344,8 @@ def was_evaluated(run_id: str) -> bool:
 
 
 def artifact_place(run_id: str) -> str:
-    """Where the artifacts of a run lie."""
-    return str(mlflow.get_run(run_id).info.artifact_uri)
+    """Where the artifacts of a run lie, for messages."""
+    return place.readable(str(mlflow.get_run(run_id).info.artifact_uri))
 
 
 @contextmanager
