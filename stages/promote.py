@@ -29,6 +29,7 @@ def main() -> None:
             settings.promote.model_dump(),
             synthetic=is_synthetic(settings),
             model_path=MODELS_DIR / "model.keras",
+            test_split=reports["rebalance"].get("test_split", ""),
         )
         version, champion, decision, tags = outcome
         report = {"version": version, "champion_version": champion, **promote.as_report(decision)}

@@ -98,6 +98,9 @@ def test_versions_are_listed_with_alias_aucs_and_reason(stage: Any) -> None:
     done = CliRunner().invoke(cli.main, ["versions"])
     assert max(map(len, done.output.splitlines())) <= 80
     assert "2: higher validation AUC" in done.output
+    assert [row["test_split"] for row in rows] == ["drawn, official left out", "drawn, official left out"]
+    assert "drawn, official left out" not in done.output
+    assert "test_split" in done.output
 
 
 # --- the command line itself ---

@@ -241,6 +241,7 @@ def test_what_stays_unseen_is_counted() -> None:
     splits = assign_splits(table, **FRACTIONS | {"official_test": "leave_out"}, seed=1)
     report = summarise(table, balance(splits, strategy="none", seed=1), "none")
     assert report["official_test"] is False
+    assert report["test_split"] == "drawn, official left out"
     assert report["n_left_out_official_test"] == 9
     assert report["n_left_out_duplicates_or_test_patients"] == 1, "the train image of a patient of that split"
 
@@ -605,7 +606,9 @@ def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:
     assert report["digest"] == tables.data_digest(splits)
     assert (report["strategy"], report["official_test"]) == ("oversample", False)
     assert "n_left_out_official_test" not in report
-    assert summarise(table.assign(source_split="test"), splits, "none")["official_test"] is True
+    assert report["test_split"] == "drawn"
+    official = summarise(table.assign(source_split="test"), splits, "none")
+    assert (official["official_test"], official["test_split"]) == (True, "official")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ def versions(data: str | None, as_json: bool) -> None:
     elif table.empty:
         click.echo(f"{runs.registered_name(data)} has no versions yet; make repro trains and registers one")
     else:
-        click.echo(table.drop(columns="why").to_string(index=False))
+        short = table.drop(columns=["data", "why"]).assign(test_split=table["test_split"].str.partition(",")[0])
+        click.echo(f"{runs.registered_name(data)}\n{short.to_string(index=False)}")
         for row in table.itertuples():
             click.echo(textwrap.fill(f"{row.version}: {row.why}", 80, subsequent_indent="   "))
 
@@ -181,6 +182,7 @@ def register(if_missing: bool, without_champion: bool) -> None:
                 settings.promote.model_dump(),
                 synthetic=synthetic,
                 model_path=MODELS_DIR / "model.keras",
+                test_split=tables.read_json(REPORTS_DIR / "rebalance.json").get("test_split", ""),
                 without_champion=without_champion,
             )
             registry.link_card(record["data"], version, trained, REPORTS_DIR / "model_card.html")

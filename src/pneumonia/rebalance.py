@@ -239,8 +239,8 @@ def summarise_acquisition(table: pd.DataFrame, estimate: pd.DataFrame) -> dict[s
 def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[str, Any]:
     """The content of `rebalance.json`: images, patients and weights per split and class, and images left out.
 
-    `official_test`: whether the test split is the official one of the source. If that one was left out,
-    `n_left_out_official_test` is the number of its images.
+    `test_split`: `official`, the one of the source; `drawn` if it has none; or `drawn, official left out`. Then
+    `n_left_out_official_test` is the number of images of the official one.
 
     `n_` is the number of images, `shown_` their number in an epoch with repeats, `weight_` their total weight in the
     loss. `age` and `sex` count the patients for whom the source gives them.
@@ -266,9 +266,11 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
     is_kept, is_official = valid["image_id"].isin(kept), valid["source_split"].eq("test")
     n_left_out = int((valid["valid"] & ~is_kept).sum())
     n_unseen = int((valid["valid"] & ~is_kept & is_official).sum())
+    official = bool((is_kept & is_official).any())
     return {
         "strategy": strategy,
-        "official_test": bool((is_kept & is_official).any()),
+        "official_test": official,
+        "test_split": "official" if official else "drawn, official left out" if n_unseen else "drawn",
         "splits": {split: rows[split] for split in tables.SPLITS},
         **({"n_left_out_official_test": n_unseen} if n_unseen else {}),
         "n_left_out_duplicates_or_test_patients": n_left_out - n_unseen,

@@ -86,6 +86,7 @@ def made_facts() -> dict[str, Any]:
         "rebalance": {
             "n_left_out_duplicates_or_test_patients": 11,
             "official_test": False,
+            "test_split": "drawn, official left out",
             "splits": {
                 "train": {
                     "n_images": 1001,

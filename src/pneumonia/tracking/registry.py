@@ -143,6 +143,7 @@ def submit(
     *,
     synthetic: bool,
     model_path: Path,
+    test_split: str,
     without_champion: bool = False,
 ) -> Outcome:
     """Register the model of a train run, choose the champion, and record the decision.
@@ -157,6 +158,7 @@ def submit(
         limits: section `promote` of params.yaml.
         synthetic: whether the data set is.
         model_path: file of the model.
+        test_split: of `rebalance.json`.
         without_champion: leave out each champion whose predictions are lost.
 
     Raises:
@@ -165,7 +167,7 @@ def submit(
     data, conditions = record["data"], {"threshold": metrics["threshold"], **limits}
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
     facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
-    origin = lineage(model_path, record)
+    origin = lineage(model_path, record) | {"test_split": test_split}
     with registry_lock():  # so that a rollback sees no version without a decision
         version = register(data, run, {**facts, **promote.facts(predictions, **conditions)}, origin)
         if LOST in version_tags(data)[version]:  # its predictions have been logged again
@@ -232,8 +234,8 @@ def versions(data: str) -> pd.DataFrame:
     """The registered versions of a data set's model, the newest first.
 
     Returns:
-        `version, alias, model, data, val_auc, test_auc, registered, why`: text, times in UTC; no rows without
-        versions.
+        `version, alias, model, data, val_auc, test_auc, test_split, registered, why`: text, times in UTC; no rows
+        without versions.
     """
     holder = champion(data)
     models = mlflow.search_model_versions(filter_string=f"name = '{runs.registered_name(data)}'")
@@ -245,12 +247,14 @@ def versions(data: str) -> pd.DataFrame:
             "data": data,
             "val_auc": _digits(version.tags.get("val_auc")),
             "test_auc": _digits(version.tags.get("test_auc")),
+            "test_split": version.tags.get("test_split", ""),
             "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
             "why": version.tags.get("reason", ""),
         }
         for version in sorted(models, key=lambda version: -int(version.version))
     ]
-    return pd.DataFrame(rows, columns=["version", "alias", "model", "data", "val_auc", "test_auc", "registered", "why"])
+    facts = ["version", "alias", "model", "data", "val_auc", "test_auc", "test_split", "registered", "why"]
+    return pd.DataFrame(rows, columns=facts)
 
 
 def _digits(value: str | None) -> str:
