@@ -928,14 +928,25 @@ def test_a_placeholder_in_the_headers_is_no_patient_and_a_note_says_so(
     for number, name in enumerate(FILMS):
         path = (in_project / "mine" / name).with_suffix("")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dicom(PatientID="HOSPITAL 7" if number < 15 else f"P{number // 2}", PatientAge="old"))
+        path.write_bytes(dicom(PatientID="HOSPITAL 7" if number < 25 else f"P{number // 2}", PatientAge="old"))
     manifest = fetched("folder", "mine").manifest
-    assert manifest["patient_id"].to_list()[:15] == manifest["image_id"].to_list()[:15]
-    assert manifest["patient_id"].to_list()[15:18] == ["P7", "P8", "P8"]
+    assert manifest["patient_id"].to_list()[:25] == manifest["image_id"].to_list()[:25]
+    assert manifest["patient_id"].to_list()[25:28] == ["P12", "P13", "P13"]
     assert "age" not in manifest
     assert "header_id" not in manifest
     said = capsys.readouterr().out
-    assert "NOTE: PatientID 'HOSPITAL 7' names no patient, in the headers of 15 of 40 files" in said
+    assert "NOTE: PatientID 'HOSPITAL 7' names no patient, in the headers of 25 of 40 files" in said
+
+
+def test_a_patient_of_most_headers_of_a_class_stays_one_and_a_note_says_so(
+    in_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(FILMS):
+        path = (in_project / "mine" / name).with_suffix("")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom(PatientID="P7" if number < 15 else f"Q{number}"))
+    assert (fetched("folder", "mine").manifest["patient_id"] == "P7").sum() == 15
+    assert "NOTE: PatientID P7 counts as one patient and has 15 of 20 images of normal" in capsys.readouterr().out
 
 
 def test_what_a_table_writes_never_breaks_a_later_stage(in_project: Path) -> None:

@@ -222,6 +222,15 @@ def test_links_to_folders_and_files_are_followed_and_their_other_names_are_known
     assert listed.read("val/a.png") == b"1"
 
 
+def test_two_links_to_one_place_outside_are_names_of_the_same_files(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "a.png").write_bytes(b"1")
+    (tmp_path / "xrays").mkdir()
+    for link in ("x", "y"):
+        (tmp_path / "xrays" / link).symlink_to("../store")
+    assert files.in_folder(f"{tmp_path}/xrays").aliases == {"y/a.png": "x/a.png"}
+
+
 @pytest.mark.parametrize("target", [".", "..", "../..", "loop", "other"])
 def test_a_cycle_of_links_ends(tmp_path: Path, target: str) -> None:
     (tmp_path / "xrays" / "deep").mkdir(parents=True)
@@ -444,6 +453,15 @@ BAD_TARS: dict[str, tuple[dict[str, bytes | str], str]] = {
     "twice": ({"a.png": b"1", "./a.png": b"2"}, r"a\.tgz: contains 'a\.png' twice; create the archive again"),
     "bomb": ({"a.png": bytes(3 * 2**20)}, r"a\.tgz: a\.png has more than .* 200 times its size .*"),
 }
+
+
+def test_a_tar_archive_with_names_that_are_not_utf_8_is_refused_with_the_cause(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("\u00fc.png"))
+    with pytest.raises(
+        UserError, match=r"^a\.tar: the name of member .* is not in UTF-8; rename the file and create the"
+    ):
+        files.pack_again(tmp_path / "a.tar", tmp_path / "a.zip", place="a.tar")
 
 
 @pytest.mark.parametrize("kind", BAD_TARS)

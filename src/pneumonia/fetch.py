@@ -90,11 +90,11 @@ def fetch(
             _render(unfinished, n_images, seed, workers)
             manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out)
         record = {"sha256": workspace.sha256_file(target)}
-    elif url and (place := _in_place(url, sha256)):
-        listed, table = place
+    elif url and (used_in_place := _in_place(url, sha256)):
+        place, table = used_in_place
         if table:
             read = partial(own.read_table, table, classes=names)
-        manifest, boxes, counts = _read(data, listed, read, max_left_out)
+        manifest, boxes, counts = _read(data, place, read, max_left_out)
         record = {"url": url}
     else:
         address = _address(url) if url else origin.url
@@ -134,36 +134,36 @@ _Read = tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]
 
 
 def _read_zip(data: str, path: Path, stored: Path, read: layouts.Reader, max_left_out: float = 1.0) -> _Read:
-    with files.in_archive(path, stored=stored) as listed:
-        return _read(data, listed, read, max_left_out)
+    with files.in_archive(path, stored=stored) as place:
+        return _read(data, place, read, max_left_out)
 
 
-def _read(data: str, listed: files.Files, read: layouts.Reader, max_left_out: float) -> _Read:
+def _read(data: str, place: files.Files, read: layouts.Reader, max_left_out: float) -> _Read:
     """The manifest, the boxes, and for `source.json` the numbers of files that are no rows, if there are any."""
-    listing = read(listed)
+    listing = read(place)
     rows, boxes = listing.rows, listing.boxes
     if not rows:
-        others = [name for name, other in layouts.READERS.items() if name != data and _fits(other, listed)]
+        others = [name for name, other in layouts.READERS.items() if name != data and _fits(other, place)]
         hint = f"; it looks like data = {others[0]}" if others else ""
         expected = sources.source(data).layout
-        top = sorted({f"{name.split('/')[0]}{'/' if '/' in name else ''}" for name in listed.names})
+        top = sorted({f"{name.split('/')[0]}{'/' if '/' in name else ''}" for name in place.names})
         content = f"found: {', '.join(top[:5])}{', …' if len(top) > 5 else ''}" if top else "it is empty"
         kinds = [f"{len(names):,} {why}" for why, names in (*listing.companions.items(), *listing.left_out.items())]
         content += f" ({'; '.join(kinds)})" if kinds else ""
         raise UserError(
-            f"{listed.place}: no images in the layout of data = {data}{f' ({expected})' if expected else ''}; "
+            f"{place.place}: no images in the layout of data = {data}{f' ({expected})' if expected else ''}; "
             f"{content}{hint}"
         )
-    counts = _count(listing, listed.place, max_left_out)
+    counts = _count(listing, place.place, max_left_out)
     with ThreadPoolExecutor(contents.THREADS) as pool:
-        described = pool.map(lambda row: _describe(row, listed), rows)
-        manifest = pd.DataFrame(tqdm(described, "fetch", len(rows), unit="image", disable=None, leave=False))
+        records = pool.map(lambda row: _describe(row, place), rows)
+        manifest = pd.DataFrame(tqdm(records, "fetch", len(rows), unit="image", disable=None, leave=False))
     manifest["patient_id"] = _patients(manifest)
     manifest = manifest.sort_values("image_id", ignore_index=True)
     manifest["label"] = manifest["label"].astype(int)
     for label, name in tables.LABELS.items():
         if not (manifest["label"] == label).any():
-            raise UserError(f"{listed.place}: no image of class {label} ({name}); a classifier needs both classes")
+            raise UserError(f"{place.place}: no image of class {label} ({name}); a classifier needs both classes")
     more = [str(name) for name in manifest if name not in (*MANIFEST, "header_id")]
     manifest[more] = manifest[more].fillna("")
     table = pd.DataFrame(boxes, columns=list(BOXES))
@@ -174,9 +174,9 @@ def _read(data: str, listed: files.Files, read: layouts.Reader, max_left_out: fl
     return manifest[[*MANIFEST, *more]], table, counts
 
 
-def _fits(other: layouts.Reader, listed: files.Files) -> bool:
+def _fits(other: layouts.Reader, place: files.Files) -> bool:
     try:
-        return bool(other(listed).rows)
+        return bool(other(place).rows)
     except UserError:  # the layout is recognised, but something is missing in it
         return True
 
@@ -207,29 +207,29 @@ def _count(listing: contents.Listing, place: str, max_left_out: float) -> dict[s
             "or raise the limit"
         )
     counts = {
-        kind: [{"reason": why, "n": len(names), "first": names[0]} for why, names in found.items()]
-        for kind, found in (("left_out", listing.left_out), ("companions", listing.companions))
+        kind: [{"reason": why, "n": len(names), "first": names[0]} for why, names in others.items()]
+        for kind, others in (("left_out", listing.left_out), ("companions", listing.companions))
     }
-    return {kind: found for kind, found in counts.items() if found}
+    return {kind: numbers for kind, numbers in counts.items() if numbers}
 
 
-def _describe(row: dict[str, Any], listed: files.Files) -> dict[str, Any]:
+def _describe(row: dict[str, Any], place: files.Files) -> dict[str, Any]:
     """A row of the manifest: what the source lists, and the metadata of the file."""
     row = dict(row)
     member, mask = row.pop("member"), row.pop("lung_mask_member", "")
-    content = listed.read(member)
+    content = place.read(member)
     header = decode.header(content)
-    described = {name: columns.DESCRIPTIONS[name](header[name]) for name in columns.DESCRIPTIONS if name in header}
-    known = {name: value for name, value in (described | row).items() if value not in ("", None)}
+    description = {name: columns.DESCRIPTIONS[name](header[name]) for name in columns.DESCRIPTIONS if name in header}
+    facts = {name: value for name, value in (description | row).items() if value not in ("", None)}
     return {
-        **known,
-        "patient_id": known.get("patient_id", ""),
+        **facts,
+        "patient_id": facts.get("patient_id", ""),
         "header_id": columns.patient(header.get("patient_id", "")),
         "source_split": row["source_split"],
-        "uri": listed.uri(member),
+        "uri": place.uri(member),
         "bytes": len(content),
         "sha256": workspace.sha256_bytes(content),
-        **({"lung_mask_uri": listed.uri(mask)} if mask else {}),
+        **({"lung_mask_uri": place.uri(mask)} if mask else {}),
     }
 
 
@@ -237,13 +237,16 @@ def _patients(manifest: pd.DataFrame) -> list[str]:
     """The patient of each image: as the source says, else as the header of the file says, else the image itself."""
     unknown = manifest["patient_id"] == ""
     headers = manifest["header_id"].where(unknown, "")
-    nobody = columns.placeholders(zip(headers, manifest["label"].astype(int), strict=True))
+    nobody = columns.placeholders(headers)
     for identifier in sorted(nobody):
         print(
             f"NOTE: PatientID {identifier!r} names no patient, in the headers of {(headers == identifier).sum():,} of "
             f"{len(manifest):,} files"
         )
     headers = headers.where(~headers.isin(nobody), "")
+    ids = zip(manifest["image_id"], manifest["label"].astype(int), headers, strict=True)
+    for note in own.notes_on_patients([{"image_id": i, "label": label, "patient_id": one} for i, label, one in ids]):
+        print(f"NOTE: PatientID {note}")
     patients = manifest["patient_id"].where(~unknown, headers)
     return list(patients.where(patients != "", manifest["image_id"]))
 

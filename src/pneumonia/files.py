@@ -30,6 +30,7 @@ MAX_RATIO = 200
 
 # Control characters, and the characters to which Python decodes bytes that are not UTF-8.
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
 # The name of the archive comes from `fetch`, those of the members do not: they may contain another `::`.
 _ZIP_URI = re.compile(r"zip://(?P<member>.+)::(?P<archive>.+)")
 _OTHER_ARCHIVES = {b"Rar!\x1a\x07": "a RAR archive", b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive"}
@@ -45,7 +46,7 @@ class Files(NamedTuple):
         read: returns the bytes of one of them.
         uri: returns the name of one of them in a manifest, for `read_bytes`.
         head: returns the first bytes of one of them, without the rest; arguments are name and number of bytes.
-        aliases: name of a file that a symbolic link leads to -> its other name among `names`.
+        aliases: name that symbolic links give to a file -> the first name of this file among `names`.
     """
 
     place: str
@@ -158,13 +159,13 @@ def in_folder(url: str) -> Files:
 
 
 def _below(root: str) -> tuple[list[str], dict[str, str]]:
-    """The names of the files below a local folder, and the other names of those that a link leads to.
+    """The names of the files below a local folder, and the other names of those that several names lead to.
 
     Links to a folder above are not followed. Sockets and pipes are left out, because reading one would wait for ever.
     A link to nothing is listed: reading it is an error, so that the files behind it are not missed silently.
     """
     names: list[str] = []
-    aliases: dict[str, str] = {}
+    links: dict[str, str] = {}  # name -> real path
     top = os.path.realpath(root)
     waiting: list[tuple[str, tuple[str, ...], bool]] = [("", (top,), False)] if os.path.isdir(root) else []
     while waiting:
@@ -183,10 +184,17 @@ def _below(root: str) -> tuple[list[str], dict[str, str]]:
                     waiting.append((f"{name}/", (*path, target), by_link))
                 elif stat.S_ISREG(mode):
                     names.append(name)
-                    if by_link and target.startswith(f"{top}/"):
-                        aliases[name] = target.removeprefix(f"{top}/")
-        if aliases and len(names) > MAX_MEMBERS:
+                    if by_link:
+                        links[name] = target
+        if links and len(names) > MAX_MEMBERS:
             raise UserError(f"links lead to more than {MAX_MEMBERS:,} files")
+    aliases: dict[str, str] = {}
+    outside: dict[str, str] = {}
+    for name, target in sorted(links.items()):
+        if target.startswith(f"{top}/"):
+            aliases[name] = target.removeprefix(f"{top}/")
+        elif outside.setdefault(target, name) != name:
+            aliases[name] = outside[target]
     return sorted(names), aliases
 
 
@@ -219,6 +227,11 @@ def pack_again(path: Path, target: Path, *, place: str) -> None:
                 if member.isdir():
                     continue
                 _require_inside(place, member.name)
+                if _NOT_UTF8.search(member.name):
+                    raise UserError(
+                        f"{place}: the name of member {member.name!r} is not in UTF-8; rename the file and create the "
+                        "archive again"
+                    )
                 if not member.isreg():
                     raise UserError(
                         f"{place}: member {member.name!r} is a link or a device; pack the files themselves "

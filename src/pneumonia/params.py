@@ -34,13 +34,6 @@ def _from_list(value: Any) -> Any:
     return tuple(value)
 
 
-def _check_names(classes: dict[str, list[str]]) -> dict[str, list[str]]:
-    names = [{name.strip().casefold() for name in names} for names in classes.values()]
-    if both := set.intersection(*names) if len(names) > 1 else set():
-        raise ValueError(f"{min(both)!r} is a name of both classes; keep one")
-    return classes
-
-
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -50,7 +43,7 @@ class Fetch(Section):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
     n_images: Annotated[int, Field(ge=40, le=1_000_000)]
     seed: Seed
-    classes: Annotated[dict[Literal["normal", "pneumonia"], list[str]], AfterValidator(_check_names)]
+    classes: dict[Literal["normal", "pneumonia"], list[str]]
     max_left_out: Annotated[float, Field(ge=0, le=1)]
 
 

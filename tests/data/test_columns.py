@@ -7,16 +7,31 @@ from pneumonia.data import columns
 
 AGES = {
     "34": ("034Y", "34", "34.0", "34 years", "34 y/o", "34yo", "34-year-old", " 34 Years old ", "34 yrs."),
-    "0.5": ("006M", "6 months", "6 mo", "6m", "0,5", "0.5"),
+    "0.5": ("006M", "6 months", "6 mo", "0,5", "0.5"),
     "1.5": ("018M", "1 year 6 months", "1y6m", "1 year, 6 months", "1 year and 6 months"),
-    "0.0383": ("002W", "2 weeks", "2 w"),
+    "0.0383": ("002W", "2 weeks", "2 wks"),
     "0.0274": ("010D", "10 days"),
     "0": ("000Y", "0"),
     "104": ("104Y",),
     "58.5": ("58,5", "58.5"),
     "90": ("90+", "90 +", "90 years +", "> 90", "≥90", "90 and older", "over 90"),
     "": ("", "nan", "NaN", "None", "NA", "N/A", "unknown", "?", "-", "60-69", "60–69", "60 to 69 years", "18+", "< 1"),
-    None: ("old", "-34Y", "411Y", "1956-03-01", "01.03.1956", "Oct-19", "34 apples", "1e2", "Y"),
+    None: (
+        "old",
+        "-34Y",
+        "411Y",
+        "1956-03-01",
+        "01.03.1956",
+        "Oct-19",
+        "34 apples",
+        "1e2",
+        "Y",
+        "58M",
+        "58F",
+        "6M",
+        "58 m",
+        "58W",
+    ),
 }
 
 
@@ -58,8 +73,13 @@ def test_only_what_means_one_class_is_a_label(written: str, label: int | None) -
 
 def test_a_split_has_synonyms() -> None:
     assert {columns.split(text) for text in ("valid", "Validation", "dev", "eval", "VAL ", "val_set")} == {"val"}
-    assert {columns.split(text) for text in ("train", "Training", "train set")} == {"train"}
-    assert {columns.split(text) for text in ("test", "TESTING", "test-set")} == {"test"}
+    assert {columns.split(text) for text in ("train", "Training", "train set", "TRAIN_DATA", "images/train")} == {
+        "train"
+    }
+    assert {columns.split(text) for text in ("test", "TESTING", "test-set", "Test  Images", "testset")} == {"test"}
+    assert {columns.split(text) for text in ("images", "data set", "set", "trainval", "train 1", "testosterone")} == {
+        None
+    }
     assert {columns.split(text) for text in ("", "nan", "None")} == {""}
     assert columns.split("holdout") is None
 
@@ -79,8 +99,8 @@ def test_a_name_of_both_classes_is_refused() -> None:
         columns.class_names({"normal": ["sick"], "pneumonia": ["Sick "]})
 
 
-def nobody(*identifiers: str, share: float = 0.5) -> set[str]:
-    return columns.placeholders([(identifier, 0) for identifier in identifiers], share)
+def nobody(*identifiers: str) -> set[str]:
+    return columns.placeholders(identifiers)
 
 
 @pytest.mark.parametrize(
@@ -105,16 +125,22 @@ def test_zero_is_a_patient_where_patients_are_counted_from_zero() -> None:
     assert nobody("0", "000", "001") == {"0"}
 
 
-def test_an_identifier_of_most_files_of_a_class_is_no_patient() -> None:
+def test_an_identifier_of_more_than_half_of_all_files_is_no_patient() -> None:
     assert nobody(*["X1"] * 10, *"abcdefghi") == {"X1"}
     assert nobody(*["X1"] * 10, *"abcdefghij") == set()  # half is not most
     assert nobody(*["X1"] * 9) == set()  # a patient of a small set
     assert nobody(*["X1"] * 10, *[""] * 10) == set()
-    both = [("X1", 0)] * 10 + [(str(number), 1) for number in range(50)]
-    assert columns.placeholders(both) == {"X1"}
 
 
 def test_an_identifier_that_a_spreadsheet_has_rounded_is_recognised() -> None:
     assert columns.is_shortened("1.23457E+12")
     assert columns.is_shortened("1,2E+15")
+    assert columns.is_shortened("1E+12")
+    assert columns.is_shortened("1e+12")
     assert not any(map(columns.is_shortened, ("1e5", "1E5", "007", "12E+3a", "")))
+
+
+def test_a_number_with_the_zero_of_another_program_is_the_same_patient() -> None:
+    assert columns.patients(["7", "7.0", "", "P3"]) == ["7", "7", "", "P3"]
+    assert columns.patients(["7.0", "7.1"]) == ["7.0", "7.1"]  # seventh place, second patient
+    assert columns.patients(["007", "7", "7.00"]) == ["007", "7", "7"]

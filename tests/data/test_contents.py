@@ -31,7 +31,7 @@ def object_of(sop_class: str, *, pixels: bool = False) -> bytes:
 
 def kinds(**files: bytes) -> dict[str, str]:
     """What each file counts as; empty text for an image."""
-    images, companions, left_out = contents.classify(place(files))
+    images, companions, left_out, _ = contents.classify(place(files))
     return dict.fromkeys(images, "") | {
         name: kind for found in (companions, left_out) for kind, names in found.items() for name in names
     }
@@ -61,9 +61,15 @@ def test_other_files_are_texts_or_left_out() -> None:
         "a.zip": b"PK\x03\x04" + bytes(99),
         "a.gif": b"GIF89a" + bytes(99),
     }
-    texts = dict.fromkeys(("README", "labels.csv", "a.xlsx", "a.pdf", "empty"), contents.TEXTS)
+    texts = dict.fromkeys(("README", "labels.csv", "a.xlsx", "a.pdf"), contents.TEXTS)
     others = dict.fromkeys(("a.npy", "a.zip"), contents.NO_IMAGES)
-    assert kinds(**files) == {**texts, **others, "a.gif": "images in GIF, which is not supported"}
+    rest = {"empty": contents.EMPTY, "a.gif": "images in GIF, which is not supported"}
+    assert kinds(**files) == {**texts, **others, **rest}
+
+
+@pytest.mark.parametrize("name", ["IM4", "CR.1.2.3", "a.svg", "a.pgm", "a.ima"])
+def test_text_with_the_name_of_an_image_is_left_out_and_counted(name: str) -> None:
+    assert kinds(**{name: b"<html>403 Forbidden</html>"}) == {name: contents.NO_IMAGES}
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,33 @@ def test_a_folder_above_all_images_does_not_make_them_masks() -> None:
     names = ["labels/NORMAL/a.png", "labels/PNEUMONIA/b.png", "README"]
     assert set(kinds(**dict.fromkeys(names, PNG)).values()) == {""}
     assert kinds(**{"NORMAL/b_mask.png": PNG, "x/c.png": PNG})["NORMAL/b_mask.png"] == ""  # a mask of nothing
+
+
+@pytest.mark.parametrize(
+    ("mask", "beside", "kind"),
+    [
+        ("NORMAL/gt/a.png", "NORMAL/a.png", contents.MASKS),
+        ("NORMAL/p1/roi/a.png", "NORMAL/p1/a.jpg", contents.MASKS),
+        ("train/labels/a.png", "train/images/b.png", contents.MASKS),
+        ("labels/a.png", "PNEUMONIA/a.png", contents.MASKS),
+        ("NORMAL/gt/a.png", "PNEUMONIA/gt/b.png", contents.MASKS_ALONE),
+        ("NORMAL/p1/seg/a.png", "NORMAL/p2/b.png", contents.MASKS_ALONE),
+        ("NORMAL/GT/a.png", "NORMAL/PA/b.png", contents.MASKS_ALONE),
+        ("NORMAL/GT/0.png", "NORMAL/AB/0.png", ""),  # initials
+    ],
+)
+def test_a_short_name_means_masks_only_beside_the_images(mask: str, beside: str, kind: str) -> None:
+    assert kinds(**{mask: PNG, beside: PNG})[mask] == kind
+
+
+@pytest.mark.parametrize("month", ["OCT", "OCT2019"])
+def test_a_month_and_initials_are_no_eye_scans(month: str) -> None:
+    names = [f"{label}/{folder}/a.png" for label in ("NORMAL", "PNEUMONIA") for folder in ("SEP", month, "CNV")]
+    assert set(kinds(**dict.fromkeys([*names, f"{month}/NORMAL/b.png"], PNG)).values()) == {""}
+    eyes = ["OCT2017/train/CNV/a.png", "OCT2017/train/NORMAL/b.png", "OCT2017/test/NORMAL/c.png"]
+    eyes += ["x/DME/a.png", "x/CNV/a.png", "x/NORMAL/a.png"]
+    found = kinds(**dict.fromkeys([*names, *eyes], PNG))
+    assert {name for name, kind in found.items() if kind} == set(eyes)
 
 
 def test_only_first_bytes_are_read_and_only_where_the_name_does_not_tell() -> None:

@@ -1,11 +1,13 @@
 """A user's own images say who is the patient, what the label is, and which split they have."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
 from pneumonia import UserError
 from pneumonia.data import columns, contents, own
+from pneumonia.files import in_folder
 from tests.data.conftest import by_image, place, rows_of
 
 
@@ -164,6 +166,96 @@ def test_an_image_that_a_link_gives_a_second_name_is_read_once_under_the_name_wi
     assert [row["member"] for row in listing.rows] == ["NORMAL/a.png", "PNEUMONIA/b.png"]
     assert listing.companions == {contents.LINKED: ["all/PNEUMONIA/b.png", "store/healthy/a.png"]}
     assert not listing.left_out
+
+
+def with_links(links: dict[str, str]) -> contents.Listing:
+    """A place with these links: name -> real name."""
+    return own.read_folder(place({*links, *links.values()})._replace(aliases=links))
+
+
+def test_a_split_made_of_links_into_a_folder_of_all_images_is_read() -> None:
+    links = {"test/NORMAL/1.png": "all/NORMAL/p1/1.png", "train/PNEUMONIA/2.png": "all/PNEUMONIA/virus/2.png"}
+    listing = with_links(links)
+    assert by_image(listing.rows, "label", "source_split", "patient_id", "subtype") == {
+        "test/NORMAL/1.png": (0, "test", "p1", "normal"),
+        "train/PNEUMONIA/2.png": (1, "train", "", "virus"),
+    }
+    assert listing.companions == {contents.LINKED: sorted(links.values())}
+
+
+@pytest.mark.parametrize(
+    ("links", "kind"),
+    [
+        ({"corrected/PNEUMONIA/a.png": "old/NORMAL/a.png"}, "class"),
+        ({"train/NORMAL/a.png": "all/NORMAL/a.png", "test/NORMAL/a.png": "all/NORMAL/a.png"}, "split"),
+    ],
+)
+def test_names_of_one_file_with_two_classes_or_two_splits_are_refused(links: dict[str, str], kind: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^\S+ and \S+ are one file \(a link\) with two names of a {kind}; remove one$"
+    ):
+        with_links(links)
+
+
+def test_the_inner_copy_of_a_doubled_tree_is_a_companion() -> None:
+    names = {"x/x/NORMAL/a.png": b"1", "x/NORMAL/a.png": b"1", "x/NORMAL/7/7/b.png": b"2", "x/NORMAL/7/b.png": b"3"}
+    listing = own.read_folder(place(names))
+    assert listing.companions == {contents.COPIES: ["x/x/NORMAL/a.png"]}
+    assert len(listing.rows) == 3
+
+
+def of_two_classes(*paths: str) -> list[str]:
+    return [f"{label}/{path}" for label in ("NORMAL", "PNEUMONIA") for path in paths]
+
+
+@pytest.mark.parametrize("around", ["patients", "Subjects", "2019", "my export", "export/2019", "study1"])
+def test_patients_below_another_folder_are_found(around: str) -> None:
+    rows = folder(*of_two_classes(*(f"{around}/p{number}/{n}.png" for number in range(4) for n in range(4))))
+    assert {row["patient_id"] for row in rows} == {"p0", "p1", "p2", "p3"}
+
+
+def test_visits_of_many_patients_are_no_patients() -> None:
+    names = of_two_classes(*(f"{visit}/p{n}/a.png" for visit in ("study1", "study2", "baseline") for n in range(4)))
+    assert {row["patient_id"] for row in folder(*names)} == {"p0", "p1", "p2", "p3"}
+    listing = own.read_folder(place(names))
+    assert listing.notes == ("folders such as baseline name no patient, but a visit; the patient is the folder below",)
+
+
+@pytest.mark.parametrize("who", ["P{}", "study{}", "201{}"])
+def test_the_studies_and_series_of_a_patient_stay_one_patient(who: str) -> None:
+    names = of_two_classes(*(f"{who.format(n)}/1.2.{n}{series}/a.png" for n in range(4) for series in range(2)))
+    assert {row["patient_id"] for row in folder(*names)} == {who.format(n) for n in range(4)}
+
+
+def test_visits_above_the_class_do_not_divide_a_patient() -> None:
+    rows = folder("p1/visit1/NORMAL/a.png", "p1/visit2/PNEUMONIA/b.png", "p2/visit1/NORMAL/c.png")
+    assert [row["patient_id"] for row in rows] == ["p1", "p1", "p2"]
+
+
+def test_initials_are_patients_although_they_may_be_words() -> None:
+    initials = ("NA", "GT", "PA", "AP", "ROI", "DX", "AB")
+    listing = own.read_folder(place(of_two_classes(*(f"{one}/{n}.png" for one in initials for n in range(3)))))
+    assert {row["patient_id"] for row in listing.rows} == set(initials)
+    assert not listing.notes
+    assert not listing.companions
+    assert {row["patient_id"] for row in folder(*of_two_classes("PA/a.png", "AP/b.png", "IMG_0001/c.png"))} == {
+        "",
+        "IMG_0001",
+    }
+
+
+@pytest.mark.parametrize(("train", "test"), [("Training Set", "Test Set"), ("train_images", "test_images")])
+def test_folders_of_splits_are_read_as_cells_are(train: str, test: str) -> None:
+    rows = folder(*(f"{split}/{name}" for split in (train, test) for name in of_two_classes("a.png")))
+    assert {(row["source_split"], row["patient_id"]) for row in rows} == {("train", ""), ("test", "")}
+
+
+def test_a_folder_that_looks_like_a_split_and_is_none_is_said() -> None:
+    listing = own.read_folder(place(of_two_classes("trainval/a.png")))
+    assert listing.notes == (
+        "folder trainval looks like a split, but is none of train, val, test; it gives no split; rename it if it is "
+        "one",
+    )
 
 
 # --- a table of one's own ---
@@ -372,7 +464,49 @@ def test_further_names_of_a_class_are_labels_and_folders() -> None:
     }
 
 
-def test_files_beside_a_table_are_counted() -> None:
-    assert listed("path,label,patient_id\na.png,0,p\n").notes == (
-        "files beside the table that it does not name: 2, such as b.png",
+def test_files_beside_a_table_are_companions() -> None:
+    listing = listed("path,label,patient_id\na.png,0,p\n")
+    assert listing.companions == {contents.NOT_NAMED: ["b.png", "deep/c.dcm"]}
+    assert listing.notes == ()
+
+
+def test_a_patient_of_most_images_of_a_class_stays_one_patient_and_a_note_says_so() -> None:
+    names = [f"{number:02}.png" for number in range(60)]
+    who = ["P07"] * 10 + [f"p{number}" for number in range(10, 60)]
+    lines = [f"{name},{int(number < 19)},{who[number]}\n" for number, name in enumerate(names)]
+    listing = listed("path,label,patient_id\n" + "".join(lines), names)
+    assert sum(row["patient_id"] == "P07" for row in listing.rows) == 10
+    assert listing.notes == (
+        "P07 counts as one patient and has 10 of 19 images of pneumonia, such as 00.png; if it is none, name the "
+        "patients in a table",
     )
+
+
+def test_numbers_with_and_without_a_decimal_point_are_one_patient() -> None:
+    assert set(by_image(read("path,label,patient_id\na.png,0,7\nb.png,1,7.0\n"), "patient_id").values()) == {"7"}
+
+
+def test_a_file_outside_the_folder_of_the_table_is_never_replaced_by_another_one(tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder / "images").mkdir(parents=True)
+        (tmp_path / folder / "images" / "a.png").write_bytes(folder.encode())
+    (tmp_path / "new" / "t.csv").write_text(f"path,label,patient_id\n{tmp_path}/old/images/a.png,0,p\n")
+    with pytest.raises(
+        UserError, match=r"^t\.csv, line 2: .*/old/images/a\.png is a file outside .*/new, the folder of"
+    ):
+        own.read_table("t.csv", in_folder(f"{tmp_path}/new"))
+    (tmp_path / "again").symlink_to("old")
+    (tmp_path / "again" / "t.csv").write_text((tmp_path / "new" / "t.csv").read_text())
+    assert own.read_table("t.csv", in_folder(f"{tmp_path}/again")).rows[0]["member"] == "images/a.png"
+
+
+def test_a_note_says_where_the_beginning_of_paths_was_replaced() -> None:
+    assert listed("path,label,patient_id\n/home/ann/deep/c.dcm,1,p\n").notes == (
+        "mine.csv: paths begin with /home/ann; the files of the same names in here are read",
+    )
+
+
+def test_a_file_with_two_names_is_two_rows_of_a_table_and_refused() -> None:
+    files = place({"a.png": b"", "b.png": b"", "t.csv": "path,label,patient_id\na.png,0,p\nb.png,1,q\n"})
+    with pytest.raises(UserError, match=r"^t\.csv, line 3: b\.png occurs twice, also as a\.png; keep one row"):
+        own.read_table("t.csv", files._replace(aliases={"b.png": "a.png"}))

@@ -60,7 +60,7 @@ WRONG = {
     "column": ("path;label\na;0\n", r"t\.csv lacks the column patient_id, it has path, label; .*"),
     "twice": ("path,label,patient_id,Patient ID\na,0,p,q\n", r"t\.csv has the column patient_id twice; keep one"),
     "comma": (f"{TEXT}c.png,0,p,58,5\n", r"t\.csv, line 4: more cells than columns; put quotes around .* comma"),
-    "image": (b"\x89PNG\r\n\x1a\n" + bytes(200), r"here: t\.csv is no table \(it has the sign .*\); save it .*"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(200), r"here: t\.csv is no table \(it has the character .*\); save it .*"),
     "no text": (b"\x81\xff", r"here: t\.csv is no table \(.*\); save it as CSV in UTF-8"),
     "half a UTF-16": (b"\xff\xfea", r"here: t\.csv is no table \(.*\); save it as CSV in UTF-8"),
     "long field": (f"{TEXT}{'a' * 200_000},0,p\n", r"here: t\.csv is no table \(field larger .*\); .*"),

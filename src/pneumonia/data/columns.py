@@ -19,11 +19,11 @@ CLASSES = {"normal": 0, "0": 0, "pneumonia": 1, "1": 1}
 """Names of a class, in a folder's name or in a table, in upper or lower case. `fetch.classes` adds others."""
 
 SPLITS = {
-    **dict.fromkeys(("train", "training", "trainset", "train_set"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "valset", "val_set", "dev", "eval", "evaluation"), "val"),
-    **dict.fromkeys(("test", "testing", "testset", "test_set"), "test"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Names of a split, in upper or lower case."""
+"""Names of a split, in upper or lower case; `split` also reads `train_images`, `Test Set` and the like."""
 
 SUBTYPES = {
     **dict.fromkeys(("bacteria", "bacterial", "bacterial pneumonia"), "bacteria"),
@@ -32,7 +32,10 @@ SUBTYPES = {
 """Names of a kind of pneumonia, in upper or lower case."""
 
 MIN_SHARED = 10
-"""Files of a class with one identifier, from which on it may be a placeholder and not a patient."""
+"""Files with one identifier, from which on it may be a placeholder and not a patient."""
+
+_SPLIT = re.compile(r"(?:(?:images?|data) )?([^\W_]+?)(?: ?(?:(?:sub|data)?sets?|data|images?|imgs?|splits?))*")
+_LIKE_SPLIT = re.compile(r"(train|val|test)(ing|id|idation)?([\W\d_].*|train.*|val.*|test.*)")
 
 _UNKNOWN = {
     *("", "-", "--", "?", ".", "nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat", "unknown", "unk"),
@@ -43,10 +46,10 @@ _ANONYMOUS = re.compile(
     r"|pseudonymi[sz]ed|removed|redacted|deleted|hidden|masked|no ?name|no ?id|patient ?id|patient|name|subject|id)"
     r"[ _^-]*(patient|name|subject)?"
 )
-_SPREADSHEET_NUMBER = re.compile(r"\d[.,]\d+E\+\d+")
+_SPREADSHEET_NUMBER = re.compile(r"\d+([.,]\d+)?E\+\d+", re.IGNORECASE)
 
 _YEARS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
-_DICOM_AGE = re.compile(r"(?P<number>\d{1,3})(?P<unit>[DWMY])")
+_DICOM_AGE = re.compile(r"(?P<number>\d{3})(?P<unit>[DWMY])")
 _NUMBER = r"\d{1,3}(?:[.,]\d+)?"
 _UNIT = r"years?|yrs?|y|months?|mos?|mths?|m|weeks?|wks?|w|days?|d"
 _AGE = re.compile(rf"({_NUMBER})(?:[ -]?(?:({_UNIT})\.?))?(?:[ -]*old|[ /]?o\.?)?")
@@ -110,13 +113,22 @@ def label(text: str, classes: Mapping[str, int] = CLASSES) -> int | None:
 
 
 def split(text: str) -> str | None:
-    """The split of a cell, empty if it is not known.
+    """The split of a cell or a folder, empty if it is not known.
 
-    >>> split("Training"), split("valid"), split("nan"), split("fold 3")
-    ('train', 'val', '', None)
+    >>> split("Training"), split("valid"), split("Test Set"), split("train_images"), split("nan"), split("fold 3")
+    ('train', 'val', 'test', 'train', '', None)
     """
-    name = key(text)
-    return "" if is_unknown(name) else SPLITS.get(name.replace(" ", "_").replace("-", "_"))
+    words = _SPLIT.fullmatch(re.sub(r"[\W_]+", " ", key(text)).strip())
+    return "" if is_unknown(text) else SPLITS.get(words[1]) if words else None
+
+
+def is_like_split(text: str) -> bool:
+    """Whether text begins as the name of a split and is none.
+
+    >>> is_like_split("trainval"), is_like_split("train 1"), is_like_split("train-set"), is_like_split("Valerie")
+    (True, True, False, False)
+    """
+    return bool(_LIKE_SPLIT.fullmatch(key(text))) and not split(text)
 
 
 def is_unknown(text: str) -> bool:
@@ -128,10 +140,11 @@ def age(text: str) -> str | None:
     """Years, as text with three digits.
 
     Known forms: `58`, `58.5`, `58,5`, `058Y` and `006M` (DICOM), `58 years`, `58 y/o`, `7 months`, `2 years 3 months`.
+    `58M` is not understood: months, or age and sex. So is `58W` (weeks, or the German letter for women).
     `90+` and `> 89` are 90 and 89: the privacy rules for old patients. Any other range is not known, because its
     middle may be in another age group. A date of birth is not understood.
 
-    >>> age("058Y"), age("7 months"), age("58,5"), age("90+"), age("60-69"), age("nan"), age("old")
+    >>> age("058Y"), age("7 months"), age("58,5"), age("90+"), age("60-69"), age("nan"), age("58M")
     ('58', '0.583', '58.5', '90', '', '', None)
     """
     name = re.sub(r"\s+", " ", key(text))
@@ -140,6 +153,8 @@ def age(text: str) -> str | None:
     if dicom := _DICOM_AGE.fullmatch(name.upper()):
         return _years(int(dicom["number"]) * _YEARS[dicom["unit"].lower()])
     if (one := _AGE.fullmatch(name)) and (one[2] or not re.search(r"[a-z]", name)):
+        if one[2] in ("m", "w"):
+            return None
         return _years(_number(one[1]) * _YEARS[(one[2] or "y")[0]])
     if _AGE_OF_PARTS.fullmatch(name):
         parts = re.findall(rf"({_NUMBER})[ -]?({_UNIT})", name)
@@ -177,41 +192,52 @@ def patient(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
+def patients(texts: Iterable[str]) -> list[str]:
+    """The patient identifiers of a column; `7.0` is `7`, as a column with empty cells is written by some programs.
+
+    >>> patients(["7", "7.0", ""]), patients(["7.0", "7.1"])
+    (['7', '7', ''], ['7.0', '7.1'])
+    """
+    identifiers = [patient(text) for text in texts]
+    if any(re.fullmatch(r"\d+\.0*[1-9]\d*", one) for one in identifiers):
+        return identifiers
+    return [re.sub(r"^(\d+)\.0+$", r"\1", one) for one in identifiers]
+
+
 def is_shortened(text: str) -> bool:
     """Whether a spreadsheet program has rounded a long identifier, so that different patients now have the same.
 
-    >>> is_shortened("1.23457E+12"), is_shortened("1e5")
-    (True, False)
+    >>> is_shortened("1.23457E+12"), is_shortened("1E+12"), is_shortened("1e5")
+    (True, True, False)
     """
     return bool(_SPREADSHEET_NUMBER.fullmatch(text.strip()))
 
 
-def placeholders(identifiers: Iterable[tuple[str, int]], share: float = 0.5) -> set[str]:
+def placeholders(identifiers: Iterable[str]) -> set[str]:
     """The identifiers that name no patient.
 
-    They are words such as `ANONYMOUS`, `unknown` or `nan`, and an identifier of most files of a class. `0` or `000`
-    is a patient only if there is a `1` or `001` too.
+    They are words such as `ANONYMOUS`, `unknown` or `nan`, and an identifier of more than half of all files, and of
+    `MIN_SHARED` at least. `0` or `000` is a patient only if there is a `1` or `001` too.
 
     Args:
-        identifiers: identifier and label of each file; the identifier is empty if a file has none.
-        share: an identifier of more than this share of the files of a class, and of `MIN_SHARED` at least, is one.
+        identifiers: of each file; empty if a file has none.
     """
     counts = Counter(identifiers)
-    names = {identifier for identifier, _ in counts}
-    totals = Counter(dict.fromkeys(tables.LABELS, 0))
-    for (_, label), n in counts.items():
-        totals[label] += n
     return {
         identifier
-        for (identifier, label), n in counts.items()
+        for identifier, n in counts.items()
         if identifier
         and (
-            is_unknown(identifier)
-            or _ANONYMOUS.fullmatch(key(identifier))
-            or (not identifier.strip("0") and f"{identifier[:-1]}1" not in names)
-            or (n >= MIN_SHARED and n > share * totals[label])
+            is_no_name(identifier)
+            or (not identifier.strip("0") and f"{identifier[:-1]}1" not in counts)
+            or (n >= MIN_SHARED and n > counts.total() / 2)
         )
     }
+
+
+def is_no_name(text: str) -> bool:
+    """Whether text says that a value is not known or was removed: `nan`, `unknown`, `ANONYMOUS`, `XXX`, …"""
+    return is_unknown(text) or bool(_ANONYMOUS.fullmatch(key(text)))
 
 
 def _number(text: str) -> float:

@@ -94,7 +94,20 @@ def read_chest_xray(files: Files) -> Listing:
         raise UserError(
             f"{files.place}: names of two versions of the Kermany set, {' and '.join(versions.values())}; keep one"
         )
+    _move_links(files, {row["member"] for row in rows.values()}, place)
     return Listing(list(rows.values()), [], place.companions, place.left_out)
+
+
+def _move_links(files: Files, members: set[str], place: contents.Contents) -> None:
+    """Count further names of images, which links give them, as companions."""
+    images = {files.aliases.get(name, name) for name in members}
+    for why, names in list(place.left_out.items()):
+        linked = [name for name in names if files.aliases.get(name, name) in images]
+        if linked:
+            place.companions.setdefault(contents.LINKED, []).extend(linked)
+            place.left_out[why] = [name for name in names if name not in set(linked)]
+            if not place.left_out[why]:
+                del place.left_out[why]
 
 
 def _split_and_label(folders: list[str]) -> tuple[str, int | None]:

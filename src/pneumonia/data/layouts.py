@@ -15,14 +15,13 @@ from typing import Any
 
 from pneumonia import UserError
 from pneumonia.data import kermany, own, tables
-from pneumonia.data.contents import Listing, Rows, is_junk
+from pneumonia.data.contents import NOT_NAMED, Listing, Rows, is_junk
 from pneumonia.data.sheets import read_sheet
 from pneumonia.files import Files
 
 Reader = Callable[[Files], Listing]
 
 _RSNA_COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
-_NO_ROW = "files that the table of labels does not name"
 
 
 def read_phantom(files: Files) -> Listing:
@@ -92,7 +91,7 @@ def read_rsna(files: Files) -> Listing:
         )
     used = {*(row["member"] for row in rows.values()), *(name for name in by_name.values() if _is_table(name))}
     unnamed = [name for name in files.names if name not in used and not is_junk(name)]
-    return Listing(list(rows.values()), boxes, {_NO_ROW: unnamed} if unnamed else {})
+    return Listing(list(rows.values()), boxes, {NOT_NAMED: unnamed} if unnamed else {})
 
 
 def _rsna_patients(files: Files, name: str) -> dict[str, str]:

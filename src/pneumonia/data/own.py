@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pneumonia import UserError
 from pneumonia.data import columns, contents, kermany, sheets, tables
-from pneumonia.data.contents import Listing, Rows, is_junk, is_no_patient, split_of_folder
+from pneumonia.data.contents import Listing, Rows, is_junk, is_no_patient, is_visit, split_of_folder
 from pneumonia.files import Files
 
 MANY_IMAGES = 30
 """A patient with more images, who also has a tenth of all, is probably a folder that is no patient."""
+MANY_FOLDERS = 3
+"""Folders with as many folders inside, on average, are groups of patients if their names are visits."""
 
 _COLUMNS = ("path", "label", "patient_id")
 _OPTIONS = ("split", "subtype", "sex", "age", "view")
@@ -23,11 +27,12 @@ _NO_CLASS = "images below no folder of a class"
 
 
 class _Path(NamedTuple):
-    """What the folders of an image say."""
+    """What the folders of an image say; `below` and `above` are the folders on both sides of the class that may be
+    patients."""
 
     label: int
     split: str
-    patient_id: str
+    below: tuple[str, ...]
     above: tuple[str, ...]
     subtype: str
 
@@ -35,56 +40,35 @@ class _Path(NamedTuple):
 def read_folder(files: Files, classes: Mapping[str, int] = columns.CLASSES) -> Listing:
     """Images below a folder for their class, with folders for the splits or without.
 
-    The patient identifier is the first of these that exists: the first folder below the class; the folders above the
-    class, if they differ (`PATIENT/CLASS/image`); the name of the file, if most names are those of the Kermany set; the
-    identifier in the header of a DICOM file. Without any, each image counts as one patient. Folders for a split, a kind
-    of file, a view or a subtype are no patients.
+    The patient identifier is the first of these that exists: the first folder below the class that may be a patient;
+    the folders above the class, if they differ (`PATIENT/CLASS/image`); the name of the file, if most names are those
+    of the Kermany set; the identifier in the header of a DICOM file. Without any, each image counts as one patient.
+    Folders for a split, a kind of file, a view, a subtype or a visit are no patients, and neither is a folder around
+    all images of its class.
 
     Args:
         files: of the place.
         classes: name of a class -> label, as `columns.class_names` returns it.
 
     Raises:
-        UserError: a path names two classes or two splits.
+        UserError: a path, or the names that links give to one file, name two classes or two splits.
     """
-    place = contents.classify(files)
+    place = contents.classify(files, classes)
     shared = len(contents.shared_folders(place.images))
-    paths = {name: _parse(name, shared, classes) for name in place.images}
-    # A link may give a file without a class a name with one, and the other way round.
-    linked = {other for name, other in files.aliases.items() if paths.get(name)}
-    linked |= {name for name, other in files.aliases.items() if paths.get(other)}
-    linked -= {other for other in files.aliases.values() if paths.get(other)}
-    images: dict[str, _Path] = {}
-    for name, path in paths.items():
-        if name in linked:
-            place.companions.setdefault(contents.LINKED, []).append(name)
-        elif path is None:
-            place.left_out.setdefault(_NO_CLASS, []).append(name)
-        else:
-            images[name] = path
-    several = len({path.above for path in images.values()}) > 1
-    patients = {
-        name: columns.patient(path.patient_id or ("/".join(path.above) if several else ""))
-        for name, path in images.items()
-    }
-    nobody = columns.placeholders([(patients[name], path.label) for name, path in images.items()], _FOLDER_SHARE)
-    nobody = {folder for folder in nobody if folder.strip("0")}  # somebody has made a folder 0: it is no missing value
-    notes = [
-        f"folder {folder} names no patient; images in it: {sum(one == folder for one in patients.values()):,}"
-        for folder in sorted(nobody)
-    ]
+    paths = {name: _parse(name, shared, classes, place.initials) for name in place.images}
+    images = _without_copies(files, _one_name_each(files.aliases, paths, place), place)
+    patients, notes = _patients(images, place.initials)
     names_of_set = _names_of_kermany(images)
     rows: Rows = []
     for name, path in images.items():
-        patient = patients[name] if patients[name] not in nobody else ""
-        published = names_of_set.get(name) if not patient else None
+        published = names_of_set.get(name) if not patients[name] else None
         subtype = path.subtype or (published.subtype if published else "")
         rows.append(
             {
                 "image_id": name,
                 "member": name,
                 "label": path.label,
-                "patient_id": patient or (published.patient_id if published else ""),
+                "patient_id": patients[name] or (published.patient_id if published else ""),
                 "subtype": subtype if subtype and path.label else tables.LABELS[path.label],
                 "source_split": path.split,
             }
@@ -93,6 +77,12 @@ def read_folder(files: Files, classes: Mapping[str, int] = columns.CLASSES) -> L
         notes.append(
             "these files have names as in data = chest_xray, which is the right choice for the whole set; here their "
             "names give the patient where no folder does"
+        )
+    folders = sorted({folder for name in images for folder in name.split("/")[:-1] if columns.is_like_split(folder)})
+    if folders:
+        notes.append(
+            f"folder {folders[0]} looks like a split, but is none of {', '.join(tables.SPLITS)}; it gives no split; "
+            "rename it if it is one"
         )
     return Listing(rows, [], place.companions, place.left_out, (*notes, *notes_on_patients(rows)))
 
@@ -113,15 +103,16 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
     """
     sheet = sheets.read_sheet(files, table, _COLUMNS, _OPTIONS)
     find = _Finder(files)
-    labels = {line: columns.label(row["label"], classes) for line, row in sheet.rows}
-    identifiers = [(columns.patient(row["patient_id"]), labels[line] or 0) for line, row in sheet.rows]
+    identifiers = columns.patients(row["patient_id"] for _, row in sheet.rows)
     nobody = columns.placeholders(identifiers)
+    first_names: dict[str, str] = {}
     rows: dict[str, dict[str, object]] = {}
     splits: dict[str, tuple[str, int]] = {}
     strange: dict[str, list[str]] = {}
-    for (line, row), (patient, _) in zip(sheet.rows, identifiers, strict=True):
+    for (line, row), patient in zip(sheet.rows, identifiers, strict=True):
         where = f"{table}, line {line}"
-        member, label, split = find.name(row["path"]), labels[line], columns.split(row.get("split", ""))
+        member, label = find.name(row["path"]), columns.label(row["label"], classes)
+        split = columns.split(row.get("split", ""))
         if label is None:
             raise UserError(
                 f"{where}: label {row['label']!r}; known: {', '.join(classes)}; fetch.classes adds other names"
@@ -129,28 +120,37 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
         if split is None:
             raise UserError(f"{where}: split {row['split']!r}; known: {', '.join(tables.SPLITS)}, or empty")
         if member is None:
+            if find.exists_elsewhere(row["path"]):
+                raise UserError(
+                    f"{where}: {row['path'].strip()} is a file outside {files.place}, the folder of the table; put the "
+                    "table into a folder above its images, or write paths relative to the table"
+                )
             raise UserError(f"{where}: {row['path'].strip()}: no such file below {files.place}; correct the path")
-        if member in rows:
-            raise UserError(f"{where}: {member} occurs twice; keep one row for each image")
+        before = first_names.setdefault(files.aliases.get(member, member), member)
+        if member in rows or before != member:
+            raise UserError(
+                f"{where}: {member} occurs twice{f', also as {before}' if before != member else ''}; keep one row for "
+                "each image"
+            )
         if columns.is_shortened(patient):
             raise UserError(
                 f"{where}: patient {patient} was shortened by a spreadsheet program, so that patients can no longer be "
                 "told apart; format the column as text and export the table again"
             )
         patient = "" if patient in nobody else patient
-        before, first = splits.setdefault(patient, (split, line))
-        if patient and split != before:
+        other, first = splits.setdefault(patient, (split, line))
+        if patient and split != other:
             raise UserError(
-                f"{where}: patient {patient} is in split {split or 'none'}, in line {first} in {before or 'none'}; "
+                f"{where}: patient {patient} is in split {split or 'none'}, in line {first} in {other or 'none'}; "
                 "a patient belongs to one split"
             )
-        known: dict[str, str] = {}
+        description: dict[str, str] = {}
         for name, read in columns.DESCRIPTIONS.items():
             value = read(row.get(name, ""))
             if value is None:
                 strange.setdefault(name, []).append(f"{row[name]!r} in line {line}")
             elif value:
-                known[name] = value
+                description[name] = value
         subtype = row.get("subtype", "")
         rows[member] = {
             "image_id": member,
@@ -159,13 +159,17 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
             "patient_id": patient,
             "subtype": tables.LABELS[label] if columns.is_unknown(subtype) else subtype.strip(),
             "source_split": split,
-            **{name: known[name] for name in columns.DESCRIPTIONS if name in known},
+            **{name: description[name] for name in columns.DESCRIPTIONS if name in description},
         }
-    unused = [name for name in files.names if name not in rows and name != table and not is_junk(name)]
+    unused = [
+        name
+        for name in files.names
+        if files.aliases.get(name, name) not in first_names and name != table and not is_junk(name)
+    ]
     notes = [
         *([sheet.note] if sheet.note else []),
         *(
-            f"{table}: patient_id {one!r} names no patient, in {sum(one == other for other, _ in identifiers):,} rows"
+            f"{table}: patient_id {one!r} names no patient, in {identifiers.count(one):,} rows"
             for one in sorted(nobody)
         ),
         *(
@@ -173,33 +177,49 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
             f"known: {values[0]}"
             for name, values in strange.items()
         ),
-        *([f"files beside the table that it does not name: {len(unused):,}, such as {unused[0]}"] if unused else []),
     ]
-    listed: Rows = list(rows.values())
-    return Listing(listed, [], notes=(*notes, *notes_on_patients(listed)))
+    if find.elsewhere is not None:
+        notes.append(
+            f"{table}: paths begin with {find.elsewhere or '/'}; the files of the same names in {files.place} are read"
+        )
+    all_rows: Rows = list(rows.values())
+    companions = {contents.NOT_NAMED: unused} if unused else {}
+    return Listing(all_rows, [], companions, notes=(*notes, *notes_on_patients(all_rows)))
 
 
 def notes_on_patients(rows: Rows) -> list[str]:
-    """A sentence for each patient with so many images that the name is probably not that of a patient."""
-    images: dict[str, list[str]] = {}
+    """A sentence for each patient with so many images, of all or of a class, that it is probably no patient."""
+    images: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["patient_id"]:
-            images.setdefault(row["patient_id"], []).append(row["image_id"])
-    return [
-        f"{patient} counts as one patient and has {len(names):,} of {len(rows):,} images, such as {names[0]}; if it is "
-        "none, name the patients in a table"
-        for patient, names in images.items()
-        if len(names) > MANY_IMAGES and len(names) > len(rows) / 10
-    ]
+            images.setdefault(row["patient_id"], []).append(row)
+    n_of_class = Counter(row["label"] for row in rows)
+    notes = []
+    for patient, own in images.items():
+        of_class = [
+            (label, n) for label, n in Counter(row["label"] for row in own).items() if 2 * n > n_of_class[label]
+        ]
+        if len(own) > max(MANY_IMAGES, len(rows) / 10):
+            share = f"{len(own):,} of {len(rows):,} images"
+        elif of_class and of_class[0][1] >= columns.MIN_SHARED:
+            share = f"{of_class[0][1]:,} of {n_of_class[of_class[0][0]]:,} images of {tables.LABELS[of_class[0][0]]}"
+        else:
+            continue
+        notes.append(
+            f"{patient} counts as one patient and has {share}, such as {own[0]['image_id']}; if it is none, name the "
+            "patients in a table"
+        )
+    return notes
 
 
-def _parse(name: str, shared: int, classes: Mapping[str, int]) -> _Path | None:
+def _parse(name: str, shared: int, classes: Mapping[str, int], initials: set[str]) -> _Path | None:
     """What the folders of an image say; None if none is a class.
 
     Args:
         name: of the image.
         shared: number of folders that are above all images.
         classes: name of a class -> label.
+        initials: folders that are persons, whatever their names mean.
     """
     folders = name.split("/")[:-1]
     keys = [columns.key(folder) for folder in folders]
@@ -217,34 +237,153 @@ def _parse(name: str, shared: int, classes: Mapping[str, int]) -> _Path | None:
         return None
     subtypes = [columns.SUBTYPES[one] for one in keys[depths[0] :] if one in columns.SUBTYPES]
     neither = [
-        None if depth in splits or depth in depths or is_no_patient(folder) else folder
+        None if depth in splits or depth in depths or (is_no_patient(folder) and folder not in initials) else folder
         for depth, folder in enumerate(folders)
     ]
+    above = tuple(folder for folder in neither[: depths[0]] if folder)
     return _Path(
         label=classes[keys[depths[0]]],
         split=next(iter(splits.values()), ""),
-        patient_id=next((folder for folder in neither[depths[0] :] if folder), ""),
-        above=tuple(folder for folder in neither[: depths[0]] if folder),
+        below=tuple(columns.patient(folder) for folder in neither[depths[0] :] if folder),
+        above=tuple(folder for folder in above if not is_visit(folder)) or above,
         subtype=subtypes[0] if subtypes else "",
     )
+
+
+def _one_name_each(
+    aliases: Mapping[str, str], paths: Mapping[str, _Path | None], place: contents.Contents
+) -> dict[str, _Path]:
+    """The images with a class, each file under one name; the other names that links give it add what it lacks."""
+    names_of: dict[str, list[str]] = {}
+    for name in paths:
+        names_of.setdefault(aliases.get(name, name), []).append(name)
+    images: dict[str, _Path] = {}
+    linked: list[str] = []
+    for names in names_of.values():
+        labelled = [(name, path) for name in names if (path := paths[name])]
+        # The name that says most: official splits are often links into a folder of all images.
+        labelled.sort(key=lambda item: (not item[1].split, not item[1].below, item[0] in aliases, item[0]))
+        one = labelled[0][0] if labelled else names[0]
+        linked += [name for name in names if name != one]
+        if not labelled:
+            place.left_out.setdefault(_NO_CLASS, []).append(one)
+            continue
+        images[one] = labelled[0][1]
+        for name, path in labelled[1:]:
+            first = images[one]
+            if path.label != first.label or (path.split and path.split != first.split):
+                kind = "class" if path.label != first.label else "split"
+                raise UserError(f"{one} and {name} are one file (a link) with two names of a {kind}; remove one")
+            images[one] = first._replace(
+                below=first.below or path.below,
+                above=first.above or path.above,
+                subtype=first.subtype or path.subtype,
+            )
+    if linked:
+        place.companions[contents.LINKED] = sorted(linked)
+    return images
+
+
+def _without_copies(files: Files, images: dict[str, _Path], place: contents.Contents) -> dict[str, _Path]:
+    """The images without the inner copy of a doubled tree: `chest_xray/chest_xray/x` beside an equal `chest_xray/x`."""
+    copies: set[str] = set()
+    for name in images:
+        outer = re.sub(r"(^|/)([^/]+)/\2/", r"\1\2/", name, count=1)
+        if outer != name and outer in images and files.read(name) == files.read(outer):
+            copies.add(name)
+    if copies:
+        place.companions[contents.COPIES] = sorted(copies)
+    return {name: path for name, path in images.items() if name not in copies}
+
+
+def _patients(images: Mapping[str, _Path], initials: set[str]) -> tuple[dict[str, str], list[str]]:
+    """The patient that the folders of each image name, empty text if none, and notes.
+
+    Each image has several folders that may be the patient, and the first one counts. It is removed, so that the next
+    one counts, where it is no name, where it is around nearly all images of its class, or where it is a visit of many
+    patients: `PNEUMONIA/2019/PATIENT`.
+    """
+    several = len({path.above for path in images.values()}) > 1
+    folders = {name: list(path.below) for name, path in images.items()}
+    for name, path in images.items():
+        if several and path.above:
+            folders[name].append(columns.patient("/".join(path.above)))
+    notes: list[str] = []
+    while True:
+        first = {name: one[0] for name, one in folders.items() if one}
+        nobody = {one for one in columns.placeholders(first.values()) if columns.is_no_name(one)} - initials
+        nobody |= _around_each_class(images, first)
+        visits = {(label, one) for label, one in _visits(images, folders) if one not in nobody}
+        if not nobody and not visits:
+            break
+        notes += [
+            f"folder {folder} names no patient; images in it: {sum(one == folder for one in first.values()):,}"
+            for folder in sorted(nobody)
+        ]
+        if visits:
+            visit = min(one for _, one in visits)
+            notes.append(f"folders such as {visit} name no patient, but a visit; the patient is the folder below")
+        for name, folder in first.items():
+            if folder in nobody or ((images[name].label, folder) in visits and len(folders[name]) > 1):
+                del folders[name][0]
+    inner: dict[str, set[str]] = {}
+    for name, one in folders.items():
+        if len(one) > 1 and one[1] in images[name].below:
+            inner.setdefault(one[0], set()).add(one[1])
+    groups = [patient for patient, below in inner.items() if len(below) >= MANY_FOLDERS or is_visit(patient)]
+    if groups and len(groups) > len(inner) / 2:
+        notes.append(
+            f"folder {groups[0]} counts as one patient and has {len(inner[groups[0]]):,} folders inside, such as "
+            f"{min(inner[groups[0]])}; if these are the patients, name them in a table"
+        )
+    return {name: first.get(name, "") for name in images}, notes
+
+
+def _around_each_class(images: Mapping[str, _Path], first: Mapping[str, str]) -> set[str]:
+    """The first folders of nearly all images of a class, if each class has one: they are around the patients."""
+    around = set()
+    for label in {path.label for path in images.values()}:
+        own = [first.get(name, "") for name, path in images.items() if path.label == label]
+        folder, n = Counter(own).most_common(1)[0]
+        if not folder or n < columns.MIN_SHARED or n <= _FOLDER_SHARE * len(own):
+            return set()
+        around.add(folder)
+    return around
+
+
+def _visits(images: Mapping[str, _Path], folders: Mapping[str, Sequence[str]]) -> set[tuple[int, str]]:
+    """Label and first folder, where all those of a class with folders inside are visits of many patients.
+
+    `study7` may also be a person: then the few folders inside are series, and one person would be in several splits.
+    """
+    visits = set()
+    for label in tables.LABELS:
+        pairs = {(one[0], one[1]) for name, one in folders.items() if images[name].label == label and len(one) > 1}
+        first, second = {one for one, _ in pairs}, {one for _, one in pairs}
+        if all(map(is_visit, first)) and not all(map(is_visit, second)) and len(pairs) >= MANY_FOLDERS * len(first):
+            visits |= {(label, one) for one in first}
+    return visits
 
 
 def _names_of_kermany(images: Mapping[str, _Path]) -> dict[str, kermany.Name]:
     """What the names of the images say, if those of most pneumonias are as in the Kermany set; normals alone are not
     enough, because programs for DICOM export `IM-0001-0001` too."""
     parsed = {name: kermany.parse_name(name.rsplit("/", 1)[-1]) for name in images}
-    known = {name: one for name, one in parsed.items() if one and one.label == images[name].label}
+    published = {name: one for name, one in parsed.items() if one and one.label == images[name].label}
     n_pneumonias = sum(path.label for path in images.values())
-    return known if sum(one.label for one in known.values()) > n_pneumonias / 2 else {}
+    return published if sum(one.label for one in published.values()) > n_pneumonias / 2 else {}
 
 
 class _Finder:
-    """Finds the files that the paths of a table name, in the ways in which programs write them."""
+    """Finds the files that the paths of a table name, in the ways in which programs write them.
+
+    `elsewhere` is the beginning of the paths of another computer, None if there are none.
+    """
 
     def __init__(self, files: Files) -> None:
+        self.elsewhere: str | None = None
         self._names = set(files.names)
         self._place = files.place.removeprefix("file://").rstrip("/")
-        self._elsewhere: str | None = None
         similar: dict[str, set[str]] = {}
         for name in files.names:
             similar.setdefault(columns.key(name), set()).add(name)
@@ -254,28 +393,42 @@ class _Finder:
         """The name of the file that a path means; None if there is none.
 
         A path may be relative to the folder of the table, or to the folder above it, or absolute. An absolute path of
-        another computer means the file at its end, if all absolute paths of the table begin with the same folders.
+        another computer means the file at its end, if all absolute paths of the table begin with the same folders. A
+        file that exists is never replaced by another one.
         """
         path = path.strip()
         if path in self._names:
             return path
         if path.startswith(f"{self._place}/"):
             return self._one(posixpath.normpath(path.removeprefix(f"{self._place}/")))
-        plain = posixpath.normpath(re.sub(r"^file:/+", "/", path.replace("\\", "/")))
+        plain = _plain(path)
         if name := self._one(plain):
             return name
         first, *parts = plain.split("/")
         if not (PureWindowsPath(plain).drive or plain.startswith("/")):
             return self._one("/".join(parts)) if first == self._place.rsplit("/", 1)[-1] else None
+        exists = self.exists_elsewhere(path)
         for n_above in range(len(parts)):
-            above = "/".join([first, *parts[:n_above]])
-            if self._elsewhere in (None, above) and (name := self._one("/".join(parts[n_above:]))):
-                self._elsewhere = above
-                return name
+            above, guess = "/".join([first, *parts[:n_above]]), self._one("/".join(parts[n_above:]))
+            if guess and exists:  # the folder of the table may have several paths, or links to the file
+                if os.path.samefile(f"{self._place}/{guess}", plain):
+                    return guess
+            elif guess and self.elsewhere in (None, above):
+                self.elsewhere = above
+                return guess
         return None
+
+    def exists_elsewhere(self, path: str) -> bool:
+        """Whether an absolute path is that of a file on this computer."""
+        return "://" not in self._place and os.path.isabs(_plain(path)) and os.path.isfile(_plain(path))
 
     def _one(self, name: str) -> str | None:
         if name in self._names:
             return name
         similar = self._similar.get(columns.key(name), [])
         return similar[0] if len(similar) == 1 else None
+
+
+def _plain(path: str) -> str:
+    """A path with `/` between folders; `file:///x` is `/x`."""
+    return posixpath.normpath(re.sub(r"^file:/+", "/", path.strip().replace("\\", "/")))

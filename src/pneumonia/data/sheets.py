@@ -39,12 +39,12 @@ def read_sheet(files: Files, name: str, needed: Sequence[str] = (), optional: Se
         UserError: no table, a column is missing or occurs twice, no rows, or a line with too many cells.
     """
     text, note = _text(files, name)
-    known = {_plain(column): column for column in (*needed, *optional)}
-    separator = _separator(text, known)
+    columns = {_plain(column): column for column in (*needed, *optional)}
+    separator = _separator(text, columns)
     try:
         lines = _lines(text, separator)
-        columns = [column.strip() for column in next(lines, (0, []))[1]]
-        header = [known.get(_plain(column), column) for column in columns]
+        first = [column.strip() for column in next(lines, (0, []))[1]]
+        header = [columns.get(_plain(column), column) for column in first]
         rows = []
         for line, cells in lines:
             if any(cell.strip() for cell in cells[len(header) :]):
@@ -53,13 +53,13 @@ def read_sheet(files: Files, name: str, needed: Sequence[str] = (), optional: Se
             rows.append((line, dict(zip(header, cells, strict=False))))
     except csv.Error as error:
         raise UserError(f"{files.place}: {name} is no table ({error}); save it as CSV in UTF-8") from error
-    twice = next((column for column in known.values() if header.count(column) > 1), "")
+    twice = next((column for column in columns.values() if header.count(column) > 1), "")
     if twice:
         raise UserError(f"{name} has the column {twice} twice; keep one")
     missing = [column for column in needed if column not in header]
     if missing or (needed and not rows):
         more = f" and may have {', '.join(optional)}" if optional else ""
-        problem = f"lacks the column {missing[0]}, it has {', '.join(columns) or 'none'}" if missing else "has no rows"
+        problem = f"lacks the column {missing[0]}, it has {', '.join(first) or 'none'}" if missing else "has no rows"
         raise UserError(
             f"{name} {problem}; it needs {', '.join(needed)}{more}, separated by commas, semicolons or tabs"
         )
@@ -91,13 +91,13 @@ def _text(files: Files, name: str) -> tuple[str, str]:
             text = content.decode("cp1252")  # what spreadsheet programs for Windows write by themselves
             note = f"{name} is not in UTF-8; it was read as Windows-1252"
         if control := _CONTROLS.search(text):
-            raise ValueError(f"it has the sign {control[0]!r}")
+            raise ValueError(f"it has the character {control[0]!r}")
     except ValueError as error:
         raise UserError(f"{files.place}: {name} is no table ({error}); save it as CSV in UTF-8") from error
     return text, note
 
 
-def _separator(text: str, known: dict[str, str]) -> str:
+def _separator(text: str, columns: dict[str, str]) -> str:
     """The separator with which the first line has most of the known columns."""
     if marked := re.match(r"\"?sep=(.)", text):  # Excel writes and reads this line
         return marked[1]
@@ -105,7 +105,7 @@ def _separator(text: str, known: dict[str, str]) -> str:
 
     def n_known(separator: str) -> tuple[int, int]:
         cells = first.split(separator)
-        return sum(_plain(cell) in known for cell in cells), len(cells) if known else 0
+        return sum(_plain(cell) in columns for cell in cells), len(cells) if columns else 0
 
     return max(",;\t|", key=n_known)
 
