@@ -76,10 +76,12 @@ def test_a_split_has_synonyms() -> None:
     assert {columns.split(text) for text in ("train", "Training", "train set", "TRAIN_DATA", "images/train")} == {
         "train"
     }
-    assert {columns.split(text) for text in ("test", "TESTING", "test-set", "Test  Images", "testset")} == {"test"}
-    assert {columns.split(text) for text in ("images", "data set", "set", "trainval", "train 1", "testosterone")} == {
-        None
-    }
+    assert {
+        columns.split(text) for text in ("test", "TESTING", "test-set", "Test  Images", "chest_xray_test", "testset")
+    } == {"test"}
+    assert {
+        columns.split(text) for text in ("images", "data set", "set", "trainval", "train 1", "testosterone", "x_train")
+    } == {None}
     assert {columns.split(text) for text in ("", "nan", "None")} == {""}
     assert columns.split("holdout") is None
 

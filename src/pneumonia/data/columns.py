@@ -34,8 +34,9 @@ SUBTYPES = {
 MIN_SHARED = 10
 """Files with one identifier, from which on it may be a placeholder and not a patient."""
 
-_SPLIT = re.compile(r"(?:(?:images?|data) )?([^\W_]+?)(?: ?(?:(?:sub|data)?sets?|data|images?|imgs?|splits?))*")
-_LIKE_SPLIT = re.compile(r"(train|val|test)(ing|id|idation)?([\W\d_].*|train.*|val.*|test.*)")
+_ABOUT_SPLIT = r"(?:(?:sub|data)?sets?|data|im(?:age|g)s?|splits?|chest|x ?rays?|cxrs?)"
+_SPLIT = re.compile(rf"(?:{_ABOUT_SPLIT} )*([^\W_]+?)(?: ?{_ABOUT_SPLIT})*")
+_LIKE_SPLIT = re.compile(r"(.*[\W\d_])?(train|val|test)(ing|id|idation)?(([\W\d_]|train|val|test).*)?")
 
 _UNKNOWN = {
     *("", "-", "--", "?", ".", "nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat", "unknown", "unk"),
@@ -123,7 +124,7 @@ def split(text: str) -> str | None:
 
 
 def is_like_split(text: str) -> bool:
-    """Whether text begins as the name of a split and is none.
+    """Whether a word of a text is the name of a split, but not the text.
 
     >>> is_like_split("trainval"), is_like_split("train 1"), is_like_split("train-set"), is_like_split("Valerie")
     (True, True, False, False)
