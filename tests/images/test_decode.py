@@ -1,6 +1,5 @@
 """Whatever kind of file an X-ray comes in, it leaves as one gray channel in which bone is bright."""
 
-import importlib.util
 import io
 import logging
 import os
@@ -26,7 +25,9 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
+    JPEG2000,
     MPEG2MPML,
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -34,7 +35,11 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
@@ -499,6 +504,29 @@ def test_the_first_of_several_windows_is_shown() -> None:
     assert_shows(content, [[0, 0, 128], [255, 255, 255]])
 
 
+@pytest.mark.parametrize(
+    ("center", "width"),
+    [([60000, 2000.5], [100, 2001]), ([9, 2000.5], [0, 2001]), ([60000, 60000, 2000.5], [9, 9, 2001])],
+)
+def test_of_several_windows_the_first_that_shows_something_is_shown(center: list[float], width: list[float]) -> None:
+    shown, note = decode.decode_noted(dicom(LEVELS, bits=12, WindowCenter=center, WindowWidth=width))
+    np.testing.assert_array_equal(shown, [[0, 0, 128], [255, 255, 255]])
+    assert note == ""
+
+
+def test_a_window_is_shown_where_the_voi_lut_shows_nothing() -> None:
+    dark = {"VOILUTSequence": lookup_table([0, 4095], first=20000, bits=12)}
+    shown, note = decode.decode_noted(dicom(LEVELS, bits=12, WindowCenter=2000.5, WindowWidth=2001, **dark))
+    np.testing.assert_array_equal(shown, [[0, 0, 128], [255, 255, 255]])
+    assert note == ""
+
+
+def test_a_window_without_its_width_is_no_window() -> None:
+    shown, note = decode.decode_noted(dicom(LEVELS, bits=12, WindowCenter=[60000, 2000.5], WindowWidth=[100]))
+    np.testing.assert_array_equal(shown, decode.decode(dicom(LEVELS, bits=12)))
+    assert note == decode.IGNORED_WINDOW
+
+
 def test_a_window_of_width_one_is_a_threshold() -> None:
     assert_shows(dicom(LEVELS, WindowCenter=2000.5, WindowWidth=1), [[0, 0, 0], [255, 255, 255]])
 
@@ -582,6 +610,24 @@ def test_a_window_that_shows_some_of_the_image_is_not_noted() -> None:
         assert decode.decode_noted(dicom(film, WindowCenter=center, WindowWidth=width))[1] == ""
 
 
+@pytest.mark.parametrize("side", [40, 60, 90])
+def test_a_small_film_on_a_wide_background_keeps_its_window(side: int) -> None:
+    """The film has 1 % to 5 % of the pixels; a window beside it is still found."""
+    pixels = np.zeros((400, 400), np.uint16)
+    pixels[:side, :side] = np.linspace(1000, 3000, side * side).reshape(side, side)
+    shown, note = decode.decode_noted(dicom(pixels, bits=12, WindowCenter=2000, WindowWidth=2000))
+    assert note == ""
+    assert abs(shown[:side, :side].mean() - 127.5) < 2
+    assert decode.decode_noted(dicom(pixels, bits=12, WindowCenter=500, WindowWidth=100))[1] == decode.IGNORED_WINDOW
+
+
+def test_an_image_of_two_values_keeps_a_window_between_them() -> None:
+    pixels = np.repeat(np.array([0, 1000], np.uint16), [32, 8]).reshape(5, 8)
+    shown, note = decode.decode_noted(dicom(pixels, bits=12, WindowCenter=500, WindowWidth=100))
+    np.testing.assert_array_equal(shown, pixels.astype(bool) * 255)
+    assert note == ""
+
+
 def test_an_image_of_one_value_in_a_window_is_not_noted() -> None:
     assert decode.decode_noted(dicom(np.full((4, 6), 9, np.uint16), WindowCenter=99, WindowWidth=9))[1] == ""
 
@@ -615,18 +661,32 @@ def test_colour_of_sixteen_bits_in_dicom_becomes_gray_levels() -> None:
     [
         ("JPGExtended.dcm", None),  # JPEG of 12 bits
         ("MR_small_jpeg_ls_lossless.dcm", "MR_small.dcm"),
-        ("MR_small_jp2klossless.dcm", "MR_small.dcm"),
-        ("MR_small_RLE.dcm", "MR_small.dcm"),
         ("SC_rgb_jpeg_gdcm.dcm", None),  # lossless JPEG
         ("GDCMJ2K_TextGBR.dcm", None),  # a JPEG 2000 that Pillow cannot decode
     ],
 )
 def test_compressed_dicom_is_read_with_the_extra(name: str, uncompressed: str | None) -> None:
-    pytest.importorskip("gdcm", reason='needs the extra: pip install -e ".[dicom]"')
     shown = decode.decode(public(name))
     assert shown.std() > 10
     if uncompressed:
         np.testing.assert_array_equal(shown, decode.decode(public(uncompressed)))
+
+
+@pytest.mark.parametrize("name", ["MR_small_jp2klossless.dcm", "MR_small_RLE.dcm"])
+@pytest.mark.usefixtures("without_gdcm")
+def test_jpeg_2000_and_rle_are_read_without_the_extra(name: str) -> None:
+    np.testing.assert_array_equal(decode.decode(public(name)), decode.decode(public("MR_small.dcm")))
+
+
+@pytest.fixture
+def without_gdcm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra is not installed."""
+    monkeypatch.setattr(decode, "_has_gdcm", lambda: False)
+    others = (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, JPEG2000)
+    for syntax in (JPEGBaseline8Bit, *others):
+        decoder = get_decoder(syntax)
+        left = {name: plugin for name, plugin in decoder._available.items() if name != "gdcm"}
+        monkeypatch.setattr(decoder, "_available", left)
 
 
 def public(name: str) -> bytes:
@@ -639,9 +699,8 @@ def public(name: str) -> bytes:
 @pytest.mark.parametrize(
     "name", ["JPGExtended.dcm", "MR_small_jpeg_ls_lossless.dcm", "SC_rgb_jpeg_gdcm.dcm", "GDCMJ2K_TextGBR.dcm"]
 )
+@pytest.mark.usefixtures("without_gdcm")
 def test_without_the_extra_the_message_names_it(name: str) -> None:
-    if importlib.util.find_spec("gdcm"):
-        pytest.skip("the extra is installed")
     with pytest.raises(UserError, match=r'`pip install -e "\.\[dicom\]"`'):
         decode.decode(public(name))
 
@@ -814,9 +873,8 @@ def test_a_dicom_file_that_claims_to_fill_the_memory_is_refused(header: dict[str
         decode.decode(dicom(GRADIENT, Rows=65535, Columns=65535, **header))
 
 
+@pytest.mark.usefixtures("without_gdcm")
 def test_a_missing_decoder_is_named_with_the_remedy() -> None:
-    if importlib.util.find_spec("gdcm"):
-        pytest.skip("the extra is installed")
     content = dicom(GRADIENT, syntax=JPEGLSLossless, PixelData=encapsulate([b"\xff\xd8"]))
     with pytest.raises(UserError, match=r'JPEG-LS Lossless Image Compression; `pip install -e "\.\[dicom\]"`'):
         decode.decode(content)

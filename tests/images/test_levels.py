@@ -107,6 +107,16 @@ def test_few_values_are_stretched_from_minimum_to_maximum() -> None:
     np.testing.assert_array_equal(levels.gray_levels(mask), mask * 255)
 
 
+def test_few_pixels_of_many_values_before_one_value_are_shown() -> None:
+    """All but 0.1 % of the pixels have one value, but most values are elsewhere."""
+    pixels = np.zeros(250_000, np.uint16)
+    pixels[:100] = np.linspace(20000, 60000, 100)
+    gray = levels.gray_levels(pixels.reshape(500, 500)).ravel()
+    assert gray[100:].max() == 0
+    assert (gray[0], gray[99]) == (85, 255)
+    assert (np.diff(gray[:100].astype(int)) >= 0).all()
+
+
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_an_image_of_one_value_is_black(value: int) -> None:
     np.testing.assert_array_equal(levels.gray_levels(np.full((4, 5), value, np.uint16)), np.zeros((4, 5)))

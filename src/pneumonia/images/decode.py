@@ -12,6 +12,7 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -352,8 +353,8 @@ def _display(
 ) -> tuple[npt.NDArray[np.uint8], str]:
     """Stored values in 8 bits, displayed as the header describes, and a note or nothing.
 
-    First the modality LUT or rescale is applied, then the first VOI LUT, else the first window. Without VOI LUT and
-    window, or if they show nothing of the image, 8-bit values without modality LUT or rescale are not changed (the RSNA
+    First the modality LUT or rescale is applied, then the first VOI LUT or window that shows something of the image;
+    VOI LUTs come before windows. Without one, 8-bit values without modality LUT or rescale are not changed (the RSNA
     challenge), and all others are stretched between the robust limits of `levels.stretch`.
 
     Each step depends only on the value of a pixel. So the steps are computed for the values between minimum and
@@ -378,10 +379,13 @@ def _display(
     # A header may have a slope of 1e300; infinite results are rejected.
     with np.errstate(all="ignore"):
         values = _finite(_modality_values(first + np.arange(len(counts), dtype=np.float64), dataset))
-        table, note = _displayed(values, dataset), ""
-        if table is not None and _shows_nothing(table, counts):
-            table, note = None, IGNORED_WINDOW
-        if table is None:
+        note = ""
+        for table in _displayed(values, dataset):
+            if not _shows_nothing(table, counts):
+                note = ""
+                break
+            note = IGNORED_WINDOW
+        else:
             is_plain = (
                 dataset.BitsStored == 8 and not dataset.PixelRepresentation and not dataset.get("ModalityLUTSequence")
             )
@@ -391,20 +395,28 @@ def _display(
     return image, note
 
 
-def _displayed(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.uint8] | None:
-    """Gray levels of values by the VOI LUT or window of the header; None if it has neither."""
-    if dataset.get("VOILUTSequence"):
-        entries, bits = _apply_lut(values, dataset.VOILUTSequence[0], dataset)
-        return levels.to_table(_finite(entries / (2**bits - 1)))
+def _displayed(values: npt.NDArray[np.float64], dataset: Dataset) -> Iterator[npt.NDArray[np.uint8]]:
+    """Gray levels of values by each VOI LUT and then each window of the header."""
+    for item in dataset.get("VOILUTSequence") or ():
+        entries, bits = _apply_lut(values, item, dataset)
+        yield levels.to_table(_finite(entries / (2**bits - 1)))
     if _has(dataset, "WindowCenter") and _has(dataset, "WindowWidth"):
-        return levels.to_table(_finite(_apply_window(values, dataset)))
-    return None
+        centers, widths = (np.ravel(dataset[name].value).astype(float) for name in ("WindowCenter", "WindowWidth"))
+        for center, width in zip(centers, widths, strict=False):  # a damaged header may have more of one
+            yield levels.to_table(_finite(_apply_window(values, dataset, center, width)))
 
 
 def _shows_nothing(table: npt.NDArray[np.uint8], counts: npt.NDArray[np.integer[Any]]) -> bool:
-    """If nearly all pixels of an image of several values become one shade: the window lies beside or is too wide."""
-    shades = np.bincount(table, weights=counts, minlength=256)
-    return bool(np.count_nonzero(counts) > 1 and np.convolve(shades, np.ones(_SHADE)).max() >= _ALL * counts.sum())
+    """If nearly all pixels of an image of several values become one shade: the window lies beside or is too wide.
+
+    Pixels of the commonest value are not counted: they may be a background that is larger than the film.
+    """
+    film = counts.copy()
+    film[counts.argmax()] = 0
+    if np.count_nonzero(film) < 2:  # two values: both count
+        film = counts
+    shades = np.bincount(table, weights=film, minlength=256)
+    return bool(np.count_nonzero(film) > 1 and np.convolve(shades, np.ones(_SHADE)).max() >= _ALL * film.sum())
 
 
 def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -438,8 +450,10 @@ def _apply_lut(values: npt.NDArray[np.float64], item: Dataset, dataset: Dataset)
     return table[place.astype(np.int64)], bits
 
 
-def _apply_window(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDArray[np.float64]:
-    """Values as shares of the first window, 0-1 inside it.
+def _apply_window(
+    values: npt.NDArray[np.float64], dataset: Dataset, center: float, width: float
+) -> npt.NDArray[np.float64]:
+    """Values as shares of a window, 0-1 inside it.
 
     Not pydicom's apply_windowing(): it scales to the range of the stored bits after rescale, which would have to be
     computed again to undo it.
@@ -448,7 +462,6 @@ def _apply_window(values: npt.NDArray[np.float64], dataset: Dataset) -> npt.NDAr
         DICOM PS3.3, C.11.2.1.2 (LINEAR) and C.11.2.1.3 (SIGMOID, LINEAR_EXACT).
     """
     function = _text(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    center, width = (np.ravel(dataset[name].value).astype(np.float64)[0] for name in ("WindowCenter", "WindowWidth"))
     if width <= 0 or (function == "LINEAR" and width < 1):
         return np.zeros_like(values)  # not valid; it shows nothing
     if function == "SIGMOID":

@@ -49,7 +49,8 @@ def stretch(values: npt.NDArray[np.float64], counts: npt.NDArray[np.integer[Any]
     1. Each value counts as often as it occurs, but at most as often as the average value, so that a border or letters
        of one value have little weight. The middle is the range from 10 % to 90 % of these counts.
     2. Pixels further from the middle than 0.75 of its extent are left out.
-    3. The limits are those of the other pixels, without 0.1 % at either end.
+    3. The limits are those of the other pixels, without 0.1 % at either end. If all but 0.1 % have one value, the
+       limits are the lowest and the highest value.
 
     Args:
         values: finite, in any order (n,).
@@ -67,8 +68,9 @@ def stretch(values: npt.NDArray[np.float64], counts: npt.NDArray[np.integer[Any]
     if low < high:  # else nearly all pixels have one value, and every other value matters
         reach = _REACH * (high - low)
         near = (ordered >= low - reach) & (ordered <= high + reach)
-        low, high = _quantiles(ordered[near], often[near], _TAIL)
-    else:
+        ordered, often = ordered[near], often[near]
+        low, high = _quantiles(ordered, often, _TAIL)
+    if low == high:
         low, high = ordered[0], ordered[-1]
     return np.asarray((values - low) / (high - low))
 
