@@ -8,10 +8,14 @@ PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # DVC asks for the name of the user, who may have none in a container.
 export LOGNAME ?= $(shell id -un 2>/dev/null || echo unknown)
-# The scripts of an environment name its path: one that was moved or copied with the project is made again. A link to
-# another environment is the user's.
-STALE := $(shell [ -L $(VENV) ] || [ ! -e $(VENV)/.place ] || \
-	{ [ "$$(cat $(VENV)/.place)" = "$$(pwd -P)" ] && [ -x $(VENV)/bin/python ]; } || echo stale)
+# The scripts of an environment name its path: one that was moved or copied with the project is made again. Without
+# .place it is of an older Makefile or of the user, and pip says where it was made, in its first or second line. A link
+# to another environment is the user's.
+STALE := $(shell [ -L $(VENV) ] || { [ ! -e $(VENV)/.place ] && [ ! -e $(VENV)/bin/pip ]; } || { \
+	if [ -e $(VENV)/.place ]; then [ "$$(cat $(VENV)/.place)" = "$$(pwd -P)" ]; \
+	else made="$$(sed -n '1,2s:^[^/]*\(/.*\)/python.*:\1:p' $(VENV)/bin/pip)"; \
+		[ -z "$$made" ] || [ "$$made" -ef $(VENV)/bin ]; fi && \
+	[ -x $(VENV)/bin/python ]; } || echo stale)
 
 .NOTPARALLEL:
 .PHONY: stale git help repro promote rollback restore compare ui test test-all lint bench results recipes setup lock clean

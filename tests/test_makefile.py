@@ -68,6 +68,38 @@ def test_an_environment_that_was_moved_or_copied_is_made_again(project: Path, lo
         assert environments(log) == []
 
 
+PIP = [
+    "#!{0}/.venv/bin/python3\nimport pip\n",
+    "#!/bin/sh\n'''exec' \"{0}/.venv/bin/python3.12\" \"$0\" \"$@\"\n' '''\n",
+]
+
+
+@pytest.mark.parametrize("pip", PIP, ids=["short path", "long path, or one with a space"])
+def test_an_environment_of_an_older_makefile_is_made_again_only_elsewhere(project: Path, log: Path, pip: str) -> None:
+    """It has no note of its place, but pip names its interpreter."""
+    make(project, "setup")
+    (project / ".venv/.place").unlink()
+    (project / ".venv/bin/pip").write_text(pip.format(project))
+    copy = shutil.copytree(project, project.parent / "copy", symlinks=True)
+    environments(log)
+    make(project, "setup")
+    assert environments(log) == []
+    make(copy, "setup")
+    assert environments(log) == ["-m venv --clear .venv"]
+    moved = project.rename(project.parent / "moved")
+    make(moved, "setup")
+    assert environments(log) == ["-m venv --clear .venv"]
+
+
+def test_an_environment_whose_pip_names_no_path_is_left(project: Path, log: Path) -> None:
+    make(project, "setup")
+    (project / ".venv/.place").unlink()
+    (project / ".venv/bin/pip").write_text("#!/usr/bin/env python\n")
+    environments(log)
+    make(project, "setup")
+    assert environments(log) == []
+
+
 def test_an_environment_whose_python_is_gone_is_made_again(project: Path, log: Path) -> None:
     make(project, "setup")
     (project / ".venv/bin/python").unlink()
