@@ -22,39 +22,51 @@ HOSTILE = {
     "MLFLOW_REGISTRY_URI": "http://elsewhere",
     "MLFLOW_RUN_ID": "0" * 32,
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    "OMP_NUM_THREADS": "many",
+    "OMP_DYNAMIC": "true",
     "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
     "PYTHONIOENCODING": "ascii",
     "TF_DETERMINISTIC_OPS": "1",
     "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_NUM_INTRAOP_THREADS": "1",
     "TF_USE_LEGACY_KERAS": "1",
     "TF_XLA_FLAGS": "--tf_xla_auto_jit=2",
     "ZARR_DEFAULT_ZARR_FORMAT": "2",
 }
 LEGITIMATE = {
     "CUDA_VISIBLE_DEVICES": "1",
+    "MKL_NUM_THREADS": "1",
+    "MLFLOW_AUTH_CONFIG_PATH": "/etc/mlflow.ini",
+    "MLFLOW_CRYPTO_KEK_PASSPHRASE": "k",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "k",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "7",
     "MLFLOW_LOGGING_LEVEL": "DEBUG",
     "MLFLOW_S3_ENDPOINT_URL": "http://s3",
+    "MLFLOW_SERVER_ALLOWED_HOSTS": "box.example.org",
+    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "3",
     "MLFLOW_TRACKING_PASSWORD": "p",
     "MLFLOW_TRACKING_URI": "http://server",
     "MLFLOW_TRACKING_USERNAME": "u",
+    "OMP_NUM_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "0",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "TF_NUM_INTEROP_THREADS": "1",
 }
 
 
 def python(code: str, folder: Path, **variables: str | None) -> str:
     """What a program prints in a folder, with these variables and few others; None = the variable is not there."""
+    return ended(code, folder, **variables).stdout.decode("utf-8").strip()
+
+
+def ended(code: str, folder: Path, **variables: str | None) -> subprocess.CompletedProcess[bytes]:
     known = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(environment.__file__).parents[1]), "HOME": str(folder)}
-    ended = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", f"from pneumonia import environment\n{code}"],
         cwd=folder,
         env={name: value for name, value in (known | variables).items() if value is not None},
         capture_output=True,
         check=True,
     )
-    return ended.stdout.decode("utf-8").strip()
 
 
 PRINT = "import json, os\nenvironment.prepare()\nprint(json.dumps(dict(os.environ)))"
@@ -68,7 +80,43 @@ def test_what_would_steer_a_library_is_gone_and_the_way_to_a_server_stays(tmp_pa
     assert kept == clean | LEGITIMATE
 
 
-def test_a_stage_and_the_tracking_prepare_it_before_they_import_anything(repo: Path) -> None:
+def test_one_line_names_what_was_ignored_and_only_what_the_user_has_set(tmp_path: Path) -> None:
+    def said(**variables: str) -> str:
+        return ended("environment.prepare()\nenvironment.prepare()", tmp_path, **variables).stderr.decode().strip()
+
+    assert said() == said(**LEGITIMATE) == said(**environment.FIXED) == ""
+    assert said(KERAS_BACKEND="jax", OMP_DYNAMIC="true", TF_DETERMINISTIC_OPS="1", MLFLOW_RUN_ID="0" * 32) == (
+        "ignored, because results would depend on it: KERAS_BACKEND, TF_DETERMINISTIC_OPS"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "left", "is_ignored"),
+    [
+        ("--xla_gpu_cuda_data_dir=/opt/cuda", "--xla_gpu_cuda_data_dir=/opt/cuda", False),
+        ("--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir=/opt/cuda", "--xla_gpu_cuda_data_dir=/opt/cuda", True),
+        ("--xla_gpu_autotune_level=0", None, True),
+    ],
+)
+def test_of_the_flags_of_xla_the_path_of_cuda_stays(
+    tmp_path: Path, flags: str, left: str | None, is_ignored: bool
+) -> None:
+    done = ended(PRINT, tmp_path, XLA_FLAGS=flags)
+    assert json.loads(done.stdout).get("XLA_FLAGS") == left
+    assert (b": XLA_FLAGS" in done.stderr) == is_ignored
+
+
+def test_a_program_that_imports_the_tracking_keeps_its_variables(tmp_path: Path) -> None:
+    printed = python("import json, os, pneumonia.tracking\nprint(json.dumps(dict(os.environ)))", tmp_path, **HOSTILE)
+    found = json.loads(printed)
+    assert found.items() >= HOSTILE.items()
+    assert not {"KERAS_HOME", "PYTHONUTF8"} & found.keys()
+    assert found.items() >= environment.DEFAULTS.items()
+    clean = json.loads(python("import json, os, pneumonia.tracking\nprint(json.dumps(dict(os.environ)))", tmp_path))
+    assert clean["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
+def test_a_stage_and_the_tracking_set_it_before_they_import_anything(repo: Path) -> None:
     for name in ("stages/__init__.py", "src/pneumonia/tracking/__init__.py"):
         text = (repo / name).read_text(encoding="utf-8")
         project_imports = [line for line in text.splitlines() if line.startswith("from pneumonia")]
@@ -94,6 +142,7 @@ def test_the_user_can_read_what_is_written_and_others_as_the_user_wishes(tmp_pat
 
 
 def test_a_home_folder_that_is_missing_is_replaced_by_one_in_the_project(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").touch()
     home = tmp_path / ".resume" / "home"
     assert json.loads(python(PRINT, tmp_path, HOME="/dev/null/none"))["HOME"] == str(home)
     assert home.is_dir()
@@ -101,7 +150,31 @@ def test_a_home_folder_that_is_missing_is_replaced_by_one_in_the_project(tmp_pat
     assert json.loads(python(PRINT, tmp_path / ".dvc/tmp/exps/tmp1", HOME="/dev/null/none"))["HOME"] == str(home)
 
 
+@pytest.mark.parametrize("is_project", [False, True])
+def test_a_home_folder_that_the_project_cannot_hold_is_a_temporary_one(tmp_path: Path, is_project: bool) -> None:
+    """Because the folder is no project, or `.resume` cannot be made in it."""
+    place, temporary = tmp_path / "place", tmp_path / "temporary"
+    place.mkdir()
+    temporary.mkdir()
+    if is_project:
+        (place / "dvc.yaml").touch()
+        (place / ".resume").write_text("no folder")
+    before = sorted(place.iterdir())
+    code = f"{PRINT}\nprint(os.path.isdir(os.environ['HOME']))"
+    variables, is_folder = python(code, place, HOME="/dev/null/none", TMPDIR=str(temporary)).splitlines()
+    assert Path(json.loads(variables)["HOME"]).parent == temporary
+    assert is_folder == "True"
+    assert sorted(place.iterdir()) == before
+    assert list(temporary.iterdir()) == [], "removed at the end"
+
+
+def test_without_a_home_and_a_temporary_folder_a_command_still_starts(tmp_path: Path) -> None:
+    code = f"import tempfile\ntempfile.tempdir = '/dev/null/none'\n{PRINT}"
+    assert json.loads(python(code, tmp_path, HOME="/dev/null/none"))["HOME"] == "/dev/null/none"
+
+
 def test_a_home_folder_that_can_only_be_read_stays_and_caches_go_to_the_project(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").touch()
     read_only = "os.access = lambda path, mode: False\n"
     found = json.loads(python(f"import os\n{read_only}{PRINT}", tmp_path))
     assert found["HOME"] == str(tmp_path)

@@ -1,26 +1,33 @@
 """The user's shell and home change no result.
 
-Libraries read variables and files of the home folder when they are imported. `prepare` comes before that: in the
-package `stages`, in the command `pneumonia` and in the package `tracking`. Child processes inherit what it sets.
+Libraries read variables and files of the home folder when they are imported. `prepare` comes before that, in the
+package `stages` and in the command `pneumonia`. Child processes inherit what it sets. A program of the user that
+imports a package of this project keeps its variables: there only `protect_mlflow` is called.
 """
 
 from __future__ import annotations
 
+import atexit
 import getpass
 import os
+import shutil
 import sys
+import tempfile
+from contextlib import suppress
 from fnmatch import fnmatchcase
+from multiprocessing import parent_process
 from pathlib import Path
 
 from pneumonia import workspace
 
+_NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}  # no code of a stored model is run
 FIXED = {
     "KERAS_BACKEND": "tensorflow",  # the networks and streams of this project are written for it
     # No folder: else keras.json sets backend, number format, epsilon and order of the channels. Cached weights are
     # read from ~/.keras/models by their path.
     "KERAS_HOME": os.devnull,
     "MATPLOTLIBRC": os.devnull,  # an empty file: else the one in the home folder changes every figure
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # no code of a stored model is run
+    **_NO_PICKLE,
     "MPLBACKEND": "Agg",  # there may be no display
     "PYTHONUTF8": "1",  # child processes print and read UTF-8, also with LC_ALL=C
 }
@@ -30,23 +37,28 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 14 s; the default waits minutes for a dead server
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # else each new store prints its migrations
 }
-REMOVED = (
-    "KERAS_*",  # number of epochs and steps
-    "MLFLOW_*",  # run, experiment, registry and context to which a shell or a notebook has set them
-    "_MLFLOW_*",
-    "TF_*",  # other kernels, precision, threads and Keras version
+STEERING = (
+    "KERAS_*",  # backend, number of epochs and steps
+    "TF_*",  # other kernels, precision and Keras version; threads within an operation, on which the last digits depend
     "XLA_*",
     "NVIDIA_TF32_OVERRIDE",  # precision
     "DNNL_*",
     "ONEDNN_*",
-    "OMP_*",  # threads, on which the last digits depend
-    "GOMP_*",
-    "KMP_*",
     "MKL_*",
     "PANDAS_*",  # type of text columns
-    "PYTHONIOENCODING",
     "ZARR_*",  # format of the image store
 )
+"""Results would depend on them: they are removed, and one line names those that the user has set."""
+REMOVED = (
+    "MLFLOW_*",  # run, experiment, registry and context to which a shell or a notebook has set them
+    "_MLFLOW_*",
+    "OMP_*",
+    "GOMP_*",
+    "KMP_*",
+    "PYTHONIOENCODING",
+)
+_XLA_PATH = "--xla_gpu_cuda_data_dir="
+"""The flag that stays in `XLA_FLAGS`: where CUDA lies on this machine."""
 KEPT = (
     # The way to a server of the user's choice.
     "MLFLOW_TRACKING_*",
@@ -60,6 +72,16 @@ KEPT = (
     "MLFLOW_GCS_*",
     "MLFLOW_KERBEROS_*",
     "MLFLOW_S3_*",
+    # The user's own server, its database and its secrets.
+    "MLFLOW_AUTH_*",
+    "MLFLOW_CRYPTO_*",
+    "MLFLOW_FLASK_*",
+    "MLFLOW_SERVER_*",
+    "MLFLOW_SQLALCHEMYSTORE_*",
+    # Limits for a machine with several users: the weights of a trained network are the same with any of them.
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "TF_NUM_INTEROP_THREADS",
     # Messages and memory.
     "TF_CPP_*",
     "TF_FORCE_GPU_ALLOW_GROWTH",
@@ -71,41 +93,65 @@ KEPT = (
 
 def prepare() -> None:
     """Set and remove the variables above; replace a home folder that is missing; let texts and files be readable."""
-    set_variables()
-    _replace_home(workspace.project_root() / ".resume")
+    ignored = _set_variables()
+    _replace_home()
     os.umask(os.umask(0o077) & 0o077)  # the user can read what the stages write, whatever else is masked
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to stop
+    if ignored and parent_process() is None:
+        print(f"ignored, because results would depend on it: {', '.join(ignored)}", file=sys.stderr)
 
 
-def set_variables() -> None:
-    """Set and remove the variables above; also for a program that only imports a package of this project."""
-    for name in list(os.environ):
-        if _matches(name, REMOVED) and not _matches(name, KEPT):
-            del os.environ[name]
-    os.environ.update(FIXED)
-    for name, value in DEFAULTS.items():
+def protect_mlflow() -> None:
+    """Set what MLflow must not do by default: run code of a stored model, send telemetry, wait for minutes."""
+    for name, value in (_NO_PICKLE | DEFAULTS).items():
         os.environ.setdefault(name, value)
+
+
+def _set_variables() -> list[str]:
+    """Set and remove the variables above; returns the names of those that steer results and had another value."""
+    before = dict(os.environ)
+    for name in before:
+        if _matches(name, STEERING + REMOVED) and not _matches(name, KEPT):
+            del os.environ[name]
+    if path := " ".join(flag for flag in before.get("XLA_FLAGS", "").split() if flag.startswith(_XLA_PATH)):
+        os.environ["XLA_FLAGS"] = path
+    os.environ.update(FIXED)
+    protect_mlflow()
+    return sorted(name for name in before if _matches(name, STEERING) and os.environ.get(name) != before[name])
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _replace_home(place: Path) -> None:
-    """Libraries that keep caches in the home folder get one in `place` where there is none, as in a container.
+def _replace_home() -> None:
+    """Libraries that keep caches in the home folder get another one where there is none, as in a container.
 
     A home folder that can only be read stays: credentials and cached weights may be in it.
     """
     home = Path(os.path.expanduser("~"))  # not Path.home(), which fails without one
-    if not home.is_dir():
-        home = place / "home"
-        home.mkdir(parents=True, exist_ok=True)
-        os.environ["HOME"] = str(home)
-    if not os.access(home, os.W_OK):
-        os.environ.setdefault("MPLCONFIGDIR", str(place / "matplotlib"))
+    with suppress(OSError):  # without a temporary folder, too: what needs one says so itself
+        if not home.is_dir():
+            os.environ["HOME"] = _cache_folder("home")
+        elif not os.access(home, os.W_OK) and "MPLCONFIGDIR" not in os.environ:
+            os.environ["MPLCONFIGDIR"] = _cache_folder("matplotlib")
     try:
         getpass.getuser()
     except (KeyError, OSError):  # a number without a name: MLflow would fail
         os.environ["LOGNAME"] = "unknown"
+
+
+def _cache_folder(name: str) -> str:
+    """A folder in `.resume` of the project; elsewhere, or if it cannot be written, a temporary one of this process."""
+    with suppress(OSError):
+        root = workspace.project_root()
+        if any((root / marker).is_file() for marker in ("dvc.yaml", "params.yaml")):
+            folder = root / ".resume" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):  # it may be there and read-only
+                return str(folder)
+    temporary = tempfile.mkdtemp(prefix="pneumonia-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
