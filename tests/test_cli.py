@@ -203,6 +203,21 @@ def test_without_a_lost_champion_an_earlier_one_may_be_better(stage: Any) -> Non
     assert promotion["reason"].endswith("; without champion version 2, whose predictions are lost")
 
 
+def test_no_version_is_left_out_where_the_files_of_all_are_gone(stage: Any, root: Path) -> None:
+    """As where the disk is another one: then the predictions are not lost."""
+    for number in (3, 2):
+        stage(number)
+    shutil.rmtree(root / "mlruns" / "artifacts")
+    (root / "mlruns" / "artifacts").mkdir()
+    with pytest.raises(SystemExit):
+        stage(4)
+    before = registry.version_tags("phantom")
+    said = pneumonia("register", "--without-champion", expect=1)
+    assert said.startswith("Error: the MLflow store has no file of any other version of pneumonia-phantom")
+    assert registry.version_tags("phantom") == before
+    assert registry.champion("phantom").version == 2
+
+
 def test_a_version_that_gets_its_predictions_back_competes_again(stage: Any) -> None:
     for number in (3, 2):
         stage(number)

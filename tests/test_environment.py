@@ -47,9 +47,11 @@ LEGITIMATE = {
     "MLFLOW_TRACKING_URI": "http://server",
     "MLFLOW_TRACKING_USERNAME": "u",
     "OMP_NUM_THREADS": "1",
+    "TF_CLI_CONFIG_FILE": "/etc/terraformrc",
     "TF_CPP_MIN_LOG_LEVEL": "0",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "TF_NUM_INTEROP_THREADS": "1",
+    "TF_VAR_region": "north",
 }
 
 

@@ -158,7 +158,9 @@ def register(if_missing: bool, without_champion: bool) -> None:
     synthetic = sources.source(record["data"]).synthetic
     if not (if_missing and registry.is_registered(record["data"], record)):
         runs.require_same_selectors(record, data=settings.data, model=settings.model)
-        if not without_champion:
+        if without_champion:
+            registry.require_any_files(record)
+        else:
             registry.require_comparable(record)
         metrics = tables.read_json(REPORTS_DIR / "metrics.json")
         trained = runs.ensure_train_run(

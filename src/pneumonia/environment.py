@@ -78,10 +78,20 @@ KEPT = (
     "MLFLOW_FLASK_*",
     "MLFLOW_SERVER_*",
     "MLFLOW_SQLALCHEMYSTORE_*",
-    # Limits for a machine with several users: the weights of a trained network are the same with any of them.
+    # For a machine with several users: the weights and scores of a network are the same with any value.
     "MKL_NUM_THREADS",
     "OMP_NUM_THREADS",
     "TF_NUM_INTEROP_THREADS",
+    # Of Terraform, not of TensorFlow.
+    "TF_CLI_*",
+    "TF_DATA_DIR",
+    "TF_IN_AUTOMATION",
+    "TF_INPUT",
+    "TF_LOG*",
+    "TF_PLUGIN_CACHE_*",
+    "TF_TOKEN_*",
+    "TF_VAR_*",
+    "TF_WORKSPACE",
     # Messages and memory.
     "TF_CPP_*",
     "TF_FORCE_GPU_ALLOW_GROWTH",

@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import mlflow
 import pytest
+from filelock import FileLock
 
 from pneumonia import UserError
 from pneumonia.data import tables
@@ -134,6 +136,44 @@ def test_locations_that_the_user_chose_stay(root: Path, champion: str, go_to: Ca
     assert kept == chosen
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["disk there", "disk not mounted"])
+def test_a_place_that_the_user_chose_for_our_experiment_stays(
+    root: Path, go_to: Callable[[Path], None], is_there: bool
+) -> None:
+    """It has the name and the form of those of earlier versions, but nothing of it lies beside the database."""
+    shared = root.parent / "shared" / "mlruns" / "artifacts"
+    shared.mkdir(parents=True)
+    go_to(root)
+    experiment = mlflow.create_experiment("pneumonia-phantom", artifact_location=shared.as_uri())
+    run_id = mlflow.MlflowClient().create_run(experiment).info.run_id
+    (root / "note.txt").write_text("kept")
+    mlflow.MlflowClient().log_artifact(run_id, str(root / "note.txt"))
+    (root / "mlruns" / "artifacts").mkdir()
+    if not is_there:
+        (root.parent / "shared").rename(root.parent / "away")
+    go_to(root)
+    assert mlflow.get_experiment(experiment).artifact_location == shared.as_uri()
+    assert run_of(run_id).info.artifact_uri == f"{shared.as_uri()}/{run_id}/artifacts"
+
+
+def test_a_database_copied_alone_finds_the_original_and_writes_beside_itself(
+    root: Path, champion: str, go_to: Callable[[Path], None]
+) -> None:
+    copy = root.parent / "copy"
+    (copy / "mlruns").mkdir(parents=True)
+    shutil.copyfile(root / "mlruns" / "mlflow.db", copy / "mlruns" / "mlflow.db")
+    before = files_under(root)
+    for _ in range(2):
+        go_to(copy)
+        assert_all_is_found(copy, champion)
+    assert files_under(root) == before
+    assert run_of(champion).info.artifact_uri.startswith((root / "mlruns" / "artifacts").as_uri())
+    shutil.copytree(root / "mlruns" / "artifacts", copy / "mlruns" / "artifacts", dirs_exist_ok=True)
+    shutil.rmtree(root)
+    go_to(copy)
+    assert_all_is_found(copy, champion)
+
+
 def test_a_store_of_another_name_moves_with_its_artifacts_alone(
     root: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -209,7 +249,7 @@ def test_two_processes_may_find_a_moved_store_at_once(root: Path, champion: str,
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "_BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(place, "BUSY_SECONDS", 0.01)
 
 
 def test_a_store_that_another_program_holds_is_one_line(root: Path, champion: str, impatient: None) -> None:
@@ -217,6 +257,23 @@ def test_a_store_that_another_program_holds_is_one_line(root: Path, champion: st
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(UserError, match=r"mlflow.db cannot be used \(database is locked\); .*no other program"):
             runs.open_store()
+
+
+def test_a_store_that_another_process_opens_for_too_long_is_one_line(root: Path, impatient: None) -> None:
+    with FileLock(f"{root}/mlruns/mlflow.db.lock"), pytest.raises(UserError, match="no other program") as refusal:
+        runs.open_store()
+    assert "mlflow.db.lock' could not be acquired" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_store_that_another_program_holds_for_a_moment_is_waited_for(root: Path, champion: str) -> None:
+    assert place.BUSY_SECONDS >= 60
+    with closing(sqlite3.connect(root / "mlruns/mlflow.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.3, other.execute, ["ROLLBACK"])
+        release.start()
+        runs.open_store()
+        release.join()
 
 
 def test_a_store_that_cannot_be_written_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,39 @@ def test_predictions_that_are_gone_are_an_empty_table(root: Path, trained: runs.
         table = runs.logged_predictions(run_id)
         assert table.empty
         assert {"sha256", "patient_id", "split", "label", "score"} <= set(table)
+
+
+def test_a_disk_that_is_not_mounted_is_one_line_and_no_lost_predictions(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "predictions.csv").write_text("sha256\n0e1\n")
+    with start() as run_id:
+        runs.log_metrics({"val": {"auc": 0.9}})
+    run = runs.TrainRun(run_id, "", adopted=False)
+    runs.mirror(run, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
+    (root / "mlruns" / "artifacts").rename(root / "away")
+    calls: list[Callable[[], Any]] = [
+        lambda: runs.logged_predictions(run_id),
+        lambda: start().__enter__(),
+        lambda: runs.ensure_train_run(
+            RECORD | {"run_id": run_id}, synthetic=True, model_path=root / "m", history=root / "h"
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(
+            UserError, match=f"^the folder {root}/mlruns/artifacts with .* is missing; mount"
+        ) as refusal:
+            call()
+        assert "\n" not in str(refusal.value)
+    assert not (root / "mlruns" / "artifacts").exists()
+    (root / "away").rename(root / "mlruns" / "artifacts")
+    assert list(runs.logged_predictions(run_id)["sha256"]) == ["0e1"]
+
+
+def test_an_error_without_text_is_named() -> None:
+    with (
+        pytest.raises(UserError, match=r"sqlite:///x cannot be used \(TimeoutError\)"),
+        runs.as_user_error("sqlite:///x"),
+    ):
+        raise TimeoutError
 
 
 @pytest.mark.parametrize("error", [PermissionError("denied"), MlflowException("no disk")])

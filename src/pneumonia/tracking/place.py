@@ -1,7 +1,8 @@
 """The place of a sqlite store: locations in it are absolute, and follow its folder.
 
 Absolute, so that every MLflow client can open the store from any folder. A project can be moved, renamed, copied or
-mounted at another path: then the locations that this project made are rewritten to the present place.
+mounted at another path: then the locations that this project made are rewritten to the present place. A database that
+was copied without its artifacts keeps the old locations of what it has, as long as the old place is there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from urllib.request import url2pathname
 OURS = "pneumonia.artifacts"
 """Tag of the experiments whose artifacts lie beside the database; others may have a place of the user's choice."""
 
-_BUSY_SECONDS = 60
+BUSY_SECONDS = 60
+"""Time for which a program waits for another one that holds the store."""
 _COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -24,13 +26,23 @@ _COLUMNS = (
     ("model_versions", "source"),
     ("trace_tags", "value"),  # `mlflow.artifactLocation`
 )
-# Experiments of earlier versions have no tag; they are in the default store.
+# Other places of experiments and of runs, and whether this project chose them. Experiments of earlier versions have no
+# tag; they are in the default store, or the user chose their place. A run has <place>/<id>/artifacts.
 _OLD_PLACES = f"""
-    SELECT DISTINCT artifact_location FROM experiments AS e
-    WHERE artifact_location LIKE 'file:///%/artifacts' AND artifact_location <> ? AND (
-        EXISTS (SELECT 1 FROM experiment_tags AS t WHERE t.experiment_id = e.experiment_id AND t.key = '{OURS}')
-        OR (name LIKE 'pneumonia-%' AND artifact_location LIKE '%/mlruns/artifacts')
+    WITH ours AS (SELECT experiment_id FROM experiment_tags WHERE key = '{OURS}'),
+    places AS (
+        SELECT artifact_location AS place, experiment_id IN ours AS is_ours FROM experiments
+        WHERE is_ours OR (name LIKE 'pneumonia-%' AND artifact_location LIKE '%/mlruns/artifacts')
+        UNION
+        SELECT substr(artifact_uri, 1, length(artifact_uri) - length('/' || run_uuid || '/artifacts')), 1 FROM runs
+        WHERE experiment_id IN ours AND artifact_uri LIKE '%/' || run_uuid || '/artifacts'
     )
+    SELECT place, max(is_ours) FROM places WHERE place LIKE 'file:///%/artifacts' AND place <> ? GROUP BY place
+"""
+_FOLDERS = """
+    SELECT substr(uri, length(:old) + 1)
+    FROM (SELECT artifact_uri AS uri FROM runs UNION ALL SELECT artifact_location FROM logged_models)
+    WHERE substr(uri, 1, length(:old) + 1) = :old || '/'
 """
 
 
@@ -62,8 +74,9 @@ def follow(database: Path) -> None:
     """Rewrite the locations in a store that was moved or copied; one query if it was not.
 
     All locations change in one transaction, or none. Only this file is written: a copied project leaves the original
-    as it is. Locations elsewhere, such as a bucket that the user chose for an experiment, stay. Call it under the lock
-    of the store.
+    as it is, and logs new runs to its own place. Locations of existing runs and models change if one of their folders
+    is at the present place, or if the old place is gone. Locations elsewhere, such as a bucket that the user chose for
+    an experiment, stay. Call it under the lock of the store.
 
     Raises:
         sqlite3.Error: as `require_writable` says.
@@ -73,19 +86,31 @@ def follow(database: Path) -> None:
         if not connection.execute(_OLD_PLACES, (here,)).fetchone():
             return
         connection.execute("BEGIN IMMEDIATE")
-        for (old,) in connection.execute(_OLD_PLACES, (here,)).fetchall():
-            for old_prefix, new_prefix in _prefixes(old, here):
-                for table, column in _COLUMNS:
-                    connection.execute(
-                        f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "
-                        f"WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
-                        {"old": old_prefix, "new": new_prefix},
-                    )
+        for old, is_ours in connection.execute(_OLD_PLACES, (here,)).fetchall():
+            if _has_moved(connection, old, here) or (is_ours and not Path(readable(old)).is_dir()):
+                for old_prefix, new_prefix in _prefixes(old, here):
+                    for table, column in _COLUMNS:
+                        connection.execute(
+                            f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "
+                            f"WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
+                            {"old": old_prefix, "new": new_prefix},
+                        )
+            elif is_ours:
+                connection.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ? AND experiment_id IN "
+                    f"(SELECT experiment_id FROM experiment_tags WHERE key = '{OURS}')",
+                    (here, old),
+                )
         connection.execute("COMMIT")
 
 
+def _has_moved(connection: sqlite3.Connection, old: str, here: str) -> bool:
+    """Whether a folder of a run or a model that the store places in `old` is at the present place."""
+    return any(Path(readable(here + folder)).exists() for (folder,) in connection.execute(_FOLDERS, {"old": old}))
+
+
 def _connect(database: Path) -> sqlite3.Connection:
-    return sqlite3.connect(database, timeout=_BUSY_SECONDS, isolation_level=None)
+    return sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def _prefixes(old: str, new: str) -> list[tuple[str, str]]:

@@ -203,6 +203,26 @@ def require_comparable(record: Mapping[str, Any]) -> None:
         raise _lost(data, holder.version)
 
 
+def require_any_files(record: Mapping[str, Any]) -> None:
+    """Check, before champions are left out, that not the files of all versions are gone: one can be lost, but not all.
+
+    Args:
+        record: `models/run.json`; the version of this model is not counted.
+
+    Raises:
+        UserError: the store has several other versions, and no file of any.
+    """
+    name, run = runs.registered_name(record["data"]), runs.find_train_run(record)
+    versions = mlflow.search_model_versions(filter_string=f"name = '{name}'")
+    others = [str(version.run_id) for version in versions if not (run and run.run_id == version.run_id)]
+    if len(others) > 1 and not any(map(runs.has_artifacts, others)):
+        raise UserError(
+            f"the MLflow store has no file of any other version of {name}, for example in "
+            f"{runs.artifact_place(others[0])}; mount the disk or put the folders back, or move mlruns away to begin a "
+            "new store"
+        )
+
+
 def _lost(data: str, version: int) -> UserError:
     run_id = str(mlflow.MlflowClient().get_model_version(runs.registered_name(data), str(version)).run_id)
     cause = f"is gone from {runs.artifact_place(run_id)}" if runs.was_evaluated(run_id) else "was never logged"

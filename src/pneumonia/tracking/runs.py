@@ -25,7 +25,7 @@ from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from pneumonia import UserError, workspace
+from pneumonia import UserError, reason, workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.tracking import place
@@ -54,6 +54,9 @@ def open_store(root: Path | None = None) -> str:
 
     A relative sqlite path in `MLFLOW_TRACKING_URI` is relative to the project's root. A sqlite store that was moved or
     copied gets the locations of its present place.
+
+    Raises:
+        UserError: the store cannot be used, or another program holds it for a minute.
     """
     root = root or workspace.project_root()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
@@ -63,7 +66,7 @@ def open_store(root: Path | None = None) -> str:
         with as_user_error(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Two processes that create the tables at once break the store; an existing file may still lack some.
-            with FileLock(f"{path}.lock"):
+            with FileLock(f"{path}.lock", timeout=place.BUSY_SECONDS):
                 place.require_writable(path)  # MLflow would try again for 100 s
                 mlflow.MlflowClient(uri).search_experiments(max_results=1)
                 place.follow(path)
@@ -114,6 +117,7 @@ def start_run(
     uri = open_store()
     with as_user_error(uri):
         experiment = _experiment(data)
+        _require_artifacts(experiment, str(mlflow.get_experiment(experiment).artifact_location))
         recorded_run = _recorded_run(resume)
     tags = {
         "stage": stage,
@@ -244,6 +248,8 @@ def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: 
     """
     open_store()
     if run := find_train_run(record):
+        known = mlflow.get_run(run.run_id).info
+        _require_artifacts(known.experiment_id, _root(known.artifact_uri))
         return run
 
     from pneumonia.models import runtime, scoring  # imports the image store, which no other run needs
@@ -320,11 +326,14 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
     """The predictions that `evaluate` logged to a train run; no rows if it has none, or they were deleted.
 
     Raises:
-        UserError: the store or its disk cannot be read. That says nothing about the predictions.
+        UserError: the store or its disk cannot be read, or the folder of all artifacts is missing. That says nothing
+            about the predictions.
     """
     client = mlflow.MlflowClient()
     with as_user_error(mlflow.get_tracking_uri()), tempfile.TemporaryDirectory() as folder:
         try:
+            info = client.get_run(run_id).info
+            _require_artifacts(info.experiment_id, _root(info.artifact_uri))
             logged = client.list_artifacts(run_id, str(Path(PREDICTIONS).parent))
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such run, no id
@@ -348,15 +357,48 @@ def artifact_place(run_id: str) -> str:
     return place.readable(str(mlflow.get_run(run_id).info.artifact_uri))
 
 
+def has_artifacts(run_id: str) -> bool:
+    """Whether anything that a run has logged is still there."""
+    try:
+        return bool(mlflow.MlflowClient().list_artifacts(run_id))
+    except MlflowException:  # no such run
+        return False
+
+
+def _root(artifact_uri: str) -> str:
+    """The location of all artifacts, from that of a run: `<root>/<run id>/artifacts`."""
+    return artifact_uri.rsplit("/", 2)[0]
+
+
+def _require_artifacts(experiment_id: str, location: str) -> None:
+    """Check that the folder of the artifacts is there, if runs of this experiment were logged to it.
+
+    Without it MLflow would make a new one, and say of each file that there is none.
+
+    Raises:
+        UserError: the folder is missing: its disk may not be mounted.
+    """
+    folder = Path(place.readable(location))
+    if not folder.is_absolute() or folder.is_dir():  # a server has its own place
+        return
+    evaluated = mlflow.MlflowClient().search_runs([experiment_id], "metrics.`val.auc` >= 0")
+    if any(_root(run.info.artifact_uri) == location for run in evaluated):
+        raise UserError(
+            f"the folder {folder} with the artifacts of the MLflow store is missing; mount its disk, or put it back "
+            "(if it is gone for good, make an empty one)"
+        )
+
+
 @contextmanager
 def as_user_error(uri: str) -> Iterator[None]:
     """Convert errors of a store that cannot be created or reached to a `UserError`."""
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        # Of SQLAlchemy the first line says it, the others are the statement; other errors may have no text.
+        cause = (str(error).strip() or reason(error)).splitlines()[0]
         file = ", that its folder can be written and that no other program holds it" if database_path(uri) else ""
-        raise UserError(f"the MLflow store {uri} cannot be used ({reason}); check MLFLOW_TRACKING_URI{file}") from error
+        raise UserError(f"the MLflow store {uri} cannot be used ({cause}); check MLFLOW_TRACKING_URI{file}") from error
 
 
 def _experiment(data: str) -> str:
