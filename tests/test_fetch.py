@@ -199,21 +199,21 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.touch(), r"^/.*/bad\.zip: the file is empty; correct fetch\.url$"),
     "cut": (
         cut,
-        r"^chest_xray\.zip: [\d,]+ bytes arrived, but they are not a complete zip archive .*; download it again$",
+        r"^/.*/bad\.zip: [\d,]+ bytes that are not a complete zip archive .*; copy or download it again$",
     ),
     "no zip": (
         lambda path: path.write_text("<html>"),
-        r"^chest_xray\.zip: 6 bytes arrived, but they are not a complete zip",
+        r"^/.*/bad\.zip: a text, not an archive; if it is a table, give it a name that ends in \.csv, else correct",
     ),
-    "flipped": (flipped, r"^chest_xray\.zip: \S+/person23_virus_60\.jpeg is damaged \(Bad CRC-32.*download .* again$"),
-    "undecodable": (undecodable, r"^chest_xray\.zip: \S+/IM-0115-0001\.jpeg is damaged .*download .* again$"),
-    "encrypted": (encrypted, r"^chest_xray\.zip: \S+/IM-0115-0001\.jpeg is damaged .*encrypted"),
-    "no normal": (partial(zipped, names=PNEUMONIAS), r"^chest_xray\.zip: no image of class 0 \(normal\)"),
-    "no pneumonia": (partial(zipped, names=NORMALS), r"^chest_xray\.zip: no image of class 1 \(pneumonia\)"),
+    "flipped": (flipped, r"^/.*/bad\.zip: \S+/person23_virus_60\.jpeg is damaged \(Bad CRC-32.*download .* again$"),
+    "undecodable": (undecodable, r"^/.*/bad\.zip: \S+/IM-0115-0001\.jpeg is damaged .*download .* again$"),
+    "encrypted": (encrypted, r"^/.*/bad\.zip: \S+/IM-0115-0001\.jpeg is damaged .*encrypted"),
+    "no normal": (partial(zipped, names=PNEUMONIAS), r"^/.*/bad\.zip: no image of class 0 \(normal\)"),
+    "no pneumonia": (partial(zipped, names=NORMALS), r"^/.*/bad\.zip: no image of class 1 \(pneumonia\)"),
     "phantom": (like_the_phantom, r"layout of data = chest_xray \(.*\); found: .*; it looks like data = phantom$"),
     "other": (
         partial(zipped, names=["a/b.jpeg"]),
-        r"^chest_xray\.zip: no images in the layout of data = chest_xray \(train/NORMAL/.*\); (found: .*|it is empty)$",
+        r"^/.*/bad\.zip: no images in the layout of data = chest_xray \(train/NORMAL/.*\); (found: .*|it is empty)$",
     ),
 }
 
@@ -268,14 +268,14 @@ def test_an_unreachable_address_is_one_line_with_the_remedy(
 def test_a_member_that_would_fill_the_memory_is_not_unpacked(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
     plain(in_project / "a.zip", method=zipfile.ZIP_DEFLATED)
-    expected = r"chest_xray\.zip: \S+ unpacks to \d+ bytes, more than 100; this is not an X-ray archive"
+    expected = r"/.*/a\.zip: \S+ unpacks to \d+ bytes, more than 100; this is not an X-ray archive"
     assert re.fullmatch(expected, refused("chest_xray", "a.zip"))
 
 
 def test_a_harmful_archive_does_not_get_its_name(in_project: Path) -> None:
     zipped(in_project / "a.zip", ["chest_xray/train/NORMAL/a.jpeg", "../train/PNEUMONIA/b.jpeg"])
     assert refused("chest_xray", "a.zip").startswith(
-        "chest_xray.zip: member '../train/PNEUMONIA/b.jpeg' points outside"
+        f"{in_project}/a.zip: member '../train/PNEUMONIA/b.jpeg' points outside"
     )
 
 
@@ -499,7 +499,8 @@ def test_an_unpacked_kermany_tree_is_used_where_it_lies(in_project: Path) -> Non
         (
             "folder",
             "empty",
-            r"/.*/empty: no images in the layout of data = folder \(images .*\); found: a\.png \(1 images .*\)",
+            r"/.*/empty: no images in the layout of data = folder \(images .*\); found: a\.png \(1 images .*\); "
+            r"to name the classes of your folders: -S \"fetch\.classes={normal: \['NAME'\], pneumonia: \['NAME'\]}\"",
         ),
         ("folder", "half", r"/.*/half: no image of class 0 \(normal\); a classifier needs both classes"),
         (
@@ -679,8 +680,11 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     "claims the memory": (partial(claiming, (10**7, 10**4, 10**4)), r"not the arrays .*"),
     "claims more than it holds": (partial(claiming, (2, 28, 28)), r"not the arrays .*"),
     "claims less than nothing": (partial(claiming, (-1, 28, 28)), r"not the arrays .*"),
-    "no npz": (lambda path: path.write_bytes(b"<html>"), r"6 bytes arrived, but they are not a complete zip archive.*"),
-    "array alone": (lambda path: path.write_bytes(header_of((2, 28, 28))), r"\d+ bytes arrived, but .*"),
+    "no npz": (lambda path: path.write_bytes(b"<html>"), r"a text, not an archive; .*"),
+    "array alone": (
+        lambda path: path.write_bytes(header_of((2, 28, 28))),
+        r"\d+ bytes that are not a complete zip archive .*",
+    ),
     "images": (partial(zipped, names=[f"chest_xray/{name}" for name in NORMALS]), r"not the arrays .*"),
 }
 
@@ -689,7 +693,7 @@ BAD_ARRAYS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_what_are_no_arrays_of_pneumoniamnist_is_one_line(in_project: Path, kind: str) -> None:
     make, expected = BAD_ARRAYS[kind]
     make(in_project / "bad.npz")
-    assert re.fullmatch(rf"pneumoniamnist\.zip: {expected}", refused("pneumoniamnist", "bad.npz"))
+    assert re.fullmatch(rf"/.*/bad\.npz: {expected}", refused("pneumoniamnist", "bad.npz"))
 
 
 @pytest.mark.slow
@@ -839,24 +843,27 @@ def test_files_that_are_left_out_are_counted_and_named(in_project: Path, capsys:
     pictures(in_project / "mine", [*FILMS, "COVID/a.png", "masks/a.png", "NORMAL/Thumbs.db"])
     (in_project / "mine" / "notes.txt").write_text("see the table")
     record = fetched("folder", "mine").record
-    assert record["left_out"] == [{"reason": "images below no folder of a class", "n": 1, "first": "COVID/a.png"}]
+    assert record["left_out"] == [{"reason": "images in no class folder, but in COVID", "n": 1, "first": "COVID/a.png"}]
     assert {row["reason"]: row["n"] for row in record["companions"]} == {
         "added by an operating system or an archive program": 1,
         "masks or annotations": 1,
         "texts, tables or documents": 1,
     }
     said = capsys.readouterr().out.splitlines()
-    assert "NOTE: 1 of 41 files is left out (images below no folder of a class): COVID/a.png" in said
+    assert "NOTE: 1 of 41 files is left out (images in no class folder, but in COVID): COVID/a.png" in said
     assert "NOTE: 1 file is not read (masks or annotations): masks/a.png" in said
 
 
 def test_too_many_files_that_are_left_out_are_an_error_and_companions_are_not(in_project: Path) -> None:
     pictures(in_project / "mine", [*FILMS, *(f"masks/{name}" for name in FILMS), *(f"C/{n}.png" for n in range(3))])
+    (in_project / "mine" / "NORMAL" / "x.png").symlink_to("gone.png")
     assert refused("folder", "mine") == (
-        f"{in_project}/mine: 3 of 43 files would be left out, more than fetch.max_left_out = 0.05 allows (images below "
-        "no folder of a class: C/0.png); rename or remove them, name their classes in fetch.classes, or raise the limit"
+        f"{in_project}/mine: 4 of 44 files would be left out, more than fetch.max_left_out = 0.05 allows (images in no "
+        "class folder, but in C: 3, such as C/0.png; links to a file that does not exist: 1, such as NORMAL/x.png); "
+        "rename or remove them, name their classes in fetch.classes, or raise the limit"
     )
     assert len(fetched("folder", "mine", max_left_out=0.1).manifest) == 40
+    (in_project / "mine" / "NORMAL" / "x.png").unlink()
     assert len(fetched("folder", "mine", max_left_out=0.0, classes={"normal": ["c"]}).manifest) == 43
 
 
@@ -881,8 +888,8 @@ def test_further_names_of_a_class_are_for_folders_and_tables_of_ones_own(in_proj
     assert fetched("folder", "mine/t.tsv", classes=classes).manifest["label"].to_list() == [0, 1]
     Path("data/raw/source.json").unlink()
     line = refused("folder", "mine")
-    assert "found: Healthy/, sick/, t.tsv" in line
-    assert "fetch.classes" in line
+    assert "found: Healthy/, sick/, t.tsv (2 images in no class folder, but in Healthy, sick; 1 texts" in line
+    assert "to name the classes of your folders: -S" in line
 
 
 # --- what other programs write ---
@@ -905,7 +912,34 @@ def test_a_damaged_tar_archive_is_one_line_and_leaves_nothing(in_project: Path) 
     with tarfile.open("a.tgz", "w:gz") as archive:
         archive.add("xrays")
     Path("a.tgz").write_bytes(Path("a.tgz").read_bytes()[:-2000])
-    assert re.fullmatch(r"a\.tgz: a damaged tar archive \(.*\); download it again", refused("folder", "a.tgz"))
+    assert re.fullmatch(
+        r"/.*/a\.tgz: a damaged tar archive \(.*\); copy or download it again", refused("folder", "a.tgz")
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            "path;label\r\n".encode("utf-16"),
+            "a text, not an archive; if it is a table, give it a name that ends in .csv",
+        ),
+        (
+            b"<html>\n",
+            "a text, not an archive; if it is a table, give it a name that ends in .csv, else correct fetch.url",
+        ),
+        (picture(1), "one image, not an archive; set fetch.url to the folder of the images"),
+        (
+            b"\0\1\2\3",
+            "4 bytes that are not a complete zip archive (File is not a zip file); copy or download it again",
+        ),
+    ],
+)
+def test_a_file_that_is_no_archive_is_named_with_its_path_and_the_cause(
+    in_project: Path, content: bytes, expected: str
+) -> None:
+    (in_project / "mine").write_bytes(content)
+    assert refused("folder", "mine").startswith(f"{in_project}/mine: {expected}")
 
 
 @pytest.mark.parametrize("name", ["labels.xlsx", "labels.XLS", "labels.ods"])
@@ -947,6 +981,20 @@ def test_a_patient_of_most_headers_of_a_class_stays_one_and_a_note_says_so(
         path.write_bytes(dicom(PatientID="P7" if number < 15 else f"Q{number}"))
     assert (fetched("folder", "mine").manifest["patient_id"] == "P7").sum() == 15
     assert "NOTE: PatientID P7 counts as one patient and has 15 of 20 images of normal" in capsys.readouterr().out
+
+
+def test_folders_of_several_patients_by_the_headers_are_said(
+    in_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(FILMS):
+        path = in_project / "mine" / name.replace("/", f"/{'ICU' if number % 2 else 'Ward 3'}/").removesuffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom(PatientID=f"Q{number // 4}"))
+    assert fetched("folder", "mine").manifest["patient_id"].nunique() == 2
+    assert (
+        "NOTE: ICU counts as one patient, but the DICOM headers of its images name 10 (images of such patients: 40 "
+        "of 40); if the headers are right, use a table with an empty patient_id\n"
+    ) in capsys.readouterr().out
 
 
 def test_what_a_table_writes_never_breaks_a_later_stage(in_project: Path) -> None:

@@ -76,7 +76,9 @@ def test_an_archive_is_named_by_where_it_will_lie(tmp_path: Path) -> None:
     with files.in_archive(path, stored=Path("data/raw/a.zip")) as listed:
         assert (listed.place, listed.uri("a.png")) == ("a.zip", "zip://a.png::data/raw/a.zip")
     path.write_bytes(b"no archive")
-    assert refused(path, stored=Path("data/raw/a.zip")).startswith("a.zip: 10 bytes arrived")
+    assert refused(path, stored=Path("data/raw/a.zip")).startswith("a.zip: 10 bytes that are not")
+    with pytest.raises(UserError, match=r"^/mine/a\.zip: 10 bytes"), files.in_archive(path, place="/mine/a.zip"):
+        pass
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space", "ünï", "two::colons"])
@@ -247,6 +249,7 @@ def test_a_link_to_nothing_is_an_error_when_it_is_read(tmp_path: Path) -> None:
     listed = files.in_folder(str(tmp_path))
     with pytest.raises(UserError, match=r"/a\.png: no such file$"):
         listed.read("a.png")
+    assert listed.broken == {"a.png"}
 
 
 def test_pipes_are_not_listed(tmp_path: Path) -> None:
@@ -320,7 +323,6 @@ NOT_WHOLE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.touch(),
     "no zip": lambda path: path.write_text("<html>Please sign in</html>"),
     "cut": cut,
-    "gzip": lambda path: path.write_bytes(b"\x1f\x8b\x08\0" * 50),
     "end only": lambda path: path.write_bytes(b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 3, 3, 150, 0, 0)),
 }
 
@@ -329,7 +331,7 @@ NOT_WHOLE: dict[str, Callable[[Path], object]] = {
 def test_what_is_no_whole_archive_is_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.zip"
     NOT_WHOLE[kind](path)
-    expected = rf"a\.zip: {path.stat().st_size} bytes arrived, but they are not a complete zip .*; download it again"
+    expected = rf"a\.zip: {path.stat().st_size} bytes that are not a complete zip .*; copy or download it again"
     assert re.fullmatch(expected, refused(path))
 
 
@@ -370,7 +372,7 @@ def test_a_member_that_cannot_be_unpacked_is_named(tmp_path: Path, kind: str) ->
     make, reason = DAMAGED[kind]
     make(tmp_path / "a.zip")
     line = refused(tmp_path / "a.zip")
-    assert re.fullmatch(r"a\.zip: b/c\.png is damaged \(.+\); download the archive again", line)
+    assert re.fullmatch(r"a\.zip: b/c\.png is damaged \(.+\); copy or download the archive again", line)
     assert reason in line
 
 
@@ -476,14 +478,21 @@ def test_a_tar_archive_cut_at_any_place_is_one_line(tmp_path: Path) -> None:
     whole = tarred(tmp_path / "a.tgz", {f"{n}.png": os.urandom(700) for n in range(9)}).read_bytes()
     for length in range(600, len(whole) - 8, 97):
         (tmp_path / "a.tgz").write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"^a\.tgz: a damaged tar archive \(.+\); download it again$"):
+        with pytest.raises(UserError, match=r"^a\.tgz: a damaged tar archive \(.+\); copy or download it again$"):
             files.pack_again(tmp_path / "a.tgz", tmp_path / "a.zip", place="a.tgz")
 
 
-@pytest.mark.parametrize(("magic", "name"), [(b"Rar!\x1a\x07\x01\0", "RAR"), (b"7z\xbc\xaf\x27\x1c\0\4", "7-Zip")])
+@pytest.mark.parametrize(
+    ("magic", "name"),
+    [
+        (b"Rar!\x1a\x07\x01\0", "a RAR archive"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "a 7-Zip archive"),
+        (b"\x1f\x8b\x08\0", "a gzip file without a tar archive"),
+    ],
+)
 def test_an_archive_of_another_kind_is_named(tmp_path: Path, magic: bytes, name: str) -> None:
     (tmp_path / "a.rar").write_bytes(magic + bytes(99))
-    assert refused(tmp_path / "a.rar").startswith(f"a.rar: a {name} archive, which is not supported; unpack it and ")
+    assert refused(tmp_path / "a.rar").startswith(f"a.rar: {name}, which is not supported; unpack it and ")
 
 
 # --- archives that could do harm ---

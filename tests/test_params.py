@@ -116,10 +116,14 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("validate.min_std", "4", "validate.min_std = '4': input should be a valid number"),
         ("data", ["phantom"], "data = ['phantom']: input should be a valid string"),
         ("fetch.url", 5, "fetch.url = 5: input should be a valid string"),
-        ("fetch.classes", {"normal": "healthy"}, "fetch.classes.normal = 'healthy': input should be a valid list"),
+        (
+            "fetch.classes",
+            {"normal": "healthy"},
+            "fetch.classes.normal = 'healthy': lists of names were expected, such as",
+        ),
         ("fetch.classes", {"normal": [0]}, "fetch.classes.normal.0 = 0: input should be a valid string"),
         ("fetch.classes", {"healthy": []}, "fetch.classes.healthy.[key] = 'healthy': input should be 'normal' or"),
-        ("fetch.classes", None, "fetch.classes = None: input should be a valid dictionary"),
+        ("fetch.classes", None, "fetch.classes = None: lists of names were expected, such as {normal: [healthy], "),
         ("fetch.max_left_out", 5, "fetch.max_left_out = 5: input should be less than or equal to 1"),
         # out of range
         ("seed", -1, "seed = -1: input should be greater than or equal to 0"),

@@ -7,7 +7,9 @@ zip); a folder is used in place; the phantom is rendered here. A new source need
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +27,12 @@ from tqdm import tqdm
 from pneumonia import UserError, compute, files, reason, workspace
 from pneumonia.data import columns, contents, download, layouts, own, phantom, sheets, sources, tables
 from pneumonia.images import decode
+from pneumonia.images.formats import HEAD_BYTES, image_format
 
 MANIFEST = ("image_id", "uri", "label", "patient_id", "subtype", "source_split", "bytes", "sha256")
 BOXES = ("image_id", "x", "y", "width", "height")
+
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
 class Fetched(NamedTuple):
@@ -101,13 +106,15 @@ def fetch(
         checksum = (f"sha256:{sha256}" if sha256 else None) if url else origin.checksum or None
         with workspace.written_whole(target) as unfinished:
             arrived = download.download_file(address, unfinished, resume=resume, checksum=checksum)
+            place_name = address if url else target.name
+            _require_archive(unfinished, place_name)
             if origin.side:
-                _unpack_arrays(unfinished, stored=target, side=origin.side)
+                _unpack_arrays(unfinished, place=place_name, side=origin.side)
             elif files.is_tar(unfinished):
                 with workspace.written_whole(unfinished) as packed:
-                    files.pack_again(unfinished, packed, place=PurePosixPath(address).name)
+                    files.pack_again(unfinished, packed, place=place_name)
             # Before the archive gets its name: files that a failed stage leaves in an out's folder stop `dvc checkout`.
-            manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out)
+            manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out, place_name)
         record = {"url": url or origin.url, "sha256": arrived}
     facts = {name: getattr(origin, name) for name in ("title", "licence", "citation", "patients")}
     whole = {"data": data, **facts, **record, "n_images": len(manifest), **counts}
@@ -133,9 +140,24 @@ def read_archive(data: str, path: Path, *, stored: Path | None = None) -> tuple[
 _Read = tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]
 
 
-def _read_zip(data: str, path: Path, stored: Path, read: layouts.Reader, max_left_out: float = 1.0) -> _Read:
-    with files.in_archive(path, stored=stored) as place:
+def _read_zip(
+    data: str, path: Path, stored: Path, read: layouts.Reader, max_left_out: float = 1.0, place_name: str = ""
+) -> _Read:
+    with files.in_archive(path, stored=stored, place=place_name) as place:
         return _read(data, place, read, max_left_out)
+
+
+def _require_archive(path: Path, place_name: str) -> None:
+    """Refuse an image or a text; other files that are no archives are refused when they are opened."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    if image_format(head):
+        raise UserError(f"{place_name}: one image, not an archive; set fetch.url to the folder of the images")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or not _NO_TEXT.search(head):
+        raise UserError(
+            f"{place_name}: a text, not an archive; if it is a table, give it a name that ends in .csv, else correct "
+            "fetch.url"
+        )
 
 
 def _read(data: str, place: files.Files, read: layouts.Reader, max_left_out: float) -> _Read:
@@ -145,10 +167,12 @@ def _read(data: str, place: files.Files, read: layouts.Reader, max_left_out: flo
     if not rows:
         others = [name for name, other in layouts.READERS.items() if name != data and _fits(other, place)]
         hint = f"; it looks like data = {others[0]}" if others else ""
+        if data == "folder" and listing.left_out and not others:
+            hint = f"; to name the classes of your folders: {own.CLASSES_EXAMPLE}"
         expected = sources.source(data).layout
-        top = sorted({f"{name.split('/')[0]}{'/' if '/' in name else ''}" for name in place.names})
+        top = sorted({f"{name.split('/')[0]}{'/' if '/' in name else ''}" for name in place.names}, key=_folders_first)
         content = f"found: {', '.join(top[:5])}{', …' if len(top) > 5 else ''}" if top else "it is empty"
-        kinds = [f"{len(names):,} {why}" for why, names in (*listing.companions.items(), *listing.left_out.items())]
+        kinds = [f"{len(names):,} {why}" for why, names in (*_by_number(listing.left_out), *listing.companions.items())]
         content += f" ({'; '.join(kinds)})" if kinds else ""
         raise UserError(
             f"{place.place}: no images in the layout of data = {data}{f' ({expected})' if expected else ''}; "
@@ -158,6 +182,8 @@ def _read(data: str, place: files.Files, read: layouts.Reader, max_left_out: flo
     with ThreadPoolExecutor(contents.THREADS) as pool:
         records = pool.map(lambda row: _describe(row, place), rows)
         manifest = pd.DataFrame(tqdm(records, "fetch", len(rows), unit="image", disable=None, leave=False))
+    if data == "folder":
+        _note_other_headers(manifest)
     manifest["patient_id"] = _patients(manifest)
     manifest = manifest.sort_values("image_id", ignore_index=True)
     manifest["label"] = manifest["label"].astype(int)
@@ -172,6 +198,14 @@ def _read(data: str, place: files.Files, read: layouts.Reader, max_left_out: flo
     )  # text if they come from a table in the archive
     table = table.sort_values(list(BOXES), ignore_index=True)
     return manifest[[*MANIFEST, *more]], table, counts
+
+
+def _by_number(names_by_reason: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
+    return sorted(names_by_reason.items(), key=lambda item: -len(item[1]))
+
+
+def _folders_first(name: str) -> tuple[bool, str]:
+    return not name.endswith("/"), name
 
 
 def _fits(other: layouts.Reader, place: files.Files) -> bool:
@@ -200,11 +234,11 @@ def _count(listing: contents.Listing, place: str, max_left_out: float) -> dict[s
         verb = "is" if len(names) == 1 else "are"
         print(f"NOTE: {len(names):,} of {total:,} files {verb} left out ({why}): {names[0]}")
     if n_left_out > max_left_out * total:
-        why, names = max(listing.left_out.items(), key=lambda item: len(item[1]))
+        reasons = "; ".join(f"{why}: {len(names):,}, such as {names[0]}" for why, names in _by_number(listing.left_out))
         raise UserError(
             f"{place}: {n_left_out:,} of {total:,} files would be left out, more than fetch.max_left_out = "
-            f"{max_left_out:g} allows ({why}: {names[0]}); rename or remove them, name their classes in fetch.classes, "
-            "or raise the limit"
+            f"{max_left_out:g} allows ({reasons}); rename or remove them, name their classes in fetch.classes, or "
+            "raise the limit"
         )
     counts = {
         kind: [{"reason": why, "n": len(names), "first": names[0]} for why, names in others.items()]
@@ -249,6 +283,21 @@ def _patients(manifest: pd.DataFrame) -> list[str]:
         print(f"NOTE: PatientID {note}")
     patients = manifest["patient_id"].where(~unknown, headers)
     return list(patients.where(patients != "", manifest["image_id"]))
+
+
+def _note_other_headers(manifest: pd.DataFrame) -> None:
+    """Say that most images belong to a patient whose headers name several: a folder may be a department."""
+    headers = manifest["header_id"].where(~manifest["header_id"].isin(columns.placeholders(manifest["header_id"])), "")
+    both = manifest.assign(header_id=headers)[(manifest["patient_id"] != "") & (headers != "")]
+    n_headers = both.groupby("patient_id")["header_id"].nunique()
+    several = both["patient_id"].isin(n_headers.index[n_headers > 1])
+    if 2 * several.sum() > len(manifest):
+        first = both.loc[several, "patient_id"].iloc[0]
+        print(
+            f"NOTE: {first} counts as one patient, but the DICOM headers of its images name {n_headers[first]:,} "
+            f"(images of such patients: {several.sum():,} of {len(manifest):,}); if the headers are right, use a table "
+            "with an empty patient_id"
+        )
 
 
 def _in_place(url: str, sha256: str | None) -> tuple[files.Files, str] | None:
@@ -305,12 +354,12 @@ def _from_kaggle(handle: str) -> str:
         ) from error
 
 
-def _unpack_arrays(path: Path, *, stored: Path, side: int) -> None:
+def _unpack_arrays(path: Path, *, place: str, side: int) -> None:
     """Convert MedMNIST's arrays into an archive of one PNG per image and a table, at the same path.
 
     PNG keeps every pixel. So each image can be read alone, as in all other sources.
     """
-    with files.in_archive(path, stored=stored):
+    with files.in_archive(path, place=place):
         pass  # an .npz file is a zip archive and can be as harmful as any other
     rows = []
     with workspace.written_whole(path) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
@@ -322,9 +371,7 @@ def _unpack_arrays(path: Path, *, stored: Path, side: int) -> None:
         # MemoryError: a header claims more than the file holds.
         except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, cv2.error) as error:
             detail = " ".join(str(error).split())
-            raise UserError(
-                f"{stored.name}: not the arrays of PneumoniaMNIST ({detail}); use the published .npz"
-            ) from error
+            raise UserError(f"{place}: not the arrays of PneumoniaMNIST ({detail}); use the published .npz") from error
         _add(archive, "pneumoniamnist.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode())
 
 

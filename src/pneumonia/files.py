@@ -11,7 +11,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -33,7 +33,11 @@ _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
 # The name of the archive comes from `fetch`, those of the members do not: they may contain another `::`.
 _ZIP_URI = re.compile(r"zip://(?P<member>.+)::(?P<archive>.+)")
-_OTHER_ARCHIVES = {b"Rar!\x1a\x07": "a RAR archive", b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive"}
+_OTHER_ARCHIVES = {
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"\x1f\x8b": "a gzip file without a tar archive",
+}
 _PACKED_TARS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 
 
@@ -47,6 +51,7 @@ class Files(NamedTuple):
         uri: returns the name of one of them in a manifest, for `read_bytes`.
         head: returns the first bytes of one of them, without the rest; arguments are name and number of bytes.
         aliases: name that symbolic links give to a file -> the first name of this file among `names`.
+        broken: those of `names` that are links to nothing.
     """
 
     place: str
@@ -55,10 +60,11 @@ class Files(NamedTuple):
     uri: Callable[[str], str]
     head: Callable[[str, int], bytes]
     aliases: Mapping[str, str] = MappingProxyType({})
+    broken: Collection[str] = ()
 
 
 @contextmanager
-def in_archive(path: Path, *, stored: Path | None = None) -> Iterator[Files]:
+def in_archive(path: Path, *, stored: Path | None = None, place: str = "") -> Iterator[Files]:
     """The files of a zip archive, which is never unpacked.
 
     Reading a whole member checks its CRC, so a flipped bit is an error here and does not reach a model. Some programs
@@ -66,7 +72,8 @@ def in_archive(path: Path, *, stored: Path | None = None) -> Iterator[Files]:
 
     Args:
         path: of the archive.
-        stored: its final path, used in manifests and messages; None = `path`.
+        stored: its final path, used in manifests; None = `path`.
+        place: its name in messages; empty = the name of `stored`.
 
     Raises:
         UserError: not a complete zip archive; a member that points outside the archive, is a link or is larger than
@@ -74,6 +81,7 @@ def in_archive(path: Path, *, stored: Path | None = None) -> Iterator[Files]:
             `uri`: a name that cannot be written to a table.
     """
     stored = stored or path
+    place = place or stored.name
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # ValueError: a name is not UTF-8
@@ -81,12 +89,11 @@ def in_archive(path: Path, *, stored: Path | None = None) -> Iterator[Files]:
             start = file.read(8)
         if kind := next((kind for magic, kind in _OTHER_ARCHIVES.items() if start.startswith(magic)), ""):
             raise UserError(
-                f"{stored.name}: {kind}, which is not supported; unpack it and set fetch.url to the folder, or pack it "
-                "as zip"
+                f"{place}: {kind}, which is not supported; unpack it and set fetch.url to the folder, or pack it as zip"
             ) from error
         raise UserError(
-            f"{stored.name}: {path.stat().st_size:,} bytes arrived, but they are not a complete zip archive ({error}); "
-            "download it again"
+            f"{place}: {path.stat().st_size:,} bytes that are not a complete zip archive ({error}); copy or download "
+            "it again"
         ) from error
 
     def read(name: str, n_bytes: int | None = None) -> bytes:
@@ -97,17 +104,17 @@ def in_archive(path: Path, *, stored: Path | None = None) -> Iterator[Files]:
                 return bytes(file.read(n_bytes))
         # RuntimeError: encrypted. ValueError: a name is not UTF-8.
         except (zipfile.BadZipFile, KeyError, OSError, EOFError, RuntimeError, ValueError, zlib.error) as error:
-            raise UserError(f"{stored.name}: {name} is damaged ({error}); download the archive again") from error
+            raise UserError(f"{place}: {name} is damaged ({error}); copy or download the archive again") from error
 
     def uri(name: str) -> str:
-        _require_writable(stored.name, name)
+        _require_writable(place, name)
         return f"zip://{members[name]}::{stored.as_posix()}"
 
     with archive:
-        _require_harmless(archive, stored.name)
+        _require_harmless(archive, place)
         members = {_with_slashes(info.filename): info.filename for info in archive.infolist()}
         names = sorted(name for name in members if not name.endswith("/"))
-        yield Files(stored.name, names, read, uri, read)
+        yield Files(place, names, read, uri, read)
 
 
 def in_folder(url: str) -> Files:
@@ -119,6 +126,7 @@ def in_folder(url: str) -> Files:
         UserError: the folder cannot be listed. Also from `read` and `head`: a file cannot be read.
     """
     aliases: Mapping[str, str] = {}
+    broken: Collection[str] = ()
     try:
         if "://" in url:
             system, root = fsspec.core.url_to_fs(url)
@@ -127,7 +135,7 @@ def in_folder(url: str) -> Files:
         prefix = str(root).rstrip("/") + "/"
         local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
         if local:
-            names, aliases = _below(prefix)
+            names, aliases, broken = _below(prefix)
         else:
             names = sorted(path.removeprefix(prefix) for path in system.find(root))
     # fsspec passes on the errors of its transports, and each transport has its own types.
@@ -155,17 +163,19 @@ def in_folder(url: str) -> Files:
         except Exception as error:  # as above
             raise UserError(f"{url}: {name}: cannot be read ({reason(error)})") from error
 
-    return Files(url, names, lambda name: read_bytes(uri(name)), uri, head, aliases)
+    return Files(url, names, lambda name: read_bytes(uri(name)), uri, head, aliases, broken)
 
 
-def _below(root: str) -> tuple[list[str], dict[str, str]]:
-    """The names of the files below a local folder, and the other names of those that several names lead to.
+def _below(root: str) -> tuple[list[str], dict[str, str], set[str]]:
+    """The names of the files below a local folder, the other names of those that several names lead to, and the links
+    to nothing.
 
     Links to a folder above are not followed. Sockets and pipes are left out, because reading one would wait for ever.
-    A link to nothing is listed: reading it is an error, so that the files behind it are not missed silently.
+    A link to nothing is listed, so that the files behind it are not missed silently.
     """
     names: list[str] = []
     links: dict[str, str] = {}  # name -> real path
+    broken: set[str] = set()
     top = os.path.realpath(root)
     waiting: list[tuple[str, tuple[str, ...], bool]] = [("", (top,), False)] if os.path.isdir(root) else []
     while waiting:
@@ -179,6 +189,7 @@ def _below(root: str) -> tuple[list[str], dict[str, str]]:
                 except OSError as error:
                     if error.errno != errno.ELOOP:  # links that lead to each other end here
                         names.append(name)
+                        broken.add(name)
                     continue
                 if stat.S_ISDIR(mode) and target not in path and not top.startswith(f"{target.rstrip('/')}/"):
                     waiting.append((f"{name}/", (*path, target), by_link))
@@ -195,7 +206,7 @@ def _below(root: str) -> tuple[list[str], dict[str, str]]:
             aliases[name] = target.removeprefix(f"{top}/")
         elif outside.setdefault(target, name) != name:
             aliases[name] = outside[target]
-    return sorted(names), aliases
+    return sorted(names), aliases, broken
 
 
 def is_tar(path: Path) -> bool:
@@ -255,7 +266,7 @@ def pack_again(path: Path, target: Path, *, place: str) -> None:
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno:  # of the disk, not of the content
             raise
-        raise UserError(f"{place}: a damaged tar archive ({reason(error)}); download it again") from error
+        raise UserError(f"{place}: a damaged tar archive ({reason(error)}); copy or download it again") from error
 
 
 def read_bytes(uri: str) -> bytes:

@@ -173,6 +173,11 @@ def _explain(source: str, problem: Any) -> str:
         return f"{source}: unknown key {key}; known here: {', '.join(_known_keys(path[:-1]))}"
     if problem["type"] == "missing":
         return f"{source}: {key} is missing"
+    if path[:2] == ["fetch", "classes"] and problem["type"] in ("dict_type", "list_type"):
+        return (
+            f"{source}: {key} = {problem['input']!r}: lists of names were expected, such as "
+            "{normal: [healthy], pneumonia: [sick]}"
+        )
     text = problem["msg"].removeprefix("Value error, ")
     return f"{source}: {key} = {problem['input']!r}: {text[0].lower()}{text[1:]}"
 

@@ -177,7 +177,14 @@ def test_only_first_bytes_are_read_and_only_where_the_name_does_not_tell() -> No
     assert sorted(heads) == [("c.dcm", 4096), ("d", 4096)]
 
 
-def test_a_link_to_nothing_is_an_error_because_many_files_may_be_missing(tmp_path: Path) -> None:
+def test_a_link_to_an_image_that_does_not_exist_is_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", "b.dcm"):
+        (tmp_path / name).symlink_to("gone")
+    listed = contents.classify(in_folder(str(tmp_path)))
+    assert (listed.images, listed.left_out) == ([], {contents.BROKEN: ["a.png", "b.dcm"]})
+
+
+def test_a_link_to_nothing_that_may_be_a_folder_is_an_error_because_many_files_may_be_missing(tmp_path: Path) -> None:
     (tmp_path / "val").symlink_to("gone")
     with pytest.raises(UserError, match=r": val is a link to nothing, or was removed; restore it, or remove the link$"):
         contents.classify(in_folder(str(tmp_path)))

@@ -78,7 +78,9 @@ def test_a_split_may_stand_below_the_class_too() -> None:
 
 @pytest.mark.parametrize("name", ["NORMAL/PNEUMONIA/a.png", "normal/x/pneumonia/a.png", "0/1/a.png"])
 def test_a_path_that_names_two_classes_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=rf"^{name}: two folders of this path name a class; keep one"):
+    with pytest.raises(
+        UserError, match=rf"^{name}: folders \S+ and \S+ both name a class; rename one, set fetch\.url to a"
+    ):
         folder(name)
 
 
@@ -110,7 +112,9 @@ def test_a_folder_above_all_images_is_no_split_where_another_one_names_it() -> N
         "test/train/NORMAL/a.png": "normal train ",
         "test/val/NORMAL/b.png": "normal val ",
     }
-    with pytest.raises(UserError, match=r"^dev/train/NORMAL/a\.png: two folders of this path name a split; keep one"):
+    with pytest.raises(
+        UserError, match=r"^dev/train/NORMAL/a\.png: folders dev and train both name a split; rename one, set"
+    ):
         folder("dev/train/NORMAL/a.png", "test/NORMAL/b.png")
 
 
@@ -155,8 +159,17 @@ def test_names_as_in_the_kermany_set_give_the_patients_where_no_folder_does() ->
 def test_images_without_a_class_are_left_out_and_masks_are_companions() -> None:
     listing = own.read_folder(place(["NORMAL/a.png", "COVID/b.png", "masks/NORMAL/a.png", "NORMAL/a_mask.png"]))
     assert [row["member"] for row in listing.rows] == ["NORMAL/a.png"]
-    assert listing.left_out == {"images below no folder of a class": ["COVID/b.png"]}
+    assert listing.left_out == {"images in no class folder, but in COVID": ["COVID/b.png"]}
     assert listing.companions == {contents.MASKS: ["NORMAL/a_mask.png", "masks/NORMAL/a.png"]}
+
+
+def test_folders_that_may_be_classes_are_named_with_the_images_in_no_class_folder() -> None:
+    names = ["train/Gesund/p1/a.png", "train/c.png", "train/images/Viral/b.png", "train/NORMAL/d.png"]
+    listing = own.read_folder(place(names))
+    assert listing.left_out == {"images in no class folder, but in Gesund, Viral": names[:3]}
+    many = own.read_folder(place([f"{n}x/a.png" for n in range(6)]))
+    assert list(many.left_out) == ["images in no class folder, but in 0x, 1x, 2x, 3x, 4x, …"]
+    assert list(own.read_folder(place(["a.png"])).left_out) == ["images in no class folder"]
 
 
 def test_an_image_that_a_link_gives_a_second_name_is_read_once_under_the_name_with_a_class() -> None:
@@ -218,7 +231,7 @@ def test_visits_of_many_patients_are_no_patients() -> None:
     names = of_two_classes(*(f"{visit}/p{n}/a.png" for visit in ("study1", "study2", "baseline") for n in range(4)))
     assert {row["patient_id"] for row in folder(*names)} == {"p0", "p1", "p2", "p3"}
     listing = own.read_folder(place(names))
-    assert listing.notes == ("folders such as baseline name no patient, but a visit; the patient is the folder below",)
+    assert listing.notes[0] == "folders such as baseline name no patient, but a visit; the patient is the folder below"
 
 
 @pytest.mark.parametrize("who", ["P{}", "study{}", "201{}"])
@@ -232,11 +245,19 @@ def test_visits_above_the_class_do_not_divide_a_patient() -> None:
     assert [row["patient_id"] for row in rows] == ["p1", "p1", "p2"]
 
 
+def test_a_folder_with_the_name_of_a_patient_below_both_classes_is_said() -> None:
+    notes = own.read_folder(place(of_two_classes("000/a.png", "001/b.png"))).notes
+    assert notes == (
+        "2 patients have images of both classes, such as 000; if they are different persons, give them different names",
+    )
+    # Here the user says that it is one patient.
+    assert not own.read_folder(place(["000/NORMAL/a.png", "000/PNEUMONIA/b.png", "001/NORMAL/c.png"])).notes
+
+
 def test_initials_are_patients_although_they_may_be_words() -> None:
     initials = ("NA", "GT", "PA", "AP", "ROI", "DX", "AB")
     listing = own.read_folder(place(of_two_classes(*(f"{one}/{n}.png" for one in initials for n in range(3)))))
     assert {row["patient_id"] for row in listing.rows} == set(initials)
-    assert not listing.notes
     assert not listing.companions
     assert {row["patient_id"] for row in folder(*of_two_classes("PA/a.png", "AP/b.png", "IMG_0001/c.png"))} == {
         "",
@@ -251,7 +272,7 @@ def test_folders_of_splits_are_read_as_cells_are(train: str, test: str) -> None:
 
 
 def test_a_folder_that_looks_like_a_split_and_is_none_is_said() -> None:
-    listing = own.read_folder(place(of_two_classes("trainval/a.png")))
+    listing = own.read_folder(place(["NORMAL/trainval/a.png", "PNEUMONIA/a.png"]))
     assert listing.notes == (
         "folder trainval looks like a split, but is none of train, val, test; it gives no split; rename it if it is "
         "one",
@@ -414,7 +435,11 @@ def test_a_path_of_a_bucket_is_found() -> None:
 
 def test_absolute_paths_of_two_other_places_are_not_guessed() -> None:
     text = "path,label,patient_id\nC:/x/a.png,0,p\nD:/y/b.png,1,q\n"
-    with pytest.raises(UserError, match=r"line 3: D:/y/b\.png: no such file"):
+    with pytest.raises(
+        UserError,
+        match=r"line 3: D:/y/b\.png: no such file below here; correct the path; those of another computer must all "
+        r"begin with the same folders, here C:/x$",
+    ):
         read(text)
 
 
@@ -438,8 +463,19 @@ def test_age_sex_and_view_of_a_table_are_read_or_not_known_and_a_note_names_the_
         "deep/c.dcm": ("0.583", None, "AP supine"),
     }
     assert listing.notes == (
-        "mine.csv: sex is not understood in 1 of 3 rows, where it counts as not known: '1' in line 3",
-        "mine.csv: age is not understood in 1 of 3 rows, where it counts as not known: '1956-03-01' in line 3",
+        "mine.csv: sex is not understood in 1 of 3 rows, where it counts as not known: '1' (1); first in line 3",
+        "mine.csv: age is not understood in 1 of 3 rows, where it counts as not known: '1956-03-01' (1); first "
+        "in line 3",
+    )
+
+
+def test_values_that_are_not_understood_are_counted_and_the_most_frequent_ones_named() -> None:
+    ages = ["67 J", *["6 Wochen"] * 3, "67 J", "a", "b", "c", "d", "> 89"]
+    rows = [f"{n}.png,0,,{age}\n" for n, age in enumerate(ages)]
+    listing = listed("path,label,patient_id,age\n" + "".join(rows), [f"{n}.png" for n in range(len(ages))])
+    assert listing.notes == (
+        "mine.csv: age is not understood in 9 of 10 rows, where it counts as not known: '6 Wochen' (3), '67 J' (2), "
+        "'a' (1), 'b' (1), 'c' (1), …; first in line 2",
     )
 
 
@@ -464,10 +500,19 @@ def test_further_names_of_a_class_are_labels_and_folders() -> None:
     }
 
 
-def test_files_beside_a_table_are_companions() -> None:
-    listing = listed("path,label,patient_id\na.png,0,p\n")
-    assert listing.companions == {contents.NOT_NAMED: ["b.png", "deep/c.dcm"]}
+def test_images_beside_a_table_are_counted_apart_from_other_companions() -> None:
+    listing = listed("path,label,patient_id\na.png,0,p\n", [*FILES, "notes.txt", "empty", "Thumbs.db"])
+    assert listing.companions == {
+        contents.IMAGES_NOT_NAMED: ["b.png", "deep/c.dcm"],
+        contents.NOT_NAMED: ["empty", "notes.txt"],
+    }
     assert listing.notes == ()
+
+
+def test_a_link_to_nothing_is_no_file_of_a_table() -> None:
+    files = place({"a.png": b"", "t.csv": "path,label,patient_id\na.png,0,p\n"})._replace(broken={"a.png"})
+    with pytest.raises(UserError, match=r"^t\.csv, line 2: a\.png: no such file below here; correct the path$"):
+        own.read_table("t.csv", files)
 
 
 def test_a_patient_of_most_images_of_a_class_stays_one_patient_and_a_note_says_so() -> None:

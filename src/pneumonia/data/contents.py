@@ -37,8 +37,10 @@ COPIES = "further copies of an image of the set"
 LINKED = "images that a link gives another name"
 NO_FILMS = "DICOM objects that are no images, such as presentation states or reports"
 NOT_NAMED = "files that the table of labels does not name"
+IMAGES_NOT_NAMED = "images that the table of labels does not name"
 NO_IMAGES = "files of no known image format"
 EMPTY = "empty files"
+BROKEN = "links to a file that does not exist"
 MASKS_ALONE = "images in a folder with the name of masks, without the images themselves beside it"
 
 _JUNK_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
@@ -119,7 +121,7 @@ def classify(files: Files, classes: Container[str] = CLASSES) -> Contents:
         classes: names of a class.
 
     Raises:
-        UserError: a file cannot be read, such as a link to nothing.
+        UserError: a file cannot be read, such as a link to nothing that may have been a folder.
     """
     companions: NamesByReason = {}
     left_out: NamesByReason = {}
@@ -149,9 +151,10 @@ def classify(files: Files, classes: Container[str] = CLASSES) -> Contents:
         else:
             rest.append(name)
             alone |= {name} if short else set()
-    unclear = [name for name in rest if _suffix(name) not in PICTURES]
+    kinds: dict[str, str] = {name: BROKEN for name in rest if name in files.broken and is_named_as_image(name)}
+    unclear = [name for name in rest if name not in kinds and _suffix(name) not in PICTURES]
     with ThreadPoolExecutor(THREADS) as pool:
-        kinds = dict(zip(unclear, pool.map(lambda name: _kind(files, name), unclear), strict=True))
+        kinds |= dict(zip(unclear, pool.map(lambda name: _kind(files, name), unclear), strict=True))
     kinds |= {name: MASKS_ALONE for name in alone if not kinds.get(name)}
     for name in rest:
         kind = kinds.get(name)
@@ -167,6 +170,11 @@ def is_junk(name: str) -> bool:
     *folders, file = name.split("/")
     hidden = any(re.match(r"\.[^.]", folder) for folder in folders)
     return hidden or bool(_JUNK_FILES.fullmatch(file)) or any(key(folder) in _JUNK_FOLDERS for folder in folders)
+
+
+def is_named_as_image(name: str) -> bool:
+    """Whether a file has the suffix of a picture or of DICOM."""
+    return _suffix(name) in PICTURES or _suffix(name) in (".dcm", ".dicom")
 
 
 def is_no_patient(folder: str) -> bool:
@@ -270,7 +278,7 @@ def _kind(files: Files, name: str) -> str:
         return "" if _shows_an_image(files, name, head) else NO_FILMS
     if form:
         return "" if form != "GIF" else "images in GIF, which is not supported"
-    if _suffix(name) in (".dcm", ".dicom"):
+    if is_named_as_image(name):
         return ""
     if _suffix(name) in _TEXT_SUFFIXES or _TEXT_NAMES.fullmatch(PurePosixPath(name).name):
         return TEXTS

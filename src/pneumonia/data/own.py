@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from pneumonia.data import columns, contents, kermany, sheets, tables
 from pneumonia.data.contents import Listing, Rows, is_junk, is_no_patient, is_visit, split_of_folder
 from pneumonia.files import Files
 
+CLASSES_EXAMPLE = """-S "fetch.classes={normal: ['NAME'], pneumonia: ['NAME']}\""""
+"""How the names of class folders are set."""
 MANY_IMAGES = 30
 """A patient with more images, who also has a tenth of all, is probably a folder that is no patient."""
 MANY_FOLDERS = 3
@@ -23,7 +25,8 @@ MANY_FOLDERS = 3
 _COLUMNS = ("path", "label", "patient_id")
 _OPTIONS = ("split", "subtype", "sex", "age", "view")
 _FOLDER_SHARE = 0.9
-_NO_CLASS = "images below no folder of a class"
+_EXAMPLES = 5
+"""Values or folders that a message names."""
 
 
 class _Path(NamedTuple):
@@ -73,6 +76,7 @@ def read_folder(files: Files, classes: Mapping[str, int] = columns.CLASSES) -> L
                 "source_split": path.split,
             }
         )
+    notes += _notes_on_both_classes(images, patients)
     if names_of_set:
         notes.append(
             "these files have names as in data = chest_xray, which is the right choice for the whole set; here their "
@@ -108,7 +112,7 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
     first_names: dict[str, str] = {}
     rows: dict[str, dict[str, object]] = {}
     splits: dict[str, tuple[str, int]] = {}
-    strange: dict[str, list[str]] = {}
+    strange: dict[str, list[tuple[str, int]]] = {}
     for (line, row), patient in zip(sheet.rows, identifiers, strict=True):
         where = f"{table}, line {line}"
         member, label = find.name(row["path"]), columns.label(row["label"], classes)
@@ -125,7 +129,7 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
                     f"{where}: {row['path'].strip()} is a file outside {files.place}, the folder of the table; put the "
                     "table into a folder above its images, or write paths relative to the table"
                 )
-            raise UserError(f"{where}: {row['path'].strip()}: no such file below {files.place}; correct the path")
+            raise UserError(f"{where}: {row['path'].strip()}: no such file below {files.place}; {find.remedy()}")
         before = first_names.setdefault(files.aliases.get(member, member), member)
         if member in rows or before != member:
             raise UserError(
@@ -148,7 +152,7 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
         for name, read in columns.DESCRIPTIONS.items():
             value = read(row.get(name, ""))
             if value is None:
-                strange.setdefault(name, []).append(f"{row[name]!r} in line {line}")
+                strange.setdefault(name, []).append((row[name].strip(), line))
             elif value:
                 description[name] = value
         subtype = row.get("subtype", "")
@@ -174,7 +178,7 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
         ),
         *(
             f"{table}: {name} is not understood in {len(values):,} of {len(sheet.rows):,} rows, where it counts as not "
-            f"known: {values[0]}"
+            f"known: {_counted(value for value, _ in values)}; first in line {values[0][1]}"
             for name, values in strange.items()
         ),
     ]
@@ -183,8 +187,17 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
             f"{table}: paths begin with {find.elsewhere or '/'}; the files of the same names in {files.place} are read"
         )
     all_rows: Rows = list(rows.values())
-    companions = {contents.NOT_NAMED: unused} if unused else {}
+    companions = {
+        contents.IMAGES_NOT_NAMED: [name for name in unused if contents.is_named_as_image(name)],
+        contents.NOT_NAMED: [name for name in unused if not contents.is_named_as_image(name)],
+    }
+    companions = {why: names for why, names in companions.items() if names}
     return Listing(all_rows, [], companions, notes=(*notes, *notes_on_patients(all_rows)))
+
+
+def _counted(values: Iterable[str]) -> str:
+    """Values with their numbers, the most frequent ones first: `'67 J' (12), '6 Wochen' (3)`."""
+    return _first([f"{value!r} ({n:,})" for value, n in Counter(values).most_common()])
 
 
 def notes_on_patients(rows: Rows) -> list[str]:
@@ -212,6 +225,21 @@ def notes_on_patients(rows: Rows) -> list[str]:
     return notes
 
 
+def _notes_on_both_classes(images: Mapping[str, _Path], patients: Mapping[str, str]) -> list[str]:
+    """A sentence if folders below both classes have the same name: numbers may start again in each class."""
+    of_class: dict[int, set[str]] = {label: set() for label in tables.LABELS}
+    for name, path in images.items():
+        if patients[name] in path.below:
+            of_class[path.label].add(patients[name])
+    both = set.intersection(*of_class.values())
+    if not both:
+        return []
+    who = "1 patient has" if len(both) == 1 else f"{len(both):,} patients have"
+    return [
+        f"{who} images of both classes, such as {min(both)}; if they are different persons, give them different names"
+    ]
+
+
 def _parse(name: str, shared: int, classes: Mapping[str, int], initials: set[str]) -> _Path | None:
     """What the folders of an image say; None if none is a class.
 
@@ -227,12 +255,12 @@ def _parse(name: str, shared: int, classes: Mapping[str, int], initials: set[str
     if len(set(splits.values())) > 1:
         splits = {depth: split for depth, split in splits.items() if depth >= shared}
     if len(set(splits.values())) > 1:
-        raise UserError(f"{name}: two folders of this path name a split; keep one, or use a table")
+        raise _two_names(name, "split", [folders[depth] for depth in splits])
     # Numbers are classes only in a path without a class name: patients and visits have numbers too.
     words = [depth for depth, one in enumerate(keys) if one in classes and not one.isdigit()]
     depths = words or [depth for depth, one in enumerate(keys) if one in classes]
     if len({classes[keys[depth]] for depth in depths}) > 1:
-        raise UserError(f"{name}: two folders of this path name a class; keep one, or use a table")
+        raise _two_names(name, "class", [folders[depth] for depth in depths])
     if not depths:
         return None
     subtypes = [columns.SUBTYPES[one] for one in keys[depths[0] :] if one in columns.SUBTYPES]
@@ -250,6 +278,13 @@ def _parse(name: str, shared: int, classes: Mapping[str, int], initials: set[str
     )
 
 
+def _two_names(name: str, kind: str, folders: Sequence[str]) -> UserError:
+    return UserError(
+        f"{name}: folders {' and '.join(folders)} both name a {kind}; rename one, set fetch.url to a folder below "
+        f"{folders[0]}, or use a table"
+    )
+
+
 def _one_name_each(
     aliases: Mapping[str, str], paths: Mapping[str, _Path | None], place: contents.Contents
 ) -> dict[str, _Path]:
@@ -259,6 +294,7 @@ def _one_name_each(
         names_of.setdefault(aliases.get(name, name), []).append(name)
     images: dict[str, _Path] = {}
     linked: list[str] = []
+    without_class: list[str] = []
     for names in names_of.values():
         labelled = [(name, path) for name in names if (path := paths[name])]
         # The name that says most: official splits are often links into a folder of all images.
@@ -266,7 +302,7 @@ def _one_name_each(
         one = labelled[0][0] if labelled else names[0]
         linked += [name for name in names if name != one]
         if not labelled:
-            place.left_out.setdefault(_NO_CLASS, []).append(one)
+            without_class.append(one)
             continue
         images[one] = labelled[0][1]
         for name, path in labelled[1:]:
@@ -281,7 +317,24 @@ def _one_name_each(
             )
     if linked:
         place.companions[contents.LINKED] = sorted(linked)
+    if without_class:
+        place.left_out[_in_no_class(without_class, len(contents.shared_folders(paths)))] = without_class
     return images
+
+
+def _in_no_class(names: Sequence[str], shared: int) -> str:
+    """The reason why images without a class are left out: with the folders that may be classes."""
+    folders = [name.split("/")[shared:-1] for name in names]
+    others = {next((one for one in path if _may_be_class(one)), "") for path in folders} - {""}
+    return f"images in no class folder{f', but in {_first(sorted(others))}' if others else ''}"
+
+
+def _may_be_class(folder: str) -> bool:
+    return not split_of_folder(folder) and (columns.key(folder) in columns.SUBTYPES or not is_no_patient(folder))
+
+
+def _first(texts: Sequence[str]) -> str:
+    return ", ".join([*texts[:_EXAMPLES], *(["…"] if len(texts) > _EXAMPLES else [])])
 
 
 def _without_copies(files: Files, images: dict[str, _Path], place: contents.Contents) -> dict[str, _Path]:
@@ -382,10 +435,10 @@ class _Finder:
 
     def __init__(self, files: Files) -> None:
         self.elsewhere: str | None = None
-        self._names = set(files.names)
+        self._names = {name for name in files.names if name not in files.broken}
         self._place = files.place.removeprefix("file://").rstrip("/")
         similar: dict[str, set[str]] = {}
-        for name in files.names:
+        for name in self._names:
             similar.setdefault(columns.key(name), set()).add(name)
         self._similar: dict[str, Sequence[str]] = {one: sorted(names) for one, names in similar.items()}
 
@@ -417,6 +470,15 @@ class _Finder:
                 self.elsewhere = above
                 return guess
         return None
+
+    def remedy(self) -> str:
+        """What to do about a path without a file."""
+        if self.elsewhere is None:
+            return "correct the path"
+        return (
+            "correct the path; those of another computer must all begin with the same folders, here "
+            f"{self.elsewhere or '/'}"
+        )
 
     def exists_elsewhere(self, path: str) -> bool:
         """Whether an absolute path is that of a file on this computer."""
