@@ -4,7 +4,7 @@ from pneumonia import params, rebalance
 from pneumonia.data import tables
 from pneumonia.report import plots
 from pneumonia.tracking import runs
-from stages import DATA_DIR, REPORTS_DIR, count, origin, run, show, tracked
+from stages import DATA_DIR, REPORTS_DIR, origin, run, show, tracked
 
 
 def main() -> None:
@@ -43,10 +43,8 @@ def main() -> None:
             plots.classes(summary["splits"], f"{origin(settings)}: images per split, {options.strategy}"),
             "plots/classes.png",
         )
-    kind = "official test split, sealed" if summary["official_test"] else "test split drawn by patient"
-    if unseen := summary.get("n_left_out_official_test"):
-        kind += f", the official one left out ({count(unseen, 'image')})"
-    show(f"{kind}; train rows balanced by {options.strategy}")
+    for sentence in rebalance.describe(summary, options.official_test):
+        show(sentence)
     if acquisition:
         show(
             f"acquisition alone separates the classes of {acquisition['n']} train images with AUC "

@@ -375,7 +375,13 @@ def test_a_patient_with_very_many_images_is_named_where_patients_are_too_few() -
 def a_split(**counts: tuple[int, int]) -> pd.DataFrame:
     """`train=(normals, pneumonias)`, and so on."""
     rows = [
-        {"image_id": f"{split}-{label}-{n}", "split": split, "label": label, "patient_id": f"{split}{label}{n}"}
+        {
+            "image_id": f"{split}-{label}-{n}",
+            "split": split,
+            "label": label,
+            "patient_id": f"{split}{label}{n}",
+            "source_split": "",
+        }
         for split, of_class in counts.items()
         for label, count in enumerate(of_class)
         for n in range(count)
@@ -720,11 +726,45 @@ def test_a_split_has_the_share_that_was_asked_for(fraction: float) -> None:
     assert test["label"].mean() == pytest.approx(0.75, abs=0.01)
 
 
-def test_a_split_without_both_classes_is_refused() -> None:
-    splits = pd.DataFrame({"split": ["train", "train", "val", "val", "test", "test"], "label": [0, 1, 0, 1, 1, 1]})
-    with pytest.raises(UserError, match="split test has 2 images of one class only; each split needs both"):
+@pytest.mark.parametrize(
+    ("split", "official", "message"),
+    [
+        (
+            "test",
+            True,
+            "the official test split has 2 images, none of class normal; each split needs both classes; add such "
+            "images to it, or draw another test split: rebalance.official_test: leave_out",
+        ),
+        (
+            "val",
+            True,
+            "the official val split has 2 images, none of class normal; each split needs both classes; add such images "
+            "to it, or move its images to train: then a validation split is drawn",
+        ),
+        (
+            "test",
+            False,
+            "the test split has 2 images, none of class normal; each split needs both classes; add patients of this "
+            "class, or use another rebalance.seed",
+        ),
+        (
+            "train",
+            True,
+            "the train split has 2 images, none of class normal; each split needs both classes; patients of an "
+            "official split are left out of train; add others, or give persons different names",
+        ),
+    ],
+)
+def test_a_split_without_both_classes_is_refused_with_the_class_and_the_remedy(
+    split: str, official: bool, message: str
+) -> None:
+    splits = pd.DataFrame({"split": ["train", "train", "val", "val", "test", "test"], "label": [0, 1] * 3})
+    splits["source_split"] = splits["split"] if official else ""
+    rebalance.require_both_classes(splits)
+    splits.loc[splits["split"] == split, "label"] = 1
+    with pytest.raises(UserError) as caught:
         rebalance.require_both_classes(splits)
-    rebalance.require_both_classes(splits.assign(label=[0, 1] * 3))
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -743,8 +783,82 @@ def test_patients_who_share_a_file_with_both_labels_count_as_one(seed: int) -> N
     assert of[first] == of[second]
 
 
-def test_official_splits_that_leave_nothing_to_learn_from_are_one_line() -> None:
-    table = pd.concat([table_of(crowd(4)).assign(split="test"), table_of(crowd(4)).assign(split="val")])
-    with pytest.raises(UserError, match=r"split train has no images; each split needs both classes") as refusal:
-        rebalance.require_both_classes(table)
-    assert "\n" not in str(refusal.value)
+@pytest.mark.parametrize("official_test", ["use", "leave_out"])
+def test_official_splits_that_leave_nothing_to_learn_from_are_one_line(official_test: str) -> None:
+    judges = [*crowd(40, source_split="test"), *crowd(40, source_split="val")]
+    settings = FRACTIONS | {"official_test": official_test, "seed": 1}
+    with pytest.raises(UserError, match=r"^all images are in the official test or val split of the source; "):
+        assign_splits(table_of(judges), **settings)
+    with pytest.raises(UserError) as caught:
+        assign_splits(table_of([*crowd(40, source_split="train"), *crowd(40, source_split="test")]), **settings)
+    assert str(caught.value) == (
+        "all 40 patients of train are also in the official test split, by name or by image (such as p000), so no image "
+        "is left to learn from; give different names to different persons; if they are the same, name no splits: then "
+        "they are drawn by patient"
+    )
+
+
+def test_copies_of_an_official_test_split_leave_nothing_to_learn_from() -> None:
+    rows = crowd(40, source_split="test")
+    copies = [row | {"patient_id": f"x{n}", "source_split": "train"} for n, row in enumerate(rows)]
+    table = table_of([*rows, *copies]).assign(sha256=[f"file {n}" for n in range(len(rows))] * 2)
+    with pytest.raises(UserError, match=r"^all 80 patients of train are also in the official test split"):
+        assign_splits(table, **FRACTIONS, seed=1)
+
+
+def test_too_few_patients_because_of_an_official_split_are_explained() -> None:
+    rows = [*crowd(40, source_split="train"), *crowd(37, source_split="test")]
+    with pytest.raises(UserError, match=r"are needed; 37 patients of train are left out: they are also in the offici"):
+        assign_splits(table_of(rows), **FRACTIONS, seed=1)
+
+
+# --- what the stage says ---
+
+
+def reported(rows: list[dict[str, Any]], **settings: Any) -> tuple[dict[str, Any], list[str]]:
+    """The report, and the sentences for the user."""
+    table, settings = table_of(rows), FRACTIONS | settings
+    splits = balance(assign_splits(table, **settings, seed=1), strategy="none", seed=1)
+    summary = summarise(table, splits, "none")
+    return summary, rebalance.describe(summary, settings["official_test"])
+
+
+@pytest.mark.parametrize("official_test", ["use", "leave_out"])
+def test_images_left_out_for_their_patients_are_counted_by_split_and_named(official_test: str) -> None:
+    rows = with_val(
+        *({"patient_id": "t0", "source_split": split} for split in ("train", "train", "val")),
+        {"patient_id": "t1", "source_split": "train"},
+        {"patient_id": "v2", "source_split": "train"},
+        {"patient_id": "p001", "source_split": "train", "sha256": "file 2"},
+    )
+    summary, sentences = reported(rows, official_test=official_test)
+    assert summary["n_left_out_duplicates_or_test_patients"] == 6
+    assert summary["n_left_out_duplicates"] == 1
+    assert summary["left_out_of_official_patients"] == [
+        {"split": "test", "left_out_of": "train", "n_patients": 2, "n_images": 3, "first": "t0"},
+        {"split": "test", "left_out_of": "val", "n_patients": 1, "n_images": 1, "first": "t0"},
+        {"split": "val", "left_out_of": "train", "n_patients": 1, "n_images": 1, "first": "v2"},
+    ]
+    end = "by name or by an image that looks the same, such as"
+    remedy = "all such images are left out; give different names if they are different persons"
+    assert sentences[1:] == [
+        f"NOTE: 2 patients of the official test split also have 3 images in train ({end} t0); {remedy}",
+        f"NOTE: 1 patient of the official test split also has 1 image in val ({end} t0); {remedy}",
+        f"NOTE: 1 patient of the official val split also has 1 image in train ({end} v2); {remedy}",
+    ]
+
+
+def test_the_origin_of_each_split_is_said() -> None:
+    end = "train rows balanced by none"
+    drawn = crowd(120)
+    assert reported(drawn)[1] == [f"test split: drawn by patient; validation split: drawn by patient; {end}"]
+    assert reported(drawn, official_test="leave_out")[1][1:] == [
+        "NOTE: rebalance.official_test: leave_out has no effect; the source has no official test split"
+    ]
+    both = with_val()
+    assert reported(both)[1] == [f"test split: the official one, sealed; validation split: the official one; {end}"]
+    assert reported(both, official_test="leave_out")[1] == [
+        "test split: drawn by patient, the official one of 20 images left out; validation split: the official one; "
+        f"{end}"
+    ]
+    assert (reported(both)[0]["official_val"], reported(drawn)[0]["official_val"]) == (True, False)

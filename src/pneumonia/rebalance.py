@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -53,13 +54,12 @@ def assign_splits(
         seed: of the random splits.
 
     Raises:
-        UserError: too few patients of a class to draw a split.
+        UserError: too few patients of a class to draw a split, or no image to train on.
     """
-    # Copies and files with both labels are left out, but they still show which patients are one.
-    linking = table[table["valid"] | (table["reason"] == tables.BOTH_LABELS)].sort_values("image_id")
-    groups = _patient_groups(linking)[linking["valid"].to_numpy()]
-    valid = linking[linking["valid"]].drop(columns=["valid", "reason"]).reset_index(drop=True)
-    official = valid["source_split"].where(valid["source_split"].isin(["test", "val"]), "train").to_numpy(object)
+    valid, groups = _valid_rows(table)
+    valid = valid.drop(columns=["valid", "reason"])
+    official = _official_splits(valid)
+    lost = _patients_left_out_of_train(valid, groups, official)
     # Of several copies, that in the official validation split is kept. In a sealed test split all are kept.
     first = valid.assign(rank=official != "val").sort_values(["rank", "image_id"])["sha256"].duplicated()
     kept = (official == "test") | ~first.sort_index().to_numpy()
@@ -70,13 +70,13 @@ def assign_splits(
     if not (split == "test").any():
         # Not from patients of an official validation split, because that split would lose rows.
         pool = np.flatnonzero((split == "train") & ~np.isin(groups, groups[split == "val"]))
-        split[_draw(valid, groups, pool, test_fraction, seed, "test")] = "test"
+        split[_draw(valid, groups, pool, test_fraction, seed, "test", lost)] = "test"
     keep = np.ones(len(valid), dtype=bool)
     for later, earlier in (("test", ["train", "val"]), ("val", ["train"])):
         keep &= ~(np.isin(split, earlier) & np.isin(groups, groups[split == later]))
     if not (keep & (split == "val")).any():
         pool = np.flatnonzero(keep & (split == "train"))
-        split[_draw(valid, groups, pool, val_fraction, seed, "validation")] = "val"
+        split[_draw(valid, groups, pool, val_fraction, seed, "validation", lost)] = "val"
     rows: pd.DataFrame = valid.assign(split=split)[keep]
     return rows.reset_index(drop=True)
 
@@ -85,16 +85,27 @@ def require_both_classes(splits: pd.DataFrame) -> None:
     """Check that each split has both classes, before a model is trained that could not be evaluated.
 
     Raises:
-        UserError: a split lacks a class; the message names it.
+        UserError: a split lacks a class; the message names both, and the remedy.
     """
     for name in tables.SPLITS:
         part = splits[splits["split"] == name]
-        if part["label"].nunique() < 2:
-            what = f"{len(part)} images of one class only" if len(part) else "no images"
-            raise UserError(
-                f"split {name} has {what}; each split needs both classes; patients of an official split are removed "
-                "from the splits before it"
-            )
+        missing = [label for label in tables.LABELS if not part["label"].eq(label).any()]
+        if not missing:
+            continue
+        official = name != "train" and part["source_split"].eq(name).any()
+        lacks = " or ".join(tables.LABELS[label] for label in missing)
+        if official and name == "test":
+            remedy = "add such images to it, or draw another test split: rebalance.official_test: leave_out"
+        elif official:
+            remedy = "add such images to it, or move its images to train: then a validation split is drawn"
+        elif name == "train":
+            remedy = "patients of an official split are left out of train; add others, or give persons different names"
+        else:
+            remedy = "add patients of this class, or use another rebalance.seed"
+        raise UserError(
+            f"the {'official ' if official else ''}{name} split has {len(part)} images, none of class {lacks}; each "
+            f"split needs both classes; {remedy}"
+        )
 
 
 def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
@@ -240,7 +251,12 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
     """The content of `rebalance.json`: images, patients and weights per split and class, and images left out.
 
     `test_split`: `official`, the one of the source; `drawn` if it has none; or `drawn, official left out`. Then
-    `n_left_out_official_test` is the number of images of the official one.
+    `n_left_out_official_test` is the number of images of the official one. `official_val`: the validation split is the
+    one of the source.
+
+    `n_left_out_duplicates_or_test_patients` are all other images that are left out: `n_left_out_duplicates`, and those
+    of `left_out_of_official_patients`. That has a row for each official split whose patients have images in another
+    one (`left_out_of`), with their number of patients and images and the `first` patient.
 
     `n_` is the number of images, `shown_` their number in an epoch with repeats, `weight_` their total weight in the
     loss. `age` and `sex` count the patients for whom the source gives them.
@@ -266,16 +282,49 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
     is_kept, is_official = valid["image_id"].isin(kept), valid["source_split"].eq("test")
     n_left_out = int((valid["valid"] & ~is_kept).sum())
     n_unseen = int((valid["valid"] & ~is_kept & is_official).sum())
+    of_official_patients = _left_out_of_official_patients(valid, kept) if n_left_out else []
+    n_of_official_patients = sum(row["n_images"] for row in of_official_patients)
     official = bool((is_kept & is_official).any())
     return {
         "strategy": strategy,
         "official_test": official,
+        "official_val": bool((splits["split"].eq("val") & splits["source_split"].eq("val")).any()),
         "test_split": "official" if official else "drawn, official left out" if n_unseen else "drawn",
         "splits": {split: rows[split] for split in tables.SPLITS},
         **({"n_left_out_official_test": n_unseen} if n_unseen else {}),
         "n_left_out_duplicates_or_test_patients": n_left_out - n_unseen,
+        "n_left_out_duplicates": n_left_out - n_unseen - n_of_official_patients,
+        **({"left_out_of_official_patients": of_official_patients} if of_official_patients else {}),
         "digest": tables.data_digest(splits),
     }
+
+
+def describe(summary: Mapping[str, Any], official_test: str) -> list[str]:
+    """Sentences for the user: the origin of the splits, and a note on each thing that may not be intended.
+
+    Args:
+        summary: as `summarise` returns it.
+        official_test: the setting, as for `assign_splits`.
+    """
+    unseen = summary.get("n_left_out_official_test", 0)
+    test = "the official one, sealed" if summary["official_test"] else "drawn by patient"
+    test += f", the official one of {unseen} images left out" if unseen else ""
+    val = "the official one" if summary["official_val"] else "drawn by patient"
+    sentences = [f"test split: {test}; validation split: {val}; train rows balanced by {summary['strategy']}"]
+    for row in summary.get("left_out_of_official_patients", []):
+        patients = "1 patient" if row["n_patients"] == 1 else f"{row['n_patients']} patients"
+        verb = "has" if row["n_patients"] == 1 else "have"
+        images = "1 image" if row["n_images"] == 1 else f"{row['n_images']} images"
+        sentences.append(
+            f"NOTE: {patients} of the official {row['split']} split also {verb} {images} in {row['left_out_of']} "
+            f"(by name or by an image that looks the same, such as {row['first']}); all such images are left out; "
+            "give different names if they are different persons"
+        )
+    if official_test == "leave_out" and not unseen:
+        sentences.append(
+            "NOTE: rebalance.official_test: leave_out has no effect; the source has no official test split"
+        )
+    return sentences
 
 
 def _age_and_sex(part: pd.DataFrame) -> dict[str, Any]:
@@ -292,6 +341,63 @@ def _age_and_sex(part: pd.DataFrame) -> dict[str, Any]:
     return summary
 
 
+def _valid_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, npt.NDArray[np.intp]]:
+    """The valid rows in the order of `image_id`, and for each the number of its group of patients that count as one."""
+    # Files with both labels are left out, but they still show which patients are one.
+    linking = table[table["valid"] | (table["reason"] == tables.BOTH_LABELS)].sort_values("image_id")
+    is_valid = linking["valid"].to_numpy()
+    return linking[is_valid].reset_index(drop=True), _patient_groups(linking)[is_valid]
+
+
+def _official_splits(valid: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """`test` and `val` of the source; all other images count as train."""
+    return valid["source_split"].where(valid["source_split"].isin(["test", "val"]), "train").to_numpy(object)
+
+
+def _patients_left_out_of_train(
+    valid: pd.DataFrame, groups: npt.NDArray[np.intp], official: npt.NDArray[np.object_]
+) -> str:
+    """A clause on the patients whose train images are left out because of an official split; empty if there are none.
+
+    Raises:
+        UserError: no image of train is left.
+    """
+    train = official == "train"
+    if not train.any():
+        raise UserError(
+            "all images are in the official test or val split of the source; a model needs others to learn from; add "
+            "images of train, or name no splits: then they are drawn by patient"
+        )
+    others = [name for name in ("test", "val") if np.isin(groups[train], groups[official == name]).any()]
+    lost = train & np.isin(groups, groups[~train])
+    patients = valid.loc[lost, "patient_id"]
+    where = f"also in the official {' or '.join(others)} split, by name or by image"
+    if lost.sum() == train.sum():
+        raise UserError(
+            f"all {patients.nunique()} patients of train are {where} (such as {patients.iloc[0]}), so no image is left "
+            "to learn from; give different names to different persons; if they are the same, name no splits: then they "
+            "are drawn by patient"
+        )
+    if not others:
+        return ""
+    return f"{patients.nunique()} patients of train are left out: they are {where} (such as {patients.iloc[0]})"
+
+
+def _left_out_of_official_patients(valid: pd.DataFrame, kept: set[str]) -> list[dict[str, Any]]:
+    """How many patients of each official split have images elsewhere that are left out for this reason."""
+    rows, groups = _valid_rows(valid)
+    official, left_out = _official_splits(rows), ~rows["image_id"].isin(kept).to_numpy()
+    counts = []
+    for split, elsewhere in (("test", "train"), ("test", "val"), ("val", "train")):
+        part = left_out & (official == elsewhere) & np.isin(groups, groups[official == split])
+        left_out &= ~part
+        patients = rows.loc[part, "patient_id"]
+        if len(patients):
+            facts = {"n_patients": int(patients.nunique()), "n_images": len(patients), "first": str(patients.iloc[0])}
+            counts.append({"split": split, "left_out_of": elsewhere, **facts})
+    return counts
+
+
 def _patient_groups(table: pd.DataFrame) -> npt.NDArray[np.intp]:
     """A number for each row, equal for rows of one patient and of patients with a common image."""
     alike = table["look_alike"].where(table["look_alike"] != "", table["sha256"])
@@ -304,7 +410,13 @@ def _patient_groups(table: pd.DataFrame) -> npt.NDArray[np.intp]:
 
 
 def _draw(
-    table: pd.DataFrame, groups: npt.NDArray[np.intp], pool: npt.NDArray[np.intp], fraction: float, seed: int, name: str
+    table: pd.DataFrame,
+    groups: npt.NDArray[np.intp],
+    pool: npt.NDArray[np.intp],
+    fraction: float,
+    seed: int,
+    name: str,
+    lost: str,
 ) -> npt.NDArray[np.intp]:
     labels = table["label"].to_numpy()[pool]
     # The nearest number of folds: 0.3 is 3 of 10 folds, 0.15 is 3 of 20.
@@ -314,9 +426,10 @@ def _draw(
     if smaller < share.denominator:
         counts = table["patient_id"].value_counts()
         large = f" ({counts.index[0]} has {counts.iloc[0]} images: is it a patient?)" if counts.iloc[0] > 10 else ""
+        why = f"; {lost}" if lost else ""
         raise UserError(
             f"too few patients to draw a {name} split of {fraction:.0%}: {smaller} in the smaller class{large}, at "
-            f"least {share.denominator} are needed; add patients, or use a fraction such as 0.5 or 0.25"
+            f"least {share.denominator} are needed{why}; add patients, or use a fraction such as 0.5 or 0.25"
         )
     folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
     drawn = [fold for _, fold in folds.split(pool, labels, groups[pool])][: share.numerator]
