@@ -32,17 +32,20 @@ def main() -> None:
         runs.log_table(findings, "findings.json")
         runs.log_figure(plots.measures(table, f"{origin(settings)}: measures"), "plots/measures.png")
         runs.log_file(docs, "data_docs")
+        groups = count(report.summary["duplicate_groups"], "group")
+        show(
+            f"{report.summary['n_valid']} of {count(len(table), 'image')} valid, "
+            f"{report.summary['n_quarantined']} quarantined; {groups} of identical files"
+        )
+        for finding in validate.first_findings(findings):
+            show(finding, indent="  ")
         validate.require_enough(table, limits.max_bad_fraction)
         tables.write_table(table, DATA_DIR / "valid.csv")
         tables.write_json(report.summary, REPORTS_DIR / "validation.json")
-    groups = count(report.summary["duplicate_groups"], "group")
-    show(
-        f"{report.summary['n_valid']} of {count(len(table), 'image')} valid, "
-        f"{report.summary['n_quarantined']} quarantined; {groups} of identical files"
-    )
-    for row in findings.head(8).itertuples():
-        show(f"{row.image_id}: {row.finding}", indent="  ")
-    show(f"{len(report.summary['expectations'])} expectations, failed: {'; '.join(report.failed) or 'none'}")
+    outcome = f"{len(report.failed)} not met (only reported, the run goes on):" if report.failed else "all met"
+    show(f"{len(report.summary['expectations'])} expectations, {outcome}")
+    for sentence in report.failed:
+        show(sentence, indent="  ")
     print(f"report: {report.page}")
 
 

@@ -1,6 +1,7 @@
 """Every defect is found and named, and what is found stands in the report."""
 
 import io
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,6 +23,8 @@ from pneumonia import UserError, validate, workspace
 from pneumonia.data import tables
 from pneumonia.images import decode
 from pneumonia.validate import MEASURES, NEAR, dhash, look_alike, measure, require_enough, sharpness, turned
+from stages import validate as stage
+from tests.conftest import set_settings
 from tests.images.test_decode import dicom
 
 Manifest = Callable[..., pd.DataFrame]
@@ -480,6 +483,8 @@ def test_findings_name_each_image_and_what_is_wrong_with_it() -> None:
     table = pd.DataFrame(
         {
             "image_id": ["good", "bad", "turned", "copy", "both"],
+            "label": [0, 0, 1, 1, 0],
+            "patient_id": ["p0", "p1", "p2", "p3", "p4"],
             "valid": [True, False, True, True, True],
             "reason": ["", "blank", "", "", ""],
             "turned": [0, 0, 180, 0, 90],
@@ -491,11 +496,42 @@ def test_findings_name_each_image_and_what_is_wrong_with_it() -> None:
         ["bad", "quarantined: blank"],
         ["turned", "turned by 180 degrees"],
         ["both", "turned by 90 degrees"],
-        ["copy", "looks like both"],
-        ["both", "looks like both"],
+        ["copy", "looks like both of the other class"],
+        ["both", "looks like copy of the other class"],
         ["turned", "a window"],
     ]
     assert list(validate.findings(table)) == ["image_id", "finding"]
+
+
+def test_an_image_looks_like_another_one_and_not_like_itself() -> None:
+    table = pd.DataFrame(
+        {
+            "image_id": ["a", "b", "c", "d", "e"],
+            "label": [1, 1, 1, 0, 1],
+            "patient_id": ["p1", "p1", "p2", "p3", "p4"],
+            "valid": True,
+            "reason": "",
+            "turned": 0,
+            "look_alike": ["a", "a", "a", "d", "d"],
+            "note": "",
+        }
+    )
+    assert dict(validate.findings(table).to_numpy().tolist()) == {
+        "a": "looks like c of another patient",
+        "b": "looks like c of another patient",
+        "c": "looks like a of another patient",
+        "d": "looks like e of the other class",
+        "e": "looks like d of the other class",
+    }
+
+
+def test_ten_findings_are_shown_and_the_others_counted() -> None:
+    findings = pd.DataFrame({"image_id": [f"i{n:02}" for n in range(13)], "finding": "blank"})
+    lines = validate.first_findings(findings)
+    assert lines[:2] == ["i00: blank", "i01: blank"]
+    assert lines[9:] == ["i09: blank", "and 3 more: findings.json of the MLflow run has all"]
+    assert len(validate.first_findings(findings.head(10))) == 10
+    assert validate.first_findings(findings.head(0)) == []
 
 
 def test_a_window_that_shows_nothing_is_a_finding_and_no_reason_for_a_quarantine(write_manifest: Manifest) -> None:
@@ -676,12 +712,15 @@ def test_more_turned_empty_or_saturated_images_than_allowed_fail(measures_off: v
 
 
 def test_failed_expectations_are_also_given_in_words(reported: Reported, planted: validate.ValidationReport) -> None:
-    width = f"width between {LIMITS['min_side']} and 20000"
-    assert sorted(reported[1].failed) == ["sha256 unique", "valid True", width]
+    assert sorted(reported[1].failed) == [
+        "files that are identical to another one: 5 (sha256 in data/valid.csv)",
+        "images that are quarantined: 3 (valid in data/valid.csv)",
+        "images whose width is not between 64 and 20000 pixels: 3 (width in data/valid.csv)",
+    ]
     assert sorted(planted.failed) == [
-        "look_alike empty",
-        "n_patients at least 10",
-        "reason without the same file carries both labels",
+        "classes of fewer than 10 patients, too few for a split by patient: 1",
+        "images that look like one of another patient: 2 (look_alike in data/valid.csv)",
+        "images whose file is in both classes: 2 (reason in data/valid.csv)",
     ]
 
 
@@ -792,6 +831,34 @@ def test_a_class_without_a_valid_image_stops_whatever_the_limit(lost: int, name:
     labels = [0, 1] * 5
     with pytest.raises(UserError, match=rf"^no valid image of class {lost} \({name}\) is left"):
         require_enough(measured([label != lost for label in labels], labels), 1.0)
+
+
+@pytest.mark.slow  # Great Expectations and MLflow
+@pytest.mark.filterwarnings("ignore:.*select_dtypes:Warning:mlflow")  # of pandas 3, for MLflow's tables
+def test_the_stage_names_the_bad_images_before_it_fails(
+    write_manifest: Manifest,
+    in_project: Path,
+    repo: Path,
+    empty_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copyfile(repo / "params.yaml", "params.yaml")
+    set_settings(Path("params.yaml"), {"data": "folder", "compute.workers": 1, "validate.max_bad_fraction": 0.05})
+    Path("mlruns").mkdir()
+    shutil.copyfile(empty_database, "mlruns/mlflow.db")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself, and leaves them so
+        monkeypatch.setenv(name, f"sqlite:///{in_project}/mlruns/mlflow.db")
+    files = {f"good{n}": xray(n) for n in range(4)} | {f"bad{n:02}": b"no image %d" % n for n in range(12)}
+    tables.write_table(write_manifest(files), "data/manifest.csv")
+    with pytest.raises(UserError, match="12 of 16 images are bad"):
+        stage.main()
+    said = capsys.readouterr().out
+    assert said.startswith("4 of 16 images valid, 12 quarantined")
+    assert all(f"bad{n:02}: quarantined: cannot be read" in said for n in range(10))
+    assert "and 2 more: findings.json of the MLflow run has all" in said
+    assert not Path("data/valid.csv").exists()
+    assert not Path("reports/validation.json").exists()
 
 
 # --- the real archive ---

@@ -58,6 +58,30 @@ IMAGES_SUITE = "images"
 MIN_PATIENTS = 10
 """Minimum number of patients of a class for a useful split by patient."""
 
+_IN_WORDS = {
+    "image_id": "names of images that occur more than once",
+    "patient_id": "images without a patient",
+    "sha256": "files that are identical to another one",
+    "source_split": "images of an unknown split",
+    "width": "images whose width is not between {low} and {high} pixels",
+    "height": "images whose height is not between {low} and {high} pixels",
+    "mean": "images whose mean gray level is not between {low} and {high}",
+    "std": "images whose standard deviation is not between {low} and {high} gray levels",
+    "entropy": "images whose entropy is not between {low} and {high} bits",
+    "saturated": "images of which more than half is black or white",
+    "turned": "images that look rotated",
+    "look_alike": "images that look like one of another patient",
+    "valid": "images that are quarantined",
+    "reason": "images whose file is in both classes",
+}
+"""What a failed expectation on the images says: column -> words; `low` and `high` are its limits."""
+
+_CLASSES_IN_WORDS = {
+    "share": "classes with less than 2 % or more than 98 % of the images",
+    "n_patients": f"classes of fewer than {MIN_PATIENTS} patients, too few for a split by patient",
+}
+
+_N_SHOWN = 10
 _CHUNK = 256
 _THUMBNAIL = 16
 _SHARPNESS = 112
@@ -297,10 +321,32 @@ def findings(table: pd.DataFrame) -> pd.DataFrame:
     notes = [
         table[~table["valid"]].assign(finding=lambda rows: "quarantined: " + rows["reason"]),
         table[table["turned"] != 0].assign(finding=lambda rows: "turned by " + rows["turned"].astype(str) + " degrees"),
-        table[table["look_alike"] != ""].assign(finding=lambda rows: "looks like " + rows["look_alike"]),
+        table[table["look_alike"] != ""].assign(finding=_resemblances),
         table[table["note"] != ""].assign(finding=lambda rows: rows["note"]),
     ]
     return pd.concat(notes)[["image_id", "finding"]]
+
+
+def first_findings(findings: pd.DataFrame) -> list[str]:
+    """The first findings as lines, quarantined images first, and the number of the others."""
+    lines = [f"{row.image_id}: {row.finding}" for row in findings.head(_N_SHOWN).itertuples()]
+    n_more = len(findings) - len(lines)
+    return [*lines, f"and {n_more} more: findings.json of the MLflow run has all"] if n_more else lines
+
+
+def _resemblances(alike: pd.DataFrame) -> list[str]:
+    """For each image of a group that looks the same, the name of another one in words; one of the other class first."""
+    groups = dict(list(alike.groupby("look_alike")))
+    sentences = []
+    for row in alike.to_dict("records"):
+        group = groups[row["look_alike"]]
+        others = group[group["patient_id"] != row["patient_id"]]
+        of_other_class = others.loc[others["label"] != row["label"], "image_id"]
+        if len(of_other_class):
+            sentences.append(f"looks like {of_other_class.min()} of the other class")
+        else:
+            sentences.append(f"looks like {others['image_id'].min()} of another patient")
+    return sentences
 
 
 def _classes(table: pd.DataFrame) -> pd.DataFrame:
@@ -399,7 +445,7 @@ def _run_suite(
             )
             outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
             outcomes += [result for run in outcome.run_results.values() for result in run.results]
-    failed = [_in_words(outcome.expectation_config) for outcome in outcomes if not outcome.success]
+    failed = [_in_words(outcome) for outcome in outcomes if not outcome.success]
     return [_row(outcome) for outcome in outcomes], failed
 
 
@@ -413,23 +459,20 @@ def _row(result: Any) -> dict[str, Any]:
     }
 
 
-def _in_words(config: Any) -> str:
-    """An expectation for the printed summary.
+def _in_words(result: Any) -> str:
+    """A failed expectation for the printed summary, with the number of images or classes that do not meet it.
 
     >>> from types import SimpleNamespace
     >>> kwargs = {"column": "mean", "min_value": 10, "max_value": 245, "mostly": 0.95}
-    >>> _in_words(SimpleNamespace(type="expect_column_values_to_be_between", kwargs=kwargs))
-    'mean between 10 and 245'
+    >>> config = SimpleNamespace(type="expect_column_values_to_be_between", kwargs=kwargs)
+    >>> _in_words(SimpleNamespace(expectation_config=config, result={"unexpected_count": 7}))
+    'images whose mean gray level is not between 10 and 245: 7 (mean in data/valid.csv)'
     """
-    values = config.kwargs
-    name = values.get("column", "number of images")
-    if "between" in config.type:
-        low, high = values.get("min_value"), values.get("max_value")
-        return f"{name} at least {low:g}" if high is None else f"{name} between {low:g} and {high:g}"
-    if "value_set" in values:
-        return f"{name} {' or '.join(str(value) or 'empty' for value in values['value_set'])}"
-    if values.get("regex") == ".":
-        return f"{name} not empty"
-    if "regex" in values:
-        return f"{name} {'without' if 'not_match' in config.type else 'like'} {values['regex']}"
-    return f"{name} {'unique' if 'unique' in config.type else 'exists'}"
+    config, n = result.expectation_config, int(result.result.get("unexpected_count") or 0)
+    column = config.kwargs.get("column", "")
+    if column in _CLASSES_IN_WORDS:
+        return f"{_CLASSES_IN_WORDS[column]}: {n}"
+    if column in _IN_WORDS and n:
+        low, high = (f"{config.kwargs.get(name) or 0:g}" for name in ("min_value", "max_value"))
+        return f"{_IN_WORDS[column].format(low=low, high=high)}: {n} ({column} in data/valid.csv)"
+    return f"{config.type}({column})"
