@@ -26,6 +26,7 @@ from pneumonia import UserError, fetch, files, workspace
 from pneumonia.data import download, sources, tables
 from pneumonia.images import decode
 from pneumonia.metrics.arrays import sampling_units
+from stages import fetch as stage
 from tests.conftest import KERMANY, NORMALS, PNEUMONIAS, png
 from tests.images.test_decode import dicom as a_dicom_file
 
@@ -1009,3 +1010,28 @@ def test_what_a_table_writes_never_breaks_a_later_stage(in_project: Path) -> Non
     assert set(manifest["age"].dropna()) == {90, 58, 58.5, 0.583, 41}
     assert {"007", "1e5", "p"} < set(manifest["patient_id"])
     sampling_units(manifest["patient_id"], len(manifest))  # as `evaluate` groups the images
+
+
+# --- what the stage says ---
+
+
+def listed(**columns: list[str]) -> pd.DataFrame:
+    """A manifest of four images, each of another patient."""
+    ids = ["a", "b", "c", "d"]
+    return pd.DataFrame({"image_id": ids, "patient_id": ids, "source_split": [""] * 4} | columns)
+
+
+def test_only_images_without_a_patient_identifier_are_a_note() -> None:
+    assert stage.unidentified(listed(patient_id=["p1", "p2", "p3", "p4"])) == "", "each patient has one image"
+    end = "each of them counts as one patient, so images of a real patient may be in both train and test"
+    assert stage.unidentified(listed()) == f"NOTE: images without a patient identifier: 4 of 4; {end}"
+    half = listed(patient_id=["p1", "b", "c", "p1"])
+    assert stage.unidentified(half) == f"NOTE: images without a patient identifier: 2 of 4; {end}"
+
+
+def test_the_official_splits_of_a_source_are_counted() -> None:
+    assert stage.official_splits(listed()) == ""
+    assert stage.official_splits(listed(source_split=["train"] * 4)) == "", "the others are drawn"
+    splits = listed(source_split=["test", "train", "train", "val"])
+    assert stage.official_splits(splits) == "official splits: train 2, val 1, test 1"
+    assert stage.official_splits(listed(source_split=["test", "", "", ""])) == "official splits: test 1, none 3"
