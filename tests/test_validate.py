@@ -138,7 +138,7 @@ def test_each_defect_is_quarantined_with_its_reason(write_manifest: Manifest) ->
     assert found.pop("cut").startswith("cannot be read as an image (image file is truncated")
     assert found == {
         "no-image": "cannot be read as an image (not an image, expected JPEG, PNG, TIFF, BMP, WebP or DICOM)",
-        "nothing": "cannot be read as an image (not an image, expected JPEG, PNG, TIFF, BMP, WebP or DICOM)",
+        "nothing": "cannot be read as an image (the file is empty)",
         "good": "",
         "just-large-enough": "",
         "low": "shorter side under 64 pixels",

@@ -335,6 +335,11 @@ def test_a_damaged_exif_gives_no_warning() -> None:
     assert decode.decode(encoded(Image.fromarray(GRADIENT), "JPEG", exif=exif)).shape == GRADIENT.shape
 
 
+def test_an_empty_file_is_said_to_be_empty() -> None:
+    with pytest.raises(UserError, match=r"^the file is empty$"):
+        decode.decode(b"")
+
+
 def test_a_truncated_jpeg_is_refused() -> None:
     content = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80), dtype=np.uint8)), "JPEG")
     with pytest.raises(UserError, match="truncated"):
@@ -342,7 +347,7 @@ def test_a_truncated_jpeg_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no image at all", encoded(Image.new("L", (9, 9)), "GIF"), b"\0" * 128 + b"dicm" + b"\0" * 99]
+    "content", [b"no image at all", encoded(Image.new("L", (9, 9)), "GIF"), b"\0" * 128 + b"dicm" + b"\0" * 99]
 )
 def test_other_files_are_refused_and_the_accepted_ones_named(content: bytes) -> None:
     with pytest.raises(UserError, match=r"^(not an image|a GIF file), expected JPEG, PNG, TIFF, BMP, WebP or DICOM$"):
@@ -831,7 +836,7 @@ def test_run_lengths_in_a_dicom_file_are_read() -> None:
         ({"RescaleSlope": "nan", "RescaleIntercept": "0"}, "out of range"),
         ({"RescaleSlope": "1e300", "RescaleIntercept": "1e308", "WindowCenter": 1, "WindowWidth": "1e-300",
           "VOILUTFunction": "LINEAR_EXACT"}, "out of range"),
-        ({"WindowCenter": 1, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, "function CUBIC, expected LINEAR"),
+        ({"WindowCenter": 1, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, "unknown function, expected LINEAR"),
         ({"VOILUTSequence": [Dataset()]}, "LUTDescriptor"),
     ],
 )  # fmt: skip
@@ -1014,3 +1019,34 @@ def test_pydicom_is_imported_for_a_dicom_file_only() -> None:
         "assert 'pydicom' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+# --- pixels in memory ---
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_in_memory_are_read_like_a_png_with_them(depth: type, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 4000 if depth is np.uint16 else 256, (40, 30, channels)).astype(depth)
+    file = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()  # OpenCV writes BGR
+    assert np.array_equal(decode.from_array(pixels[..., 0] if channels == 1 else pixels), decode.decode(file))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("PhotometricInterpretation", "MONOCHROME2"),
+        ("VOILUTFunction", "LINEAR_EXACT"),
+        ("NumberOfFrames", "76543210"),
+        ("WindowCenter", "76543210"),
+        ("WindowWidth", "76543210"),
+        ("RescaleSlope", "76543210"),
+    ],
+)
+def test_no_message_repeats_a_value_of_a_dicom_header(field: str, value: str) -> None:
+    window = {"WindowCenter": 50, "WindowWidth": 9, "RescaleIntercept": 0, "RescaleSlope": 1}
+    content = dicom(GRADIENT.astype(np.uint16), **window | {field: value})
+    with pytest.raises(UserError) as error:
+        decode.decode(content.replace(value.encode(), b"DOEJANE7".ljust(len(value))))
+    assert "DOE" not in str(error.value)

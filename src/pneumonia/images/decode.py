@@ -54,6 +54,11 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # tags of TIFF
 _WHITE_IS_ZERO, _PLANES_APART = 0, 2
 _COLOUR = ("RGB", "RGBA")
+_PHOTOMETRICS = (
+    *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422"),
+    *("YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"),
+)
+"""Terms of DICOM. Messages repeat nothing else of a header: any field may contain the name of a patient."""
 
 
 def read_image(uri: str) -> npt.NDArray[np.uint8]:
@@ -115,6 +120,8 @@ def decode(content: bytes) -> npt.NDArray[np.uint8]:
 def decode_noted(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
     """The pixels as `decode` returns them, and what a person should know about them: `IGNORED_WINDOW` or empty."""
     _silence_parsers()
+    if not content:
+        raise UserError("the file is empty")
     try:
         if _is_dicom(content):
             return _decode_dicom(content)
@@ -124,7 +131,21 @@ def decode_noted(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
     # Each parser raises its own errors, and on a damaged header pydicom can fail in any line: AttributeError,
     # struct.error, RecursionError, zlib.error, …
     except Exception as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(_without_values(error) if _is_dicom(content) else _one_line(error)) from error
+
+
+def from_array(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+    """Pixels in memory as one gray channel, by the rules for a file with these pixels.
+
+    Args:
+        pixels: uint8 or uint16, (height, width), or (height, width, 3) in RGB.
+
+    Returns:
+        uint8 (height, width), 0-255.
+    """
+    if pixels.dtype == np.uint16:
+        return levels.gray_levels(pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+    return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)
 
 
 def header(content: bytes) -> dict[str, str]:
@@ -267,21 +288,20 @@ def _decode_dicom(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
     colour = samples == 3 and photometric.startswith(("RGB", "YBR"))
     if not colour and not (samples == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")):
         raise UserError(
-            f"a DICOM file in {photometric} with {samples} samples a pixel, "
+            f"a DICOM file in {photometric if photometric in _PHOTOMETRICS else 'an unknown form'} with "
+            f"{samples if samples in (1, 3, 4) else 'an unknown number of'} samples a pixel, "
             "expected MONOCHROME1 or MONOCHROME2 with 1, RGB or YBR with 3"
         )
     try:
         pixels = pixel_array(dataset)  # YBR is converted to RGB
     except Exception as error:
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated and not _has_gdcm():
-            raise UserError(f"{_one_line(error)}; if the file is whole, {_INSTALL_DECODERS} may help") from error
+            raise UserError(f"{_without_values(error)}; if the file is whole, {_INSTALL_DECODERS} may help") from error
         raise
     if pixels.ndim != 2 + colour:  # pydicom reads surplus bytes as further frames
         raise UserError(f"a DICOM file with pixels for {len(pixels)} frames, expected one")
     if colour:
-        if pixels.itemsize == 2:
-            return levels.gray_levels(cv2.cvtColor(pixels.astype(np.uint16), cv2.COLOR_RGB2GRAY)), ""
-        return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8), ""
+        return from_array(pixels.astype(np.uint16) if pixels.itemsize == 2 else pixels), ""
     padding = _padding(pixels, dataset)
     image, note = _display(_stored_bits(pixels, dataset), dataset, padding)
     if photometric == "MONOCHROME1":
@@ -469,7 +489,7 @@ def _apply_window(
     if function == "LINEAR":
         center, width = center - 0.5, width - 1
     elif function != "LINEAR_EXACT":
-        raise UserError(f"a DICOM file with a window of function {function}, expected LINEAR, LINEAR_EXACT or SIGMOID")
+        raise UserError("a DICOM file with a window of unknown function, expected LINEAR, LINEAR_EXACT or SIGMOID")
     if width == 0:  # LINEAR of width 1 is a threshold
         return np.where(values > center, 1.0, 0.0)
     return np.asarray((values - center) / width + 0.5)
@@ -490,6 +510,16 @@ def _has_gdcm() -> bool:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or f"damaged: {type(error).__name__}"
+
+
+def _without_values(error: Exception) -> str:
+    """The text of an error of pydicom, which repeats what it cannot read: that may be the name of a patient."""
+    from pydicom.datadict import tag_for_keyword
+
+    def known(match: re.Match[str]) -> str:
+        return match[0] if tag_for_keyword(match[1]) else "…"
+
+    return re.sub(r"'([^']*)'", known, _one_line(error))
 
 
 def _text(value: Any) -> str:
