@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 90, 70), dtype=np.uint8) 
 SIZES = {"vanilla": 32, "conv4": 64, "mobilenet": 64, "densenet": 64, "fusion": 64}  # small where the real one is slow
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def keras_started() -> None:
     runtime.start_keras(1)
 

@@ -9,6 +9,8 @@ from pneumonia.models import backbones, networks
 from tests.conftest import shallow_densenets
 from tests.models.conftest import IMAGES, normalisations, with_own_statistics
 
+pytestmark = pytest.mark.usefixtures("keras_started")
+
 
 @pytest.fixture
 def folded() -> Any:

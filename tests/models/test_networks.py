@@ -17,6 +17,8 @@ from pneumonia.saliency import grad_cam
 from tests.conftest import half_precision, shallow_densenets
 from tests.models.conftest import IMAGES, SIZES, python, with_own_statistics
 
+pytestmark = pytest.mark.usefixtures("keras_started")
+
 
 class Half(NamedTuple):
     """One backbone in a network: the name of it in `keras.applications` and its module, our last layer and prefix."""

@@ -15,6 +15,8 @@ from pneumonia import __version__
 from pneumonia.models import runtime
 from tests.models.conftest import python
 
+pytestmark = pytest.mark.usefixtures("keras_started")
+
 
 def test_what_trains_is_named_with_its_version_and_its_hardware_in_general_words() -> None:
     made_with = runtime.made_with()

@@ -12,6 +12,8 @@ from pneumonia.data.store import IMAGES_PER_BLOCK, Pixels
 from pneumonia.models import networks, scoring
 from tests.models.conftest import IMAGES
 
+pytestmark = pytest.mark.usefixtures("keras_started")
+
 
 def test_scores_are_probabilities_for_images_of_another_size(model: Any) -> None:
     scores = scoring.predict_scores(model, IMAGES)

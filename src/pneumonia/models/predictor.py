@@ -1,0 +1,360 @@
+"""The answer for an image file: a folder with a network in ONNX and one JSON, and what reads it.
+
+It needs onnxruntime, numpy and the package `images`, neither TensorFlow nor MLflow. Pixels are decoded and prepared by
+the functions of the workflow, so that the scores are the reported ones. The stage `export` writes the folder; the
+registered version of a model contains it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from pneumonia import UserError, files, reason
+from pneumonia.images import appearance, decode, geometry
+
+if TYPE_CHECKING:  # importing pandas takes longer than an answer
+    import pandas as pd
+
+NETWORK = "model.onnx"
+FACTS = "predictor.json"
+
+SCHEMA = "1.0"
+"""Version of `predictor.json`. A reader accepts every minor version of its major version."""
+
+DEFAULTS: dict[str, Any] = {
+    "target": "pneumonia",
+    "labels": ["normal", "pneumonia"],
+    "synthetic": False,
+    "weights": "none",
+    "figures": {},
+    "unusual": None,
+    "saliency": {},
+    "learnt_from": {},
+    "made_with": {},
+    "caution": "For research. Not a medical device.",
+}
+"""Values of keys that `predictor.json` may lack. `unusual` None: no image is called unusual."""
+
+WAYS = {"aspect": ("pad", "squash"), "clahe": ("after", "before")}
+"""Known values of settings of the preparation."""
+
+CLIP = 5e-8
+"""Scores nearer to 0 or 1 are moved to this distance before the calibration, as in `metrics.calibration`."""
+
+BATCH = 16
+"""Images that are scored at once."""
+
+Image = str | Path | bytes | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""A path or fsspec URL, the bytes of a file, or pixels: uint8 or uint16, (height, width) or (height, width, 3) RGB."""
+
+
+class Prediction(NamedTuple):
+    """The answer for one image; also the columns of the tables, in this order.
+
+    Attributes:
+        image: its path as given; `#1`, `#2`, … for bytes and pixels.
+        probability: calibrated, 0-1; NaN if the image cannot be read.
+        label: `pneumonia` or `normal` in a model of that target; empty if the image cannot be read.
+        threshold: of the operating point, on the scale of `probability`.
+        operating_point: `youden` or `target_sensitivity`.
+        score: output of the network before calibration, 0-1, as in `reports/predictions.csv`.
+        unusual: why the image is not like those the model learnt from; empty for a usual one.
+        error: why the image has no answer; empty if it has one.
+    """
+
+    image: str
+    probability: float
+    label: str
+    threshold: float
+    operating_point: str
+    score: float
+    unusual: str
+    error: str
+
+
+COLUMNS = (*Prediction._fields, "model", "version", "data", "caution")
+"""Columns of every table of answers: those of `Prediction` and of `Predictor.origin`."""
+
+
+class Predictor:
+    """A model that answers for image files.
+
+    Args:
+        folder: with `model.onnx` and `predictor.json`.
+        operating_point: where a probability counts as positive: `youden` or `target_sensitivity`.
+        version: of the registered model, for the answers; empty if the folder is not from the registry.
+        threads: of a prediction; None = one for each core.
+        only_bytes: refuse paths and URLs: a client of a server must not read the server's files.
+
+    Attributes:
+        facts: content of `predictor.json`, with the `DEFAULTS` of missing keys.
+        digest: hex SHA-256 that identifies the predictor: of `predictor.json`, which contains that of the network.
+        preparation: how images are prepared.
+
+    Raises:
+        UserError: no predictor, a damaged one, one of another major version, or an unknown operating point.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        operating_point: str = "youden",
+        version: str = "",
+        threads: int | None = None,
+        only_bytes: bool = False,
+    ) -> None:
+        self.folder, self.version, self.operating_point = Path(folder), version, operating_point
+        self._only_bytes = only_bytes
+        self.facts, self.digest = _read_facts(self.folder)
+        points = self.facts["operating_points"]
+        if operating_point not in points:
+            raise UserError(f"operating point {operating_point!r} is unknown; known: {', '.join(points)}")
+        self.preparation = _preparation(self.folder / FACTS, self.facts["preparation"])
+        try:
+            point, platt = points[operating_point], self.facts["calibration"]
+            self._threshold, self._threshold_calibrated = (
+                float(point["threshold"]),
+                float(point["threshold_calibrated"]),
+            )
+            self._slope, self._bias = float(platt["slope"]), float(platt["bias"])
+            self._usual = _Usual(self.facts["unusual"]) if self.facts["unusual"] else None
+            digest = str(self.facts["digests"][NETWORK])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.folder / FACTS, error) from error
+        self._session = _open_network(self.folder / NETWORK, digest, threads)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What every answer names: `model` (start of the digest), `version`, `data` and `caution`."""
+        data = f"{self.facts['data']}{' (synthetic)' if self.facts['synthetic'] else ''}"
+        return {
+            "model": self.digest[:12],
+            "version": self.version,
+            "data": data,
+            "caution": str(self.facts["caution"]),
+        }
+
+    def scores(self, images: Iterable[Image], names: Iterable[str] | None = None) -> Iterator[Prediction]:
+        """An answer for each image, in the order of the images; a bad image is an answer with its error.
+
+        Images are read as answers are taken, so any number of them fits into memory.
+
+        Args:
+            images: paths, fsspec URLs, bytes of files, or pixels.
+            names: of the images; None = their paths, or `#1`, `#2`, ….
+        """
+        if isinstance(images, (str, Path, bytes)) or (isinstance(images, np.ndarray) and _is_one_image(images)):
+            raise UserError("one image where a list of images was expected: give [image]")
+        pairs = zip(images, names, strict=True) if names is not None else _named(images)
+        while batch := list(islice(pairs, BATCH)):
+            prepared, errors = [], {}
+            for place, (image, _) in enumerate(batch):
+                try:
+                    prepared.append(self.prepare(image))
+                except UserError as error:
+                    # Without the path, which is the name of the answer; it may be of this machine only.
+                    errors[place] = (
+                        str(error).removeprefix(f"{image}: ") if isinstance(image, (str, Path)) else str(error)
+                    )
+            answers = iter(self.answers(np.stack(prepared))) if prepared else iter(())
+            for place, (_, name) in enumerate(batch):
+                yield self.failed(name, errors[place]) if place in errors else next(answers)._replace(image=name)
+
+    def predict(self, images: Iterable[Image]) -> pd.DataFrame:
+        """A table with a row for each image: the columns of `Prediction`, and those of `origin`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.scores(images), columns=list(Prediction._fields)).assign(**self.origin)
+
+    def prepare(self, image: Image) -> npt.NDArray[np.uint8]:
+        """An image as the network gets it: uint8 (size, size), 0-255.
+
+        Raises:
+            UserError: it cannot be read, or is an array of another kind.
+        """
+        if self._only_bytes and not isinstance(image, bytes):
+            raise UserError(f"the bytes of an image file were expected, not {type(image).__name__}")
+        if isinstance(image, (str, Path)):
+            pixels = decode.decode(files.read_bytes(str(image)))
+        elif isinstance(image, (bytes, bytearray, memoryview)):
+            pixels = decode.decode(bytes(image))
+        else:
+            pixels = _gray(image)
+        return geometry.prepare(pixels, self.preparation)
+
+    def answers(self, prepared: npt.NDArray[np.uint8]) -> list[Prediction]:
+        """Answers for prepared images, uint8 (n, size, size); they have no name."""
+        inputs = prepared[..., None].astype(np.float32)
+        try:
+            (outputs,) = self._session.run(["probability"], {"pixels": inputs})
+        except Exception as error:  # onnxruntime has its own error classes, which it does not export
+            raise UserError(f"{self.folder / NETWORK} cannot be run ({reason(error)}); export it again") from error
+        # Rounded as in the reports: a score and a threshold of the reports then give the decision of the reports.
+        scores = np.round(np.asarray(outputs, np.float64)[:, 0], 7)
+        return [self._answer(float(score), image) for score, image in zip(scores, prepared, strict=True)]
+
+    def _answer(self, score: float, image: npt.NDArray[np.uint8]) -> Prediction:
+        if not math.isfinite(score):
+            return self.failed("", "the network returned no number for this image; the predictor is damaged")
+        positive = score >= self._threshold
+        probability, threshold = calibrate(score, self._slope, self._bias), self._threshold_calibrated
+        # A score next to the threshold: rounding must not put the probability on the other side.
+        probability = max(probability, threshold) if positive else min(probability, math.nextafter(threshold, 0))
+        return Prediction(
+            image="",
+            probability=probability,
+            label=str(self.facts["labels"][int(positive)]),
+            threshold=threshold,
+            operating_point=self.operating_point,
+            score=score,
+            unusual=self._usual.problem(image) if self._usual else "",
+            error="",
+        )
+
+    def failed(self, name: str, error: str) -> Prediction:
+        """The answer for an image that cannot be read."""
+        threshold = self._threshold_calibrated
+        return Prediction(name, math.nan, "", threshold, self.operating_point, math.nan, "", error)
+
+
+class _Usual:
+    """The images a model learnt from, as a normal distribution of their `appearance.describe`."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.limit = float(facts["limit"])
+        self.mean, self.scale = np.asarray(facts["mean"]), np.asarray(facts["scale"])
+        self.precision = np.asarray(facts["precision"])
+
+    def problem(self, image: npt.NDArray[np.uint8]) -> str:
+        distance = float(distances(appearance.describe(image)[None], self.mean, self.scale, self.precision)[0])
+        if distance <= self.limit:
+            return ""
+        return (
+            "does not look like the chest X-rays this model learnt from "
+            f"(distance {distance:.0f}, at most {self.limit:.0f} is usual)"
+        )
+
+
+def distances(
+    descriptions: npt.NDArray[np.float64],
+    mean: npt.NDArray[np.float64],
+    scale: npt.NDArray[np.float64],
+    precision: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Squared Mahalanobis distances, float64 (n,).
+
+    Args:
+        descriptions: float (n, d).
+        mean, scale: float (d,), by which the descriptions are standardised.
+        precision: float (d, d), inverse covariance of the standardised descriptions.
+    """
+    standardised = (descriptions - mean) / scale
+    return np.asarray(np.einsum("ni,ij,nj->n", standardised, precision, standardised), dtype=np.float64)
+
+
+def calibrate(score: float, slope: float, bias: float) -> float:
+    """The calibrated probability of a score, as `metrics.calibration.apply` gives it.
+
+    >>> calibrate(0.25, slope=1.0, bias=0.0)
+    0.25
+    """
+    inside = min(max(score, CLIP), 1 - CLIP)
+    logit = slope * math.log(inside / (1 - inside)) + bias
+    return round(1 / (1 + math.exp(-logit)), 7)
+
+
+def _named(images: Iterable[Image]) -> Iterator[tuple[Image, str]]:
+    for number, image in enumerate(images, start=1):
+        yield image, str(image) if isinstance(image, (str, Path)) else f"#{number}"
+
+
+def _gray(image: Any) -> npt.NDArray[np.uint8]:
+    """Pixels of an array as one gray channel, as `decode` gives them for a file."""
+    pixels = np.asarray(image)
+    if pixels.dtype.newbyteorder("=") == np.uint16:
+        pixels = pixels.astype(np.uint16)  # of a file of another machine the bytes may be in the other order
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise UserError(
+            f"an array of {pixels.dtype}, expected uint8 or uint16: give the pixels as the image file has them, "
+            "or the bytes of the file"
+        )
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))) or 0 in pixels.shape:
+        raise UserError(f"an array of shape {pixels.shape}, expected (height, width) or (height, width, 3) in RGB")
+    return decode.from_array(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+
+
+def _is_one_image(pixels: npt.NDArray[Any]) -> bool:
+    return pixels.ndim < 3 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged ({reason(error)}); run the stage export again")
+
+
+def _read_facts(folder: Path) -> tuple[dict[str, Any], str]:
+    path = folder / FACTS
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{folder} has no {FACTS}: it is no predictor; the stage export writes one (models/predictor)"
+        ) from error
+    try:
+        facts = json.loads(content)
+        major = str(facts["schema"]).split(".")[0]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+    if major != SCHEMA.split(".")[0]:
+        raise UserError(
+            f"{path} has schema {facts['schema']}, this version of pneumonia reads {SCHEMA.split('.')[0]}.x; "
+            "use the version that made it, or export the model again"
+        )
+    facts = DEFAULTS | facts
+    needed = ("data", "model", "preparation", "operating_points", "calibration", "digests")
+    if missing := [key for key in needed if key not in facts]:
+        raise UserError(f"{path} lacks {', '.join(missing)}; run the stage export again")
+    return facts, hashlib.sha256(content).hexdigest()
+
+
+def _preparation(path: Path, settings: Mapping[str, Any]) -> geometry.Preparation:
+    if "size" not in settings:
+        raise _damaged(path, KeyError("size"))
+    known = {one.name for one in dataclasses.fields(geometry.Preparation)}
+    unknown = [name for name in settings if name not in known]
+    unknown += [
+        f"{name} {settings[name]}" for name, values in WAYS.items() if settings.get(name, values[0]) not in values
+    ]
+    if unknown:  # it would change the pixels
+        raise UserError(
+            f"{path}: images are prepared in a way that this version of pneumonia does not know "
+            f"({', '.join(unknown)}); use a newer version"
+        )
+    return geometry.Preparation(**settings)
+
+
+def _open_network(path: Path, digest: str, threads: int | None) -> Any:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}); run the stage export again") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(f"{path} is not the file that {FACTS} describes: it is damaged or was replaced; export again")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as in `answers`
+        raise UserError(f"{path} cannot be opened ({reason(error)}); run the stage export again") from error
