@@ -3,6 +3,7 @@
 from pneumonia import params, promote
 from pneumonia.data import sources, tables
 from pneumonia.models import networks
+from pneumonia.models.predictor import Predictor
 from pneumonia.report import card
 from pneumonia.tracking import registry, runs
 from stages import MODELS_DIR, REPORTS_DIR, is_synthetic, run, show, title, tracked, train_run
@@ -12,6 +13,7 @@ def main() -> None:
     settings = params.load()
     runs.open_store()
     record = tables.read_json(MODELS_DIR / "run.json")
+    predictor = Predictor(MODELS_DIR / "predictor")
     # Lost predictions or a missing report are an error before anything is registered.
     registry.require_comparable(record)
     reports = card.reports(REPORTS_DIR)
@@ -29,6 +31,7 @@ def main() -> None:
             settings.promote.model_dump(),
             synthetic=is_synthetic(settings),
             model_path=MODELS_DIR / "model.keras",
+            predictor=predictor,
             test_split=reports["rebalance"].get("test_split", ""),
         )
         version, champion, decision, tags = outcome
@@ -38,7 +41,7 @@ def main() -> None:
             metrics=metrics,
             record=record,
             decision=report | {"model_name": runs.registered_name(record["data"]), **tags},
-            settings=settings.model_dump(by_alias=True, exclude={"compute", "explain"}),
+            settings=settings.model_dump(by_alias=True, exclude={"compute", "explain", "export"}),
             network=networks.MODELS[record["model"]].source,
             source=sources.source(settings.data)._asdict(),
         )

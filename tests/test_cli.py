@@ -1,5 +1,7 @@
 """The command `pneumonia`, in this process."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,12 +17,14 @@ from pneumonia import cli, compare, params
 from pneumonia.data import tables
 from pneumonia.data.store import create_split, create_store
 from pneumonia.tracking import registry, runs
-from tests.conftest import set_settings
+from tests import predictors
+from tests.conftest import png, set_settings
 from tests.test_compare import A, B, compared
 from tests.tracking import conftest as tracking
 
 # Fixtures of a store with models in it.
 no_store, root, stage = tracking.no_store, tracking.root, tracking.stage
+empty_versions = tracking.empty_versions
 
 
 def pneumonia(*arguments: str, expect: int = 0) -> str:
@@ -108,7 +113,9 @@ def test_versions_are_listed_with_alias_aucs_and_reason(stage: Any) -> None:
 
 def test_every_command_has_help_and_none_starts_work_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(params, "load", lambda: pytest.fail("started"))
-    assert {"compare", "experiments", "register", "restore", "rollback", "ui", "versions"} == set(cli.main.commands)
+    assert set(cli.main.commands) == {
+        *("compare", "experiments", "predict", "register", "restore", "rollback", "ui", "versions"),
+    }
     for name in cli.main.commands:
         for option in ("--help", "-h"):
             assert "Usage:" in pneumonia(name, option)
@@ -240,3 +247,69 @@ def test_a_champion_that_was_never_evaluated_is_said_to_be_so(stage: Any) -> Non
     client.set_registered_model_alias("pneumonia-phantom", "champion", "2")
     with pytest.raises(SystemExit, match=rf"version 2 is champion, .* of its run {run_id} was never logged; "):
         stage(2)
+
+
+# --- predict ---
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name, level in (("a.png", 90), ("b.png", 170)):
+        (folder / name).write_bytes(png(np.full((40, 40), level, np.uint8)))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_a_pipe_gets_csv_and_a_file_that_cannot_be_read_is_a_row_and_exit_status_1(films: Path, tmp_path: Path) -> None:
+    model = predictors.write(tmp_path / "model")
+    done = CliRunner().invoke(cli.main, ["predict", str(films), "--model", str(model)])
+    assert done.exit_code == 0
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(Path(row["image"]).name, row["label"]) for row in rows] == [("a.png", "normal"), ("b.png", "pneumonia")]
+    assert "2 images: 1 normal, 1 pneumonia, 0 without an answer; 0 unusual" in done.stderr
+    assert "files of other kinds that were skipped: 1" in done.stderr
+    done = CliRunner().invoke(cli.main, ["predict", str(films / "notes.txt"), str(films), "--model", str(model)])
+    assert done.exit_code == 1
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [bool(row["error"]) for row in rows] == [True, False, False]
+
+
+def test_the_champion_answers_if_no_model_is_named(stage: Any, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage(3)
+    folder = Path("models/predictor").absolute()
+    monkeypatch.setattr(registry, "predictor", lambda source, cache: (folder, source, "run"))
+    done = CliRunner().invoke(cli.main, ["predict", str(films), "--operating-point", "target_sensitivity"])
+    assert done.exit_code == 0
+    (version,) = {row["version"] for row in csv.DictReader(io.StringIO(done.stdout))}
+    assert version == "models:/pneumonia-phantom@champion"
+
+
+def test_answers_go_to_a_file_that_a_second_run_leaves_as_it_is(films: Path, tmp_path: Path) -> None:
+    model, output = predictors.write(tmp_path / "model"), tmp_path / "answers.jsonl"
+    arguments = [
+        "predict",
+        str(films),
+        "--model",
+        str(model),
+        "--output",
+        str(output),
+        "--html",
+        str(tmp_path / "p.html"),
+    ]
+    assert CliRunner().invoke(cli.main, arguments).stdout == ""
+    before = output.read_bytes()
+    done = CliRunner().invoke(cli.main, arguments)
+    assert "2 of 2 images are done" in done.stderr
+    assert output.read_bytes() == before
+    assert (tmp_path / "p.html").read_text().count("<img") == 2
+
+
+def test_nothing_to_answer_is_one_line(tmp_path: Path) -> None:
+    model, empty = predictors.write(tmp_path / "model"), tmp_path / "empty"
+    empty.mkdir()
+    assert (
+        pneumonia("predict", str(empty), "--model", str(model), expect=1)
+        == f"Error: {empty}: no images (0 other files)"
+    )

@@ -383,6 +383,54 @@ def test_a_version_whose_predictions_are_lost_takes_no_part() -> None:
     assert promote.rollback(registry, 2, choose) is None
 
 
+# --- several versions of one train run ---
+
+
+def test_the_version_in_use_is_the_one_registered_last() -> None:
+    registry = {1: {}, 2: {"same_run_as": "1"}, 3: {}, 4: {"same_run_as": "1"}}
+    assert [promote.newest(registry, version) for version in (1, 2, 3, 4)] == [4, 4, 3, 4]
+    registry[2]["registration"] = "9"
+    registry[4]["registration"] = "10"
+    assert promote.newest(registry, 1) == 4
+    registry[1]["registration"] = "11"
+    assert promote.newest(registry, 2) == 1
+    registry[2]["registration"] = "11"
+    assert promote.newest(registry, 4) == 2, "of equals the higher number"
+
+
+def test_a_run_takes_part_as_one_version_in_its_place() -> None:
+    again = {"same_run_as": "1"}
+    assert standing(tags(0.8), tags(0.8), tags(0.8, **again)) == (1, None)
+    deleted = {2: tags(0.8), 3: tags(0.8, **again), 4: tags(0.8, **again)}
+    assert promote.standing(deleted, unasked) == (3, None), "before version 2, as version 1 was"
+    failing = tags(0.7, eligible="false", **again)
+    assert promote.standing({2: tags(0.6), 3: failing}, unasked) == (3, None), "still the first model"
+
+
+def test_what_happened_to_one_version_of_a_run_happened_to_all() -> None:
+    again = {"same_run_as": "2"}
+    for name in ("rolled_back_at", "predictions_lost_at"):
+        for place in (2, 3):
+            registry = {1: tags(0.7), 2: tags(0.9), 3: tags(0.9, **again)}
+            registry[place][name] = "now"
+            assert promote.standing(registry, unasked) == (1, None)
+
+
+def test_a_comparison_counts_also_when_both_first_versions_are_deleted() -> None:
+    measured = promote.against(1, promote.Gain(0.1, 10))
+    registry = {3: tags(0.9, same_run_as="1"), 4: tags(0.6, images="b", same_run_as="2") | measured}
+    assert promote.standing(registry, unasked) == (4, 3)
+
+
+def test_a_rollback_withdraws_the_run_with_all_its_versions() -> None:
+    registry = {1: tags(0.7, crowned_at="1"), 3: tags(0.9, same_run_as="2", crowned_at="2")}
+    registry[4] = registry[3]
+    assert promote.canonical(registry, 4) == 3
+    assert promote.rollback(registry, 3, choose) == (1, (3,))
+    del registry[1]
+    assert promote.rollback(registry, 3, choose) is None
+
+
 # --- back to an earlier champion ------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,7 @@
-"""The command `pneumonia`: what a user does with trained models. Like a stage: read settings, call, print."""
+"""The command `pneumonia`: what a user does with trained models. Like a stage: read settings, call, print.
+
+Each command imports what it needs: pandas or MLflow would make the others slower.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 from pneumonia import UserError, __version__, environment, params, workspace
-from pneumonia.data import sources, tables
-from pneumonia.images.geometry import Preparation
-from pneumonia.metrics.text import format_with_interval
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
 PAGE = REPORTS_DIR / "compare.html"
@@ -84,6 +85,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
     Choose on validation: the test columns only report what was chosen.
     """
     from pneumonia import compare as comparing
+    from pneumonia.data import tables
     from pneumonia.report import comparison
     from pneumonia.tracking import registry, runs
 
@@ -150,13 +152,17 @@ def register(if_missing: bool, without_champion: bool) -> None:
 
     reports/promotion.json stays as it is: it records the decision at its time.
     """
+    from pneumonia.data import sources, tables
+    from pneumonia.images.geometry import Preparation
+    from pneumonia.models.predictor import Predictor
     from pneumonia.tracking import registry, runs
 
     settings = params.load()
     runs.open_store()
     record = tables.read_json(MODELS_DIR / "run.json")
     synthetic = sources.source(record["data"]).synthetic
-    if not (if_missing and registry.is_registered(record["data"], record)):
+    predictor = Predictor(MODELS_DIR / "predictor")
+    if not (if_missing and registry.is_registered(record["data"], record, predictor.digest)):
         runs.require_same_selectors(record, data=settings.data, model=settings.model)
         if without_champion:
             registry.require_any_files(record)
@@ -184,11 +190,87 @@ def register(if_missing: bool, without_champion: bool) -> None:
                 settings.promote.model_dump(),
                 synthetic=synthetic,
                 model_path=MODELS_DIR / "model.keras",
+                predictor=predictor,
                 test_split=tables.read_json(REPORTS_DIR / "rebalance.json").get("test_split", ""),
                 without_champion=without_champion,
             )
             registry.link_card(record["data"], version, trained, REPORTS_DIR / "model_card.html")
     _print_champion(record["data"])
+
+
+@main.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--model", help="Folder, version number or models:/NAME@ALIAS; default: the champion.")
+@click.option(
+    "--operating-point",
+    type=click.Choice(["youden", "target_sensitivity"]),
+    default="youden",
+    show_default=True,
+    help="Threshold: balanced, or of the sensitivity evaluate.target_sensitivity.",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Write the answers to this .csv or .jsonl file.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with films and answers.")
+@click.option("--saliency", type=click.Path(path_type=Path), help="Write saliency maps as PNG to this folder.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+def predict(
+    paths: tuple[str, ...],
+    model: str | None,
+    operating_point: str,
+    output: Path | None,
+    html: Path | None,
+    saliency: Path | None,
+    workers: int,
+) -> None:
+    """Score X-ray files: JPEG, PNG, TIFF, BMP, WebP or DICOM.
+
+    PATH: files, folders, zip archives or patterns, also as URLs. A terminal shows a table, a pipe gets CSV. A run that
+    was interrupted continues its --output. A file that cannot be read is a row with its error; the exit status is
+    then 1.
+    """
+    from pneumonia import predict as predicting
+
+    model = model or "champion"
+    if model == "champion" or model.isdigit():
+        model = f"models:/pneumonia-{params.load().data}{'@' if model == 'champion' else '/'}{model}"
+    source = predicting.resolve(model)
+    predictor = predicting.open_predictor(source, operating_point=operating_point)
+    network = predicting.load_network(source, predictor) if saliency else None
+    items, n_skipped = predicting.find(paths)
+    if not items:
+        raise UserError(f"{', '.join(paths)}: no images ({n_skipped:,} other files)")
+    table = predicting.Table(output, predictor.origin, operating_point, items) if output else None
+    n_finished, n_errors = (table.n_finished, table.n_errors) if table else (0, 0)
+    if n_finished:
+        click.echo(f"{output}: {n_finished:,} of {len(items):,} images are done", err=True)
+    show = predicting.as_text if sys.stdout.isatty() else predicting.as_csv
+    counts = dict.fromkeys([*predictor.facts["labels"], "error", "unusual"], 0)
+    try:
+        for chunk in predicting.answers(source, items[n_finished:], operating_point=operating_point, workers=workers):
+            rows = [predicting.row_of(prediction, predictor.origin) for prediction in chunk]
+            if table:
+                table.append(rows)
+            else:
+                tqdm.write(show(rows, not any(counts.values())), end="")  # not through the progress bar
+            for row in rows:
+                counts[predicting.kind_of(row)] += 1
+                counts["unusual"] += bool(row["unusual"])
+    except KeyboardInterrupt:
+        kept = f"; {output} keeps its rows, the same command continues" if output else ""
+        click.echo(f"stopped{kept}", err=True)
+        sys.exit(130)
+    if saliency:
+        predicting.write_maps(saliency, network, predictor, items)
+    if html:
+        predicting.write_page(html, predictor, items, saliency)
+    click.echo(predicting.tally(counts), err=True)
+    if n_skipped:
+        click.echo(f"files of other kinds that were skipped: {n_skipped:,}", err=True)
+    if counts["unusual"]:
+        click.echo("unusual: does not look like the X-rays that the model learnt from", err=True)
+    for path in filter(None, (output, saliency, html)):
+        click.echo(f"written: {path}", err=True)
+    n_errors += counts["error"]
+    sys.exit(1 if n_errors else 0)
 
 
 @main.command()
@@ -212,6 +294,7 @@ def experiments(as_json: bool) -> None:
 def _pictures(disagreements: Any, memory: float) -> list[tuple[str, bytes]]:
     """Images on which two models disagree, where data/ holds them."""
     from pneumonia import compare as comparing
+    from pneumonia.data import tables
     from pneumonia.data.store import open_store, read_split
 
     if not (DATA_DIR / "images.zarr").is_dir() or not (DATA_DIR / "splits.csv").is_file():
@@ -223,6 +306,8 @@ def _pictures(disagreements: Any, memory: float) -> list[tuple[str, bytes]]:
 
 def _print_champion(data: str) -> None:
     """The block that `make repro` ends with."""
+    from pneumonia.data import tables
+    from pneumonia.metrics.text import format_with_interval
     from pneumonia.tracking import registry, runs
 
     table = registry.versions(data)

@@ -109,6 +109,11 @@ class Explain(Section):
     n_samples: Annotated[int, Field(ge=1)]
 
 
+class Export(Section):
+    max_difference: Annotated[float, Field(gt=0, le=0.01)]
+    false_alarms: Annotated[float, Field(gt=0, le=0.1)]
+
+
 class Promote(Section):
     min_common: Annotated[int, Field(ge=1)]
     min_gain: Annotated[float, Field(ge=0, lt=1)]
@@ -139,6 +144,7 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     explain: Explain
+    export: Export
     promote: Promote
     compute: Compute
 

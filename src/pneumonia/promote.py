@@ -18,6 +18,18 @@ STAYS = "the champion stays"
 FIRST_VERSION = 1
 """The registry never uses a number twice: the version with this one is the first, even if others were deleted."""
 
+SAME_RUN = "same_run_as"
+"""Tag of a further version of a train run, with another predictor: the number of the first version of the run.
+
+This number stands for the run, also after the first version was deleted.
+"""
+
+REGISTRATION = "registration"
+"""Tag of versions of a run that has several: a number that rises with each change of the predictor in use."""
+
+_STATE = ("crowned_at", "rolled_back_at", "predictions_lost_at", "without_champion")
+_AGAINST = "against_"
+
 Tags = Mapping[int, Mapping[str, str]]
 """Version number -> its tags: the registry of one data set."""
 
@@ -80,7 +92,7 @@ class Standing(NamedTuple):
 
 
 class Rollback(NamedTuple):
-    """The version to go back to, and those that are withdrawn for it, the champion first."""
+    """The version to go back to, and those that are withdrawn for it, the champion first; all are `canonical`."""
 
     champion: int
     aside: tuple[int, ...]
@@ -181,6 +193,47 @@ def without(decision: Decision, versions: str) -> Decision:
     )
 
 
+def run_number(registry: Tags, version: int) -> int:
+    """The number of the first version of the train run of a version; this version may be deleted."""
+    return int(registry[version].get(SAME_RUN, version))
+
+
+def same_run(registry: Tags, version: int) -> list[int]:
+    """The versions of the train run of a version, itself included, in the order of their numbers."""
+    number = run_number(registry, version)
+    return sorted(one for one in registry if run_number(registry, one) == number)
+
+
+def canonical(registry: Tags, version: int) -> int:
+    """The version that stands for all versions of a train run in comparisons: the earliest that exists.
+
+    Another predictor of the same network is another version, but no other model: it has the same predictions.
+    """
+    return same_run(registry, version)[0]
+
+
+def newest(registry: Tags, version: int) -> int:
+    """The version with the predictor that was registered last for a train run: it has the alias if the run is champion.
+
+    Args:
+        version: any version of the run.
+    """
+    return max(same_run(registry, version), key=lambda one: (int(registry[one].get(REGISTRATION, 0)), one))
+
+
+def tags_of_run(registry: Tags, version: int) -> dict[str, str]:
+    """The tags of all versions of a train run; of different values that of the earliest version counts."""
+    return _merged(registry, same_run(registry, version))
+
+
+def state(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those tags that tell what happened to a model; all versions of its train run have them.
+
+    So they are not lost with a version that is deleted.
+    """
+    return {key: value for key, value in tags.items() if key in _STATE or key.startswith(_AGAINST)}
+
+
 def as_report(decision: Decision) -> dict[str, Any]:
     """A decision as in `promotion.json`; keys without a value are left out."""
     values = {name: value for name, value in decision._asdict().items() if value is not None}
@@ -232,7 +285,8 @@ def facts(
 def standing(registry: Tags, measure: Measure) -> Standing:
     """The champion of all versions: in the order of their numbers, each is compared with the best one before it.
 
-    Only versions that pass their gates (`eligible`) take part, and the first version (`FIRST_VERSION`), which is
+    The versions of a train run take part as one, by its `canonical` version; the number of its first version gives its
+    place. Only versions that pass their gates (`eligible`) take part, and the first version (`FIRST_VERSION`), which is
     champion until another one is better. If there are none, the earliest version is champion. Versions that were
     rolled back (`rolled_back_at`), or whose predictions are lost (`predictions_lost_at`), are left out.
 
@@ -246,12 +300,13 @@ def standing(registry: Tags, measure: Measure) -> Standing:
         registry: at least one version that has a `val_auc`.
         measure: called only for pairs with different images and without such a tag.
     """
-    contenders = _contenders(registry)
-    holder, *challengers = [one for one in contenders if _may_hold(one, registry[one])] or contenders[:1]
+    models = _models(registry)
+    contenders = _contenders(models)
+    holder, *challengers = [one for one in contenders if _may_hold(models, one)] or contenders[:1]
     displaced = None
     for challenger in challengers:
-        tags = registry[challenger]
-        gain = _gain(registry, challenger, holder, measure)
+        tags = models[challenger]
+        gain = _gain(models, challenger, holder, measure)
         if gain.auc > float(tags.get("min_gain", 0)) and gain.smaller >= int(tags.get("min_common", 1)):
             holder, displaced = challenger, holder
     return Standing(holder, displaced)
@@ -265,20 +320,22 @@ def rollback(registry: Tags, champion: int, choose: Callable[[Tags], Standing]) 
 
     Args:
         registry: all versions.
-        champion: the version with the alias.
+        champion: the `canonical` version of the train run that has the alias.
         choose: `standing` with its `measure`.
     """
+    models = _models(registry)
     former = [
         version
-        for version in _contenders(registry)
-        if version != champion and "crowned_at" in registry[version] and _may_hold(version, registry[version])
+        for version in _contenders(models)
+        if version != champion and "crowned_at" in models[version] and _may_hold(models, version)
     ]
     if not former:
         return None
-    target = max(former, key=lambda version: (registry[version]["crowned_at"], version))
+    target = max(former, key=lambda version: (models[version]["crowned_at"], version))
     aside = [champion]
     while True:
-        left = {version: tags for version, tags in registry.items() if version not in aside}
+        out = {run_number(registry, version) for version in aside}
+        left = {version: tags for version, tags in registry.items() if run_number(registry, version) not in out}
         best = choose(left).champion
         if best == target:
             return Rollback(target, tuple(aside))
@@ -292,27 +349,39 @@ def auc_gain(challenger: pd.DataFrame, holder: pd.DataFrame) -> Gain:
 
 
 def against(holder: int, gain: Gain) -> dict[str, str]:
-    """The tag with the result of a version against `holder`."""
-    return {f"against_{holder}": f"{gain.auc!r} on {gain.smaller}"}
+    """The tag with the result of a version against the train run with the `run_number` `holder`."""
+    return {f"{_AGAINST}{holder}": f"{gain.auc!r} on {gain.smaller}"}
 
 
-def _contenders(registry: Tags) -> list[int]:
+def _models(registry: Tags) -> Tags:
+    """`tags_of_run` of each train run, by its canonical version, in the order of the runs' numbers."""
+    runs: dict[int, list[int]] = {}
+    for version in sorted(registry):
+        runs.setdefault(run_number(registry, version), []).append(version)
+    return {members[0]: _merged(registry, members) for _, members in sorted(runs.items())}
+
+
+def _merged(registry: Tags, versions: list[int]) -> dict[str, str]:
+    return {key: value for version in reversed(versions) for key, value in registry[version].items()}
+
+
+def _contenders(models: Tags) -> list[int]:
     # A version that was registered by hand may have no AUC.
-    known = sorted(version for version, tags in registry.items() if "val_auc" in tags)
-    comparable = [version for version in known if "predictions_lost_at" not in registry[version]] or known
-    return [version for version in comparable if "rolled_back_at" not in registry[version]] or comparable
+    known = [version for version, tags in models.items() if "val_auc" in tags]
+    comparable = [version for version in known if "predictions_lost_at" not in models[version]] or known
+    return [version for version in comparable if "rolled_back_at" not in models[version]] or comparable
 
 
-def _may_hold(version: int, tags: Mapping[str, str]) -> bool:
+def _may_hold(models: Tags, version: int) -> bool:
     # Versions older than the gates have no tags `eligible`, `min_gain` and `min_common`.
-    return version == FIRST_VERSION or tags.get("eligible", "true") == "true"
+    return run_number(models, version) == FIRST_VERSION or models[version].get("eligible", "true") == "true"
 
 
-def _gain(registry: Tags, challenger: int, holder: int, measure: Measure) -> Gain:
-    mine, theirs = registry[challenger], registry[holder]
+def _gain(models: Tags, challenger: int, holder: int, measure: Measure) -> Gain:
+    mine, theirs = models[challenger], models[holder]
     if "val_digest" in mine and mine["val_digest"] == theirs.get("val_digest"):
         return Gain(float(mine["val_auc"]) - float(theirs["val_auc"]), int(mine["val_smaller"]))
-    if result := mine.get(f"against_{holder}"):
+    if result := mine.get(f"{_AGAINST}{run_number(models, holder)}"):
         auc, smaller = result.split(" on ")
         return Gain(float(auc), int(smaller))
     return measure(challenger, holder)

@@ -16,7 +16,9 @@ from mlflow.entities import Run
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.models import runtime
+from pneumonia.models.predictor import Predictor
 from pneumonia.tracking import runs
+from tests import predictors
 from tests.conftest import set_settings
 from tests.report.test_card import write_reports
 
@@ -82,6 +84,30 @@ def all_runs() -> list[Run]:
     return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
 
 
+@pytest.fixture(autouse=True)
+def empty_versions(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Versions of the registry contain nothing, which takes a tenth of the time; `real_versions` undoes it."""
+    if "real_versions" not in request.fixturenames:
+        monkeypatch.setattr(runs, "log_predictor", lambda run, folder: empty_model(run.run_id))
+
+
+@pytest.fixture
+def real_versions() -> None:
+    """Versions contain their predictor."""
+
+
+def empty_model(run_id: str) -> str:
+    """The id of a LoggedModel without files."""
+    made = mlflow.MlflowClient().create_logged_model(run_of(run_id).info.experiment_id, source_run_id=run_id)
+    mlflow.MlflowClient().finalize_logged_model(made.model_id, "READY")
+    return str(made.model_id)
+
+
+@pytest.fixture
+def answering(tmp_path: Path) -> Predictor:
+    return Predictor(predictors.write(tmp_path / "predictor", data="phantom", synthetic=True))
+
+
 @pytest.fixture(scope="module")
 def model() -> Any:
     runtime.start_keras(1)
@@ -124,9 +150,9 @@ def write_settings(folder: Path, **limits: float) -> None:
 def candidate(folder: Path, predictions: pd.DataFrame) -> Path:
     """A folder with all that the stage `promote` reads, of a model that was trained in the store of this moment."""
     with start() as run_id:
-        made = mlflow.MlflowClient().create_logged_model(run_of(run_id).info.experiment_id, source_run_id=run_id)
-        mlflow.MlflowClient().finalize_logged_model(made.model_id, "READY")
-    tables.write_json(RECORD | {"run_id": run_id, "model_id": made.model_id}, folder / "models" / "run.json")
+        model_id = empty_model(run_id)
+    tables.write_json(RECORD | {"run_id": run_id, "model_id": model_id}, folder / "models" / "run.json")
+    predictors.write(folder / "models" / "predictor", data="phantom", synthetic=True)
     (folder / "models" / "model.keras").write_bytes(b"never read")
     tables.write_table(pd.concat([predictions, predictions.assign(split="test")]), folder / "reports/predictions.csv")
     write_reports(folder / "reports")

@@ -11,7 +11,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,22 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 from pneumonia import UserError, promote
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
+from pneumonia.models.predictor import Predictor
 from pneumonia.tracking import registry, restore, runs
-from tests.conftest import set_settings
-from tests.tracking.conftest import LIMITS, RECORD, ROOT, all_runs, candidate, predictions_of, run_of, start
+from tests import predictors
+from tests.conftest import png, set_settings
+from tests.test_pipeline import import_closure
+from tests.tracking.conftest import (
+    LIMITS,
+    RECORD,
+    ROOT,
+    all_runs,
+    candidate,
+    empty_model,
+    predictions_of,
+    run_of,
+    start,
+)
 
 
 def test_a_failing_stage_leaves_a_failed_run(root: Path) -> None:
@@ -59,6 +74,11 @@ def version_of(number: int) -> Any:
     return mlflow.MlflowClient().get_model_version("pneumonia-phantom", str(number))
 
 
+def tags_of(number: int) -> dict[str, str]:
+    """The tags of a version, without the digest of its predictor."""
+    return {name: value for name, value in registry.version_tags("phantom")[number].items() if "digest" not in name}
+
+
 def crown(number: int) -> None:
     registry.set_champion("phantom", lambda tags: (number,))
 
@@ -68,18 +88,23 @@ def latest(tags: registry.Registry) -> tuple[int]:
     return (max(version for version in tags if "rolled_back_at" not in tags[version]),)
 
 
-def test_a_model_registered_twice_has_one_version(root: Path, trained: runs.TrainRun, model: Any) -> None:
-    assert registry.register("phantom", trained, {"val_auc": 0.8, "weights": "none"}) == 1
-    assert registry.register("phantom", trained, {"val_auc": 0.9}) == 1
-    assert registry.register("phantom", another_run(model), {}) == 2
-    assert registry.version_tags("phantom") == {1: {"val_auc": "0.9", "weights": "none"}, 2: {}}
+def test_a_model_registered_twice_has_one_version(
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
+) -> None:
+    assert registry.register("phantom", trained, answering, {"val_auc": 0.8, "weights": "none"}) == 1
+    assert registry.register("phantom", trained, answering, {"val_auc": 0.9}) == 1
+    assert registry.register("phantom", another_run(model), answering, {}) == 2
+    assert tags_of(1) == {"val_auc": "0.9", "weights": "none"}
+    assert tags_of(2) == {}
     assert version_of(1).run_id == trained.run_id
 
 
-def test_facts_that_change_ask_for_a_new_decision_and_others_do_not(root: Path, trained: runs.TrainRun) -> None:
+def test_facts_that_change_ask_for_a_new_decision_and_others_do_not(
+    answering: Predictor, root: Path, trained: runs.TrainRun
+) -> None:
     def known(facts: dict[str, Any], **origin: str) -> dict[str, str]:
-        assert registry.register("phantom", trained, facts, origin) == 1
-        return registry.version_tags("phantom")[1]
+        assert registry.register("phantom", trained, answering, facts, origin) == 1
+        return tags_of(1)
 
     known({"val_auc": 0.8}, git_commit="a")
     registry.tag_version("phantom", 1, {"reason": "the first"})
@@ -94,7 +119,7 @@ def test_facts_that_change_ask_for_a_new_decision_and_others_do_not(root: Path, 
 
 
 def test_a_run_that_another_process_registers_at_the_same_moment_keeps_one_version(
-    root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch
+    answering: Predictor, root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a server, where no lock keeps another process out: both find no version, both make one."""
     real = mlflow.register_model
@@ -104,13 +129,13 @@ def test_a_run_that_another_process_registers_at_the_same_moment_keeps_one_versi
         return real(*arguments, **options)
 
     monkeypatch.setattr(mlflow, "register_model", both)
-    assert registry.register("phantom", trained, {"val_auc": 0.8}) == 1
-    assert registry.version_tags("phantom") == {1: {"val_auc": "0.8"}}
-    assert registry.register("phantom", trained, {"val_auc": 0.8}) == 1
+    assert registry.register("phantom", trained, answering, {"val_auc": 0.8}) == 1
+    assert list(registry.version_tags("phantom")) == [1]
+    assert registry.register("phantom", trained, answering, {"val_auc": 0.8}) == 1
 
 
 def test_a_version_comes_into_being_with_its_tags(
-    root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch
+    answering: Predictor, root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Set one by one afterwards, another process could see a version without them."""
 
@@ -118,34 +143,311 @@ def test_a_version_comes_into_being_with_its_tags(
         raise AssertionError("a tag of its own")
 
     monkeypatch.setattr(mlflow.MlflowClient, "set_model_version_tag", refuse)
-    registry.register("phantom", trained, {"val_auc": 0.8, "eligible": "true"})
-    assert registry.version_tags("phantom") == {1: {"val_auc": "0.8", "eligible": "true"}}
+    registry.register("phantom", trained, answering, {"val_auc": 0.8, "eligible": "true"})
+    assert tags_of(1) == {"val_auc": "0.8", "eligible": "true"}
 
 
-def test_the_champion_is_who_was_crowned_last(root: Path, trained: runs.TrainRun, model: Any) -> None:
+# --- several predictors of one train run ---
+
+
+def other(tmp_path: Path, caution: str) -> Predictor:
+    return Predictor(predictors.write(tmp_path / caution, data="phantom", caution=caution))
+
+
+def test_another_predictor_of_a_run_is_another_version_and_the_same_is_not(
+    answering: Predictor, root: Path, trained: runs.TrainRun, tmp_path: Path
+) -> None:
+    again = other(tmp_path, "again")
+    assert registry.register("phantom", trained, answering, {"val_auc": 0.8}) == 1
+    assert registry.register("phantom", trained, again, {"val_auc": 0.8}) == 2
+    assert registry.register("phantom", trained, answering, {"val_auc": 0.8}) == 1
+    assert registry.register("phantom", trained, again, {"val_auc": 0.8}) == 2
+    assert registry.version_tags("phantom")[2]["same_run_as"] == "1"
+
+
+def test_another_predictor_of_the_champion_takes_over_the_alias_without_a_contest(
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, tmp_path: Path
+) -> None:
+    choose = registry.by_evidence("phantom")
+    facts = {"val_auc": 0.8, "val_digest": "v", "val_smaller": 20}
+    registry.register("phantom", trained, answering, facts)
+    registry.register("phantom", another_run(model), answering, facts | {"val_auc": 0.7})
+    registry.set_champion("phantom", choose)
+    assert registry.champion("phantom").version == 1
+    registry.register("phantom", trained, other(tmp_path, "again"), facts)
+    registry.set_champion("phantom", choose)
+    assert registry.champion("phantom").version == 3
+    registry.register("phantom", another_run(model), answering, facts | {"val_auc": 0.9})
+    registry.set_champion("phantom", choose)
+    assert registry.champion("phantom").version == 4
+    assert registry.roll_back("phantom", promote.rollback, choose) == "pneumonia-phantom: version 3 is champion again"
+
+
+def test_another_predictor_of_a_run_that_was_rolled_back_stays_out(
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, tmp_path: Path
+) -> None:
+    choose = registry.by_evidence("phantom")
+    facts = {"val_digest": "v", "val_smaller": 20}
+    registry.register("phantom", trained, answering, facts | {"val_auc": 0.7})
+    registry.set_champion("phantom", choose)
+    better = another_run(model)
+    registry.register("phantom", better, answering, facts | {"val_auc": 0.8})
+    registry.set_champion("phantom", choose)
+    registry.roll_back("phantom", promote.rollback, choose)
+    registry.register("phantom", better, other(tmp_path, "again"), facts | {"val_auc": 0.8})
+    registry.set_champion("phantom", choose)
+    assert registry.champion("phantom").version == 1
+
+
+def unlogged_run() -> runs.TrainRun:
+    """A train run without a network."""
+    with start() as run_id:
+        return runs.TrainRun(run_id, "m-0", adopted=False)
+
+
+FACTS = {"val_auc": 0.8, "val_digest": "v", "val_smaller": 20, "eligible": "true"}
+
+
+def promoted(run: runs.TrainRun, predictor: Predictor, **changes: Any) -> tuple[int, int]:
+    """The version of a predictor, and the champion after its registration."""
+    version = registry.register("phantom", run, predictor, FACTS | changes)
+    registry.set_champion("phantom", registry.by_evidence("phantom"))
+    return version, registry.champion("phantom").version
+
+
+def delete(version: int) -> None:
+    mlflow.MlflowClient().delete_model_version("pneumonia-phantom", str(version))
+
+
+def test_an_earlier_predictor_that_is_registered_again_is_in_use(
+    answering: Predictor, root: Path, tmp_path: Path
+) -> None:
+    run, again = unlogged_run(), other(tmp_path, "again")
+    record = RECORD | {"run_id": run.run_id}
+
+    def in_use() -> list[bool]:
+        return [registry.is_registered("phantom", record, one.digest) for one in (answering, again)]
+
+    assert promoted(run, answering) == (1, 1)
+    assert in_use() == [True, False]
+    assert promoted(run, again) == (2, 2)
+    assert in_use() == [False, True]
+    assert promoted(run, answering) == (1, 1)
+    assert in_use() == [True, False]
+    before = registry.version_tags("phantom")
+    assert promoted(run, answering) == (1, 1)
+    assert registry.version_tags("phantom") == before
+    assert promoted(run, other(tmp_path, "third")) == (3, 3)
+    registry.register("phantom", run, again, FACTS)  # killed before the alias was set
+    assert in_use() == [False, False]
+
+
+def test_a_run_that_was_rolled_back_stays_out_when_its_first_version_is_deleted(
+    answering: Predictor, root: Path, tmp_path: Path
+) -> None:
+    first, better = unlogged_run(), unlogged_run()
+    again, third = other(tmp_path, "again"), other(tmp_path, "third")
+    assert promoted(first, answering) == (1, 1)
+    assert promoted(better, answering, val_auc=0.9) == (2, 2)
+    assert promoted(better, again, val_auc=0.9) == (3, 3)
+    registry.roll_back("phantom", promote.rollback, registry.by_evidence("phantom"))
+    assert promoted(better, third, val_auc=0.9) == (4, 1)
+    delete(2)
+    assert promoted(first, again) == (5, 5)
+    assert promoted(better, other(tmp_path, "fourth"), val_auc=0.9) == (6, 5)
+    for version in (3, 4):
+        delete(version)
+    assert promoted(better, again, val_auc=0.9) == (7, 5)
+    tags = registry.version_tags("phantom")
+    assert {tags[version]["same_run_as"] for version in (6, 7)} == {"2"}
+    for version in (6, 7):
+        mlflow.MlflowClient().delete_model_version_tag("pneumonia-phantom", str(version), "rolled_back_at")
+    assert promoted(better, again, val_auc=0.9) == (7, 7), "without the tag it competes again"
+
+
+def test_a_champion_whose_first_version_is_deleted_is_champion_and_can_be_rolled_back(
+    answering: Predictor, root: Path, tmp_path: Path
+) -> None:
+    choose = registry.by_evidence("phantom")
+    first, better = unlogged_run(), unlogged_run()
+    again = other(tmp_path, "again")
+    promoted(first, answering)
+    promoted(first, again)
+    promoted(better, answering, val_auc=0.9)
+    assert promoted(better, again, val_auc=0.9) == (4, 4)
+    delete(1)
+    delete(3)
+    assert promoted(first, again) == (2, 4)
+    assert registry.roll_back("phantom", promote.rollback, choose) == "pneumonia-phantom: version 2 is champion again"
+    delete(4)
+    assert promoted(first, again) == (2, 2)
+
+
+def test_all_versions_of_a_withdrawn_run_say_so(answering: Predictor, root: Path, tmp_path: Path) -> None:
+    first, better = unlogged_run(), unlogged_run()
+    promoted(first, answering)
+    promoted(better, answering, val_auc=0.9)
+    promoted(better, other(tmp_path, "again"), val_auc=0.9)
+    for version in (2, 3):
+        registry.record_decision("phantom", version, {"reason": "higher", "promoted": "true"})
+    registry.roll_back("phantom", promote.rollback, registry.by_evidence("phantom"))
+    tags = registry.version_tags("phantom")
+    reasons = {2: "rolled back with version 3: version 1 is champion again"}
+    reasons[3] = "rolled back: version 1 is champion again"
+    for version, reason in reasons.items():
+        assert tags[version]["promoted"] == "false"
+        assert tags[version]["rolled_back_at"]
+        assert tags[version]["reason"] == version_of(version).description == reason
+    assert list(registry.versions("phantom")["why"])[:2] == [reasons[3], reasons[2]]
+
+
+# --- versions that answer ---
+
+
+@pytest.mark.usefixtures("real_versions")
+def test_a_version_takes_image_files_and_gives_the_answers_of_its_predictor(
+    answering: Predictor, root: Path, trained: runs.TrainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow puts the code of the version first
+    registry.register("phantom", trained, answering, {"val_auc": 0.8})
+    crown(1)
+    films = [png(np.full((40, 50), level, np.uint8)) for level in (90, 170)]
+    expected = answering.predict(films).assign(version="1")
+    version = mlflow.pyfunc.load_model("models:/pneumonia-phantom@champion")
+    pd.testing.assert_frame_equal(version.predict(pd.DataFrame({"image": films})), expected)
+    assert sys.modules[Predictor.__module__].Predictor is Predictor, "the project stays the one that was imported"
+    assert not Path(import_module("pneumonia.report.answers").__file__).is_relative_to(root)
+    assert version_of(1).run_id == trained.run_id
+    assert list(version.metadata.signature.outputs.input_names()) == list(expected)
+    assert not list((root / "mlruns").rglob("*.pkl"))
+    folder, number, run_id = registry.predictor("models:/pneumonia-phantom@champion", tmp_path / "cache")
+    assert (number, run_id) == ("1", trained.run_id)
+    assert Predictor(folder).digest == answering.digest
+    shutil.rmtree(root / "mlruns" / "artifacts")
+    assert registry.predictor("models:/pneumonia-phantom/1", tmp_path / "cache")[0] == folder, "it was copied before"
+
+
+@pytest.mark.usefixtures("real_versions")
+def test_a_version_is_copied_whole_and_once_or_not_at_all(
+    answering: Predictor, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.register("phantom", unlogged_run(), answering, FACTS)
+    uri, cache = "models:/pneumonia-phantom/1", tmp_path / "cache"
+    (stored,) = (root / "mlruns" / "artifacts").rglob("artifacts/predictor")
+    network = (stored / "model.onnx").read_bytes()
+
+    def refused() -> None:
+        with pytest.raises(UserError, match="is version 1, but files of its predictor are missing or damaged in /"):
+            registry.predictor(uri, cache)
+
+    (stored / "model.onnx").write_bytes(network[:-1])
+    refused()
+    (stored / "model.onnx").unlink()
+    refused()
+    stored.parents[1].rename(tmp_path / "away")
+    refused()
+    shutil.rmtree(stored.parents[1], ignore_errors=True)
+    (tmp_path / "away").rename(stored.parents[1])
+    (stored / "model.onnx").write_bytes(network)
+
+    downloads, real = [], mlflow.artifacts.download_artifacts
+
+    def slow(*arguments: Any, **options: Any) -> str:
+        downloads.append(arguments)
+        time.sleep(0.2)
+        return str(real(*arguments, **options))
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", slow)
+    with ThreadPoolExecutor() as pool:
+        copies = list(pool.map(lambda _: registry.predictor(uri, cache), range(4)))
+    assert set(copies) == {(cache / answering.digest, "1", copies[0][2])}
+    assert len(downloads) == 1
+    assert Predictor(copies[0][0]).digest == answering.digest
+
+
+def test_a_server_that_does_not_answer_is_one_short_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    runs.open_store()
+    with pytest.raises(UserError) as refusal:
+        registry.predictor("models:/pneumonia-phantom@champion", tmp_path)
+    assert str(refusal.value) == (
+        "the MLflow store http://127.0.0.1:9 cannot be reached (connection refused); check MLFLOW_TRACKING_URI, or "
+        "use a folder: --model models/predictor"
+    )
+
+
+def test_a_network_that_is_gone_is_one_line(root: Path, tmp_path: Path) -> None:
+    with start() as run_id:
+        runs.tag(model_id=empty_model(run_id))
+    with pytest.raises(
+        UserError, match=f"the Keras network of the train run {run_id} is missing from the MLflow store"
+    ):
+        registry.network(run_id, tmp_path)
+
+
+def test_modules_that_a_version_carries_are_those_that_the_predictor_imports() -> None:
+    closure = import_closure("src/pneumonia/models/predictor.py") | {"src/pneumonia/__init__.py"}
+    carried = {f"src/pneumonia/{name}" for name in runs.CARRIED if not name.endswith("/__init__.py")}
+    assert carried == closure
+
+
+def test_an_unknown_version_is_one_line_with_the_known_ones(answering: Predictor, root: Path, tmp_path: Path) -> None:
+    runs.open_store(root)
+    with pytest.raises(
+        UserError, match=r"no such registered model, alias or version \(versions of .*: none\); make repro"
+    ):
+        registry.predictor("models:/pneumonia-phantom@champion", tmp_path)
+
+
+def test_a_version_of_an_earlier_release_says_that_it_has_no_predictor(
+    root: Path, trained: runs.TrainRun, tmp_path: Path
+) -> None:
+    mlflow.register_model(f"models:/{trained.model_id}", "pneumonia-phantom")
+    with pytest.raises(
+        UserError, match="is version 1, which an earlier release registered without a predictor; dvc repro"
+    ):
+        registry.predictor("models:/pneumonia-phantom/1", tmp_path)
+
+
+def test_a_predictor_takes_over_from_a_version_of_an_earlier_release(
+    answering: Predictor, root: Path, trained: runs.TrainRun
+) -> None:
+    mlflow.register_model(f"models:/{trained.model_id}", "pneumonia-phantom", tags={"val_auc": "0.8"})
+    registry.set_champion("phantom", registry.by_evidence("phantom"))
+    assert registry.register("phantom", trained, answering, {"val_auc": 0.8}) == 2
+    registry.set_champion("phantom", registry.by_evidence("phantom"))
+    assert registry.champion("phantom").version == 2
+
+
+def test_the_champion_is_who_was_crowned_last(
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
+) -> None:
     assert registry.champion("phantom") is None  # no such name
-    registry.register("phantom", trained, {})
+    registry.register("phantom", trained, answering, {})
     assert registry.champion("phantom") is None  # a name without a champion
     crown(1)
     assert registry.champion("phantom") == registry.Champion(1, trained.run_id)
     better = another_run(model)
-    crown(registry.register("phantom", better, {}))
+    crown(registry.register("phantom", better, answering, {}))
     assert registry.champion("phantom") == registry.Champion(2, better.run_id)
     reigns = {version: tags["crowned_at"] for version, tags in registry.version_tags("phantom").items()}
     assert reigns[1] < reigns[2]
 
 
-def test_a_champion_that_stays_is_not_crowned_again(root: Path, trained: runs.TrainRun) -> None:
-    registry.register("phantom", trained, {})
+def test_a_champion_that_stays_is_not_crowned_again(answering: Predictor, root: Path, trained: runs.TrainRun) -> None:
+    registry.register("phantom", trained, answering, {})
     crown(1)
     before = registry.version_tags("phantom")
     assert registry.set_champion("phantom", lambda tags: (1, "more")) == (before, (1, "more"))
     assert registry.version_tags("phantom") == before
 
 
-def test_who_has_set_the_champion_looks_again(root: Path, trained: runs.TrainRun, model: Any) -> None:
+def test_who_has_set_the_champion_looks_again(
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
+) -> None:
     """A better version that comes while the alias is being set is not overlooked."""
-    registry.register("phantom", trained, {"val_auc": 0.5})
+    registry.register("phantom", trained, answering, {"val_auc": 0.5})
     seen = []
 
     def choose(tags: registry.Registry) -> tuple[int]:
@@ -167,10 +469,10 @@ def test_who_has_set_the_champion_looks_again(root: Path, trained: runs.TrainRun
 
 @pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias"])
 def test_a_tag_or_alias_that_another_process_makes_at_the_same_moment_is_set_again(
-    root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch, call: str
+    answering: Predictor, root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """MLflow answers the slower of the two with the broken constraint of its database, seen with twenty at once."""
-    registry.register("phantom", trained, {})
+    registry.register("phantom", trained, answering, {})
     real, failures = getattr(mlflow.MlflowClient, call), [BAD_REQUEST]
 
     def collide(*arguments: Any) -> None:
@@ -188,8 +490,8 @@ def test_a_tag_or_alias_that_another_process_makes_at_the_same_moment_is_set_aga
         crown(1)
 
 
-def test_each_data_set_has_its_own_champion(root: Path, trained: runs.TrainRun) -> None:
-    registry.register("phantom", trained, {})
+def test_each_data_set_has_its_own_champion(answering: Predictor, root: Path, trained: runs.TrainRun) -> None:
+    registry.register("phantom", trained, answering, {})
     crown(1)
     assert registry.champion("chest_xray") is None
     assert registry.version_tags("chest_xray") == {}
@@ -205,14 +507,16 @@ def test_a_registry_out_of_reach_is_not_one_without_a_champion(root: Path, monke
         registry.champion("phantom")
 
 
-def test_a_version_is_described_in_plain_words(root: Path, trained: runs.TrainRun) -> None:
-    registry.register("phantom", trained, {})
+def test_a_version_is_described_in_plain_words(answering: Predictor, root: Path, trained: runs.TrainRun) -> None:
+    registry.register("phantom", trained, answering, {})
     registry.record_decision("phantom", 1, {"reason": "the first model of this data set"})
     assert version_of(1).description == "the first model of this data set"
 
 
-def test_predictions_of_a_version_are_those_of_its_run(root: Path, trained: runs.TrainRun, tmp_path: Path) -> None:
-    registry.register("phantom", trained, {})
+def test_predictions_of_a_version_are_those_of_its_run(
+    answering: Predictor, root: Path, trained: runs.TrainRun, tmp_path: Path
+) -> None:
+    registry.register("phantom", trained, answering, {})
     assert registry.version_predictions("phantom", 1).empty
     (tmp_path / "predictions.csv").write_text("sha256,split,label,score\nff,val,1,0.5\n")
     runs.mirror(trained, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
@@ -220,10 +524,10 @@ def test_predictions_of_a_version_are_those_of_its_run(root: Path, trained: runs
 
 
 def test_what_was_rolled_back_stays_out_when_it_is_registered_again(
-    root: Path, trained: runs.TrainRun, model: Any
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
 ) -> None:
-    registry.register("phantom", trained, {"eligible": "true"})
-    registry.register("phantom", another_run(model), {"eligible": "true"})
+    registry.register("phantom", trained, answering, {"eligible": "true"})
+    registry.register("phantom", another_run(model), answering, {"eligible": "true"})
     crown(1)
     asked = []
 
@@ -235,14 +539,16 @@ def test_what_was_rolled_back_stays_out_when_it_is_registered_again(
     assert asked == [([1, 2], 1, 2)]
     assert registry.champion("phantom").version == 2
     assert version_of(1).description == "rolled back: version 2 is champion again"
-    registry.register("phantom", trained, {"eligible": "true", "val_auc": 0.9})
+    registry.register("phantom", trained, answering, {"eligible": "true", "val_auc": 0.9})
     tags = registry.version_tags("phantom")
     assert tags[1]["rolled_back_at"]
     assert tags[1].items() >= {"eligible": "true", "val_auc": "0.9", "promoted": "false"}.items()
 
 
-def test_plan_tags_and_crown_of_a_rollback_are_under_one_lock(root: Path, trained: runs.TrainRun) -> None:
-    registry.register("phantom", trained, {})
+def test_plan_tags_and_crown_of_a_rollback_are_under_one_lock(
+    answering: Predictor, root: Path, trained: runs.TrainRun
+) -> None:
+    registry.register("phantom", trained, answering, {})
     crown(1)
     lock = FileLock(root / "mlruns" / "mlflow.db.registry.lock", timeout=0)
     held = []
@@ -260,11 +566,11 @@ def test_plan_tags_and_crown_of_a_rollback_are_under_one_lock(root: Path, traine
 
 
 def test_a_promotion_between_reading_and_planning_is_planned_for(
-    root: Path, trained: runs.TrainRun, model: Any
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
 ) -> None:
     """As on a server, where no lock keeps another process out."""
-    registry.register("phantom", trained, {})
-    registry.register("phantom", another_run(model), {})
+    registry.register("phantom", trained, answering, {})
+    registry.register("phantom", another_run(model), answering, {})
     crown(2)
     better, asked = another_run(model), []
 
@@ -282,10 +588,10 @@ def test_a_promotion_between_reading_and_planning_is_planned_for(
 
 
 def test_who_was_promoted_during_a_rollback_is_champion_and_the_tags_say_so(
-    root: Path, trained: runs.TrainRun, model: Any, monkeypatch: pytest.MonkeyPatch
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.register("phantom", trained, {})
-    registry.register("phantom", another_run(model), {})
+    registry.register("phantom", trained, answering, {})
+    registry.register("phantom", another_run(model), answering, {})
     crown(2)
     better, real = another_run(model), registry.set_champion
 
@@ -294,18 +600,20 @@ def test_who_was_promoted_during_a_rollback_is_champion_and_the_tags_say_so(
         return real(*arguments)
 
     monkeypatch.setattr(registry, "set_champion", late)
-    said = "version 3 is champion, promoted at the same time"
+    said = "version 3 is champion now, promoted at the same time"
     assert registry.roll_back("phantom", lambda *_: (1, (2,)), latest) == f"pneumonia-phantom: {said}"
     assert version_of(2).description == registry.version_tags("phantom")[2]["reason"] == f"rolled back: {said}"
 
 
-def test_without_an_earlier_champion_a_rollback_is_one_line(root: Path, trained: runs.TrainRun) -> None:
+def test_without_an_earlier_champion_a_rollback_is_one_line(
+    answering: Predictor, root: Path, trained: runs.TrainRun
+) -> None:
     runs.open_store()
     with pytest.raises(
         UserError, match=r"^pneumonia-phantom: no version to go back to, there is no champion yet; train "
     ):
         registry.roll_back("phantom", lambda *_: None, latest)
-    registry.register("phantom", trained, {})
+    registry.register("phantom", trained, answering, {})
     crown(1)
     with pytest.raises(UserError, match="version 1 has no champion before it; train and promote another model"):
         registry.roll_back("phantom", lambda *_: None, latest)

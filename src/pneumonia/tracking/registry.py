@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -17,18 +18,23 @@ from typing import Any, NamedTuple, TypeVar
 import mlflow
 import pandas as pd
 from filelock import FileLock
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pneumonia import UserError, promote, workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
+from pneumonia.models.predictor import FACTS, NETWORK, Predictor
 from pneumonia.tracking import restore, runs
 
 CHAMPION = "champion"
 ROLLED_BACK = "rolled_back_at"
 LOST = "predictions_lost_at"
+PREDICTOR = "predictor_digest"
 WITHOUT = "without_champion"
 """Tag of a version with the numbers of the champions that were left out for it."""
+
+OR_A_FOLDER = ", or use a folder: --model models/predictor"
 
 Registry = Mapping[int, Mapping[str, str]]
 """Version number of a registered model -> tags of the version."""
@@ -56,46 +62,85 @@ class Scored(NamedTuple):
     predictions: pd.DataFrame
 
 
-def is_registered(data: str, record: Mapping[str, Any]) -> bool:
-    """Whether this store has a champion, and a version of the model of `models/run.json`."""
-    run = runs.find_train_run(record)
-    return bool(run and _versions(data, run) and champion(data))
+def is_registered(data: str, record: Mapping[str, Any], predictor_digest: str) -> bool:
+    """Whether this store has a champion, and this predictor is in use for the model of `models/run.json`."""
+    run, holder = runs.find_train_run(record), champion(data)
+    versions = _versions(data, run, predictor_digest) if run and holder else []
+    if not run or not holder or not versions:
+        return False
+    in_use = promote.newest(version_tags(data), versions[0])
+    return in_use in versions and (holder.run_id != run.run_id or holder.version == in_use)
 
 
-def register(data: str, run: runs.TrainRun, facts: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> int:
-    """The version of a train run's model in the registry; a model is registered only once.
+def register(
+    data: str,
+    run: runs.TrainRun,
+    predictor: Predictor,
+    facts: Mapping[str, Any],
+    origin: Mapping[str, str] | None = None,
+) -> int:
+    """The version of a train run and its predictor in the registry; they are registered only once.
 
-    A new version is created together with its tags, so that no other process sees it without them. An existing version
-    keeps its tags and its decision, unless a fact has changed: then all tags are set again and the tag `reason` is
-    removed. A version without it has no decision yet.
+    A new version is created together with its tags, so that no other process sees it without them. Another predictor
+    of a registered run is a new version with the tag `same_run_as` and the `promote.state` of the run. The predictor
+    that was registered last is in use (`promote.newest`), also if it was registered before. An existing version keeps
+    its tags and its decision, unless a fact has changed: then all tags are set again and the tag `reason` is removed.
+    A version without it has no decision yet.
 
     Args:
+        predictor: of the folder that the version will contain.
         facts: what the decision depends on: results, data and limits.
         origin: of the model; a change of it needs no new decision.
     """
     name, client = runs.registered_name(data), mlflow.MlflowClient()
-    fact_tags, origin = {key: str(value) for key, value in facts.items()}, dict(origin or {})
+    tags = {key: str(value) for key, value in facts.items()}
+    origin = dict(origin or {}) | {PREDICTOR: predictor.digest}
     with registry_lock():
-        versions = _versions(data, run)
-        if not versions:
-            new_version = int(mlflow.register_model(f"models:/{run.model_id}", name, tags=fact_tags | origin).version)
-            version = min(_versions(data, run))
+        earlier = _versions(data, run)
+        registry = version_tags(data)
+        if not _versions(data, run, predictor.digest):
+            model_id = runs.log_predictor(run, predictor.folder)
+            known = _of_run(registry, min(earlier)) if earlier else {}
+            created = mlflow.register_model(f"models:/{model_id}", name, tags=tags | origin | known)
+            new_version = int(created.version)
+            version = min(_versions(data, run, predictor.digest))
             if version != new_version:  # on a server another process has registered the same run at the same time
                 client.delete_model_version(name, str(new_version))
-            return version
-        version = min(versions)
-        tags = client.get_model_version(name, str(version)).tags
-        if fact_tags.items() <= tags.items():
-            tag_version(
-                data,
-                version,
-                {**origin, **{key: tags[key] for key in origin.keys() & tags.keys() - {"dvc_lock_digest"}}},
-            )
-            return version
-        if "reason" in tags:
-            client.delete_model_version_tag(name, str(version), "reason")
-        tag_version(data, version, fact_tags | origin)
+            else:
+                runs.log_version(model_id, name, version)
+        else:
+            version = min(_versions(data, run, predictor.digest))
+            if promote.newest(registry, version) != version:
+                tag_version(data, version, _next_registration(registry, version))
+        for one in earlier:
+            _renew(data, one, tags, origin if one == version else {})
         return version
+
+
+def _of_run(registry: Registry, version: int) -> dict[str, str]:
+    """The tags that a further version of the train run of a version begins with."""
+    number = promote.run_number(registry, version)
+    history = promote.state(promote.tags_of_run(registry, version))
+    return history | {promote.SAME_RUN: str(number)} | _next_registration(registry, version)
+
+
+def _next_registration(registry: Registry, version: int) -> dict[str, str]:
+    """The tag of the version of a train run that is registered now; a number, because clocks may differ."""
+    counts = [registry[one].get(promote.REGISTRATION, "0") for one in promote.same_run(registry, version)]
+    return {promote.REGISTRATION: str(max(map(int, counts)) + 1)}
+
+
+def _renew(data: str, version: int, facts: Mapping[str, str], origin: Mapping[str, str]) -> None:
+    """Set the tags of a version again; if a fact has changed, its decision is removed."""
+    name, client = runs.registered_name(data), mlflow.MlflowClient()
+    tags = client.get_model_version(name, str(version)).tags
+    if facts.items() <= tags.items():
+        kept = {key: tags[key] for key in origin.keys() & tags.keys() - {"dvc_lock_digest"}}
+        tag_version(data, version, {**origin, **kept})
+        return
+    if "reason" in tags:
+        client.delete_model_version_tag(name, str(version), "reason")
+    tag_version(data, version, {**facts, **origin})
 
 
 def champion(data: str) -> Champion | None:
@@ -143,6 +188,7 @@ def submit(
     *,
     synthetic: bool,
     model_path: Path,
+    predictor: Predictor,
     test_split: str,
     without_champion: bool = False,
 ) -> Outcome:
@@ -158,6 +204,7 @@ def submit(
         limits: section `promote` of params.yaml.
         synthetic: whether the data set is.
         model_path: file of the model.
+        predictor: of the model.
         test_split: of `rebalance.json`.
         without_champion: leave out each champion whose predictions are lost.
 
@@ -169,26 +216,37 @@ def submit(
     facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
     origin = lineage(model_path, record) | {"test_split": test_split}
     with registry_lock():  # so that a rollback sees no version without a decision
-        version = register(data, run, {**facts, **promote.facts(predictions, **conditions)}, origin)
-        if LOST in version_tags(data)[version]:  # its predictions have been logged again
-            mlflow.MlflowClient().delete_model_version_tag(runs.registered_name(data), str(version), LOST)
-        left_out = _leave_out_lost(data, version) if without_champion else []
+        version = register(data, run, predictor, {**facts, **promote.facts(predictions, **conditions)}, origin)
+        first = promote.canonical(version_tags(data), version)
+        known = version_tags(data)
+        for one in promote.same_run(known, first):
+            if LOST in known[one]:  # its predictions have been logged again
+                mlflow.MlflowClient().delete_model_version_tag(runs.registered_name(data), str(one), LOST)
+        left_out = _leave_out_lost(data, first) if without_champion else []
         registry, (holder, displaced) = set_champion(data, by_evidence(data))
         for lost in left_out:
-            record_decision(data, lost, {"reason": f"left out, its predictions are lost: version {holder} is champion"})
-        rival = _rival(version, holder, displaced)
+            reason = f"left out, its predictions are lost: version {promote.newest(registry, holder)} is champion"
+            for one in promote.same_run(registry, lost):
+                record_decision(data, one, {"reason": reason})
+        rival = _rival(first, holder, displaced)
         rival_predictions = version_predictions(data, rival) if rival else None
         if rival and rival_predictions is not None and rival_predictions.empty:
             raise _lost(data, rival)
-        decision = promote.decide(predictions, rival_predictions, first=version == promote.FIRST_VERSION, **conditions)
-        tags = registry[version]
-        decision = promote.settled(decision, version, holder, tags)
-        decision = promote.without(decision, tags.get(WITHOUT, ""))
+        is_first = promote.run_number(registry, first) == promote.FIRST_VERSION
+        decision = promote.decide(predictions, rival_predictions, first=is_first, **conditions)
+        of_run = promote.tags_of_run(registry, first)
+        decision = promote.settled(decision, first, holder, of_run)
+        decision = promote.without(decision, of_run.get(WITHOUT, ""))
+        tags = registry[first]
         if "reason" not in tags or (decision.promoted and tags["promoted"] == "false"):
-            record_decision(data, version, promote.as_tags(decision))
+            record_decision(data, first, promote.as_tags(decision))
+        other = promote.as_tags(decision) | {"reason": f"another predictor of version {first}: {decision.reason}"}
+        for one in promote.same_run(registry, first)[1:]:
+            if "reason" not in registry[one]:
+                record_decision(data, one, other)
     runs.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
     runs.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
-    return Outcome(version, holder, decision, facts | origin)
+    return Outcome(version, promote.newest(registry, holder), decision, facts | origin)
 
 
 def require_comparable(record: Mapping[str, Any]) -> None:
@@ -237,12 +295,13 @@ def _leave_out_lost(data: str, version: int) -> list[int]:
     """Tag the versions that would be compared with `version` but have no predictions; returns their numbers."""
     left_out: list[int] = []
     while True:
-        rival = _rival(version, *by_evidence(data)(version_tags(data)))
+        registry = version_tags(data)
+        rival = _rival(version, *by_evidence(data)(registry))
         if not rival or len(version_predictions(data, rival)):
             return left_out
         left_out.append(rival)
-        tag_version(data, rival, {LOST: _now(), "promoted": "false"})
-        tag_version(data, version, {WITHOUT: ", ".join(map(str, left_out))})
+        _tag_run(data, rival, {LOST: _now(), "promoted": "false"})
+        _tag_run(data, version, {WITHOUT: ", ".join(map(str, left_out))})
 
 
 def _rival(version: int, holder: int, displaced: int | None) -> int | None:
@@ -298,10 +357,11 @@ def set_champion(data: str, choose: Callable[[Registry], Choice]) -> tuple[Regis
             tags = version_tags(data)
             choice = choose(tags)
             current = champion(data)
-            if current and current.version == choice[0]:
+            newest = promote.newest(tags, choice[0])
+            if current and current.version == newest:
                 return tags, choice
-            tag_version(data, choice[0], {"crowned_at": _now()})  # first: no champion is missing from the history
-            retry_on_conflict(client.set_registered_model_alias, name, CHAMPION, str(choice[0]))
+            _tag_run(data, choice[0], {"crowned_at": _now()})  # first: no champion is missing from the history
+            retry_on_conflict(client.set_registered_model_alias, name, CHAMPION, str(newest))
 
 
 def roll_back(
@@ -330,7 +390,8 @@ def roll_back(
     with registry_lock():
         while True:
             tags, current = version_tags(data), champion(data)
-            rollback = plan(tags, current.version, choose) if current else None
+            holder = promote.canonical(tags, current.version) if current else 0
+            rollback = plan(tags, holder, choose) if current else None
             if (version_tags(data), champion(data)) == (tags, current):
                 break  # else the registry has changed since the plan was made
         if not current or not rollback:
@@ -338,12 +399,18 @@ def roll_back(
             raise UserError(f"{name}: no version to go back to, {state}; train and promote another model instead")
         target, excluded = rollback
         for version in excluded:
-            tag_version(data, version, {ROLLED_BACK: _now(), "promoted": "false"})
-        _, choice = set_champion(data, choose)
-        result = f"version {choice[0]} is champion{' again' if choice[0] == target else ', promoted at the same time'}"
-        for version in excluded:  # only now the new champion is known
-            action = "rolled back" if version == current.version else f"set aside with version {current.version}"
-            record_decision(data, version, {"reason": f"{action}: {result}"})
+            _tag_run(data, version, {ROLLED_BACK: _now(), "promoted": "false"})
+        tags, choice = set_champion(data, choose)
+        how = "again" if choice[0] == target else "now, promoted at the same time"
+        result = f"version {promote.newest(tags, choice[0])} is champion {how}"
+        for version in (one for first in excluded for one in promote.same_run(tags, first)):
+            if version == current.version:
+                action = "rolled back"
+            elif promote.canonical(tags, version) == holder:
+                action = f"rolled back with version {current.version}"
+            else:
+                action = f"set aside with version {current.version}"
+            record_decision(data, version, {"reason": f"{action}: {result}"})  # only now the new champion is known
     return f"{name}: {result}"
 
 
@@ -354,10 +421,98 @@ def by_evidence(data: str) -> Callable[[Registry], promote.Standing]:
         predictions, holders = (version_predictions(data, version) for version in (challenger, holder))
         gain = promote.auc_gain(predictions, holders)
         if len(predictions) and len(holders):
-            tag_version(data, challenger, promote.against(holder, gain))
+            number = promote.run_number(version_tags(data), holder)
+            _tag_run(data, challenger, promote.against(number, gain))
         return gain
 
     return partial(promote.standing, measure=measure)
+
+
+def predictor(source: str, cache: Path) -> tuple[Path, str, str]:
+    """The predictor of a registered version, on this machine.
+
+    Several processes may ask for it at once: one copies it, the others wait.
+
+    Args:
+        source: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        cache: folder for copies of predictors that are on a server.
+
+    Returns:
+        Its folder, the number of the version, and the id of its train run.
+
+    Raises:
+        UserError: no such version, or one without a predictor; its files are missing or damaged; the store cannot be
+            used.
+    """
+    name, _, which = source.removeprefix("models:/").replace("@", "/@").partition("/")
+    client = mlflow.MlflowClient()
+    with runs.as_user_error(mlflow.get_tracking_uri(), OR_A_FOLDER):
+        try:
+            version = (
+                client.get_model_version_by_alias(name, which.removeprefix("@"))
+                if which.startswith("@")
+                else client.get_model_version(name, which)
+            )
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            known = ", ".join(str(one.version) for one in client.search_model_versions(f"name = '{name}'")) or "none"
+            raise UserError(
+                f"{source}: no such registered model, alias or version (versions of {name}: {known}); "
+                "make repro registers one, --model FOLDER takes a predictor without a registry"
+            ) from error
+        if PREDICTOR not in version.tags:
+            raise UserError(
+                f"{source} is version {version.version}, which an earlier release registered without a predictor; "
+                f"dvc repro makes a new version with one{OR_A_FOLDER}"
+            )
+        folder = cache / version.tags[PREDICTOR]
+        if not folder.is_dir():  # without a lock: the cache may be read-only
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not folder.is_dir():
+                    _copy_predictor(source, version, folder)
+    return folder, str(version.version), str(version.run_id)
+
+
+def _copy_predictor(source: str, version: ModelVersion, folder: Path) -> None:
+    """Copy the predictor of a version from the store; a damaged one leaves no folder."""
+    with tempfile.TemporaryDirectory() as download:
+        model = mlflow.artifacts.download_artifacts(str(version.source), dst_path=download)
+        found = Path(model) / "artifacts" / "predictor"
+        if not _is_complete(found, version.tags[PREDICTOR]):
+            place = runs.version_place(version)
+            raise UserError(
+                f"{source} is version {version.version}, but files of its predictor are missing or damaged in {place}; "
+                f"put them back{OR_A_FOLDER}"
+            )
+        with workspace.written_whole(folder) as partial:
+            shutil.copytree(found, partial)
+
+
+def _is_complete(folder: Path, digest: str) -> bool:
+    """Whether the files of a predictor are those of this digest; it may be of a schema that this code cannot read."""
+    facts, network = folder / FACTS, folder / NETWORK
+    if not facts.is_file() or not network.is_file() or workspace.sha256_file(facts) != digest:
+        return False
+    return bool(workspace.sha256_file(network) == json.loads(facts.read_bytes())["digests"][NETWORK])
+
+
+def network(run_id: str, folder: Path) -> Path:
+    """The Keras file of a train run, copied to a folder.
+
+    Raises:
+        UserError: the store has no such file, or cannot be used.
+    """
+    with runs.as_user_error(mlflow.get_tracking_uri()):
+        model_id = mlflow.get_run(run_id).data.tags["model_id"]
+        path = mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=str(folder))
+    file = next(Path(path).rglob("*.keras"), None)
+    if not file:
+        raise UserError(
+            f"the Keras network of the train run {run_id} is missing from the MLflow store; put its files back"
+        )
+    return file
 
 
 def link_card(data: str, version: int, run: runs.TrainRun, path: Path) -> None:
@@ -374,6 +529,12 @@ def tag_version(data: str, version: int, tags: Mapping[str, str]) -> None:
         retry_on_conflict(
             mlflow.MlflowClient().set_model_version_tag, runs.registered_name(data), str(version), key, value
         )
+
+
+def _tag_run(data: str, version: int, tags: Mapping[str, str]) -> None:
+    """Set tags of all versions of the train run of a version, so that they outlive each of them."""
+    for one in promote.same_run(version_tags(data), version):
+        tag_version(data, one, tags)
 
 
 def record_decision(data: str, version: int, tags: Mapping[str, str]) -> None:
@@ -517,9 +678,11 @@ def _scored_experiment(name: str) -> Scored | None:
     return _scored_run(tagged_runs[0].info.run_id) if tagged_runs else None
 
 
-def _versions(data: str, run: runs.TrainRun) -> list[int]:
+def _versions(data: str, run: runs.TrainRun, predictor_digest: str = "") -> list[int]:
+    """The versions of a train run; with a digest, only those with this predictor."""
     query = f"name = '{runs.registered_name(data)}' and run_id = '{run.run_id}'"
-    return [int(version.version) for version in mlflow.MlflowClient().search_model_versions(query)]
+    versions = mlflow.MlflowClient().search_model_versions(query)
+    return [int(one.version) for one in versions if predictor_digest in ("", one.tags.get(PREDICTOR))]
 
 
 def retry_on_conflict(change: Callable[..., object], *arguments: str) -> None:

@@ -6,8 +6,11 @@ project's folder also inside DVC's temporary experiment folders, so that all run
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -22,16 +25,27 @@ from urllib.parse import unquote
 import mlflow
 import pandas as pd
 from filelock import FileLock
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
+import pneumonia
 from pneumonia import UserError, reason, workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
+from pneumonia.models.predictor import COLUMNS
 from pneumonia.tracking import place
 
 PREDICTIONS = "evaluation/predictions.csv"
 """Artifact of a train run with its scores, for the comparison with later candidates."""
+
+_NO_SERVER = "Max retries exceeded"
+_LAST_ATTEMPT = re.compile(r"\[Errno -?\d+\] (?P<system>[^\"'()]+)|(?P<rest>timed out|too many \d+ error responses)")
+"""Of the text in which the HTTP client reports all that it tried: why the last attempt failed."""
+
+REGISTERED = "registered.json"
+"""File of a registered model with its version. `answering` reads it; that module is loaded without this one."""
 
 _SQLITE = re.compile(r"sqlite:///(?!:memory:)(?P<path>[^?]+)(?P<options>\?.*)?", re.DOTALL)
 
@@ -235,6 +249,81 @@ def log_model(model: Any) -> str:
     return str(info.model_id)
 
 
+CARRIED = (
+    "__init__.py",
+    "files.py",
+    "images/__init__.py",
+    "images/appearance.py",
+    "images/decode.py",
+    "images/formats.py",
+    "images/geometry.py",
+    "images/levels.py",
+    "models/__init__.py",
+    "models/predictor.py",
+    "workspace.py",
+)
+"""Modules of this package that a registered model contains: those that `models.predictor` imports."""
+
+REQUIREMENTS = (
+    *("filelock", "fsspec", "mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pillow", "pydicom"),
+)
+"""Packages that they need."""
+
+
+def log_predictor(run: TrainRun, folder: Path) -> str:
+    """Log a predictor as a model of a train run; returns the id of the LoggedModel.
+
+    Its input is a table with a column `image`, the bytes of an image file; in JSON they are written in base64.
+
+    Args:
+        run: the train run.
+        folder: as the stage `export` writes it.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema
+
+    numbers = ("probability", "threshold", "score")
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("binary", "image")]),
+        outputs=Schema([ColSpec("double" if name in numbers else "string", name) for name in COLUMNS]),
+    )
+    package = Path(pneumonia.__file__).parent
+    experiment = mlflow.get_run(run.run_id).info.experiment_id
+    model = mlflow.initialize_logged_model(name="predictor", source_run_id=run.run_id, experiment_id=experiment)
+    with tempfile.TemporaryDirectory() as code:
+        for name in CARRIED:
+            target = Path(code) / "pneumonia" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(package / name, target)
+        mlflow.pyfunc.log_model(
+            name="predictor",
+            model_id=model.model_id,
+            python_model=str(package / "tracking" / "answering.py"),
+            artifacts={"predictor": str(folder)},
+            code_paths=[f"{code}/pneumonia"],
+            signature=signature,
+            input_example=pd.DataFrame({"image": [_example()]}),
+            pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
+        )
+    return str(model.model_id)
+
+
+def log_version(model_id: str, name: str, version: int) -> None:
+    """Log to the model of a predictor the version that it was registered as: its answers name it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / REGISTERED
+        path.write_text(json.dumps({"name": name, "version": version}), encoding="utf-8")
+        mlflow.MlflowClient().log_model_artifact(model_id, str(path))
+
+
+def _example() -> bytes:
+    """A gray picture of 64 pixels as a file: it shows the form of the input, not a film."""
+    content = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(content, "PNG")
+    return content.getvalue()
+
+
 def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, history: Path) -> TrainRun:
     """The run that trained the model, in this store.
 
@@ -313,13 +402,14 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
         files: artifact folder or file -> local path.
     """
     client = mlflow.MlflowClient()
-    for name, value in _numbers(metrics).items():
-        client.log_metric(run.run_id, name, value, model_id=run.model_id)
     for target, path in files.items():
         if path.is_dir():
             client.log_artifacts(run.run_id, str(path), target)
         else:
             client.log_artifact(run.run_id, str(path), str(Path(target).parent))
+    # Last: a run with `val.auc` has its predictions (`was_evaluated`), also if this process is killed.
+    for name, value in _numbers(metrics).items():
+        client.log_metric(run.run_id, name, value, model_id=run.model_id)
 
 
 def logged_predictions(run_id: str) -> pd.DataFrame:
@@ -357,6 +447,12 @@ def artifact_place(run_id: str) -> str:
     return place.readable(str(mlflow.get_run(run_id).info.artifact_uri))
 
 
+def version_place(version: ModelVersion) -> str:
+    """Where the files of a registered version lie, for messages."""
+    client = mlflow.MlflowClient()
+    return place.readable(str(client.get_model_version_download_uri(version.name, str(version.version))))
+
+
 def has_artifacts(run_id: str) -> bool:
     """Whether anything that a run has logged is still there."""
     try:
@@ -390,15 +486,28 @@ def _require_artifacts(experiment_id: str, location: str) -> None:
 
 
 @contextmanager
-def as_user_error(uri: str) -> Iterator[None]:
-    """Convert errors of a store that cannot be created or reached to a `UserError`."""
+def as_user_error(uri: str, instead: str = "") -> Iterator[None]:
+    """Convert errors of a store that cannot be created or reached to a `UserError`.
+
+    Args:
+        uri: of the store.
+        instead: what else the user can do: the end of the message.
+    """
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
+        if _NO_SERVER in str(error):
+            last = _LAST_ATTEMPT.search(str(error))
+            why = (last["system"] or last["rest"]).strip().lower() if last else "no answer"
+            raise UserError(
+                f"the MLflow store {uri} cannot be reached ({why}); check MLFLOW_TRACKING_URI{instead}"
+            ) from error
         # Of SQLAlchemy the first line says it, the others are the statement; other errors may have no text.
         cause = (str(error).strip() or reason(error)).splitlines()[0]
         file = ", that its folder can be written and that no other program holds it" if database_path(uri) else ""
-        raise UserError(f"the MLflow store {uri} cannot be used ({cause}); check MLFLOW_TRACKING_URI{file}") from error
+        raise UserError(
+            f"the MLflow store {uri} cannot be used ({cause}); check MLFLOW_TRACKING_URI{file}{instead}"
+        ) from error
 
 
 def _experiment(data: str) -> str:

@@ -1,0 +1,262 @@
+"""Everything a prediction needs: the network as ONNX, and one JSON that says how to use it and how far to trust it."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.covariance import LedoitWolf
+
+from pneumonia import UserError, workspace
+from pneumonia.data import tables
+from pneumonia.data.store import Pixels, blocks
+from pneumonia.images import appearance
+from pneumonia.models import predictor
+
+OPSET = 18
+"""Version of the ONNX operators; runtimes since 2023 know it."""
+
+POINTS = ("youden", "target_sensitivity")
+"""Operating points of `evaluation.json` that a prediction can use: both are chosen on validation only."""
+
+FIGURES = ("auc", "accuracy", "sensitivity", "specificity", "brier", "ece")
+"""Figures on test that `predictor.json` repeats, with their intervals."""
+
+MARGIN = 1.2
+"""Factor of the limit of usual images. A quantile of a hundred images is uncertain: over 40 splits of the phantom by
+patient, up to 3.4 % of the films of other patients were beyond it, and up to 1 % with this margin. Other pictures are
+mostly several times as far away."""
+
+SALIENCY = "smoothgrad"
+"""The default saliency method: its maximum lies in a known box more often than that of Grad-CAM."""
+
+_SYNTHETIC = "Trained on synthetic radiographs: this score means nothing for a patient."
+_RESEARCH = "For research. Not a medical device, and not tested on patients of your hospital."
+
+
+def convert(model: Any) -> bytes:
+    """A network as ONNX: input `pixels` float32 (n, height, width, 1), 0-255; output `probability` (n, 1), 0-1.
+
+    The number of images and their size are free.
+
+    Args:
+        model: as `networks.create_model` or `networks.ensemble` makes it.
+    """
+    import tensorflow as tf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tf2onnx uses names that numpy and Python have deprecated
+        import tf2onnx
+
+        signature = [tf.TensorSpec((None, None, None, 1), tf.float32, name="pixels")]
+
+        def probability(pixels: Any) -> dict[str, Any]:
+            return {"probability": model(pixels, training=False)}
+
+        graph, _ = tf2onnx.convert.from_function(tf.function(probability), input_signature=signature, opset=OPSET)
+    _name_by_content(graph.graph)
+    return bytes(graph.SerializeToString(deterministic=True))
+
+
+def fit_usual(
+    train: npt.NDArray[np.uint8] | Pixels, val: npt.NDArray[np.uint8] | Pixels, false_alarms: float
+) -> dict[str, Any]:
+    """What images of this kind look like, to recognise one of another kind.
+
+    A normal distribution of `appearance.describe` is fitted on train, with the shrunk covariance of Ledoit and Wolf.
+    The limit is a quantile of the distances on validation, times `MARGIN`.
+
+    Args:
+        train, val: uint8 (n, size, size), 0-255.
+        false_alarms: share of the validation images beyond the quantile, 0-1.
+
+    Returns:
+        `mean`, `scale`, `precision` and `limit` of the squared Mahalanobis distance; `false_alarms`; `n`: train images.
+
+    Source: Ledoit & Wolf (2004), doi:10.1016/S0047-259X(03)00096-4; Mahalanobis distances for images unlike those of
+        training: Lee et al. (2018), arXiv:1807.03888.
+    """
+    described = _descriptions(train)
+    mean, scale = described.mean(axis=0), described.std(axis=0) + 1e-6
+    precision = LedoitWolf().fit((described - mean) / scale).precision_
+    # Rounded as in the file, so that the limit is that of the published numbers.
+    mean, scale, precision = (np.array(tables.rounded(values.tolist())) for values in (mean, scale, precision))
+    quantile = np.quantile(predictor.distances(_descriptions(val), mean, scale, precision), 1 - false_alarms)
+    return {
+        "limit": MARGIN * float(quantile),
+        "false_alarms": false_alarms,
+        "n": len(described),
+        "mean": mean.tolist(),
+        "scale": scale.tolist(),
+        "precision": precision.tolist(),
+    }
+
+
+def facts(
+    record: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    splits: Mapping[str, Mapping[str, Any]],
+    *,
+    source: Mapping[str, Any],
+    network: str,
+    preparation: Mapping[str, Any],
+    usual: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of `predictor.json`; `write` adds the digest of the network.
+
+    Args:
+        record: `models/run.json`.
+        metrics, evaluation: the reports of these names.
+        splits: `splits` of `rebalance.json`.
+        source: of the data: `title, licence, citation, synthetic`.
+        network: description of the architecture.
+        preparation: of the images.
+        usual: as `fit_usual` returns it.
+    """
+    train, test = splits["train"], metrics["test"]
+    names = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
+    reported = evaluation["youden"]["test"] | test
+    return {
+        "schema": predictor.SCHEMA,
+        "target": "pneumonia",
+        "labels": list(tables.LABELS.values()),
+        "caution": _SYNTHETIC if source["synthetic"] else _RESEARCH,
+        "data": record["data"],
+        "synthetic": source["synthetic"],
+        "model": record["model"],
+        "network": network,
+        "weights": record["weights"],
+        "learnt_from": {
+            "title": source["title"],
+            "licence": source["licence"],
+            "citation": source["citation"],
+            **{name: train[name] for name in ("n_images", "n_patients", "n_normal", "n_pneumonia")},
+        },
+        "preparation": dict(preparation),
+        "calibration": evaluation["calibration"],
+        "operating_points": {point: _point(evaluation[point]) for point in POINTS},
+        "figures": {
+            "level": evaluation["level"],
+            "val": {"n": metrics["val"]["n"], "n_positive": metrics["val"]["n_positive"], "auc": metrics["val"]["auc"]},
+            "test": {name: reported[name] for name in ("n", "n_positive", *names) if name in reported},
+        },
+        "saliency": {"method": SALIENCY},
+        "digests": {name: record[name] for name in ("model_sha256", "data_digest")},
+        "made_with": record["made_with"],
+        "unusual": dict(usual),
+    }
+
+
+def write(folder: Path, network: bytes, content: Mapping[str, Any]) -> None:
+    """Write the predictor to an existing folder.
+
+    Args:
+        folder: for `model.onnx` and `predictor.json`.
+        network: as `convert` returns it.
+        content: as `facts` returns it.
+    """
+    (folder / predictor.NETWORK).write_bytes(network)
+    digests = {predictor.NETWORK: workspace.sha256_bytes(network), **content["digests"]}
+    text = json.dumps(tables.rounded({**content, "digests": digests}), indent=2)
+    (folder / predictor.FACTS).write_text(_lists_on_one_line(text) + "\n", encoding="utf-8")
+
+
+def require_same_scores(
+    exported: predictor.Predictor,
+    images: npt.NDArray[np.uint8] | Pixels,
+    scores: npt.NDArray[np.float64],
+    max_difference: float,
+) -> float:
+    """Check that a predictor gives the scores and decisions of the Keras network; returns the largest difference.
+
+    Args:
+        exported: the predictor.
+        images: uint8 (n, size, size), of validation.
+        scores: float (n,), of the Keras network, as in `predictions.csv`.
+        max_difference: largest difference of a score that is allowed.
+
+    Raises:
+        UserError: a larger difference, or another decision at an operating point.
+    """
+    exported_scores = np.array([answer.score for block in blocks(images) for answer in _answers(exported, block)])
+    difference = float(np.abs(exported_scores - scores).max())
+    if not difference <= max_difference:  # also if it is NaN
+        raise UserError(
+            f"the exported network differs from the trained one by {difference:.2g} in the score of a validation "
+            f"image; at most {max_difference:g} is allowed (export.max_difference)"
+        )
+    for name, point in exported.facts["operating_points"].items():
+        n_changed = int(((exported_scores >= point["threshold"]) != (scores >= point["threshold"])).sum())
+        if n_changed:
+            raise UserError(
+                f"the exported network changes {n_changed} of {len(scores):,} decisions on validation at the operating "
+                f"point {name}; its scores differ by up to {difference:.2g}"
+            )
+    return difference
+
+
+def _name_by_content(graph: Any) -> None:
+    """Name constants and nodes after their content, and sort them: the same network then gives the same bytes.
+
+    tf2onnx numbers them in the order of sets of text, which Python changes from process to process. Nodes with the same
+    content are one node.
+    """
+    outputs = {output.name for output in graph.output}
+    constants, nodes, names = {}, {}, {}
+    for constant in graph.initializer:
+        old_name, constant.name = constant.name, ""
+        names[old_name] = f"constant_{workspace.sha256_bytes(constant.SerializeToString(deterministic=True))[:16]}"
+        constant.name = names[old_name]
+        constants[constant.name] = constant
+    for node in graph.node:  # in topological order
+        attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+        inputs = [names.get(name, name) for name in node.input]
+        content = repr((node.op_type, node.domain, attributes, inputs, len(node.output)))
+        name = f"{node.op_type}_{workspace.sha256_bytes(content.encode())[:16]}"
+        named = [old if old in outputs else f"{name}_{number}" for number, old in enumerate(node.output)]
+        names |= dict(zip(node.output, named, strict=True))
+        node.name, node.input[:], node.output[:] = name, inputs, named
+        nodes[name] = node
+    ordered, ready = [], {*constants, *(one.name for one in graph.input), ""}
+    while waiting := sorted(nodes):
+        name = next(one for one in waiting if ready.issuperset(nodes[one].input))
+        ordered.append(nodes.pop(name))
+        ready.update(ordered[-1].output)
+    for field, values in ((graph.initializer, [constants[name] for name in sorted(constants)]), (graph.node, ordered)):
+        copies = [type(value).FromString(value.SerializeToString()) for value in values]
+        del field[:]
+        field.extend(copies)
+    graph.name = "pneumonia"
+    del graph.value_info[:]
+
+
+def _point(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """An operating point: its threshold on raw and on calibrated scores, and its figures on test."""
+    test = figures["test"]
+    names = [f"{name}{end}" for name in ("sensitivity", "specificity") for end in ("", "_low", "_high")]
+    return {
+        "threshold": figures["threshold"],
+        "threshold_calibrated": figures["calibrated"]["threshold"],
+        **{name: test[name] for name in names if name in test},
+    }
+
+
+def _descriptions(images: npt.NDArray[np.uint8] | Pixels) -> npt.NDArray[np.float64]:
+    return np.stack([appearance.describe(image) for block in blocks(images) for image in block])
+
+
+def _answers(exported: predictor.Predictor, images: npt.NDArray[np.uint8]) -> Iterator[predictor.Prediction]:
+    for first in range(0, len(images), predictor.BATCH):
+        yield from exported.answers(images[first : first + predictor.BATCH])
+
+
+def _lists_on_one_line(text: str) -> str:
+    """JSON with lists of numbers on one line each: the matrix of 47 x 47 numbers then has 47 lines."""
+    return re.sub(r"\[\s+([-\d][^\[\]{}]*?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)

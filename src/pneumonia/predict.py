@@ -1,0 +1,542 @@
+"""Answers for image files: find the images, load a model, score them, keep the answers in a table.
+
+`load` gives a `Predictor` for Python code; the command `pneumonia predict` uses the rest too.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import cv2
+import fsspec
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from pneumonia import UserError, compute, files, reason, workspace
+from pneumonia.images.formats import HEAD_BYTES, image_format
+from pneumonia.models.predictor import COLUMNS, Prediction, Predictor
+
+ENDINGS = {".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
+"""A file with one of these endings is taken from a folder or archive, whatever it contains."""
+
+CHUNK = 64
+"""Images that a worker process scores at once."""
+
+N_SAMPLES = 16
+"""Noisy copies of an image that SmoothGrad averages, as `explain.n_samples` by default."""
+
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_JUNK = ("__MACOSX/", "/.", "/~$")
+_THREADS = 8
+_WIDTH = 36
+"""Characters of a name in a table for a terminal; longer names lose their beginning."""
+
+
+class Item(NamedTuple):
+    """One image to score.
+
+    Attributes:
+        name: in the answers.
+        uri: for `files.read_bytes`.
+        error: why a place that was named has no images; then this is its row.
+    """
+
+    name: str
+    uri: str
+    error: str = ""
+
+
+class Source(NamedTuple):
+    """A model on this machine.
+
+    Attributes:
+        folder: with `predictor.json`.
+        version: of the registered model; empty for a folder.
+        train_run: id of the run that trained it; empty for a folder.
+    """
+
+    folder: Path
+    version: str = ""
+    train_run: str = ""
+
+
+def load(source: str | Path, *, operating_point: str = "youden", threads: int | None = None) -> Predictor:
+    """A model that answers for image files.
+
+    Args:
+        source: a folder with a predictor, such as `models/predictor`, or a registered version:
+            `models:/pneumonia-chest_xray@champion` or `models:/pneumonia-chest_xray/3`. Only the latter needs MLflow.
+        operating_point: `youden` or `target_sensitivity`.
+        threads: of a prediction; None = one for each core.
+
+    Raises:
+        UserError: no such model, a damaged one, or one that holds no predictor.
+
+    Example:
+        >>> predictor = load("models/predictor")  # doctest: +SKIP
+        >>> predictor.predict(["my-xray.png"])  # doctest: +SKIP
+    """
+    return open_predictor(resolve(source), operating_point=operating_point, threads=threads)
+
+
+def open_predictor(model: Source, *, operating_point: str = "youden", threads: int | None = None) -> Predictor:
+    """The predictor of a model that `resolve` has found."""
+    return Predictor(model.folder, operating_point=operating_point, version=model.version, threads=threads)
+
+
+def resolve(source: str | Path) -> Source:
+    """The folder of a model; a registered version is copied from its MLflow store."""
+    if not str(source).startswith("models:/"):
+        if not Path(source).is_dir():
+            raise UserError(
+                f"{source}: no such folder; name a folder such as models/predictor, or a registered version such as "
+                "models:/pneumonia-phantom@champion or models:/pneumonia-phantom/1"
+            )
+        return Source(Path(source))
+    from pneumonia.tracking import registry, runs  # 3 s, which a folder does not need
+
+    runs.open_store()
+    return Source(*registry.predictor(str(source), workspace.project_root() / ".resume" / "predictors"))
+
+
+def find(paths: Sequence[str]) -> tuple[list[Item], int]:
+    """The images in files, folders, archives and patterns, in the order of the paths.
+
+    A file that is named is taken whatever it is. Of folders and zip archives, files with the ending or the first bytes
+    of an image are taken. A folder or an archive that cannot be read, and a pattern without a file, is an item with its
+    error.
+
+    Args:
+        paths: files, folders, zip archives or patterns with `*`, local or as fsspec URLs.
+
+    Returns:
+        The images, and the number of files that were skipped.
+    """
+    items: list[Item] = []
+    n_skipped = 0
+    for given in paths:
+        place = given
+        try:
+            for place in _expanded(given):
+                taken, skipped = _items_at(place)
+                items += taken
+                n_skipped += skipped
+        except (UserError, OSError) as error:
+            cause = str(error).removesuffix("; correct fetch.url").removesuffix("; copy or download it again")
+            items.append(Item(place, place, cause))
+    return items, n_skipped
+
+
+def _items_at(path: str) -> tuple[list[Item], int]:
+    if _is_folder(path):
+        return _images_of(files.in_folder(path), f"{path.rstrip('/')}/")
+    if _is_zip(path):
+        with files.in_archive(Path(path).absolute()) as place:
+            return _images_of(place, f"{path}::")
+    if "://" in path and path.lower().endswith(".zip"):
+        raise UserError("a zip archive at a URL is not opened; download it first")
+    return [Item(path, path)], 0
+
+
+def answers(
+    model: Source,
+    items: Sequence[Item],
+    *,
+    operating_point: str = "youden",
+    workers: int = 1,
+    threads: int | None = None,
+) -> Iterator[list[Prediction]]:
+    """The answers for images, in their order, in chunks, with a progress bar on a terminal.
+
+    Args:
+        model: as `resolve` returns it.
+        items: as `find` returns them.
+        operating_point: of the answers.
+        workers: processes.
+        threads: of the network in each process; None = one for each core if there is one process, else one.
+    """
+    common = (str(model.folder.absolute()), model.version, operating_point, threads or (1 if workers > 1 else None))
+    jobs = [item._replace(uri=files.absolute(item.uri)) for item in items]
+    answer = partial(_answer_chunk, common)
+    yield from compute.run(answer, compute.chunks(jobs, CHUNK), workers=workers, label="predict")
+
+
+def _answer_chunk(model: tuple[str, str, str, int | None], items: Sequence[Item]) -> list[Prediction]:
+    return _answer_items(_open_predictor(*model), items)
+
+
+def _answer_items(predictor: Predictor, items: Sequence[Item]) -> list[Prediction]:
+    good = [item for item in items if not item.error]
+    answers = predictor.scores([item.uri for item in good], [item.name for item in good])
+    return [predictor.failed(item.name, item.error) if item.error else next(answers) for item in items]
+
+
+@lru_cache(maxsize=1)
+def _open_predictor(folder: str, version: str, operating_point: str, threads: int | None) -> Predictor:
+    if threads:
+        cv2.setNumThreads(threads)  # several processes with a thread for each core would wait for each other
+    return Predictor(folder, operating_point=operating_point, version=version, threads=threads)
+
+
+class Table:
+    """A file of answers that is written row by row; an interrupted run continues after its last complete row.
+
+    Args:
+        path: ends in `.csv` or `.jsonl`.
+        origin: `Predictor.origin` of the model.
+        operating_point: of the answers.
+        items: all images of this run, in their order.
+
+    Attributes:
+        n_finished: images that an earlier run has answered.
+        n_errors: those of them without an answer.
+
+    Raises:
+        UserError: another ending, or a file with answers of another model, operating point or other images.
+    """
+
+    def __init__(self, path: Path, origin: Mapping[str, str], operating_point: str, items: Sequence[Item]) -> None:
+        if path.suffix not in _FORMATS:
+            raise UserError(f"{path}: answers are written as {' or '.join(_FORMATS)}; change the ending of --output")
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: the folder {path.parent} does not exist; make it first")
+        self._path, self.n_finished, self.n_errors = path, 0, 0
+        self._write, read = _FORMATS[path.suffix]
+        if not path.exists():
+            return
+        expected = {**origin, "operating_point": operating_point}
+        n_bytes = 0
+        with open(path, "rb") as file:
+            for number, line in enumerate(file):
+                if not line.endswith(b"\n"):
+                    break  # a killed run has written a part of its last row
+                row = read(line, number)
+                if row is not None:
+                    names = {"image": _one_line(items[self.n_finished].name)} if self.n_finished < len(items) else {}
+                    if not names or any(row.get(name) != value for name, value in (expected | names).items()):
+                        raise _other_rows(path, number + 1)
+                    self.n_finished += 1
+                    self.n_errors += bool(row["error"])
+                n_bytes += len(line)
+        if n_bytes < path.stat().st_size:
+            with open(path, "r+b") as file:
+                file.truncate(n_bytes)
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write further rows."""
+        is_new = not self._path.exists() or self._path.stat().st_size == 0
+        with open(self._path, "a", encoding="utf-8", newline="") as file:
+            file.write(self._write(rows, is_new))
+
+
+def _other_rows(path: Path, line: int) -> UserError:
+    return UserError(
+        f"{path} exists and holds other rows than this run would write, from line {line} on: another image, model or "
+        "operating point; delete the file, or give another --output"
+    )
+
+
+def row_of(prediction: Prediction, origin: Mapping[str, str]) -> dict[str, Any]:
+    """A row of `COLUMNS`; numbers that do not exist are None."""
+    values = {name: _cell(value) for name, value in prediction._asdict().items()}
+    return values | dict(origin)
+
+
+def _cell(value: str | float) -> str | float | None:
+    if isinstance(value, str):
+        return _one_line(value)
+    return None if math.isnan(value) else value
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]], header: bool) -> str:
+    """Rows of `COLUMNS` as CSV, one line each."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_json_lines(rows: Sequence[Mapping[str, Any]], header: bool) -> str:
+    """Rows of `COLUMNS` as JSON, one object on each line."""
+    return "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+
+
+def _row_of_csv(line: bytes, number: int) -> dict[str, str] | None:
+    """The row of a line; None for the header."""
+    cells = next(csv.reader([line.decode("utf-8", "replace")]), [])
+    if number == 0:
+        return None if tuple(cells) == COLUMNS else {}
+    return dict(zip(COLUMNS, cells, strict=False))
+
+
+def _row_of_json(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+_FORMATS: dict[
+    str,
+    tuple[
+        Callable[[Sequence[Mapping[str, Any]], bool], str],
+        Callable[[bytes, int], dict[str, Any] | None],
+    ],
+] = {".csv": (as_csv, _row_of_csv), ".jsonl": (as_json_lines, _row_of_json)}
+
+
+def as_text(rows: Sequence[Mapping[str, Any]], header: bool) -> str:
+    """Rows of `COLUMNS` as a table for a terminal; first, what the answers are worth."""
+    lines = (
+        [f"{rows[0]['caution']}", "", _columns("image", "answer", "probability", "threshold", "note")] if header else []
+    )
+    lines += [_columns(row["image"], *cells(row)) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Answer, probability, threshold and note of a row, for a reader."""
+    if row["error"]:
+        return "-", "-", "-", str(row["error"])
+    return str(row["label"]), *_shares(row), "unusual" if row["unusual"] else ""
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """The numbers of answers in one line.
+
+    >>> tally({"normal": 1, "pneumonia": 2, "unusual": 1, "error": 1})
+    '4 images: 1 normal, 2 pneumonia, 1 without an answer; 1 unusual'
+    """
+    n_images = sum(n for name, n in counts.items() if name != "unusual")
+    parts = [
+        f"{n:,} {'without an answer' if name == 'error' else name}" for name, n in counts.items() if name != "unusual"
+    ]
+    return f"{n_images:,} image{'s' * (n_images != 1)}: {', '.join(parts)}; {counts.get('unusual', 0):,} unusual"
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """Under which name `tally` counts a row."""
+    return "error" if row["error"] else str(row["label"])
+
+
+def _columns(image: str, answer: str, probability: str, threshold: str, note: str) -> str:
+    short = image if len(image) <= _WIDTH else f"…{image[1 - _WIDTH :]}"
+    return f"{short:{_WIDTH}}  {answer:9}  {probability:>11}  {threshold:>9}  {note}".rstrip()
+
+
+def in_words(row: Mapping[str, Any], positive: str = "pneumonia") -> str:
+    """An answer in one sentence.
+
+    >>> in_words({"error": "", "unusual": "", "label": "normal", "probability": 0.3, "threshold": 0.4})
+    'normal: probability of pneumonia 30 %, below the threshold of 40 %'
+    """
+    if row["error"]:
+        return f"no answer: {row['error']}"
+    side = "at or above" if row["label"] == positive else "below"
+    probability, threshold = _shares(row)
+    text = f"{row['label']}: probability of pneumonia {probability}, {side} the threshold of {threshold}"
+    return text + (f"; unusual: {row['unusual']}" if row["unusual"] else "")
+
+
+def _shares(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Probability and threshold in percent, with as many digits as they need to differ."""
+    for digits in range(3):
+        shares = _percent(row["probability"], digits), _percent(row["threshold"], digits)
+        if shares[0] != shares[1]:
+            break
+    return shares
+
+
+def load_network(model: Source, predictor: Predictor) -> Any:
+    """The Keras network of a predictor, for saliency maps.
+
+    Raises:
+        UserError: TensorFlow is not installed, or the model's Keras network is not known.
+    """
+    if find_spec("tensorflow") is None:
+        raise UserError("--saliency needs TensorFlow, which is not installed; leave it out, or install the project")
+    from pneumonia.models import runtime, scoring
+
+    with tempfile.TemporaryDirectory() as download:
+        path = _keras_file(model, Path(download))
+        same = path.is_file() and workspace.sha256_file(path) == predictor.facts["digests"].get("model_sha256")
+        if not same:
+            problem = "is another network" if path.is_file() else "is missing"
+            raise UserError(
+                f"--saliency needs the Keras network of the predictor, but {path} {problem}; put it there, or use a "
+                "registered version: --model models:/NAME@champion"
+            )
+        runtime.start_keras()
+        return scoring.load_model(path)
+
+
+def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence[Item]) -> None:
+    """Write the saliency map of each image, over the prepared image, as `<number>-<name>.png`.
+
+    The maps are those of the stage `explain`, with the method that the predictor names.
+    """
+    from pneumonia import explain
+
+    method = explain.METHODS[predictor.facts["saliency"]["method"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, item in enumerate(tqdm(items, "saliency", unit="image", disable=None, leave=False)):
+        path = map_path(folder, number, item)
+        path.unlink(missing_ok=True)  # it may be of another image or of another model
+        if item.error:
+            continue
+        try:
+            prepared = predictor.prepare(item.uri)
+        except UserError:  # its row says why it has no answer
+            continue
+        (values,) = method(network, prepared[None], n_samples=N_SAMPLES, seed=0)
+        with workspace.written_whole(path) as partial:
+            partial.write_bytes(_encoded(_overlaid(prepared, values)))
+
+
+def _keras_file(model: Source, download: Path) -> Path:
+    """The network of a predictor as a Keras file: of the train run, or beside the folder as in `models/`."""
+    if not model.train_run:
+        return model.folder.resolve().parent / "model.keras"
+    from pneumonia.tracking import registry
+
+    return registry.network(model.train_run, download)
+
+
+def map_path(folder: Path, number: int, item: Item) -> Path:
+    """The file of an image's saliency map; its number keeps images with the same name apart."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(item.name).stem)[:80]
+    return folder / f"{number + 1:05}-{stem}.png"
+
+
+def write_page(path: Path, predictor: Predictor, items: Sequence[Item], maps: Path | None) -> None:
+    """Write the page of answers, with the films of the first images.
+
+    Args:
+        path: of the HTML file.
+        predictor: of the answers.
+        items: all images.
+        maps: the folder of `write_maps`; None = no maps.
+    """
+    from pneumonia.report import answers as page
+
+    rows, pictures = [], []
+    for number, item in enumerate(items[: page.MAX_FILMS]):
+        (prediction,) = _answer_items(predictor, [item])
+        row = row_of(prediction, predictor.origin)
+        name, text = row["image"], in_words(row)
+        rows.append((name, *cells(row)))
+        if not prediction.error:
+            film = _readable(predictor.prepare(item.uri))
+            if maps and (file := map_path(maps, number, item)).is_file():
+                overlaid = np.asarray(cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR))
+                film = np.hstack([cv2.cvtColor(film, cv2.COLOR_GRAY2BGR), _readable(overlaid.astype(np.uint8))])
+            pictures.append((f"{name}: {text}", _encoded(film)))
+    page.write(path, predictor.facts, predictor.origin, predictor.operating_point, rows, pictures, len(items))
+
+
+def _overlaid(image: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """An image under its map: uint8 (size, size, 3), BGR; transparent where the map is low."""
+    share = 0.7 * np.clip(values, 0, 1)[..., None]
+    colours = cv2.applyColorMap(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return np.asarray(np.rint(image[..., None] * (1 - share) + colours * share), np.uint8)
+
+
+def _readable(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """An image enlarged to at least 320 pixels, for a page."""
+    scale = max(1, round(320 / image.shape[0]))
+    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _encoded(image: npt.NDArray[np.uint8]) -> bytes:
+    return bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    """A probability in percent; never 0 % or 100 %, which no model can know.
+
+    >>> [_percent(share) for share in (0.00001, 0.034, 0.7, 0.9999)]
+    ['below 1 %', '3 %', '70 %', 'above 99 %']
+    """
+    if share < 0.01:
+        return "below 1 %"
+    return "above 99 %" if share > 0.99 else f"{100 * share:.{digits}f} %"
+
+
+def _one_line(name: str) -> str:
+    """A name without control characters, which would break a table or a terminal."""
+    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in name)
+
+
+def _expanded(path: str) -> list[str]:
+    if not any(sign in path for sign in "*?[") or ("://" not in path and os.path.lexists(path)):
+        return [path]
+    try:
+        if "://" in path:
+            system, pattern = fsspec.core.url_to_fs(path)
+            found = sorted(str(system.unstrip_protocol(one)) for one in system.glob(pattern))
+            matches = [one for one in found if not PurePosixPath(one).name.startswith(".")]  # as `glob` does
+        else:
+            matches = sorted(glob.glob(os.path.expanduser(path), recursive=True))
+    except Exception as error:  # fsspec passes on the errors of its transports
+        raise UserError(f"{path}: cannot be listed ({reason(error)})") from error
+    if not matches:
+        raise UserError("no file matches this pattern")
+    return matches
+
+
+def _is_folder(path: str) -> bool:
+    if "://" not in path:
+        return os.path.isdir(path)
+    if path.startswith(("http://", "https://")):  # every page with links would count as a folder
+        return False
+    try:
+        system, place = fsspec.core.url_to_fs(path)
+        return bool(system.isdir(place))
+    except Exception:  # reading it reports the error
+        return False
+
+
+def _is_zip(path: str) -> bool:
+    if "://" in path or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(4) in _ZIP
+
+
+def _images_of(place: files.Files, prefix: str) -> tuple[list[Item], int]:
+    def is_image(name: str) -> bool:
+        if any(junk in f"/{name}" for junk in _JUNK):
+            return False
+        try:
+            return PurePosixPath(name).suffix.lower() in ENDINGS or bool(image_format(place.head(name, HEAD_BYTES)))
+        except UserError:  # its row says why it cannot be read
+            return True
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        taken = list(pool.map(is_image, place.names))
+    names = [name for name, image in zip(place.names, taken, strict=True) if image]
+    return [Item(prefix + name, _uri(place, prefix, name)) for name in names], len(place.names) - len(names)
+
+
+def _uri(place: files.Files, prefix: str, name: str) -> str:
+    try:
+        return place.uri(name)
+    except UserError:  # a name that no manifest can contain; the file can still be opened by its path
+        return prefix + name

@@ -1,0 +1,95 @@
+"""The page of answers: each film with its probability in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pneumonia import workspace
+from pneumonia.report import page
+
+MAX_FILMS = 200
+"""Films on a page: more would make it too large for a browser."""
+
+
+def write(
+    path: Path,
+    facts: Mapping[str, Any],
+    origin: Mapping[str, str],
+    operating_point: str,
+    rows: Sequence[tuple[str, ...]],
+    pictures: Sequence[tuple[str, bytes]],
+    n_images: int,
+) -> None:
+    """Write the page, complete or not at all.
+
+    Args:
+        path: of the HTML file.
+        facts, origin: of the `Predictor`.
+        operating_point: of the answers.
+        rows: name, answer, probability, threshold and note of the first images, `MAX_FILMS` at most.
+        pictures: caption and PNG or JPEG of these images, each with its saliency map if there is one.
+        n_images: of the run.
+    """
+    first = f"The first {len(rows):,} of {n_images:,} images." if n_images > len(rows) else f"{n_images:,} images."
+    sections = [
+        page.Section("Answers", [page.Table(("image", "answer", "probability", "threshold", "note"), rows, first)]),
+        page.Section("How to read this", reading(facts, operating_point)),
+        page.Section("Films", [page.Picture(caption, content) for caption, content in pictures]),
+        page.Section("The model", [page.Table(("", ""), model_rows(facts, origin))]),
+    ]
+    title = "Pneumonia on chest X-rays: answers"
+    if facts["synthetic"]:
+        title = "Answers of a model of synthetic radiographs"
+    with workspace.written_whole(path) as partial:
+        partial.write_text(page.html(title, str(facts["caution"]), sections), encoding="utf-8")
+
+
+def reading(facts: Mapping[str, Any], operating_point: str) -> list[str]:
+    """What the numbers mean, in sentences."""
+    val, test = (facts["figures"].get(split, {}) for split in ("val", "test"))
+    point = facts["operating_points"].get(operating_point, {})
+    sentences = []
+    if facts["synthetic"]:
+        sentences.append("The model has never seen a patient. Its answers are only a test of the software.")
+    elif val:
+        sentences.append(
+            f"The probability was calibrated on {val['n']:,} validation images, of which "
+            f"{val['n_positive'] / val['n']:.0%} show pneumonia. Where pneumonia is rarer, it is too high."
+        )
+    sentences.append(
+        f"An answer is pneumonia at or above the threshold ({operating_point.replace('_', ' ')}), which was chosen on "
+        "validation images. It is no limit between healthy and sick."
+    )
+    if {"sensitivity", "specificity"} <= point.keys():
+        sentences.append(
+            f"At this threshold, of {test.get('n', 0):,} test images of the same source, {point['sensitivity']:.0%} of "
+            f"those with pneumonia and {point['specificity']:.0%} of the others were classified correctly."
+        )
+    if {"auc", "auc_low", "auc_high"} <= test.keys():
+        sentences.append(
+            f"The test AUC is {test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}]. It says nothing about "
+            "images of another source."
+        )
+    sentences += [
+        "An unusual image does not look like those the model learnt from. Do not rely on its answer.",
+        "Right of a film, if asked for: its saliency map. It is bright where the score depends most on the pixels. It "
+        "shows where the network looks, not why.",
+    ]
+    return sentences
+
+
+def model_rows(facts: Mapping[str, Any], origin: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Facts about the model, for a table of two columns."""
+    learnt = facts["learnt_from"]
+    rows = [
+        ("data", origin["data"]),
+        ("learnt from", learnt.get("title", "")),
+        ("images to learn from", f"{learnt['n_images']:,}" if "n_images" in learnt else ""),
+        ("network", str(facts["model"])),
+        ("registered version", origin["version"]),
+        ("predictor", origin["model"]),
+        ("caution", str(facts["caution"])),
+    ]
+    return [(name, value) for name, value in rows if value]

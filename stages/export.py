@@ -1,0 +1,53 @@
+"""The model as a predictor: ONNX and one JSON, which give the reported score for an image file."""
+
+from pneumonia import UserError, export, params, workspace
+from pneumonia.data import sources, tables
+from pneumonia.data.store import open_store, read_split, stored_preparation
+from pneumonia.models import networks, runtime, scoring
+from pneumonia.models.predictor import Predictor
+from pneumonia.tracking import runs
+from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, show, tracked, train_run
+
+
+def main() -> None:
+    settings = params.load()
+    options, memory = settings.export, settings.compute.memory
+    runtime.start_keras()
+    record = tables.read_json(MODELS_DIR / "run.json")
+    if workspace.sha256_file(MODELS_DIR / "model.keras") != record["model_sha256"]:
+        raise UserError("models/model.keras is not the file that models/run.json describes; run dvc repro -f -s train")
+    store = open_store(DATA_DIR / "images.zarr")
+    val = read_split(store, "val", memory=memory)
+    scores = tables.read_table(REPORTS_DIR / "predictions.csv").set_index("image_id")["score"]
+    trained = train_run(settings, record)
+    with (
+        tracked("export", settings, parent=trained.run_id, prepared=store.attrs),
+        workspace.written_whole(MODELS_DIR / "predictor") as folder,
+    ):
+        folder.mkdir()
+        content = export.facts(
+            record,
+            tables.read_json(REPORTS_DIR / "metrics.json"),
+            tables.read_json(REPORTS_DIR / "evaluation.json"),
+            tables.read_json(REPORTS_DIR / "rebalance.json")["splits"],
+            source=sources.source(record["data"])._asdict(),
+            network=networks.MODELS[record["model"]].source,
+            preparation=stored_preparation(store),
+            usual=export.fit_usual(read_split(store, "train", memory=memory).images, val.images, options.false_alarms),
+        )
+        export.write(folder, export.convert(scoring.load_model(MODELS_DIR / "model.keras")), content)
+        exported = Predictor(folder)
+        difference = export.require_same_scores(
+            exported, val.images, scores.loc[val.image_ids].to_numpy(), options.max_difference
+        )
+        runs.tag(predictor_digest=exported.digest, weights=record["weights"], data_digest=record["data_digest"])
+        runs.log_metrics({"max_difference": difference})
+        runs.log_file(folder / "predictor.json")
+    show(
+        f"models/predictor: scores of {len(val.labels)} validation images differ from Keras by at most "
+        f"{difference:.1g}, all decisions are equal"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

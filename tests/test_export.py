@@ -1,0 +1,217 @@
+"""The exported network gives the scores of the trained one; what usual images look like is learnt from train."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from pneumonia import UserError, export, workspace
+from pneumonia.models import networks, runtime, scoring
+from pneumonia.models.predictor import Predictor
+from tests import predictors
+from tests.conftest import ROOT, noise, shallow_densenets
+
+IMAGES = np.stack([noise(70, 90, seed) for seed in range(5)])
+
+
+def scores_of(network: bytes, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    (probability,) = session.run(["probability"], {"pixels": images[..., None].astype(np.float32)})
+    assert probability.shape == (len(images), 1)
+    return probability[:, 0]
+
+
+def check(model: Any) -> None:
+    network = export.convert(model)
+    for images in (IMAGES, IMAGES[:1], IMAGES[:, :64, :64]):  # number and size of the images are free
+        assert np.abs(scores_of(network, images) - scoring.predict_scores(model, images)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("compact", "shallow") else pytest.param(name, marks=pytest.mark.slow)
+        for name in networks.MODELS
+    ],
+)
+def test_the_onnx_network_gives_the_scores_of_the_keras_network(name: str) -> None:
+    runtime.start_keras(1)
+    with shallow_densenets():
+        check(networks.create_model(name, size={"vanilla": 32}.get(name)))
+
+
+def test_an_ensemble_is_one_network() -> None:
+    runtime.start_keras(1)
+    check(networks.ensemble([networks.create_model("shallow", size=32) for _ in range(2)]))
+
+
+@pytest.mark.slow
+def test_the_same_network_gives_the_same_bytes_in_every_process() -> None:
+    code = """
+from pneumonia import export
+from pneumonia.models import networks, runtime
+import hashlib
+runtime.start_keras(1)
+print(hashlib.sha256(export.convert(networks.create_model("mobilenet", size=64))).hexdigest())
+"""
+    digests = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        for _ in range(2)
+    }
+    assert len(digests) == 1
+
+
+# --- usual images ---
+
+
+def chests(n: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Two dark fields on a bright ground, with noise, each a little different."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:64, :64]
+    images = []
+    for _ in range(n):
+        shift = rng.normal(0, 2, 4)
+        fields = [
+            np.exp(-(((rows - 32 - shift[0]) / 16) ** 2) - ((columns - middle - shift[1]) / 9) ** 2)
+            for middle in (18, 46)
+        ]
+        images.append(180 + 5 * shift[2] - 120 * sum(fields) + rng.normal(0, 4 + 0.3 * shift[3], (64, 64)))
+    return np.clip(images, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def usual() -> dict[str, Any]:
+    return export.fit_usual(chests(300), chests(200, seed=1), 0.02)
+
+
+def share_of_unusual(usual: dict[str, Any], images: NDArray[np.uint8], folder: Path) -> float:
+    settings = predictors.FACTS["preparation"] | {"size": 64}
+    one = Predictor(predictors.write(folder, unusual=usual, preparation=settings))
+    return float(np.mean([bool(answer.unusual) for answer in one.answers(images)]))
+
+
+def test_not_more_validation_images_are_unusual_than_the_setting_allows(usual: dict[str, Any], tmp_path: Path) -> None:
+    assert share_of_unusual(usual, chests(200, seed=1), tmp_path) < 0.02
+    without_margin = usual | {"limit": usual["limit"] / export.MARGIN}
+    assert share_of_unusual(without_margin, chests(200, seed=1), tmp_path) == pytest.approx(0.02, abs=0.006)
+    assert share_of_unusual(usual, chests(200, seed=2), tmp_path) < 0.04
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: 255 - image,
+        np.rot90,
+        np.zeros_like,
+        lambda image: np.full_like(image, 130),
+        lambda image: noise(64, 64, int(image.sum())),
+    ],
+)
+def test_other_images_are_unusual(usual: dict[str, Any], change: Any, tmp_path: Path) -> None:
+    others = np.stack([change(image) for image in chests(50, seed=3)])
+    assert share_of_unusual(usual, others, tmp_path) == 1
+
+
+# --- the folder ---
+
+
+def predictor_of(tmp_path: Path, **points: Any) -> Predictor:
+    return Predictor(predictors.write(tmp_path, operating_points=predictors.FACTS["operating_points"] | points))
+
+
+def flat(*levels: float) -> NDArray[np.uint8]:
+    return np.stack([np.full((predictors.SIZE, predictors.SIZE), level, np.uint8) for level in levels])
+
+
+def test_equal_scores_pass_with_the_largest_difference(tmp_path: Path) -> None:
+    scores = np.array([predictors.expected_score(level) for level in (100, 140)])
+    difference = export.require_same_scores(predictor_of(tmp_path), flat(100, 140), scores + np.array([0, 5e-5]), 1e-4)
+    assert difference == pytest.approx(5e-5, abs=1e-6)
+
+
+def test_another_score_is_refused_with_the_figure(tmp_path: Path) -> None:
+    scores = np.array([predictors.expected_score(level) for level in (100, 140)])
+    with pytest.raises(UserError, match=r"differs from the trained one by 0\.02 in the score .* at most 0\.0001"):
+        export.require_same_scores(predictor_of(tmp_path), flat(100, 140), scores + np.array([0, 0.02]), 1e-4)
+
+
+def test_another_decision_is_refused(tmp_path: Path) -> None:
+    score = predictors.expected_score(100)
+    one = predictor_of(tmp_path, youden={"threshold": score + 2e-5, "threshold_calibrated": 0.5})
+    with pytest.raises(UserError, match="changes 1 of 1 decisions on validation at the operating point youden"):
+        export.require_same_scores(one, flat(100), np.array([score + 4e-5]), 1e-4)
+
+
+REPORTS: dict[str, Any] = {
+    "record": {
+        "data": "chest_xray",
+        "model": "compact",
+        "weights": "none",
+        "run_id": "r",
+        "model_sha256": "m",
+        "data_digest": "d",
+        "made_with": {"Keras": "3"},
+    },
+    "metrics": {"val": {"n": 8, "n_positive": 4, "auc": 0.95}, "test": {"n": 9, "n_positive": 5, "auc": 0.9}},
+    "evaluation": {
+        "level": 0.95,
+        "calibration": {"slope": 0.5, "bias": 1.0},
+        **{
+            point: {
+                "threshold": 0.5,
+                "calibrated": {"threshold": 0.73105858},
+                "test": {"sensitivity": 0.8, "sensitivity_low": 0.6, "sensitivity_high": 0.9, "ece": 0.1},
+            }
+            for point in export.POINTS
+        },
+    },
+    "splits": {"train": {"n_images": 20, "n_patients": 12, "n_normal": 10, "n_pneumonia": 10}},
+}
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    source = {"title": "t", "licence": "l", "citation": "c", "synthetic": False}
+    given = {"source": source, "network": "n", "preparation": {"size": 32}, "usual": predictors.usual_gray(9.0)}
+    return export.facts(*REPORTS.values(), **given | changes)
+
+
+def test_a_written_folder_is_a_predictor(tmp_path: Path) -> None:
+    export.write(tmp_path, predictors.network(), facts())
+    one = Predictor(tmp_path)
+    assert one.facts["digests"] == {
+        "model.onnx": workspace.sha256_bytes(predictors.network()),
+        "model_sha256": "m",
+        "data_digest": "d",
+    }
+    assert one.facts["figures"]["test"] == {
+        "n": 9,
+        "n_positive": 5,
+        "auc": 0.9,
+        "ece": 0.1,
+        "sensitivity": 0.8,
+        "sensitivity_low": 0.6,
+        "sensitivity_high": 0.9,
+    }
+    assert one.facts["learnt_from"]["n_patients"] == 12
+    assert one.facts["operating_points"]["youden"]["sensitivity_low"] == 0.6
+    assert one.facts["labels"] == ["normal", "pneumonia"]
+
+
+def test_lists_of_numbers_are_one_line_each_and_the_json_stays_the_same(tmp_path: Path) -> None:
+    export.write(tmp_path, predictors.network(), facts())
+    text = (tmp_path / "predictor.json").read_text()
+    assert len(text.splitlines()) < 200
+    assert json.loads(text)["unusual"]["precision"] == np.eye(47).tolist()
+    assert json.loads(text)["unusual"]["mean"] == pytest.approx(predictors.usual_gray(9.0)["mean"])
+
+
+def test_a_model_of_synthetic_data_says_so_first() -> None:
+    source = {"title": "t", "licence": "l", "citation": "c", "synthetic": True}
+    assert "synthetic radiographs: this score means nothing for a patient" in facts(source=source)["caution"]
+    assert "Not a medical device" in facts()["caution"]

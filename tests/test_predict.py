@@ -1,0 +1,262 @@
+"""Files, folders, archives and patterns become answers, in their order; an interrupted run goes on."""
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pneumonia import UserError, explain, predict
+from pneumonia.models.predictor import Predictor
+from tests import predictors
+from tests.conftest import png
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return predictors.write(tmp_path / "predictor")
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Three films in folders, a text, a hidden file, and a film without an ending."""
+    place = tmp_path / "films"
+    for name, level in (("a.png", 100), ("sub/b.png", 160), ("sub/scan", 90)):
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(np.full((40, 40), level, np.uint8)))
+    (place / "notes.txt").write_text("no image")
+    (place / ".hidden.png").write_bytes(b"x")
+    return place
+
+
+def names(*paths: Path | str) -> list[str]:
+    return [item.name for item in predict.find([str(path) for path in paths])[0]]
+
+
+def test_a_folder_gives_its_images_by_ending_or_first_bytes_and_counts_the_rest(films: Path) -> None:
+    items, n_skipped = predict.find([str(films)])
+    assert [item.name for item in items] == [f"{films}/{name}" for name in ("a.png", "sub/b.png", "sub/scan")]
+    assert n_skipped == 2
+    assert names(f"{films}/") == names(films)
+
+
+def test_a_file_that_is_named_is_taken_whatever_it_is(films: Path) -> None:
+    assert names(films / "notes.txt", films / "missing.png") == [f"{films}/notes.txt", f"{films}/missing.png"]
+
+
+def test_images_of_an_archive_are_named_by_archive_and_member(films: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "films.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in ("a.png", "sub/b.png", "notes.txt"):
+            packed.write(films / name, name)
+        packed.writestr("__MACOSX/._a.png", b"x")
+    items, n_skipped = predict.find([str(archive)])
+    assert [item.name for item in items] == [f"{archive}::a.png", f"{archive}::sub/b.png"]
+    assert n_skipped == 2
+    of_archive, of_folder = (answer(predictors.write(tmp_path / "p"), found) for found in (items, named(films)))
+    assert [one.score for one in of_archive] == [one.score for one in of_folder[:2]]
+
+
+def named(place: Path) -> list[predict.Item]:
+    return predict.find([str(place)])[0]
+
+
+def answer(folder: Path, items: list[predict.Item], **options: Any) -> list[Any]:
+    return [one for chunk in predict.answers(predict.Source(folder), items, **options) for one in chunk]
+
+
+def test_patterns_are_expanded_in_order(films: Path) -> None:
+    assert names(films / "sub/*", films / "a.pn?") == [f"{films}/sub/b.png", f"{films}/sub/scan", f"{films}/a.png"]
+    assert names(films / "**/*.png") == [f"{films}/a.png", f"{films}/sub/b.png"]
+    (item,), _ = predict.find([str(films / "*.dcm")])
+    assert item.error == "no file matches this pattern"
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(films: Path) -> None:
+    (films / "a[1].png").write_bytes(b"x")
+    assert names(films / "a[1].png") == [f"{films}/a[1].png"]
+
+
+def test_urls_of_files_folders_and_patterns(films: Path) -> None:
+    assert names(f"file://{films}/a.png") == [f"file://{films}/a.png"]
+    assert names(f"file://{films}/sub") == [f"file://{films}/sub/b.png", f"file://{films}/sub/scan"]
+    assert names(f"file://{films}/*.png") == [f"file://{films}/a.png"]
+
+
+def test_a_name_with_a_control_character_is_answered_on_one_line(folder: Path, films: Path) -> None:
+    (films / "sub").rename(films / "su\nb")
+    items = named(films)
+    answers = answer(folder, items)
+    assert not any(one.error for one in answers)
+    rows = [predict.row_of(one, {}) for one in answers]
+    assert rows[1]["image"] == f"{films}/su\\x0ab/b.png"
+
+
+def test_workers_give_the_same_answers_in_the_same_order(folder: Path, films: Path) -> None:
+    items = named(films) * 50
+    assert answer(folder, items, workers=2) == answer(folder, items)
+
+
+def test_rows_have_the_columns_of_every_table(folder: Path, films: Path) -> None:
+    one = predict.load(folder)
+    (row,) = [predict.row_of(prediction, one.origin) for prediction in one.scores([films / "a.png"])]
+    assert tuple(row) == predict.COLUMNS == tuple(one.predict([films / "a.png"]))
+    text = predict.as_csv([row], header=True)
+    assert next(csv.DictReader(io.StringIO(text)))["label"] == "normal"
+    assert json.loads(predict.as_json_lines([row], header=True))["probability"] == row["probability"]
+
+
+def test_an_image_without_an_answer_has_empty_numbers(folder: Path, films: Path) -> None:
+    one = predict.load(folder)
+    (row,) = [predict.row_of(prediction, one.origin) for prediction in one.scores([films / "notes.txt"])]
+    assert row["error"]
+    assert row["probability"] is row["score"] is None
+    assert predict.in_words(row).startswith("no answer: ")
+
+
+def test_a_place_that_cannot_be_read_is_a_row_and_the_rest_go_on(folder: Path, films: Path, tmp_path: Path) -> None:
+    (films / "dangling").symlink_to("nowhere")
+    archive = tmp_path / "cut.zip"
+    archive.write_bytes(b"PK\x03\x04 and no more")
+    items, _ = predict.find([str(archive), str(films), "file:///films.zip"])
+    answers = answer(folder, items)
+    errors = {Path(one.image).name: one.error for one in answers if one.error}
+    assert set(errors) == {"cut.zip", "dangling", "films.zip"}
+    assert "not a complete zip archive" in errors["cut.zip"]
+    assert errors["films.zip"] == "a zip archive at a URL is not opened; download it first"
+    assert "fetch" not in " ".join(errors.values())
+    assert [Path(one.image).name for one in answers if not one.error] == ["a.png", "b.png", "scan"]
+
+
+def test_no_row_has_a_line_break_or_the_path_of_this_machine_in_its_error(folder: Path, tmp_path: Path) -> None:
+    names = [f"{tmp_path}/miss\ning.png", f"{tmp_path}/miss\u2028ing.png", f"{tmp_path}/\udcff.png"]
+    one = predict.load(folder)
+    rows = [predict.row_of(prediction, one.origin) for prediction in one.scores(names)]
+    for row in rows:
+        assert row["error"] == "no such file"
+    for text in (predict.as_csv(rows, header=False), predict.as_json_lines(rows, header=False)):
+        assert len(text.splitlines()) == len(rows)
+        text.encode()
+
+
+# --- a table that is written row by row ---
+
+
+def run_into(path: Path, folder: Path, items: list[predict.Item], n: int | None = None, **options: Any) -> None:
+    """Answer the first `n` of the images that are not in the table yet."""
+    one = predict.load(folder, **options)
+    table = predict.Table(path, one.origin, one.operating_point, items)
+    rest = items[table.n_finished :][:n]
+    table.append(
+        [predict.row_of(answer, one.origin) for answer in one.scores([i.uri for i in rest], [i.name for i in rest])]
+    )
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_an_interrupted_run_goes_on_after_its_last_complete_row(
+    folder: Path, films: Path, tmp_path: Path, ending: str, cut: int
+) -> None:
+    items = [*named(films), predict.Item("bad", str(films / "notes.txt"))]
+    whole, path = tmp_path / f"whole{ending}", tmp_path / f"part{ending}"
+    run_into(whole, folder, items)
+    run_into(path, folder, items, 2)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
+    run_into(path, folder, items)
+    assert path.read_bytes() == whole.read_bytes()
+    assert len(whole.read_text().splitlines()) == 4 + (ending == ".csv")
+    assert predict.Table(path, predict.load(folder).origin, "youden", items).n_errors == 1
+
+
+def test_answers_of_another_run_are_not_overwritten(folder: Path, films: Path, tmp_path: Path) -> None:
+    items, path = named(films), tmp_path / "answers.csv"
+    run_into(path, folder, items, 2)
+    before = path.read_bytes()
+    for other_folder, other_items, options in (
+        (predictors.write(tmp_path / "other", caution="another"), items, {}),
+        (folder, items, {"operating_point": "target_sensitivity"}),
+        (folder, items[::-1], {}),
+        (folder, items[:1], {}),
+    ):
+        with pytest.raises(UserError, match=r"answers\.csv exists and holds other rows .* from line \d on: .* delete"):
+            run_into(path, other_folder, other_items, **options)
+    path.write_text("something else\n")
+    with pytest.raises(UserError, match="holds other rows"):
+        run_into(path, folder, items)
+    path.write_bytes(before)
+    run_into(path, folder, items)
+
+
+def test_a_folder_that_does_not_exist_is_one_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the folder .*nowhere does not exist; make it first"):
+        predict.Table(tmp_path / "nowhere" / "a.csv", predict.load(folder).origin, "youden", [])
+    with pytest.raises(
+        UserError, match=r"no such folder; name a folder such as models/predictor, or a registered version"
+    ):
+        predict.load(tmp_path / "nowhere")
+
+
+def test_only_known_endings_are_written(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"answers are written as \.csv or \.jsonl"):
+        predict.Table(tmp_path / "answers.xlsx", predict.load(folder).origin, "youden", [])
+
+
+# --- words, page and maps ---
+
+
+def test_words_say_on_which_side_of_the_threshold() -> None:
+    row = {"error": "", "unusual": "", "label": "pneumonia", "probability": 0.62, "threshold": 0.57}
+    assert predict.in_words(row) == "pneumonia: probability of pneumonia 62 %, at or above the threshold of 57 %"
+    assert predict.in_words(row | {"unusual": "it does"}).endswith("57 %; unusual: it does")
+    near = {"label": "normal", "probability": 0.5704, "threshold": 0.5709}
+    assert predict.in_words(row | near) == "normal: probability of pneumonia 57.0 %, below the threshold of 57.1 %"
+
+
+def test_the_page_shows_films_words_and_caution(folder: Path, films: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    items = [*named(films), predict.Item("<b>.png", str(films / "notes.txt"))]
+    predict.write_page(page, predict.load(folder), items, None)
+    text = page.read_text()
+    assert text.count("<img") == 3
+    assert "normal: probability of pneumonia" in text
+    assert "of 0 test images" not in text
+    assert "not an image, expected" in text
+    assert "&lt;b&gt;.png" in text
+    assert "<b>.png" not in text
+    assert "Not a medical device" in text
+    assert "http" not in text, "no external request"
+
+
+def test_maps_need_the_network_of_the_predictor(folder: Path) -> None:
+    one = predict.load(folder)
+    with pytest.raises(UserError, match=r"needs the Keras network .*model\.keras is missing; put it there"):
+        predict.load_network(predict.resolve(folder), one)
+    (folder.parent / "model.keras").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"model\.keras is another network"):
+        predict.load_network(predict.resolve(folder), one)
+
+
+def test_a_map_is_never_that_of_another_film(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(explain.METHODS, "smoothgrad", lambda network, images, **options: images / 255)
+    one = Predictor(predictors.write(tmp_path / "p", saliency={"method": "smoothgrad"}))
+    maps, items = tmp_path / "maps", named(films)
+    predict.write_maps(maps, None, one, items)
+    before = [path.read_bytes() for path in sorted(maps.iterdir())]
+    (films / "a.png").write_bytes(png(np.full((40, 40), 20, np.uint8)))
+    (films / "sub" / "b.png").write_bytes(b"damaged")
+    predict.write_maps(maps, None, one, items)
+    after = {path.name: path.read_bytes() for path in sorted(maps.iterdir())}
+    assert list(after) == ["00001-a.png", "00003-scan.png"]
+    assert after["00001-a.png"] != before[0]
+    assert after["00003-scan.png"] == before[2]
+
+
+def test_maps_without_tensorflow_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--saliency needs TensorFlow, which is not installed"):
+        predict.load_network(predict.resolve(folder), predict.load(folder))
