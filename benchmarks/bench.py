@@ -23,12 +23,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumonia import compute, files, preprocess, train, workspace
+from benchmarks import unusual
+from pneumonia import compute, export, files, predict, preprocess, train, workspace
 from pneumonia.data import phantom
 from pneumonia.data.store import Split
 from pneumonia.images import decode, geometry
 from pneumonia.metrics import ranking
 from pneumonia.models import networks, runtime, scoring
+from pneumonia.models.predictor import SCHEMA, Predictor
 from pneumonia.training.batches import batches
 from pneumonia.training.features import frozen_features
 from pneumonia.training.recipe import Recipe, Schedule
@@ -250,6 +252,96 @@ def bench_head(n_images: int = 512, epochs: int = 4) -> None:
         f"{seconds['whole'] / seconds['head']:.0f} times as fast on features as through the backbone; the features "
         f"take {seconds['features'] / seconds['whole']:.2f} of a trial through the backbone, once for a study"
     )
+
+
+def bench_predict(n_images: int = 200, n_files: int = 2_000) -> None:
+    """The predictor against `predict` of Keras; the first answer; two workers against one. One thread each."""
+    large, kind = _full_resolution()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        _export_compact(place)
+        predictor = Predictor(place / "predictor", threads=1)
+        cv2.setNumThreads(1)
+        renders = [cv2.resize(image, (224, 224)) for image in _renders(n_images)]
+        small = [cv2.imencode(".jpeg", image)[1].tobytes() for image in renders]
+        medians = {}
+        for name, contents in (("224-pixel JPEG", small), (f"full-resolution JPEG ({kind})", large)):
+            times = [_seconds(lambda content=content: list(predictor.scores([content]))) for content in contents]
+            medians[name], p99 = 1000 * np.percentile(times, [50, 99])
+            print(f"predict: {name} to probability, n = {len(times)}: p50 {medians[name]:.1f} ms, p99 {p99:.1f} ms")
+        print(f"predict: {_keras_milliseconds(place, renders) / medians['224-pixel JPEG']:.0f} times as fast as Keras")
+        (place / "film.jpeg").write_bytes(small[0])
+        command = [
+            sys.executable,
+            "-m",
+            "pneumonia.cli",
+            "predict",
+            place / "film.jpeg",
+            "--model",
+            place / "predictor",
+        ]
+        first = [_seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(5)]
+        print(f"predict: the command for one film takes {np.median(first):.2f} s (median of 5)")
+        films = place / "films"
+        films.mkdir()
+        for number in range(n_files):
+            (films / f"{number:05}.jpeg").write_bytes(large[number % len(large)])
+        items, _ = predict.find([str(films)])
+        source = predict.Source(place / "predictor")
+        walls = [_seconds(lambda n=n: list(predict.answers(source, items, workers=n, threads=1))) for n in (1, 2)]
+        print(
+            f"predict: {n_files} full-resolution JPEGs, two workers are {walls[0] / walls[1]:.2f} times as fast as one"
+        )
+
+
+def _export_compact(place: Path) -> None:
+    """An untrained `compact` as a predictor and as a Keras file: the weights do not change the time."""
+    runtime.start_keras(1)
+    model = networks.create_model("compact")
+    scoring.save_model(model, place / "model.keras")
+    images = np.stack([_grain(number) for number in range(60)])
+    facts = {
+        "schema": SCHEMA,
+        "data": "phantom",
+        "model": "compact",
+        "preparation": PREPARATION.as_dict(),
+        "calibration": {"slope": 1.0, "bias": 0.0},
+        "operating_points": {"youden": {"threshold": 0.5, "threshold_calibrated": 0.5}},
+        "unusual": export.fit_usual(images, images, 0.01),
+        "digests": {},
+    }
+    (place / "predictor").mkdir()
+    export.write(place / "predictor", export.convert(model), facts)
+
+
+def _grain(seed: int) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (224, 224), dtype=np.uint8)
+
+
+def _keras_milliseconds(place: Path, images: Sequence[Any]) -> float:
+    """`keras.Model.predict` on one prepared image, in a process with one thread, median of 20."""
+    np.save(place / "images.npy", np.stack([geometry.prepare(image, PREPARATION) for image in images[:20]]))
+    code = f"""
+import os, time, numpy as np
+import tensorflow as tf
+tf.config.threading.set_intra_op_parallelism_threads(1); tf.config.threading.set_inter_op_parallelism_threads(1)
+import keras
+model = keras.saving.load_model({str(place / "model.keras")!r}, compile=False)
+images = np.load({str(place / "images.npy")!r})[..., None].astype("float32")
+model.predict(images[:1], verbose=0)
+times = []
+for image in images:
+    start = time.perf_counter(); model.predict(image[None], verbose=0); times.append(time.perf_counter() - start)
+print(1000 * np.median(times))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _compare_with(name: str, split: Split, augment: float, other: Callable[[], float], rounds: int, label: str) -> None:
@@ -474,6 +566,8 @@ BENCHES = {
     "training": bench_training,
     "head": bench_head,
     "phantom": bench_phantom,
+    "predict": bench_predict,
+    "unusual": unusual.main,
 }
 
 
