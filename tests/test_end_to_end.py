@@ -256,6 +256,7 @@ def test_champion_loads_by_its_alias_and_scores_as_reported(project: Project, mo
     )
     manifest = tables.read_table(project.folder / "data/manifest.csv").set_index("image_id")
     monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # MLflow puts the modules that the version carries first
     films = [read_bytes(manifest.loc[name, "uri"]) for name in reported.index]
     answers = mlflow.pyfunc.load_model("models:/pneumonia-phantom@champion").predict(pd.DataFrame({"image": films}))
     assert answers["score"].to_numpy() == pytest.approx(reported.to_numpy(), abs=1e-4)
