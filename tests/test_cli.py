@@ -197,6 +197,7 @@ def test_without_a_lost_champion_the_next_one_is_chosen_and_the_stage_agrees(sta
     assert "without" not in after["reason"]
 
 
+@pytest.mark.slow
 def test_without_a_lost_champion_an_earlier_one_may_be_better(stage: Any) -> None:
     for number in (3, 2):
         stage(number)
@@ -225,6 +226,7 @@ def test_no_version_is_left_out_where_the_files_of_all_are_gone(stage: Any, root
     assert registry.champion("phantom").version == 2
 
 
+@pytest.mark.slow
 def test_a_version_that_gets_its_predictions_back_competes_again(stage: Any) -> None:
     for number in (3, 2):
         stage(number)

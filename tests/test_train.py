@@ -230,6 +230,7 @@ def test_members_differ_and_the_first_is_what_one_alone_would_be(
     pd.testing.assert_frame_equal(history.drop(columns="seconds").head(2), once.drop(columns="seconds"))
 
 
+@pytest.mark.slow
 def test_members_that_were_cut_go_on_where_they_stopped(tmp_path: Path) -> None:
     """With a backbone whose lower block never learns, also in the members that were finished before."""
     how = {"pretrained": True, "head_epochs": 1, "unfreeze": 0.5, "layer_decay": 0.5}
@@ -413,6 +414,7 @@ def digests(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_weights(tmp_path: Path) -> None:
     """This one and a fresh one."""
     code = "import sys, pathlib; from tests.test_train import digests; print(*digests(pathlib.Path(sys.argv[1])))"

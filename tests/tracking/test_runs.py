@@ -104,6 +104,7 @@ print(mlflow.MlflowClient().create_experiment(name))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(
