@@ -1,7 +1,5 @@
 """Download the archive or generate the phantom: one zip, one manifest row per image, the known boxes."""
 
-import pandas as pd
-
 from pneumonia import fetch, params, workspace
 from pneumonia.data import sources, tables
 from stages import DATA_DIR, count, run, show, tracked
@@ -36,31 +34,11 @@ def main() -> None:
     patients = count(manifest["patient_id"].nunique(), "patient")
     show(f"{count(len(manifest), 'image')} of {patients} ({counts}), {count(len(boxes), 'box', 'boxes')}")
     show(f"patient: {row.patients}")
-    for sentence in (official_splits(manifest), unidentified(manifest)):
+    for sentence in (fetch.official_splits(manifest), fetch.unidentified(manifest)):
         if sentence:
             show(sentence)
     if row.n_images not in (0, len(manifest)):
         print(f"NOTE: the published data set has {row.n_images:,} images, this one has {len(manifest):,}")
-
-
-def official_splits(manifest: pd.DataFrame) -> str:
-    """The images of each split of the source; empty if the source has neither a validation nor a test split."""
-    splits = manifest["source_split"].replace("", "none")
-    if not splits.isin(["val", "test"]).any():
-        return ""
-    counts = [f"{name} {splits.eq(name).sum()}" for name in (*tables.SPLITS, "none") if splits.eq(name).any()]
-    return f"official splits: {', '.join(counts)}"
-
-
-def unidentified(manifest: pd.DataFrame) -> str:
-    """A note on images without a patient identifier, which have their own name as identifier; else empty."""
-    n_unknown = manifest["patient_id"].eq(manifest["image_id"]).sum()
-    if not n_unknown:
-        return ""
-    return (
-        f"NOTE: images without a patient identifier: {n_unknown} of {len(manifest)}; each of them counts as one "
-        "patient, so images of a real patient may be in both train and test"
-    )
 
 
 if __name__ == "__main__":

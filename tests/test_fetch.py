@@ -26,7 +26,6 @@ from pneumonia import UserError, fetch, files, workspace
 from pneumonia.data import download, sources, tables
 from pneumonia.images import decode
 from pneumonia.metrics.arrays import sampling_units
-from stages import fetch as stage
 from tests.conftest import KERMANY, NORMALS, PNEUMONIAS, png
 from tests.images.test_decode import dicom as a_dicom_file
 
@@ -957,13 +956,19 @@ def test_a_folder_that_a_link_leads_to_is_read_where_it_is_named(in_project: Pat
     assert fetched("folder", "mine").manifest["source_split"].value_counts().to_dict() == {"train": 40, "val": 40}
 
 
+def write_dicom(path: Path, **header: str) -> None:
+    """A DICOM file, without the suffix of the path."""
+    path = path.with_suffix("")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(dicom(**header))
+
+
 def test_a_placeholder_in_the_headers_is_no_patient_and_a_note_says_so(
     in_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, name in enumerate(FILMS):
-        path = (in_project / "mine" / name).with_suffix("")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dicom(PatientID="HOSPITAL 7" if number < 25 else f"P{number // 2}", PatientAge="old"))
+        identifier = "HOSPITAL 7" if number < 25 else f"P{number // 2}"
+        write_dicom(in_project / "mine" / name, PatientID=identifier, PatientAge="old")
     manifest = fetched("folder", "mine").manifest
     assert manifest["patient_id"].to_list()[:25] == manifest["image_id"].to_list()[:25]
     assert manifest["patient_id"].to_list()[25:28] == ["P12", "P13", "P13"]
@@ -977,9 +982,7 @@ def test_a_patient_of_most_headers_of_a_class_stays_one_and_a_note_says_so(
     in_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, name in enumerate(FILMS):
-        path = (in_project / "mine" / name).with_suffix("")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dicom(PatientID="P7" if number < 15 else f"Q{number}"))
+        write_dicom(in_project / "mine" / name, PatientID="P7" if number < 15 else f"Q{number}")
     assert (fetched("folder", "mine").manifest["patient_id"] == "P7").sum() == 15
     assert "NOTE: PatientID P7 counts as one patient and has 15 of 20 images of normal" in capsys.readouterr().out
 
@@ -988,9 +991,8 @@ def test_folders_of_several_patients_by_the_headers_are_said(
     in_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, name in enumerate(FILMS):
-        path = in_project / "mine" / name.replace("/", f"/{'ICU' if number % 2 else 'Ward 3'}/").removesuffix(".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dicom(PatientID=f"Q{number // 4}"))
+        department = "ICU" if number % 2 else "Ward 3"
+        write_dicom(in_project / "mine" / name.replace("/", f"/{department}/"), PatientID=f"Q{number // 4}")
     assert fetched("folder", "mine").manifest["patient_id"].nunique() == 2
     assert (
         "NOTE: ICU counts as one patient, but the DICOM headers of its images name 10 (images of such patients: 40 "
@@ -1022,16 +1024,16 @@ def listed(**columns: list[str]) -> pd.DataFrame:
 
 
 def test_only_images_without_a_patient_identifier_are_a_note() -> None:
-    assert stage.unidentified(listed(patient_id=["p1", "p2", "p3", "p4"])) == "", "each patient has one image"
+    assert fetch.unidentified(listed(patient_id=["p1", "p2", "p3", "p4"])) == "", "each patient has one image"
     end = "each of them counts as one patient, so images of a real patient may be in both train and test"
-    assert stage.unidentified(listed()) == f"NOTE: images without a patient identifier: 4 of 4; {end}"
+    assert fetch.unidentified(listed()) == f"NOTE: images without a patient identifier: 4 of 4; {end}"
     half = listed(patient_id=["p1", "b", "c", "p1"])
-    assert stage.unidentified(half) == f"NOTE: images without a patient identifier: 2 of 4; {end}"
+    assert fetch.unidentified(half) == f"NOTE: images without a patient identifier: 2 of 4; {end}"
 
 
 def test_the_official_splits_of_a_source_are_counted() -> None:
-    assert stage.official_splits(listed()) == ""
-    assert stage.official_splits(listed(source_split=["train"] * 4)) == "", "the others are drawn"
+    assert fetch.official_splits(listed()) == ""
+    assert fetch.official_splits(listed(source_split=["train"] * 4)) == "", "the others are drawn"
     splits = listed(source_split=["test", "train", "train", "val"])
-    assert stage.official_splits(splits) == "official splits: train 2, val 1, test 1"
-    assert stage.official_splits(listed(source_split=["test", "", "", ""])) == "official splits: test 1, none 3"
+    assert fetch.official_splits(splits) == "official splits: train 2, val 1, test 1"
+    assert fetch.official_splits(listed(source_split=["test", "", "", ""])) == "official splits: test 1, none 3"

@@ -233,7 +233,7 @@ def predict(
     if model == "champion" or model.isdigit():
         model = f"models:/pneumonia-{params.load().data}{'@' if model == 'champion' else '/'}{model}"
     source = predicting.resolve(model)
-    predictor = predicting.open_predictor(source, operating_point=operating_point)
+    predictor = predicting.open_predictor(source, operating_point)
     network = predicting.load_network(source, predictor) if saliency else None
     items, n_skipped = predicting.find(paths)
     if not items:

@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import cv2
-import fsspec
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -135,6 +134,26 @@ def read_archive(data: str, path: Path, *, stored: Path | None = None) -> tuple[
     """
     sources.source(data)
     return _read_zip(data, path, stored or path, layouts.READERS[data])[:2]
+
+
+def official_splits(manifest: pd.DataFrame) -> str:
+    """The images of each split of the source; empty if the source has neither a validation nor a test split."""
+    splits = manifest["source_split"].replace("", "none")
+    if not splits.isin(["val", "test"]).any():
+        return ""
+    counts = [f"{name} {splits.eq(name).sum()}" for name in (*tables.SPLITS, "none") if splits.eq(name).any()]
+    return f"official splits: {', '.join(counts)}"
+
+
+def unidentified(manifest: pd.DataFrame) -> str:
+    """A note on images without a patient identifier, which have their own name as identifier; else empty."""
+    n_unknown = manifest["patient_id"].eq(manifest["image_id"]).sum()
+    if not n_unknown:
+        return ""
+    return (
+        f"NOTE: images without a patient identifier: {n_unknown} of {len(manifest)}; each of them counts as one "
+        "patient, so images of a real patient may be in both train and test"
+    )
 
 
 _Read = tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]
@@ -306,7 +325,7 @@ def _in_place(url: str, sha256: str | None) -> tuple[files.Files, str] | None:
     suffix = PurePosixPath(address).suffix.lower()
     if suffix in sheets.WORKBOOKS:
         raise sheets.workbook_error(url)
-    if _is_folder(address):
+    if files.is_folder(address):
         place = files.in_folder(address), ""
     elif suffix in sheets.SUFFIXES:
         parent, _, table = address.rpartition("/")
@@ -316,19 +335,6 @@ def _in_place(url: str, sha256: str | None) -> tuple[files.Files, str] | None:
     if sha256:
         raise UserError(f"fetch.sha256 is of an archive, but {url} is used in place; set it to null")
     return place
-
-
-def _is_folder(address: str) -> bool:
-    # Over HTTP every page with links would count as a folder.
-    if address.startswith(("http://", "https://")):
-        return False
-    if "://" not in address:
-        return Path(address).is_dir()
-    try:
-        system, path = fsspec.core.url_to_fs(address)
-        return bool(system.isdir(path))
-    except Exception:  # the download reports the error
-        return False
 
 
 def _address(url: str) -> str:

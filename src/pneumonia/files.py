@@ -166,6 +166,20 @@ def in_folder(url: str) -> Files:
     return Files(url, names, lambda name: read_bytes(uri(name)), uri, head, aliases, broken)
 
 
+def is_folder(address: str) -> bool:
+    """Whether a path, or a URL that fsspec can list, is a folder; False if that cannot be found out."""
+    # Over HTTP every page with links would count as a folder.
+    if address.startswith(("http://", "https://")):
+        return False
+    if "://" not in address:
+        return Path(address).is_dir()
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        return bool(system.isdir(path))
+    except Exception:  # reading the address reports the error
+        return False
+
+
 def _below(root: str) -> tuple[list[str], dict[str, str], set[str]]:
     """The names of the files below a local folder, the other names of those that several names lead to, and the links
     to nothing.

@@ -27,11 +27,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from pneumonia import UserError, compute, files, reason, workspace
-from pneumonia.images.formats import HEAD_BYTES, image_format
+from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
 from pneumonia.models.predictor import COLUMNS, Prediction, Predictor
-
-ENDINGS = {".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
-"""A file with one of these endings is taken from a folder or archive, whatever it contains."""
 
 CHUNK = 64
 """Images that a worker process scores at once."""
@@ -90,11 +87,15 @@ def load(source: str | Path, *, operating_point: str = "youden", threads: int | 
         >>> predictor = load("models/predictor")  # doctest: +SKIP
         >>> predictor.predict(["my-xray.png"])  # doctest: +SKIP
     """
-    return open_predictor(resolve(source), operating_point=operating_point, threads=threads)
+    model = resolve(source)
+    return Predictor(model.folder, operating_point=operating_point, version=model.version, threads=threads)
 
 
-def open_predictor(model: Source, *, operating_point: str = "youden", threads: int | None = None) -> Predictor:
-    """The predictor of a model that `resolve` has found."""
+@lru_cache(maxsize=1)
+def open_predictor(model: Source, operating_point: str = "youden", threads: int | None = None) -> Predictor:
+    """The predictor of a model that `resolve` has found, opened once in a process."""
+    if threads:
+        cv2.setNumThreads(threads)  # several processes with a thread for each core would wait for each other
     return Predictor(model.folder, operating_point=operating_point, version=model.version, threads=threads)
 
 
@@ -142,7 +143,7 @@ def find(paths: Sequence[str]) -> tuple[list[Item], int]:
 
 
 def _items_at(path: str) -> tuple[list[Item], int]:
-    if _is_folder(path):
+    if files.is_folder(path):
         return _images_of(files.in_folder(path), f"{path.rstrip('/')}/")
     if _is_zip(path):
         with files.in_archive(Path(path).absolute()) as place:
@@ -169,27 +170,20 @@ def answers(
         workers: processes.
         threads: of the network in each process; None = one for each core if there is one process, else one.
     """
-    common = (str(model.folder.absolute()), model.version, operating_point, threads or (1 if workers > 1 else None))
+    threads = threads or (1 if workers > 1 else None)
     jobs = [item._replace(uri=files.absolute(item.uri)) for item in items]
-    answer = partial(_answer_chunk, common)
+    answer = partial(_answer_chunk, model, operating_point, threads)
     yield from compute.run(answer, compute.chunks(jobs, CHUNK), workers=workers, label="predict")
 
 
-def _answer_chunk(model: tuple[str, str, str, int | None], items: Sequence[Item]) -> list[Prediction]:
-    return _answer_items(_open_predictor(*model), items)
+def _answer_chunk(model: Source, operating_point: str, threads: int | None, items: Sequence[Item]) -> list[Prediction]:
+    return _answer_items(open_predictor(model, operating_point, threads), items)
 
 
 def _answer_items(predictor: Predictor, items: Sequence[Item]) -> list[Prediction]:
     good = [item for item in items if not item.error]
     answers = predictor.scores([item.uri for item in good], [item.name for item in good])
     return [predictor.failed(item.name, item.error) if item.error else next(answers) for item in items]
-
-
-@lru_cache(maxsize=1)
-def _open_predictor(folder: str, version: str, operating_point: str, threads: int | None) -> Predictor:
-    if threads:
-        cv2.setNumThreads(threads)  # several processes with a thread for each core would wait for each other
-    return Predictor(folder, operating_point=operating_point, version=version, threads=threads)
 
 
 class Table:
@@ -341,7 +335,7 @@ def _columns(image: str, answer: str, probability: str, threshold: str, note: st
     return f"{short:{_WIDTH}}  {answer:9}  {probability:>11}  {threshold:>9}  {note}".rstrip()
 
 
-def in_words(row: Mapping[str, Any], positive: str = "pneumonia") -> str:
+def in_words(row: Mapping[str, Any]) -> str:
     """An answer in one sentence.
 
     >>> in_words({"error": "", "unusual": "", "label": "normal", "probability": 0.3, "threshold": 0.4})
@@ -349,7 +343,7 @@ def in_words(row: Mapping[str, Any], positive: str = "pneumonia") -> str:
     """
     if row["error"]:
         return f"no answer: {row['error']}"
-    side = "at or above" if row["label"] == positive else "below"
+    side = "at or above" if row["label"] == "pneumonia" else "below"
     probability, threshold = _shares(row)
     text = f"{row['label']}: probability of pneumonia {probability}, {side} the threshold of {threshold}"
     return text + (f"; unusual: {row['unusual']}" if row["unusual"] else "")
@@ -438,17 +432,28 @@ def write_page(path: Path, predictor: Predictor, items: Sequence[Item], maps: Pa
 
     rows, pictures = [], []
     for number, item in enumerate(items[: page.MAX_FILMS]):
-        (prediction,) = _answer_items(predictor, [item])
+        prediction, prepared = _answer_and_film(predictor, item)
         row = row_of(prediction, predictor.origin)
         name, text = row["image"], in_words(row)
         rows.append((name, *cells(row)))
-        if not prediction.error:
-            film = _readable(predictor.prepare(item.uri))
+        if prepared is not None and not prediction.error:
+            film = _readable(prepared)
             if maps and (file := map_path(maps, number, item)).is_file():
                 overlaid = np.asarray(cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR))
                 film = np.hstack([cv2.cvtColor(film, cv2.COLOR_GRAY2BGR), _readable(overlaid.astype(np.uint8))])
             pictures.append((f"{name}: {text}", _encoded(film)))
     page.write(path, predictor.facts, predictor.origin, predictor.operating_point, rows, pictures, len(items))
+
+
+def _answer_and_film(predictor: Predictor, item: Item) -> tuple[Prediction, npt.NDArray[np.uint8] | None]:
+    """The answer for an image, and the image as it was prepared for it; None if it cannot be read."""
+    try:
+        prepared = None if item.error else predictor.prepare(item.uri)
+    except UserError:
+        prepared = None
+    if prepared is None:
+        return _answer_items(predictor, [item])[0], None
+    return predictor.answers(prepared[None])[0]._replace(image=item.name), prepared
 
 
 def _overlaid(image: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -501,18 +506,6 @@ def _expanded(path: str) -> list[str]:
     return matches
 
 
-def _is_folder(path: str) -> bool:
-    if "://" not in path:
-        return os.path.isdir(path)
-    if path.startswith(("http://", "https://")):  # every page with links would count as a folder
-        return False
-    try:
-        system, place = fsspec.core.url_to_fs(path)
-        return bool(system.isdir(place))
-    except Exception:  # reading it reports the error
-        return False
-
-
 def _is_zip(path: str) -> bool:
     if "://" in path or not os.path.isfile(path):
         return False
@@ -525,7 +518,7 @@ def _images_of(place: files.Files, prefix: str) -> tuple[list[Item], int]:
         if any(junk in f"/{name}" for junk in _JUNK):
             return False
         try:
-            return PurePosixPath(name).suffix.lower() in ENDINGS or bool(image_format(place.head(name, HEAD_BYTES)))
+            return is_named_as_image(name) or bool(image_format(place.head(name, HEAD_BYTES)))
         except UserError:  # its row says why it cannot be read
             return True
 

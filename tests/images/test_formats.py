@@ -58,3 +58,10 @@ def test_dicom_is_recognised_with_and_without_its_preamble(head: bytes) -> None:
 )
 def test_other_files_have_no_format(head: bytes) -> None:
     assert formats.image_format(head) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "named"), [("a/b.JPEG", True), ("a.webp", True), ("a.DCM", True), ("a.dcm/b", False), ("a.txt", False)]
+)
+def test_the_suffix_names_an_image_in_upper_or_lower_case(name: str, named: bool) -> None:
+    assert formats.is_named_as_image(name) is named

@@ -19,15 +19,13 @@ from typing import Any, NamedTuple
 
 from pneumonia.data.columns import CLASSES, SUBTYPES, is_no_name, key, split
 from pneumonia.files import Files
-from pneumonia.images.formats import DICOM, HEAD_BYTES, image_format
+from pneumonia.images.formats import DICOM, HEAD_BYTES, PICTURES, image_format, is_named_as_image
 
 Rows = list[dict[str, Any]]
 NamesByReason = dict[str, list[str]]
 
 THREADS = 8
 """Files read at the same time: disks and networks read several as fast as one."""
-
-PICTURES = {".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 
 JUNK = "added by an operating system or an archive program"
 MASKS = "masks or annotations"
@@ -170,11 +168,6 @@ def is_junk(name: str) -> bool:
     *folders, file = name.split("/")
     hidden = any(re.match(r"\.[^.]", folder) for folder in folders)
     return hidden or bool(_JUNK_FILES.fullmatch(file)) or any(key(folder) in _JUNK_FOLDERS for folder in folders)
-
-
-def is_named_as_image(name: str) -> bool:
-    """Whether a file has the suffix of a picture or of DICOM."""
-    return _suffix(name) in PICTURES or _suffix(name) in (".dcm", ".dicom")
 
 
 def is_no_patient(folder: str) -> bool:

@@ -14,6 +14,7 @@ from pneumonia import UserError
 from pneumonia.data import columns, contents, kermany, sheets, tables
 from pneumonia.data.contents import Listing, Rows, is_junk, is_no_patient, is_visit, split_of_folder
 from pneumonia.files import Files
+from pneumonia.images.formats import is_named_as_image
 
 CLASSES_EXAMPLE = """-S "fetch.classes={normal: ['NAME'], pneumonia: ['NAME']}\""""
 """How the names of class folders are set."""
@@ -188,8 +189,8 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
         )
     all_rows: Rows = list(rows.values())
     companions = {
-        contents.IMAGES_NOT_NAMED: [name for name in unused if contents.is_named_as_image(name)],
-        contents.NOT_NAMED: [name for name in unused if not contents.is_named_as_image(name)],
+        contents.IMAGES_NOT_NAMED: [name for name in unused if is_named_as_image(name)],
+        contents.NOT_NAMED: [name for name in unused if not is_named_as_image(name)],
     }
     companions = {why: names for why, names in companions.items() if names}
     return Listing(all_rows, [], companions, notes=(*notes, *notes_on_patients(all_rows)))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 HEAD_BYTES = 4096
 """As many first bytes of a file as are needed here: with the meta header of DICOM, which names the kind of object."""
 
 DICOM = "DICOM"
+
+PICTURES = {".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+"""Suffixes of picture files."""
 
 _FIRST_BYTES = {
     "JPEG": (b"\xff\xd8\xff",),
@@ -58,3 +63,8 @@ def _begins_with_elements(head: bytes) -> bool:
 def _tag(element: bytes) -> tuple[int, int]:
     """Group and number, little endian as all implicit DICOM is."""
     return int.from_bytes(element[:2], "little"), int.from_bytes(element[2:4], "little")
+
+
+def is_named_as_image(name: str) -> bool:
+    """Whether a file has the suffix of a picture or of DICOM. DICOM files often have none."""
+    return PurePosixPath(name).suffix.lower() in PICTURES | {".dcm", ".dicom"}
