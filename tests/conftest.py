@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -96,6 +97,17 @@ def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project folder, the current one while the test runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def stage_project(in_project: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with the settings of the checkout and an empty store, for a stage in this process."""
+    shutil.copyfile(ROOT / "params.yaml", in_project / "params.yaml")
+    (in_project / "mlruns").mkdir()
+    shutil.copyfile(empty_database, in_project / "mlruns" / "mlflow.db")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself, and leaves them so
+        monkeypatch.setenv(name, f"sqlite:///{in_project}/mlruns/mlflow.db")
+    return in_project
 
 
 @pytest.fixture

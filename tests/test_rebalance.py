@@ -1,6 +1,5 @@
 """No patient on two sides, a sealed test split, and classes balanced in train alone."""
 
-import shutil
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -562,21 +561,11 @@ def test_too_few_patients_to_weight_by_acquisition_and_an_old_table_are_one_line
 
 @pytest.mark.parametrize("acquisition", [1.0, 10.0])
 def test_the_stage_weighs_acquisition_where_it_is_asked_to_and_says_so(
-    acquisition: float,
-    in_project: Path,
-    repo: Path,
-    empty_database: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    acquisition: float, stage_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copyfile(repo / "params.yaml", in_project / "params.yaml")
-    (in_project / "mlruns").mkdir()
-    shutil.copyfile(empty_database, in_project / "mlruns" / "mlflow.db")
     chosen = {"rebalance.strategy": "class_weight", "rebalance.acquisition": acquisition}
-    set_settings(in_project / "params.yaml", {"data": "phantom", **chosen})
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself, and leaves them so
-        monkeypatch.setenv(name, f"sqlite:///{in_project}/mlruns/mlflow.db")
-    tables.write_table(measured(300, shift=1.5), in_project / "data/valid.csv")
+    set_settings(stage_project / "params.yaml", {"data": "phantom", **chosen})
+    tables.write_table(measured(300, shift=1.5), stage_project / "data/valid.csv")
     stage.main()
     splits, report = tables.read_table("data/splits.csv"), tables.read_json("reports/rebalance.json")
     weights = splits[splits["split"] == "train"].groupby("label")["weight"]

@@ -1,7 +1,6 @@
 """Every defect is found and named, and what is found stands in the report."""
 
 import io
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -836,19 +835,10 @@ def test_a_class_without_a_valid_image_stops_whatever_the_limit(lost: int, name:
 @pytest.mark.slow  # Great Expectations and MLflow
 @pytest.mark.filterwarnings("ignore:.*select_dtypes:Warning:mlflow")  # of pandas 3, for MLflow's tables
 def test_the_stage_names_the_bad_images_before_it_fails(
-    write_manifest: Manifest,
-    in_project: Path,
-    repo: Path,
-    empty_database: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    write_manifest: Manifest, stage_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copyfile(repo / "params.yaml", "params.yaml")
-    set_settings(Path("params.yaml"), {"data": "folder", "compute.workers": 1, "validate.max_bad_fraction": 0.05})
-    Path("mlruns").mkdir()
-    shutil.copyfile(empty_database, "mlruns/mlflow.db")
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself, and leaves them so
-        monkeypatch.setenv(name, f"sqlite:///{in_project}/mlruns/mlflow.db")
+    chosen = {"data": "folder", "compute.workers": 1, "validate.max_bad_fraction": 0.05}
+    set_settings(stage_project / "params.yaml", chosen)
     files = {f"good{n}": xray(n) for n in range(4)} | {f"bad{n:02}": b"no image %d" % n for n in range(12)}
     tables.write_table(write_manifest(files), "data/manifest.csv")
     with pytest.raises(UserError, match="12 of 16 images are bad"):
