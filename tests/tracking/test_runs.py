@@ -15,6 +15,7 @@ import pytest
 from matplotlib import pyplot as plt
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from pneumonia import UserError
 from pneumonia.data import tables
@@ -458,3 +459,19 @@ def test_an_adoption_that_broke_off_is_made_again(restored: dict[str, Any]) -> N
     adopted = runs.ensure_train_run(RECORD, **restored)
     assert adopted.adopted
     assert runs.find_train_run(RECORD) == adopted._replace(adopted=False)
+
+
+@pytest.mark.parametrize("ask", [runs.was_evaluated, runs.has_artifacts])
+def test_an_error_of_the_store_says_nothing_about_a_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[str], bool]
+) -> None:
+    runs.open_store(root)
+    assert ask("0" * 32) is False, "no such run"
+
+    def fail(*arguments: Any) -> None:
+        raise MlflowException("the disk is gone", error_code=INTERNAL_ERROR)
+
+    monkeypatch.setattr(mlflow, "get_run", fail)
+    monkeypatch.setattr(mlflow.MlflowClient, "list_artifacts", fail)
+    with pytest.raises(UserError, match=r"cannot be used .*the disk is gone"):
+        ask("0" * 32)

@@ -148,10 +148,7 @@ def champion(data: str) -> Champion | None:
     try:
         version = mlflow.MlflowClient().get_model_version_by_alias(runs.registered_name(data), CHAMPION)
     except MlflowException as error:
-        if error.error_code not in (
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_PARAMETER_VALUE",
-        ):  # no such name, no such alias
+        if error.error_code not in runs.UNKNOWN:
             raise
         return None
     return Champion(int(version.version), str(version.run_id))
@@ -454,7 +451,7 @@ def predictor(source: str, cache: Path) -> tuple[Path, str, str]:
                 else client.get_model_version(name, which)
             )
         except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if error.error_code not in runs.UNKNOWN:
                 raise
             known = ", ".join(str(one.version) for one in client.search_model_versions(f"name = '{name}'")) or "none"
             raise UserError(
@@ -653,7 +650,7 @@ def _scored_run(run_id: str) -> Scored | None:
     try:
         tags = mlflow.MlflowClient().get_run(run_id).data.tags
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such id, not an id
+        if error.error_code not in runs.UNKNOWN:
             raise
         return None
     title = f"{tags.get('stage', 'unknown')} run {run_id[:8]} ({tags.get('model', '?')} on {tags.get('data', '?')})"

@@ -40,6 +40,9 @@ from pneumonia.tracking import place
 PREDICTIONS = "evaluation/predictions.csv"
 """Artifact of a train run with its scores, for the comparison with later candidates."""
 
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""Error codes of MLflow for a run, a registered model or an alias that does not exist, and for what is no id."""
+
 _NO_SERVER = "Max retries exceeded"
 _LAST_ATTEMPT = re.compile(r"\[Errno -?\d+\] (?P<system>[^\"'()]+)|(?P<rest>timed out|too many \d+ error responses)")
 """Of the text in which the HTTP client reports all that it tried: why the last attempt failed."""
@@ -426,7 +429,7 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
             _require_artifacts(info.experiment_id, _root(info.artifact_uri))
             logged = client.list_artifacts(run_id, str(Path(PREDICTIONS).parent))
         except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such run, no id
+            if error.error_code not in UNKNOWN:
                 raise
             logged = []
         if PREDICTIONS not in [artifact.path for artifact in logged]:
@@ -436,10 +439,7 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
 
 def was_evaluated(run_id: str) -> bool:
     """Whether `evaluate` has logged its figures to a train run; then it has logged predictions too."""
-    try:
-        return "val.auc" in mlflow.get_run(run_id).data.metrics
-    except MlflowException:  # no such run
-        return False
+    return _known(lambda: "val.auc" in mlflow.get_run(run_id).data.metrics)
 
 
 def artifact_place(run_id: str) -> str:
@@ -455,10 +455,18 @@ def version_place(version: ModelVersion) -> str:
 
 def has_artifacts(run_id: str) -> bool:
     """Whether anything that a run has logged is still there."""
-    try:
-        return bool(mlflow.MlflowClient().list_artifacts(run_id))
-    except MlflowException:  # no such run
-        return False
+    return _known(lambda: bool(mlflow.MlflowClient().list_artifacts(run_id)))
+
+
+def _known(is_so: Callable[[], bool]) -> bool:
+    """What a store says of a run; False for a run that it does not have. Other errors are of the store or its disk."""
+    with as_user_error(mlflow.get_tracking_uri()):
+        try:
+            return is_so()
+        except MlflowException as error:
+            if error.error_code not in UNKNOWN:
+                raise
+            return False
 
 
 def _root(artifact_uri: str) -> str:
