@@ -24,6 +24,8 @@ from pneumonia import fetch, workspace
 from pneumonia.data import tables
 from pneumonia.training.recipe import Recipe
 
+pytest_plugins = ["tests.faults.table"]  # here, because the process that starts the workers reads no other conftest
+
 # The same examples every time and no time limit for one: a test must not depend on the day or on other work.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
