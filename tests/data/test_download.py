@@ -23,7 +23,7 @@ import fsspec
 import pytest
 
 from pneumonia import UserError
-from pneumonia.data import download
+from pneumonia.data import download, web
 
 # Several blocks, and a last one that is not full.
 CONTENT = random.Random(1).randbytes(3 * download.BLOCK + 12_345)
@@ -435,7 +435,7 @@ def test_an_unreachable_server_is_tried_again_and_then_one_line(
 
 
 def test_a_silent_server_is_noticed(site: Site, target: Path, resume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(web, "SILENT_SECONDS", 0.2)
     silent = threading.Event()
     monkeypatch.setattr(_Answer, "_answer", lambda _: silent.wait(10) and None)
     try:
@@ -524,8 +524,8 @@ def test_the_proxy_of_the_environment_is_used(
 def test_the_published_archive_arrives_in_time_at_the_minimum_of_the_speed_in_several_calls() -> None:
     assert download.MAX_SECONDS >= 24 * 3600
     assert download.MAX_SECONDS * download.MIN_SPEED > 100e6
-    assert 10 <= download.CONNECT_SECONDS <= 60
-    assert 10 <= download.SILENT_SECONDS <= 60
+    assert 10 <= web.CONNECT_SECONDS <= 60
+    assert 10 <= web.SILENT_SECONDS <= 60
 
 
 def test_a_missing_package_is_named(target: Path, resume: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,23 +13,20 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 import fsspec
 from tqdm import tqdm
-from yarl import URL
 
 from pneumonia import UserError, reason
-from pneumonia.credentials import NO_CREDENTIALS, PASSWORD, QUERY, USER, Credentials, masked
+from pneumonia.credentials import NO_CREDENTIALS, Credentials, masked
+from pneumonia.data import web
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -56,25 +53,11 @@ PROGRESS = 2**16
 """Bytes of an attempt that count as progress. With one byte in each attempt, a file would never be complete."""
 MAX_WAIT = 300.0
 """Longest time, in seconds, for which a server is waited for that says when to ask again (`Retry-After`)."""
+
 # Keys of `fs.info` that differ between versions of a file: HTTP, local and SFTP, S3, Google, Azure, FTP.
 _VERSION = ("ETag", "Last-Modified", "mtime", "LastModified", "etag", "last_modified", "modify")
 
-CONNECT_SECONDS, SILENT_SECONDS = 30.0, 30.0
-"""Times for a name with a connection to it, and between two packets of an answer."""
-
-_WEB = {
-    # As it is, like curl: a packed answer has another length and other ranges, and could unpack to any number of bytes.
-    "auto_decompress": False,
-    "headers": {"Accept-Encoding": "identity"},
-    "trust_env": True,  # the proxies of http_proxy, https_proxy and no_proxy; passwords in netrc
-}
-
-_PAGE = re.compile(
-    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", re.I | re.S
-)
-
 _BY_HAND = "download the archive by hand and set fetch.url to its path"
-_LOGIN = f"{USER} and {PASSWORD}, a netrc file, or {QUERY}; see docs/data.md"
 
 
 class DownloadError(UserError):
@@ -188,10 +171,10 @@ def download_file(
             print(f"{label}: attempt {attempt} in {wait:g} s, {n_bytes:,} bytes so far ({error})", flush=True)
             time.sleep(wait)
             last_progress += error.wait  # as the server wants
-    if _is_http(url) and _is_page(part):
+    if web.is_http(url) and web.is_page(part):
         _delete_part(resume)
         page = "a web page instead of the file: a login, a page about the file, or a message of this network"
-        raise DownloadError(url, page, f"set fetch.url to the file itself, log in ({_LOGIN}), or {_BY_HAND}")
+        raise DownloadError(url, page, f"set fetch.url to the file itself, log in ({web.LOGIN}), or {_BY_HAND}")
     if expected and (actual := digests[algorithm].hexdigest()) != expected.lower():
         _delete_part(resume)
         if algorithm == "md5":
@@ -204,15 +187,10 @@ def download_file(
     return digests["sha256"].hexdigest()
 
 
-def _is_page(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return bool(_PAGE.match(file.read(4096)))
-
-
 def _open_remote(url: str, deadline: float, credentials: Credentials) -> _Remote:
     options: dict[str, Any] = {}
-    if _is_http(url):
-        options = {"client_kwargs": _WEB, "get_client": _limited_client(url, deadline, credentials)}
+    if web.is_http(url):
+        options = {"client_kwargs": web.OPTIONS, "get_client": web.client(url, deadline, credentials)}
     try:
         # A cached file system could return information about an earlier version of the file.
         fs, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
@@ -226,71 +204,6 @@ def _open_remote(url: str, deadline: float, credentials: Credentials) -> _Remote
     # An unknown protocol or a malformed address; each file system raises its own error.
     except Exception as error:
         raise DownloadError(url, _failure_text(_reason(error)), f"correct fetch.url, or {_BY_HAND}") from error
-
-
-def _is_http(url: str) -> bool:
-    return url.startswith(("http://", "https://"))
-
-
-class _LimitedSession:
-    """An HTTP session whose requests end at a deadline, in every phase: name, connection, headers or body.
-
-    To the host of `url` it sends the credentials. aiohttp does not send a user to another one; the query is added only
-    here.
-    """
-
-    def __init__(self, session: aiohttp.ClientSession, deadline: float, credentials: Credentials) -> None:
-        self._session, self._deadline, self._credentials = session, deadline, credentials
-        self.close = session.close
-        self._connector = session.connector  # fsspec closes it when closing the session takes too long
-
-    def head(self, url: Any, **options: Any) -> Any:
-        return self._session.head(self._complete(url), **self._options(), **options)
-
-    def get(self, url: Any, **options: Any) -> Any:
-        return self._session.get(self._complete(url), **self._options(), **options)
-
-    def _complete(self, url: Any) -> URL:
-        address = str(url).partition("#")[0]
-        if not self._credentials.query:
-            return URL(address, encoded=True)
-        # Encoded: a signature is valid for these characters only.
-        return URL(f"{address}{'&' if '?' in address else '?'}{self._credentials.query}", encoded=True)
-
-    def _options(self) -> dict[str, Any]:
-        user, password = self._credentials.user, self._credentials.password
-        # In aiohttp, 0 means "no limit", and a time above `ceil_threshold` is rounded up to a second.
-        timeout = aiohttp.ClientTimeout(
-            total=max(self._deadline - time.monotonic(), 0.001),
-            connect=CONNECT_SECONDS,
-            sock_read=SILENT_SECONDS,
-            ceil_threshold=float("inf"),
-        )
-        return {"timeout": timeout, "auth": aiohttp.BasicAuth(user, password, "utf-8") if user or password else None}
-
-
-def _limited_client(url: str, deadline: float, credentials: Credentials) -> Callable[..., Awaitable[_LimitedSession]]:
-    home = URL(url)
-
-    async def keep_query(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        """Refuse a redirect that carries the secret query to another host, or unencrypted."""
-        elsewhere = request.url.host != home.host or (home.scheme == "https" and request.url.scheme != "https")
-        if elsewhere and any(value in request.url.query.values() for value in _query_values(credentials)):
-            where = f"{request.url.scheme}://{request.url.host}"
-            raise DownloadError(
-                url, f"the server redirects the secret of {QUERY} to {where}", f"do not use it; {_BY_HAND}"
-            )
-        return await send(request)
-
-    async def client(**options: Any) -> _LimitedSession:
-        session = aiohttp.ClientSession(**options, middlewares=(keep_query,))
-        return _LimitedSession(session, deadline, credentials)
-
-    return client
-
-
-def _query_values(credentials: Credentials) -> list[str]:
-    return [value for value in URL(f"?{credentials.query}", encoded=True).query.values() if value]
 
 
 def _attempt(
@@ -333,7 +246,7 @@ def _attempt(
         raise _IncompleteError("the response ended early")
     # From the beginning, HTTP sends the file in one response, which is one version. In all other cases there were
     # several reads, and the file may have been replaced between them.
-    several_reads = start > 0 or not _is_http(remote.url)
+    several_reads = start > 0 or not web.is_http(remote.url)
     if n_bytes != (size or n_bytes) or (several_reads and _version(remote) != version):
         (resume / "state.json").unlink()
         raise _IncompleteError("the file changed during the download")
@@ -446,7 +359,7 @@ def _blocks(remote: _Remote, start: int, size: int | None) -> Generator[bytes, N
     arrived. All are read as streams, because a response may be longer than announced.
     """
     try:
-        if not _is_http(remote.url):
+        if not web.is_http(remote.url):
             with remote.fs.open(remote.path, "rb") as file:
                 file.seek(start)
                 while block := file.read(BLOCK):
@@ -488,56 +401,20 @@ def _is_range(response: aiohttp.ClientResponse, wanted: str) -> bool:
 def _translated(url: str, error: Exception) -> Exception:
     """An error of the file system: an `_IncompleteError` if another attempt may succeed, else a `DownloadError`."""
     cause = error.__cause__
-    if isinstance(error, (FileNotFoundError, TimeoutError)) and isinstance(
-        cause, (aiohttp.ClientError, OSError, DownloadError)
-    ):
+    if isinstance(error, (FileNotFoundError, TimeoutError)) and isinstance(cause, (aiohttp.ClientError, OSError)):
         error = cause  # fsspec's HTTP calls every first failure "not found", and its timeouts have no text
-    if isinstance(error, (_NoRangeError, DownloadError)):
-        return error
-    status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
+    status = web.status(error)
+    # 416: another version of the file is shorter.
+    if isinstance(error, _NoRangeError) or status == 416:
+        return _NoRangeError()
     if isinstance(error, (FileNotFoundError, NotADirectoryError)) or status in (404, 410):
         return DownloadError(url, "no such file", "correct fetch.url")
     if isinstance(error, IsADirectoryError):
         return DownloadError(url, "a folder, not a file", "set fetch.url to the archive itself")
-    if status == 416:  # another version of the file is shorter
-        return _NoRangeError()
-    advice = _advice(error, status)
+    advice = "check the access rights" if isinstance(error, PermissionError) else web.advice(error)
     if isinstance(error, (OSError, aiohttp.ClientError)) and not advice:
-        wait = _retry_after(error) if isinstance(error, aiohttp.ClientResponseError) else 0.0
-        return _IncompleteError(_reason(error), wait=wait)
+        return _IncompleteError(_reason(error), wait=web.retry_after(error))
     return DownloadError(url, _failure_text(_reason(error)), f"{advice or 'check fetch.url'}, or {_BY_HAND}")
-
-
-def _advice(error: Exception, status: int | None) -> str:
-    """What to do about an error that another attempt would meet again; empty for other errors."""
-    if isinstance(error, aiohttp.TooManyRedirects):
-        return "the server redirects in a circle: check fetch.url"
-    if isinstance(error, aiohttp.RedirectClientError):
-        return "the server redirects to what is no web address: check fetch.url"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "check fetch.url and the clock; if your organisation has its own certificates, set SSL_CERT_FILE to them"
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return "check https:// or http:// in fetch.url"
-    if status == 407:
-        return "put user and password of the proxy into http_proxy and https_proxy"
-    if status == 401:
-        return f"log in ({_LOGIN})"
-    if status == 403 or isinstance(error, PermissionError):
-        return f"check the access rights ({_LOGIN})" if status else "check the access rights"
-    known = isinstance(error, aiohttp.InvalidURL) or (status is not None and status < 500 and status not in (408, 429))
-    return "check fetch.url" if known else ""
-
-
-def _retry_after(error: aiohttp.ClientResponseError) -> float:
-    """Seconds after which a busy server wants to be asked again; 0 if it does not say."""
-    text = error.headers.get("Retry-After", "").strip() if error.headers else ""
-    if re.fullmatch("[0-9]{1,9}", text):
-        return float(text)
-    try:
-        date = parsedate_to_datetime(text)
-    except ValueError:
-        return 0.0
-    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
 
 
 def _failure_text(why: str) -> str:
@@ -546,7 +423,8 @@ def _failure_text(why: str) -> str:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientResponseError):  # its text would repeat the address
-        return f"{type(error).__name__}: {error.status} {' '.join(error.message.split())}"
+        response = f": {error.status} {' '.join(error.message.split())}" if error.status else ""
+        return f"{type(error).__name__}{response}"
     return reason(error)
 
 
