@@ -33,7 +33,7 @@ _PAIR = re.compile(r"[?&;#](?P<key>[^=&;#?/\s]+)=(?P<value>[^&;#]+)")
 _NO_PORT = re.compile(r"[^\[\]@]*:(?!\d*\Z)")
 
 _USER_IN_TEXT = re.compile(rf"{_SCHEME}(?P<user>[^\s'\"<>/?#]*|(?!\[)[^\s'\"<>/?#@]*:(?!\d*[/?#])[^\s'\"<>]*)@")
-_PAIR_IN_TEXT = re.compile(r"(?P<key>[?&;#][^=&;#?/\s]+=)(?P<value>[^&;#\s'\"<>)]+)")
+_PAIR_IN_TEXT = re.compile(r"(?P<key>[?&;#][^=&;#?/\s]+=)(?P<value>[^&;#\s'\"<>)]*[^&;#\s'\"<>):,.])")
 
 _WORDS = ("auth", "bearer", "key", "pass", "sas", "sig")
 _PARTS = ("apikey", "authorization", "credential", "jwt", "passw", "pwd", "secret", "session", "signature", "token")
@@ -114,7 +114,7 @@ def refusal(key: str, address: str) -> str:
         instead = f" (FSSPEC_{name}_USERNAME and FSSPEC_{name}_PASSWORD)"
     shown = masked(re.sub(r"[\s'\"<>)]", "_", unquote(address)))  # in a text an address would end there
     return (
-        f"{key} = {shown}: {' and '.join(secrets)} would be stored in dvc.lock and MLflow; take secrets out of the "
+        f"{key} = {shown} has {' and '.join(secrets)}, which DVC and MLflow would store; take secrets out of the "
         f"address and put them into the environment{instead}; if -S wrote it: git checkout params.yaml, and see "
         "docs/data.md, Secrets"
     )

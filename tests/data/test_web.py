@@ -44,17 +44,32 @@ def test_a_query_is_added_as_it_is(loop: asyncio.AbstractEventLoop, url: str, qu
     assert loop.run_until_complete(make()) == sent
 
 
-def test_limits_hold_in_every_phase_and_nothing_is_sent_without_credentials(loop: asyncio.AbstractEventLoop) -> None:
-    async def make() -> dict[str, object]:
+def test_limits_hold_in_every_phase(loop: asyncio.AbstractEventLoop) -> None:
+    async def make() -> aiohttp.ClientTimeout:
         session = await web.client("http://host", 0.0, NO_CREDENTIALS)()
         await session.close()
-        return session._limits()
+        return session._timeout()
 
-    limits = loop.run_until_complete(make())
-    assert limits["auth"] is None
-    assert limits["timeout"] == aiohttp.ClientTimeout(
+    assert loop.run_until_complete(make()) == aiohttp.ClientTimeout(
         total=0.001, connect=web.CONNECT_SECONDS, sock_read=web.SILENT_SECONDS, ceil_threshold=float("inf")
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "home", "stays"),
+    [
+        ("https://host/b", "https://host/a", True),
+        ("https://host:443/b", "https://HOST/a", True),
+        ("https://host/b", "http://host/a", True),
+        ("http://host/b", "https://host/a", False),
+        ("https://host:8443/b", "https://host/a", False),
+        ("https://host/b", "http://host:8080/a", False),
+        ("https://other/b", "https://host/a", False),
+        ("https://host.other/b", "https://host/a", False),
+    ],
+)
+def test_a_redirect_stays_at_home_on_the_same_server_only(url: str, home: str, stays: bool) -> None:
+    assert web._is_home(URL(url), URL(home)) == stays
 
 
 @pytest.mark.parametrize(

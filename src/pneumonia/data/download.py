@@ -401,7 +401,7 @@ def _is_range(response: aiohttp.ClientResponse, wanted: str) -> bool:
 def _translated(url: str, error: Exception) -> Exception:
     """An error of the file system: an `_IncompleteError` if another attempt may succeed, else a `DownloadError`."""
     cause = error.__cause__
-    if isinstance(error, (FileNotFoundError, TimeoutError)) and isinstance(cause, (aiohttp.ClientError, OSError)):
+    if isinstance(error, (FileNotFoundError, TimeoutError)) and isinstance(cause, Exception) and web.is_http(url):
         error = cause  # fsspec's HTTP calls every first failure "not found", and its timeouts have no text
     status = web.status(error)
     # 416: another version of the file is shorter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -53,16 +54,20 @@ def client(url: str, deadline: float, credentials: Credentials) -> Callable[...,
         credentials: sent to the host of `url` only, also after a redirect.
     """
     home, query = URL(url), _pairs(URL(f"?{credentials.query}", encoded=True))
+    login = base64.b64encode(f"{credentials.user}:{credentials.password}".encode()).decode()
 
-    async def keep_query(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        elsewhere = request.url.host != home.host or (home.scheme == "https" and request.url.scheme != "https")
-        if elsewhere and query & _pairs(request.url):
-            raise LeakError(f"a redirect of the secret in {QUERY} to {request.url.scheme}://{request.url.host}")
+    async def with_user(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        """Each request and each redirect comes here."""
+        if _is_home(request.url, home):
+            if credentials.user or credentials.password:
+                request.headers["Authorization"] = f"Basic {login}"  # instead of that of a netrc file
+        elif query & _pairs(request.url):
+            raise LeakError(f"a redirect of the secret in {QUERY} to {request.url.origin()}")
         return await send(request)
 
     async def make(**options: Any) -> LimitedSession:
-        session = aiohttp.ClientSession(**options, middlewares=(keep_query,))
-        return LimitedSession(session, deadline, credentials)
+        session = aiohttp.ClientSession(**options, middlewares=(with_user,))
+        return LimitedSession(session, deadline, credentials.query)
 
     return make
 
@@ -70,35 +75,33 @@ def client(url: str, deadline: float, credentials: Credentials) -> Callable[...,
 class LimitedSession:
     """An HTTP session whose requests end at a deadline, in every phase: name, connection, headers or body.
 
-    It adds the credentials. aiohttp removes user and password when a redirect leads to another host.
+    To the address of each request it adds a query.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, deadline: float, credentials: Credentials) -> None:
-        self._session, self._deadline, self._credentials = session, deadline, credentials
+    def __init__(self, session: aiohttp.ClientSession, deadline: float, query: str) -> None:
+        self._session, self._deadline, self._query = session, deadline, query
         self.close = session.close
         self._connector = session.connector  # fsspec closes it when closing the session takes too long
 
     def head(self, url: Any, **options: Any) -> Any:
-        return self._session.head(self._with_query(url), **self._limits(), **options)
+        return self._session.head(self._with_query(url), timeout=self._timeout(), **options)
 
     def get(self, url: Any, **options: Any) -> Any:
-        return self._session.get(self._with_query(url), **self._limits(), **options)
+        return self._session.get(self._with_query(url), timeout=self._timeout(), **options)
 
     def _with_query(self, url: Any) -> URL:
-        address, query = str(url).partition("#")[0], self._credentials.query
-        joined = f"{address}{'&' if '?' in address else '?'}{query}" if query else address
+        address = str(url).partition("#")[0]
+        joined = f"{address}{'&' if '?' in address else '?'}{self._query}" if self._query else address
         return URL(joined, encoded=True)  # a signature is valid for these characters only
 
-    def _limits(self) -> dict[str, Any]:
-        user, password = self._credentials.user, self._credentials.password
+    def _timeout(self) -> aiohttp.ClientTimeout:
         # In aiohttp, 0 means "no limit", and a time above `ceil_threshold` is rounded up to a second.
-        timeout = aiohttp.ClientTimeout(
+        return aiohttp.ClientTimeout(
             total=max(self._deadline - time.monotonic(), 0.001),
             connect=CONNECT_SECONDS,
             sock_read=SILENT_SECONDS,
             ceil_threshold=float("inf"),
         )
-        return {"timeout": timeout, "auth": aiohttp.BasicAuth(user, password, "utf-8") if user or password else None}
 
 
 def is_page(path: Path) -> bool:
@@ -147,6 +150,12 @@ def retry_after(error: BaseException) -> float:
     except ValueError:
         return 0.0
     return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+
+
+def _is_home(url: URL, home: URL) -> bool:
+    """Whether a redirect stays on the server of `home`; from http to https it may change."""
+    ways = (home.scheme, home.port), (url.scheme, url.port)
+    return url.host == home.host and (ways[0] == ways[1] or ways == (("http", 80), ("https", 443)))
 
 
 def _pairs(url: URL) -> set[tuple[str, str]]:
