@@ -363,9 +363,10 @@ def images() -> bytes:
     return content.getvalue()
 
 
-def project(folder: Path) -> Path:
-    """A copy of what the stage `fetch` needs, as a git repository."""
-    folder.mkdir()
+def project(folder: Path, database: Path) -> Path:
+    """A copy of what the stage `fetch` needs with an empty store, as a git repository."""
+    (folder / "mlruns").mkdir(parents=True)
+    shutil.copyfile(database, folder / "mlruns" / "mlflow.db")
     for name in (
         "stages",
         "src",
@@ -435,13 +436,15 @@ def files() -> Iterator[Server]:
 
 @pytest.mark.slow
 @fault("python -m stages.fetch: success, 404, killed; dvc repro fetch", STORED, "no file and no output has a secret")
-def test_no_secret_is_anywhere_after_success_after_a_404_and_after_a_kill(files: Server, tmp_path: Path) -> None:
-    folder = project(tmp_path / "project")
+def test_no_secret_is_anywhere_after_success_after_a_404_and_after_a_kill(
+    files: Server, tmp_path: Path, empty_database: Path
+) -> None:
+    folder = project(tmp_path / "project", empty_database)
 
     def ended(*words: str, path: str) -> tuple[int, str]:
         set_settings(folder / "params.yaml", {"data": "folder", "fetch.url": f"{files.url}/{path}"})
         process = command(*words, folder=folder)
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=400)[0]
         return process.returncode, output
 
     status, output = ended("stages.fetch", path="missing.zip")
@@ -477,25 +480,27 @@ def git_objects(folder: Path) -> bytes:
 
 @pytest.mark.slow
 @fault("dvc exp run -S fetch.url=http://USER:PW@HOST", STORED, "refused; left in params.yaml and in one object of git")
-def test_what_dvc_itself_writes_is_known_and_can_be_removed(files: Server, tmp_path: Path) -> None:
-    folder = project(tmp_path / "project")
+def test_what_dvc_itself_writes_is_known_and_can_be_removed(
+    files: Server, tmp_path: Path, empty_database: Path
+) -> None:
+    folder = project(tmp_path / "project", empty_database)
     url = f"http://{USER}:{PASSWORD}@{HERE}:{files.server_port}/x.zip?token={TOKEN}"
     words = ("exp", "run", "-S", "data=folder", "-S", f"fetch.url='{url}'")
     process = command("dvc", *words, "fetch", folder=folder)
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=400)[0]
     assert process.returncode
     assert "ERROR: params.yaml: fetch.url = http://***@" in output
     assert_silent(output)
     assert files.requests == []
 
     queued = command("dvc", *words, "--queue", folder=folder)
-    queued.communicate(timeout=120)
+    queued.communicate(timeout=400)
     holders = {path.name for path in folder.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()}
     assert holders == {"params.yaml"}
     assert PASSWORD.encode() in git_objects(folder)
 
     # As docs/data.md says.
     subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=folder, check=True)
-    command("dvc", "exp", "remove", "--queue", folder=folder).communicate(timeout=120)
+    command("dvc", "exp", "remove", "--queue", folder=folder).communicate(timeout=400)
     subprocess.run(["git", "gc", "-q", "--prune=now"], cwd=folder, check=True)
     assert_nowhere(folder, git_objects(folder).decode("latin-1"))
