@@ -263,6 +263,11 @@ def to(location: str) -> Answer:
             marks=fault("407 of a proxy", "one line: check fetch.url", "one line about the proxy"),
         ),
         pytest.param(
+            status(416),
+            r"the download failed \(ClientResponseError: 416 .*\); check fetch.url, or ",
+            marks=fault("416 without a range", "as now", "one line, one attempt"),
+        ),
+        pytest.param(
             status(429),
             r"the download failed \(ClientResponseError: 429 Too Many Requests\); check the network, or ",
             marks=fault("429", "as now", "one line after 5 attempts"),

@@ -378,6 +378,9 @@ def _blocks(remote: _Remote, start: int, size: int | None) -> Generator[bytes, N
                 start += n_bytes
     # fsspec passes on the errors of its transports, and each transport has its own error classes.
     except Exception as error:
+        # 416: another version of the file is shorter.
+        if isinstance(error, _NoRangeError) or (start and web.status(error) == 416):
+            raise _NoRangeError from error
         raise _translated(remote.url, error) from error
 
 
@@ -404,9 +407,6 @@ def _translated(url: str, error: Exception) -> Exception:
     if isinstance(error, (FileNotFoundError, TimeoutError)) and isinstance(cause, Exception) and web.is_http(url):
         error = cause  # fsspec's HTTP calls every first failure "not found", and its timeouts have no text
     status = web.status(error)
-    # 416: another version of the file is shorter.
-    if isinstance(error, _NoRangeError) or status == 416:
-        return _NoRangeError()
     if isinstance(error, (FileNotFoundError, NotADirectoryError)) or status in (404, 410):
         return DownloadError(url, "no such file", "correct fetch.url")
     if isinstance(error, IsADirectoryError):
