@@ -5,10 +5,12 @@ Run one by hand as DVC does: `python -m stages.train`.
 
 import errno
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +19,12 @@ from ruamel.yaml import YAML
 # DVC runs a queued experiment in its own folder: it must use the code in that folder, not the installed code.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from pneumonia import environment
+from pneumonia import environment, signals
 
+if sys.argv[0] == "-m":  # `python -m stages.x` is about to import for seconds, before `run`
+    signals.end_at_once()
+elif parent_process():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker ends with its stage, which says so
 environment.prepare()  # before NumPy, Keras and MLflow are imported
 
 from pneumonia import UserError, credentials, workspace
@@ -37,20 +43,26 @@ _WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 def run(main: Callable[[], None]) -> None:
     """Run a stage; an error that the user can fix ends in one line and exit status 1, without a traceback.
 
-    A failed stage leaves no outs, because some of them without the others would stop a later `dvc checkout`.
+    A signal ends it in order: its MLflow runs are closed as KILLED, one line says so, the exit status is that of
+    `signals.status`. A failed stage leaves no outs, because some of them without the others would stop a later
+    `dvc checkout`.
     """
-    try:
-        main()
-    except BaseException as error:
-        if "DVC_STAGE" in os.environ:
-            discard_outs(os.environ["DVC_STAGE"])
-        if isinstance(error, KeyboardInterrupt):
-            sys.exit("stopped; run again to continue: finished work is kept")
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f"ERROR: the disk is full ({error}); free some space and run again: finished work is kept")
-        if isinstance(error, (UserError, OSError)):
-            sys.exit(f"ERROR: {credentials.masked(str(error))}")
-        raise
+    with signals.in_order() as received:
+        try:
+            with environment.own_temporary_folder():
+                main()
+            sys.stdout.flush()  # a signal that comes later ends the process at once
+        except BaseException as error:
+            if "DVC_STAGE" in os.environ:
+                discard_outs(os.environ["DVC_STAGE"])
+            if received:  # whatever it has become on its way
+                print(signals.line(received[0]), file=sys.stderr)
+                sys.exit(signals.status(received[0]))
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                sys.exit(f"ERROR: the disk is full ({error}); free some space and run again: finished work is kept")
+            if isinstance(error, (UserError, OSError)):
+                sys.exit(f"ERROR: {credentials.masked(str(error))}")
+            raise
 
 
 def discard_outs(stage: str) -> None:

@@ -47,6 +47,7 @@ def main() -> None:
     or by the name of a DVC experiment.
     """
     environment.prepare()
+    click.get_current_context().with_resource(environment.own_temporary_folder())
 
 
 @main.command()

@@ -10,15 +10,15 @@ from __future__ import annotations
 import atexit
 import getpass
 import os
-import shutil
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from multiprocessing import parent_process
 from pathlib import Path
 
-from pneumonia import credentials, workspace
+from pneumonia import credentials, leases, workspace
 
 _NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}  # no code of a stored model is run
 FIXED = {
@@ -117,6 +117,33 @@ def prepare() -> None:
         print(f"ignored, because results would depend on it: {', '.join(ignored)}", file=sys.stderr)
 
 
+@contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Inside the block temporary files, also those of child processes, are in a folder of this process.
+
+    It is removed at the end, or by the next command of this user if the process was killed: TensorFlow and MLflow
+    remove their files only at a normal end. It is in the temporary folder that the user has chosen, and not in the
+    project: that one can be slow, far or full, and paths of sockets may have 107 bytes.
+    """
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    lease = None
+    with suppress(OSError):  # without a temporary folder: what needs one says so itself
+        parent = Path(tempfile.gettempdir())
+        for _ in leases.abandoned(parent, "pneumonia"):
+            pass  # it is removed
+        lease = leases.take(parent, "pneumonia")
+        os.environ["TMPDIR"] = tempfile.tempdir = str(lease.folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR", None)
+        if before[0] is not None:
+            os.environ["TMPDIR"] = before[0]
+        tempfile.tempdir = before[1]
+        if lease:
+            leases.release(lease)
+
+
 def protect_mlflow() -> None:
     """Set what MLflow must not do by default: run code of a stored model, send telemetry, wait for minutes."""
     for name, value in (_NO_PICKLE | DEFAULTS).items():
@@ -166,6 +193,6 @@ def _cache_folder(name: str) -> str:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):  # it may be there and read-only
                 return str(folder)
-    temporary = tempfile.mkdtemp(prefix="pneumonia-")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return temporary
+    lease = leases.take(Path(tempfile.gettempdir()), "pneumonia")
+    atexit.register(leases.release, lease)
+    return str(lease.folder)

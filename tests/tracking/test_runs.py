@@ -200,8 +200,40 @@ def test_a_trial_is_a_finished_run_under_its_study(root: Path) -> None:
     assert run_of(parent).data.metrics == {}
 
 
-@pytest.mark.parametrize(("error", "status"), [(StopHere, "KILLED"), (OSError, "FAILED")])
-def test_a_pruned_trial_is_killed_and_a_broken_one_failed(root: Path, error: type[Exception], status: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "status"), [(SystemExit, "KILLED"), (KeyboardInterrupt, "KILLED"), (OSError, "FAILED")]
+)
+def test_a_stage_ended_by_a_signal_is_killed_and_a_broken_one_failed(
+    root: Path, error: type[BaseException], status: str
+) -> None:
+    def stage() -> None:
+        with start():
+            raise error
+
+    with pytest.raises(error):
+        stage()
+    (run,) = all_runs()
+    assert run.info.status == status
+    assert list((root / ".resume" / "runs").iterdir()) == []
+
+
+def test_a_run_that_could_not_be_closed_is_left_to_the_next_command(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(self: Any, run_id: str, status: str) -> None:
+        raise MlflowException("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "set_terminated", locked)
+        with pytest.raises(MlflowException, match="locked"), start() as run_id:
+            pass
+    assert run_of(run_id).info.status == "RUNNING"
+    (lease,) = (root / ".resume" / "runs").iterdir()
+    assert run_of(run_id).data.tags["owner"] == lease.name
+
+
+@pytest.mark.parametrize(("error", "status"), [(StopHere, "KILLED"), (SystemExit, "KILLED"), (OSError, "FAILED")])
+def test_a_pruned_trial_is_killed_and_a_broken_one_failed(root: Path, error: type[BaseException], status: str) -> None:
     def trial() -> None:
         with runs.child_run("trial-0", {}, killed_by=StopHere):
             raise error

@@ -31,7 +31,7 @@ from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 import pneumonia
-from pneumonia import UserError, reason, workspace
+from pneumonia import UserError, leases, reason, workspace
 from pneumonia.credentials import masked
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
@@ -50,6 +50,12 @@ _LAST_ATTEMPT = re.compile(r"\[Errno -?\d+\] (?P<system>[^\"'()]+)|(?P<rest>time
 
 REGISTERED = "registered.json"
 """File of a registered model with its version. `answering` reads it; that module is loaded without this one."""
+
+OWNER = "owner"
+"""Tag of a run: the lease in `.resume/runs` of the process that opened it, which shows whether that process lives."""
+
+_ENDED = (KeyboardInterrupt, SystemExit)
+"""What a signal raises: a run that it ends was stopped, it has not failed."""
 
 _SQLITE = re.compile(r"sqlite:///(?!:memory:)(?P<path>[^?]+)(?P<options>\?.*)?", re.DOTALL)
 
@@ -71,7 +77,7 @@ def open_store(root: Path | None = None) -> str:
     """Set the store of MLflow, and create it if there is none; returns its URI.
 
     A relative sqlite path in `MLFLOW_TRACKING_URI` is relative to the project's root. A sqlite store that was moved or
-    copied gets the locations of its present place.
+    copied gets the locations of its present place. Runs whose process was killed are closed as KILLED.
 
     Raises:
         UserError: the store cannot be used, or another program holds it for a minute.
@@ -90,6 +96,8 @@ def open_store(root: Path | None = None) -> str:
                 place.follow(path)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    for lease in leases.abandoned(*_leases(uri, root)):
+        _close_runs(lease.name, uri)
     return uri
 
 
@@ -102,6 +110,24 @@ def _without_user(uri: str) -> str:
     name, _, password = user.partition(":")
     os.environ |= {"MLFLOW_TRACKING_USERNAME": unquote(name), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
     return parts._replace(netloc=host).geturl()
+
+
+def _leases(uri: str, root: Path) -> tuple[Path, str]:
+    """The folder with the leases of processes that have runs open, and the kind of those for this store."""
+    database = database_path(uri)
+    # Relative to the project, so that it can be moved.
+    place_of_store = os.path.relpath(database, root) if database else uri
+    return root / ".resume" / "runs", workspace.sha256_bytes(place_of_store.encode())[:16]
+
+
+def _close_runs(owner: str, uri: str) -> None:
+    """Close the runs that a process left open when it was killed, those of trials too."""
+    with as_user_error(uri):
+        client = mlflow.MlflowClient()
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        query = f"tags.{OWNER} = '{owner}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs(experiments, query):
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def database_path(uri: str) -> Path | None:
@@ -132,7 +158,10 @@ def start_run(
     resume: Path | None = None,
     preparation: Preparation | None = None,
 ) -> Iterator[str]:
-    """A run of one stage, with its name; yields the run id. If the stage fails, the run is marked FAILED.
+    """A run of one stage, with its name; yields the run id.
+
+    If the stage fails, the run is marked FAILED; if a signal ends it, KILLED. If the process is killed, the next
+    `open_store` marks it KILLED.
 
     Args:
         stage: name of the stage.
@@ -148,6 +177,7 @@ def start_run(
         experiment = _experiment(data)
         _require_artifacts(experiment, str(mlflow.get_experiment(experiment).artifact_location))
         recorded_run = _recorded_run(resume)
+    lease = leases.take(*_leases(uri, workspace.project_root()))
     tags = {
         "stage": stage,
         "data": data,
@@ -156,19 +186,39 @@ def start_run(
         "git_commit": git_commit(),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
         "preparation_digest": preparation.digest if preparation else "",
+        OWNER: lease.folder.name,
     }
     preparation_params = preparation.as_dict() if preparation else {}
-    with mlflow.start_run(
-        run_id=recorded_run,
-        experiment_id=experiment,
-        run_name=stage,
-        parent_run_id=parent,
-        tags={name: value for name, value in tags.items() if value},
-    ) as run:
-        if resume:
-            (resume / "run_id").write_text(run.info.run_id, encoding="utf-8")
-        mlflow.log_params(dict(params) | {f"preparation.{name}": value for name, value in preparation_params.items()})
-        yield run.info.run_id
+    try:
+        try:
+            run = mlflow.start_run(
+                run_id=recorded_run,
+                experiment_id=experiment,
+                run_name=stage,
+                parent_run_id=parent,
+                tags={name: value for name, value in tags.items() if value},
+            )
+            if resume:
+                (resume / "run_id").write_text(run.info.run_id, encoding="utf-8")
+            prepared = {f"preparation.{name}": value for name, value in preparation_params.items()}
+            mlflow.log_params(dict(params) | prepared)
+            yield run.info.run_id
+        except Exception:
+            _end_run("FAILED", lease)
+            raise
+        _end_run("FINISHED", lease)
+    except _ENDED:  # at any moment, also while MLflow makes the run or closes it
+        while mlflow.active_run():
+            mlflow.end_run("KILLED")
+        _close_runs(lease.folder.name, uri)
+        leases.release(lease)
+        raise
+
+
+def _end_run(status: str, lease: leases.Lease) -> None:
+    """Close the current run; the lease stays if that fails, so that a later command closes it."""
+    mlflow.end_run(status)
+    leases.release(lease)
 
 
 def _recorded_run(resume: Path | None) -> str | None:
@@ -186,16 +236,20 @@ def _recorded_run(resume: Path | None) -> str | None:
 def child_run(
     name: str, params: Mapping[str, Any], *, killed_by: type[Exception]
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A child of the current run; yields a function that logs metrics per epoch. `killed_by` marks it KILLED."""
+    """A child of the current run; yields a function that logs metrics per epoch.
+
+    `killed_by` marks it KILLED, and so does a signal.
+    """
     parent = mlflow.active_run()
     assert parent, "a child run is opened inside start_run"
-    mlflow.start_run(nested=True, run_name=name, experiment_id=parent.info.experiment_id)
+    owner = {OWNER: parent.data.tags[OWNER]}
+    mlflow.start_run(nested=True, run_name=name, experiment_id=parent.info.experiment_id, tags=owner)
     status = "FAILED"
     try:
         mlflow.log_params(dict(params))
         yield lambda epoch, values: log_metrics(values, step=epoch)
         status = "FINISHED"
-    except killed_by:
+    except (killed_by, *_ENDED):
         status = "KILLED"
         raise
     finally:
