@@ -57,36 +57,62 @@ def write_store(
     rows_of = {
         split: splits[splits["split"] == split].sort_values("image_id", ignore_index=True) for split in tables.SPLITS
     }
-    unfinished, begun = resume / path.name, resume / "begun"
-    if not begun.is_file():
+    unfinished, begun, finished = resume / path.name, resume / "begun", resume / "finished"
+    for incomplete in unfinished.rglob("*.partial"):  # left by a process that was killed
+        incomplete.unlink()
+    if not begun.is_file() or begun.read_text(encoding="utf-8") != _digest_without_pixels(unfinished):
+        begun.unlink(missing_ok=True)
+        workspace.remove(finished)
         empty = store.create_store(unfinished, {**attributes, "preparation": preparation.as_dict()})
         for split, table in rows_of.items():
             store.create_split(empty, split, table, size=preparation.size, with_lungs=with_lungs)
-        begun.touch()
-    for incomplete in unfinished.rglob("*.partial"):  # left by a process that was killed
-        incomplete.unlink()
+        finished.mkdir()
+        begun.write_text(_digest_without_pixels(unfinished), encoding="utf-8")
     group: Any = zarr.open_group(unfinished, mode="r+")
-    pending: list[tuple[list[Any], int]] = []
+    pending: list[tuple[list[Any], int, Path]] = []
     parts = []
     for split, table in rows_of.items():
         arrays = [group[split]["images"], *([group[split]["lungs"]] if with_lungs else [])]
         masks = table["lung_mask_uri"].map(files.absolute) if with_lungs else [""] * len(table)
         jobs = list(zip(table["uri"].map(files.absolute), table["sha256"], masks, strict=True))
         for number, part in enumerate(compute.chunks(jobs, store.IMAGES_PER_CHUNK)):
-            # Zarr writes a chunk to a temporary name and renames it: an existing chunk is complete.
-            if not all((unfinished / array.path / f"c/{number}/0/0").is_file() for array in arrays):
-                pending.append((arrays, number * store.IMAGES_PER_CHUNK))
+            note = finished / f"{split}-{number}"
+            # A file in `.resume` may have lost its end or changed since: Zarr would read other pixels without an error.
+            if not note.is_file() or note.read_text(encoding="utf-8") != _digest_of_chunk(unfinished, arrays, number):
+                pending.append((arrays, number, note))
                 parts.append(part)
     function = partial(_prepare_chunk, preparation=preparation)
     results = compute.run(function, parts, workers=workers, label="preprocess", dask=dask)
-    for (arrays, start), result in zip(pending, results, strict=True):
+    for (arrays, number, note), result in zip(pending, results, strict=True):
+        start = number * store.IMAGES_PER_CHUNK
         for array, pixels in zip(arrays, result, strict=True):
             array[start : start + len(pixels)] = pixels
+        note.write_text(_digest_of_chunk(unfinished, arrays, number), encoding="utf-8")
     # An interrupted move leaves an incomplete store: without `begun` the next run starts from the beginning.
     begun.unlink()
     with workspace.written_whole(path) as partial_path:
         shutil.move(unfinished, partial_path)
+    workspace.remove(finished)
     return sum(map(len, parts))
+
+
+def _digest_without_pixels(folder: Path) -> str:
+    """Of all that is written before the first chunk: labels, weights and metadata."""
+    files_of_pixels = ("images/c/", "lungs/c/")
+    others = [one for one in sorted(folder.rglob("*")) if one.is_file()]
+    names = {one: one.relative_to(folder).as_posix() for one in others}
+    lines = [
+        f"{name} {workspace.sha256_file(one)}"
+        for one, name in names.items()
+        if not name.partition("/")[2].startswith(files_of_pixels)
+    ]
+    return workspace.sha256_bytes("\n".join(lines).encode())
+
+
+def _digest_of_chunk(folder: Path, arrays: Sequence[Any], number: int) -> str:
+    """Of one chunk of each array; empty if one has no such file."""
+    paths = [folder / array.path / f"c/{number}/0/0" for array in arrays]
+    return " ".join(map(workspace.sha256_file, paths)) if all(one.is_file() for one in paths) else ""
 
 
 def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, preparation: Preparation) -> list[Gray]:

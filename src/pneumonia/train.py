@@ -29,9 +29,11 @@ from pneumonia.training.callbacks import (
     StopOnDivergence,
     Validate,
     as_keras,
+    load_weights,
     progress_bar,
     read_backup,
     restore,
+    save_weights,
 )
 from pneumonia.training.features import Features, frozen_features
 from pneumonia.training.optimizer import adamw, cross_entropy, warmup_cosine
@@ -162,7 +164,7 @@ def fit(
         `kept`, true for the epoch whose weights the model has.
 
     Raises:
-        UserError: as `check` says.
+        UserError: as `check` says; a file in `resume` is damaged.
         DivergedError: the loss is not finite.
     """
     check(train, val, recipe)
@@ -186,7 +188,7 @@ def fit(
             if n_done:
                 restore(network, average, arrays)
             elif phase.first:
-                model.save_weights(str(kept))  # the best so far, from the phase before
+                save_weights(model, kept)  # the best so far, from the phase before
             stopping = EarlyStopping(network, phase.patience, phase.first, history)
             if len(history) < phase.last and not stopping.is_due():
                 inputs: tuple[Any, Any] = (train.images, val.images)
@@ -214,7 +216,7 @@ def fit(
                         callbacks=as_keras(callbacks),
                         verbose=0,
                     )
-            phase.part.load_weights(str(kept))
+            load_weights(phase.part, kept)
     table = pd.DataFrame(history)
     row = len(table) - 1 if recipe.keep == "last" else int(table["val_auc"].argmax())
     return table.assign(kept=np.arange(len(table)) == row)

@@ -133,7 +133,7 @@ def measure(
     parts = dict(enumerate(compute.chunks(jobs, _CHUNK)))
     rows: dict[int, list[dict[str, Any]]] = {}
     for number in parts:
-        if resume and (resume / f"{number}.json").is_file():
+        if resume and workspace.is_sealed(resume / f"{number}.json"):
             rows[number] = tables.read_json(resume / f"{number}.json")["rows"]
     pending = {number: part for number, part in parts.items() if number not in rows}
     results = compute.run(_measure_chunk, list(pending.values()), workers=workers, label="validate", dask=dask)
@@ -141,6 +141,7 @@ def measure(
         rows[number] = part
         if resume:
             tables.write_json({"rows": part}, resume / f"{number}.json")
+            workspace.seal(resume / f"{number}.json")
     measured = pd.DataFrame([row for number in parts for row in rows[number]])
     table = pd.concat([manifest.reset_index(drop=True), measured], axis=1)
     small = table["reason"].eq("") & (table[["width", "height"]].min(axis=1) < min_side)

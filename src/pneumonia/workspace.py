@@ -64,6 +64,21 @@ def resumable(stage: str, *key: object) -> Iterator[Path]:
         remove(folder)
 
 
+def seal(path: Path) -> None:
+    """Write the SHA-256 of a complete file beside it: `is_sealed` then says whether the file is still the same."""
+    _seal_of(path).write_text(sha256_file(path), encoding="utf-8")
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file is as it was when `seal` was called; false without a file or a seal."""
+    seal_path = _seal_of(path)
+    return path.is_file() and seal_path.is_file() and seal_path.read_text(encoding="utf-8") == sha256_file(path)
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file."""
     with open(path, "rb") as file:

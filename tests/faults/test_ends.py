@@ -229,7 +229,7 @@ def test_a_stage_ends_in_order(project: Project, name: str, number: signal.Signa
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
         for moment, at, when in (
             ("while MLflow is imported", "mlflow", "before"),
-            ("while the store is opened", "pneumonia.tracking.place:require_writable", "after"),
+            ("while the store is opened", "pneumonia.tracking.place:follow", "after"),
             (
                 "between the making of its run and the first use of it",
                 "mlflow.tracking.client:MlflowClient.create_run",

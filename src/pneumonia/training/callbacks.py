@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pneumonia import workspace
+from pneumonia import UserError, workspace
 from pneumonia.metrics import ranking
 from pneumonia.training.recipe import DivergedError, ReportEpoch
 
@@ -165,7 +167,28 @@ class KeepWeights(Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         if self.keep == "last" or epochs_since_best(self.history) == 0:
             with self.average.applied():
-                self.model.save_weights(str(self.path))
+                save_weights(self.model, self.path)
+
+
+def save_weights(model: Any, path: Path) -> None:
+    """Write the weights of a model, `….weights.h5`, for `load_weights`."""
+    model.save_weights(str(path))
+    workspace.seal(path)
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Give a model the weights that `save_weights` wrote.
+
+    Raises:
+        UserError: the file has changed; HDF5 itself would not notice it.
+    """
+    if not workspace.is_sealed(path):
+        raise _damaged(path)
+    model.load_weights(str(path))
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path}: damaged since it was written; remove {path.parent} and run again, from the first epoch")
 
 
 class Progress(Callback):
@@ -211,12 +234,20 @@ class Backup(Callback):
 
 
 def read_backup(folder: Path) -> tuple[History, list[npt.NDArray[Any]]]:
-    """The history and the arrays that `Backup` wrote in an earlier call; both empty where there is no file."""
-    if not (folder / "state.npz").is_file():
+    """The history and the arrays that `Backup` wrote in an earlier call; both empty where there is no file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / "state.npz"
+    if not path.is_file():
         return [], []
-    with np.load(folder / "state.npz", allow_pickle=False) as saved:
-        history = json.loads(str(saved["history"]))
-        return history, [saved[f"arr_{number}"] for number in range(len(saved.files) - 1)]
+    try:  # it has a checksum of each array
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
+            history = json.loads(str(saved["history"]))
+            return history, [saved[f"arr_{number}"] for number in range(len(saved.files) - 1)]
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError) as error:
+        raise _damaged(path) from error
 
 
 def restore(network: Any, average: RunningAverage, arrays: Sequence[npt.NDArray[Any]]) -> None:
