@@ -1,6 +1,7 @@
 """Folders that belong to a process as long as it lives."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,23 @@ def test_a_process_leaves_its_own_folders_alone_and_removes_them_itself(tmp_path
     (lease.folder / "file").touch()
     assert lease.folder.stat().st_mode & 0o777 == 0o700
     leases.release(lease)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_removed_also_if_a_signal_comes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = leases.take(tmp_path, "test")
+    remove, calls = shutil.rmtree, 0
+
+    def interrupted(folder: Path, ignore_errors: bool) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise SystemExit(143)
+        remove(folder, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(SystemExit):
+        leases.release(lease)
     assert list(tmp_path.iterdir()) == []
 
 

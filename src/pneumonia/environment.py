@@ -36,6 +36,7 @@ DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 14 s; the default waits minutes for a dead server
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # else each new store prints its migrations
+    "ORT_DISABLE_TELEMETRY": "1",  # of ONNX Runtime, which also leaves a file in the temporary folder
 }
 STEERING = (
     "KERAS_*",  # backend, number of epochs and steps

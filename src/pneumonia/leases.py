@@ -55,9 +55,14 @@ def take(parent: Path, kind: str) -> Lease:
 
 
 def release(lease: Lease) -> None:
-    """Remove the folder and what is in it."""
-    shutil.rmtree(lease.folder, ignore_errors=True)
-    os.close(lease.file)
+    """Remove the folder and what is in it, also if a signal comes meanwhile."""
+    try:
+        shutil.rmtree(lease.folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(lease.folder, ignore_errors=True)
+        raise
+    finally:
+        os.close(lease.file)
 
 
 def abandoned(parent: Path, kind: str) -> Iterator[Path]:
