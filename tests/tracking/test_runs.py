@@ -344,7 +344,7 @@ def test_a_disk_that_is_not_mounted_is_one_line_and_no_lost_predictions(root: Pa
 
 
 @pytest.mark.parametrize("error", [PermissionError("denied"), MlflowException("no disk")])
-@pytest.mark.parametrize("call", ["list_artifacts", "download_artifacts"])
+@pytest.mark.parametrize("call", ["mlflow.MlflowClient.list_artifacts", "mlflow.artifacts.download_artifacts"])
 def test_predictions_that_cannot_be_read_are_not_gone(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
 ) -> None:
@@ -353,10 +353,10 @@ def test_predictions_that_cannot_be_read_are_not_gone(
     (tmp_path / "predictions.csv").write_text("sha256\n")
     mlflow.MlflowClient().log_artifact(run_id, str(tmp_path / "predictions.csv"), "evaluation")
 
-    def fail(*arguments: Any) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(mlflow.MlflowClient, call, fail)
+    monkeypatch.setattr(call, fail)
     with pytest.raises(UserError, match=f"mlflow.db cannot be used \\({error}\\); check"):
         runs.logged_predictions(run_id)
 

@@ -22,7 +22,11 @@ _NO_SERVER = "Max retries exceeded"
 _LAST_ATTEMPT = re.compile(r"\[Errno -?\d+\] (?P<system>[^\"'()]+)|(?P<rest>timed out|too many \d+ error responses)")
 """Of the text in which the HTTP client reports all that it tried: why the last attempt failed."""
 
-_CLASSES = re.compile(r"^([A-Z_]+: )?\(\w+\.\w+\) ")
+_REMARKS = re.compile(
+    r"^(\(raised as a result of .*\)\n|The following failures occurred .*:\n##### .* #####\n)?"
+    r"([A-Z_]+: )?(\(\w+\.\w+\) )?"
+)
+"""What MLflow and SQLAlchemy say before the cause: circumstances, a file, codes and classes."""
 _FREE = "free some space and run again: finished work is kept"
 _LINES = {
     **dict.fromkeys(
@@ -71,8 +75,8 @@ def of_store(error: BaseException) -> UserError | None:
 
 
 def _explained(error: Exception, uri: str, instead: str = "") -> UserError:
-    # Of SQLAlchemy the first line says it, after a class; the others are the statement. Other errors may have no text.
-    cause = _CLASSES.sub("", (str(error).strip() or reason(error)).splitlines()[0])
+    # The first line says it, after remarks; others are a statement of SQL. Some errors have no text.
+    cause = _REMARKS.sub("", str(error).strip() or reason(error)).splitlines()[0]
     for text, line in _LINES.items():
         if text in cause:
             return UserError(line.format(uri=uri, cause=cause, seconds=sqlite.BUSY_SECONDS) + instead)

@@ -188,8 +188,10 @@ def _recorded_run(resume: Path | None) -> str | None:
     run_id = (resume / "run_id").read_text(encoding="utf-8")
     try:
         return str(mlflow.get_run(run_id).info.run_id)
-    except MlflowException:  # it was in another store, or was removed
-        return None
+    except MlflowException as error:
+        if error.error_code not in UNKNOWN:
+            raise
+        return None  # it was in another store, or was removed
 
 
 @contextmanager
@@ -465,7 +467,10 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
             logged = []
         if PREDICTIONS not in [artifact.path for artifact in logged]:
             return pd.DataFrame(columns=["sha256", "patient_id", "split", "label", "score"])
-        return tables.read_table(client.download_artifacts(run_id, PREDICTIONS, folder))
+        # Not by the run: of a download that fails, MLflow would only say that the path may be wrong.
+        return tables.read_table(
+            mlflow.artifacts.download_artifacts(f"{info.artifact_uri}/{PREDICTIONS}", dst_path=folder)
+        )
 
 
 def was_evaluated(run_id: str) -> bool:
