@@ -532,6 +532,31 @@ def test_what_was_deleted_of_the_present_model_is_logged_again(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_versions")
+@pytest.mark.fault(
+    where="register",
+    injected="deleted in the UI: the model of the champion's version",
+    before="exit 0, not noticed",
+    now="one line; right when the version is deleted too",
+)
+def test_a_version_whose_model_was_deleted_is_named(to_promote: Callable[[str], Path]) -> None:
+    from stages import promote
+
+    to_promote("candidate")
+    run(promote.main)
+    model_id = str(mlflow.MlflowClient().get_model_version("pneumonia-phantom", "1").source).removeprefix("models:/")
+    mlflow.MlflowClient().delete_logged_model(model_id)
+    for options in ((), ("--if-missing",)):
+        done = CliRunner().invoke(cli.main, ["register", *options])
+        assert done.exit_code == 1
+        assert done.output.startswith(f"Error: pneumonia-phantom version 1 has no files: its model {model_id} was ")
+        assert done.output.count("\n") == 1
+    mlflow.MlflowClient().delete_model_version("pneumonia-phantom", "1")
+    assert CliRunner().invoke(cli.main, ["register"]).exit_code == 0
+    assert registry.predictor("models:/pneumonia-phantom@champion", Path("cache"))[1] == "2"
+
+
+@pytest.mark.slow
 @pytest.mark.fault(
     where="promotion of another model",
     injected="deleted: the champion's predictions",

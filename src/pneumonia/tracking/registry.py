@@ -137,8 +137,21 @@ def _log_missing_files(data: str, version: int, run: runs.TrainRun, predictor: P
 
 
 def _missing_files(data: str, version: int) -> tuple[bool, bool]:
-    """Whether a file of the predictor of a version is missing; whether the file with its number is."""
+    """Whether a file of the predictor of a version is missing; whether the file with its number is.
+
+    Raises:
+        UserError: its LoggedModel was deleted, so that its files cannot be logged again.
+    """
     client, model_id = mlflow.MlflowClient(), _model_id(data, version)
+    try:
+        client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code not in errors.UNKNOWN:
+            raise
+        raise UserError(
+            f"{runs.registered_name(data)} version {version} has no files: its model {model_id} was deleted in MLflow; "
+            "delete this version too, then pneumonia register makes a new one"
+        ) from error
     listed = [client.list_logged_model_artifacts(model_id, folder) for folder in (None, PREDICTOR_FILES)]
     paths = {one.path for files in listed for one in files}
     expected = {"MLmodel", *(f"{PREDICTOR_FILES}/{file}" for file in (FACTS, NETWORK))}

@@ -95,7 +95,7 @@ def open_store(root: Path | None = None) -> str:
 def registry_lock() -> Iterator[None]:
     """Lock the registry of a local store for one process; a server, which has users on other machines, has no lock.
 
-    May be nested.
+    A run for a model from elsewhere is also created under it. May be nested.
 
     Raises:
         UserError: another process holds it for `REGISTRY_SECONDS`.
