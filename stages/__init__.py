@@ -62,6 +62,11 @@ def run(main: Callable[[], None]) -> None:
                 sys.exit(f"ERROR: the disk is full ({error}); free some space and run again: finished work is kept")
             if isinstance(error, (UserError, OSError)):
                 sys.exit(f"ERROR: {credentials.masked(str(error))}")
+
+            from pneumonia.tracking import errors  # imports MLflow, as the stage has done by now
+
+            if line := errors.of_store(error):
+                sys.exit(f"ERROR: {line}")
             raise
 
 

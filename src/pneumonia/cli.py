@@ -36,6 +36,14 @@ class Commands(click.Group):
             raise
         except (UserError, OSError) as error:
             raise click.ClickException(credentials.masked(str(error))) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            from pneumonia.tracking import errors
+
+            if line := errors.of_store(error):
+                raise click.ClickException(str(line)) from error
+            raise
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,17 +1,14 @@
 """Stores that were moved, renamed and copied: real ones, with a run, a model and a champion."""
 
 import multiprocessing
-import os
 import shutil
 import sqlite3
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import mlflow
 import pytest
-from filelock import FileLock
 
 from pneumonia import UserError
 from pneumonia.data import tables
@@ -245,45 +242,3 @@ def test_two_processes_may_find_a_moved_store_at_once(root: Path, champion: str,
         pool.map(_open, [str(moved)] * 8)
     go_to(moved)
     assert_all_is_found(moved, champion)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "BUSY_SECONDS", 0.01)
-
-
-def test_a_store_that_another_program_holds_is_one_line(root: Path, champion: str, impatient: None) -> None:
-    with closing(sqlite3.connect(root / "mlruns" / "mlflow.db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(UserError, match=r"mlflow.db cannot be used \(database is locked\); .*no other program"):
-            runs.open_store()
-
-
-def test_a_store_that_another_process_opens_for_too_long_is_one_line(root: Path, impatient: None) -> None:
-    with FileLock(f"{root}/mlruns/mlflow.db.lock"), pytest.raises(UserError, match="no other program") as refusal:
-        runs.open_store()
-    assert "mlflow.db.lock' could not be acquired" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_store_that_another_program_holds_for_a_moment_is_waited_for(root: Path, champion: str) -> None:
-    assert place.BUSY_SECONDS >= 60
-    with closing(sqlite3.connect(root / "mlruns/mlflow.db", isolation_level=None, check_same_thread=False)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        release = threading.Timer(0.3, other.execute, ["ROLLBACK"])
-        release.start()
-        runs.open_store()
-        release.join()
-
-
-def test_a_store_that_cannot_be_written_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    with pytest.raises(UserError, match="is not writable") as refusal:
-        runs.open_store()
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_file_that_is_no_store_is_one_line(root: Path) -> None:
-    (root / "mlruns" / "mlflow.db").write_bytes(b"no database" * 100)
-    with pytest.raises(UserError, match="file is not a database"):
-        runs.open_store()

@@ -224,6 +224,8 @@ def test_an_earlier_predictor_that_is_registered_again_is_in_use(
 ) -> None:
     run, again = unlogged_run(), other(tmp_path, "again")
     record = RECORD | {"run_id": run.run_id}
+    tables.write_table(predictions_of(1), tmp_path / "predictions.csv")
+    runs.mirror(run, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
 
     def in_use() -> list[bool]:
         return [registry.is_registered("phantom", record, one.digest) for one in (answering, again)]

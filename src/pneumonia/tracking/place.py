@@ -7,17 +7,16 @@ was copied without its artifacts keeps the old locations of what it has, as long
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from urllib.request import url2pathname
 
+from pneumonia.tracking import sqlite
+
 OURS = "pneumonia.artifacts"
 """Tag of the experiments whose artifacts lie beside the database; others may have a place of the user's choice."""
 
-BUSY_SECONDS = 60
-"""Time for which a program waits for another one that holds the store."""
 _COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -56,20 +55,6 @@ def readable(location: str) -> str:
     return url2pathname(location.removeprefix("file://")) if location.startswith("file://") else location
 
 
-def require_writable(database: Path) -> None:
-    """Check that a store can be written; waits for other programs that write to it.
-
-    Raises:
-        OSError: it is read-only.
-        sqlite3.Error: it cannot be opened, is no database, or another program holds it for a minute.
-    """
-    if database.exists() and not os.access(database, os.W_OK):  # sqlite would notice it only later
-        raise PermissionError(f"{database} is not writable")
-    with closing(_connect(database)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
-
-
 def follow(database: Path) -> None:
     """Rewrite the locations in a store that was moved or copied; one query if it was not.
 
@@ -79,10 +64,10 @@ def follow(database: Path) -> None:
     an experiment, stay. Call it under the lock of the store.
 
     Raises:
-        sqlite3.Error: as `require_writable` says.
+        sqlite3.Error: as `sqlite.require_writable` says.
     """
     here = artifacts(database)
-    with closing(_connect(database)) as connection:
+    with closing(sqlite.connect(database)) as connection:
         if not connection.execute(_OLD_PLACES, (here,)).fetchone():
             return
         connection.execute("BEGIN IMMEDIATE")
@@ -107,10 +92,6 @@ def follow(database: Path) -> None:
 def _has_moved(connection: sqlite3.Connection, old: str, here: str) -> bool:
     """Whether a folder of a run or a model that the store places in `old` is at the present place."""
     return any(Path(readable(here + folder)).exists() for (folder,) in connection.execute(_FOLDERS, {"old": old}))
-
-
-def _connect(database: Path) -> sqlite3.Connection:
-    return sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def _prefixes(old: str, new: str) -> list[tuple[str, str]]:

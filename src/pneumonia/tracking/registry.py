@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,14 @@ from pneumonia import UserError, promote, workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import FACTS, NETWORK, Predictor
-from pneumonia.tracking import restore, runs
+from pneumonia.tracking import errors, restore, runs
 
 CHAMPION = "champion"
 ROLLED_BACK = "rolled_back_at"
 LOST = "predictions_lost_at"
 PREDICTOR = "predictor_digest"
+PREDICTOR_FILES = "artifacts/predictor"
+"""Folder of the predictor within the model of a version."""
 WITHOUT = "without_champion"
 """Tag of a version with the numbers of the champions that were left out for it."""
 
@@ -63,13 +65,18 @@ class Scored(NamedTuple):
 
 
 def is_registered(data: str, record: Mapping[str, Any], predictor_digest: str) -> bool:
-    """Whether this store has a champion, and this predictor is in use for the model of `models/run.json`."""
+    """Whether this store has a champion, and this predictor is in use for the model of `models/run.json`.
+
+    It has its files, too, and the predictions for the comparison with later models.
+    """
     run, holder = runs.find_train_run(record), champion(data)
     versions = _versions(data, run, predictor_digest) if run and holder else []
     if not run or not holder or not versions:
         return False
     in_use = promote.newest(version_tags(data), versions[0])
-    return in_use in versions and (holder.run_id != run.run_id or holder.version == in_use)
+    if in_use not in versions or (holder.run_id == run.run_id and holder.version != in_use):
+        return False
+    return not any(_missing_files(data, in_use)) and not runs.logged_predictions(run.run_id).empty
 
 
 def register(
@@ -95,7 +102,7 @@ def register(
     name, client = runs.registered_name(data), mlflow.MlflowClient()
     tags = {key: str(value) for key, value in facts.items()}
     origin = dict(origin or {}) | {PREDICTOR: predictor.digest}
-    with registry_lock():
+    with runs.registry_lock():
         earlier = _versions(data, run)
         registry = version_tags(data)
         if not _versions(data, run, predictor.digest):
@@ -110,11 +117,51 @@ def register(
                 runs.log_version(model_id, name, version)
         else:
             version = min(_versions(data, run, predictor.digest))
+            _log_missing_files(data, version, run, predictor)
             if promote.newest(registry, version) != version:
                 tag_version(data, version, _next_registration(registry, version))
         for one in earlier:
             _renew(data, one, tags, origin if one == version else {})
         return version
+
+
+def _log_missing_files(data: str, version: int, run: runs.TrainRun, predictor: Predictor) -> None:
+    """Log again what a version has lost, or did not get from a process that was stopped."""
+    name, (no_model, no_number) = runs.registered_name(data), _missing_files(data, version)
+    if not (no_model or no_number):
+        return
+    model_id = _model_id(data, version)
+    if no_model:
+        runs.log_predictor(run, predictor.folder, model_id)
+    runs.log_version(model_id, name, version)
+
+
+def _missing_files(data: str, version: int) -> tuple[bool, bool]:
+    """Whether a file of the predictor of a version is missing; whether the file with its number is.
+
+    Raises:
+        UserError: its LoggedModel was deleted, so that its files cannot be logged again.
+    """
+    client, model_id = mlflow.MlflowClient(), _model_id(data, version)
+    try:
+        client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code not in errors.UNKNOWN:
+            raise
+        raise UserError(
+            f"{runs.registered_name(data)} version {version} has no files: its model {model_id} was deleted in MLflow; "
+            "delete this version too, then pneumonia register makes a new one"
+        ) from error
+    listed = [client.list_logged_model_artifacts(model_id, folder) for folder in (None, PREDICTOR_FILES)]
+    paths = {one.path for files in listed for one in files}
+    expected = {"MLmodel", *(f"{PREDICTOR_FILES}/{file}" for file in (FACTS, NETWORK))}
+    return not expected <= paths, runs.REGISTERED not in paths
+
+
+def _model_id(data: str, version: int) -> str:
+    """The LoggedModel that a version was registered from."""
+    one = mlflow.MlflowClient().get_model_version(runs.registered_name(data), str(version))
+    return str(one.source).removeprefix("models:/")
 
 
 def _of_run(registry: Registry, version: int) -> dict[str, str]:
@@ -148,7 +195,7 @@ def champion(data: str) -> Champion | None:
     try:
         version = mlflow.MlflowClient().get_model_version_by_alias(runs.registered_name(data), CHAMPION)
     except MlflowException as error:
-        if error.error_code not in runs.UNKNOWN:
+        if error.error_code not in errors.UNKNOWN:
             raise
         return None
     return Champion(int(version.version), str(version.run_id))
@@ -212,7 +259,7 @@ def submit(
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
     facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
     origin = lineage(model_path, record) | {"test_split": test_split}
-    with registry_lock():  # so that a rollback sees no version without a decision
+    with runs.registry_lock():  # so that a rollback sees no version without a decision
         version = register(data, run, predictor, {**facts, **promote.facts(predictions, **conditions)}, origin)
         first = promote.canonical(version_tags(data), version)
         known = version_tags(data)
@@ -349,7 +396,7 @@ def set_champion(data: str, choose: Callable[[Registry], Choice]) -> tuple[Regis
             same tags make the same choice.
     """
     name, client = runs.registered_name(data), mlflow.MlflowClient()
-    with registry_lock():
+    with runs.registry_lock():
         while True:
             tags = version_tags(data)
             choice = choose(tags)
@@ -384,7 +431,7 @@ def roll_back(
         UserError: no champion, or no earlier one.
     """
     name = runs.registered_name(data)
-    with registry_lock():
+    with runs.registry_lock():
         while True:
             tags, current = version_tags(data), champion(data)
             holder = promote.canonical(tags, current.version) if current else 0
@@ -443,7 +490,7 @@ def predictor(source: str, cache: Path) -> tuple[Path, str, str]:
     """
     name, _, which = source.removeprefix("models:/").replace("@", "/@").partition("/")
     client = mlflow.MlflowClient()
-    with runs.as_user_error(mlflow.get_tracking_uri(), OR_A_FOLDER):
+    with errors.as_user_error(mlflow.get_tracking_uri(), OR_A_FOLDER):
         try:
             version = (
                 client.get_model_version_by_alias(name, which.removeprefix("@"))
@@ -451,7 +498,7 @@ def predictor(source: str, cache: Path) -> tuple[Path, str, str]:
                 else client.get_model_version(name, which)
             )
         except MlflowException as error:
-            if error.error_code not in runs.UNKNOWN:
+            if error.error_code not in errors.UNKNOWN:
                 raise
             known = ", ".join(str(one.version) for one in client.search_model_versions(f"name = '{name}'")) or "none"
             raise UserError(
@@ -476,7 +523,7 @@ def _copy_predictor(source: str, version: ModelVersion, folder: Path) -> None:
     """Copy the predictor of a version from the store; a damaged one leaves no folder."""
     with tempfile.TemporaryDirectory() as download:
         model = mlflow.artifacts.download_artifacts(str(version.source), dst_path=download)
-        found = Path(model) / "artifacts" / "predictor"
+        found = Path(model) / PREDICTOR_FILES
         if not _is_complete(found, version.tags[PREDICTOR]):
             place = runs.version_place(version)
             raise UserError(
@@ -501,7 +548,7 @@ def network(run_id: str, folder: Path) -> Path:
     Raises:
         UserError: the store has no such file, or cannot be used.
     """
-    with runs.as_user_error(mlflow.get_tracking_uri()):
+    with errors.as_user_error(mlflow.get_tracking_uri()):
         model_id = mlflow.get_run(run_id).data.tags["model_id"]
         path = mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=str(folder))
     file = next(Path(path).rglob("*.keras"), None)
@@ -571,7 +618,7 @@ def restore_version(data: str, name: str, model_path: Path) -> str:
     Raises:
         UserError: no such version, or it cannot be restored; then nothing has changed.
     """
-    with runs.as_user_error(mlflow.get_tracking_uri()):
+    with errors.as_user_error(mlflow.get_tracking_uri()):
         registry, version = version_tags(data), _version_number(name, data)
     if version not in registry:
         known = ", ".join(map(str, sorted(registry))) or "none"
@@ -609,7 +656,7 @@ def scored(name: str, data: str) -> Scored:
     Raises:
         UserError: no such model, or one without scores.
     """
-    with runs.as_user_error(mlflow.get_tracking_uri()):
+    with errors.as_user_error(mlflow.get_tracking_uri()):
         model = _scored_version(name, data) or _scored_run(name)
         versions = sorted(version_tags(data))
     model = model or _scored_experiment(name)
@@ -650,7 +697,7 @@ def _scored_run(run_id: str) -> Scored | None:
     try:
         tags = mlflow.MlflowClient().get_run(run_id).data.tags
     except MlflowException as error:
-        if error.error_code not in runs.UNKNOWN:
+        if error.error_code not in errors.UNKNOWN:
             raise
         return None
     title = f"{tags.get('stage', 'unknown')} run {run_id[:8]} ({tags.get('model', '?')} on {tags.get('data', '?')})"
@@ -691,18 +738,6 @@ def retry_on_conflict(change: Callable[..., object], *arguments: str) -> None:
         if error.error_code != "BAD_REQUEST":
             raise
         change(*arguments)
-
-
-@contextmanager
-def registry_lock() -> Iterator[None]:
-    """Lock the registry of a local store for one process; a server, which has users on other machines, has no lock.
-
-    May be nested.
-    """
-    database = runs.database_path(mlflow.get_tracking_uri())
-    # Not the lock of `open_store`, for which all processes wait at their start.
-    with FileLock(f"{database}.registry.lock", is_singleton=True) if database else nullcontext():
-        yield
 
 
 def _dvc_lock_digest(model_path: Path) -> str:

@@ -11,10 +11,10 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed
@@ -24,29 +24,26 @@ from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from PIL import Image
-from sqlalchemy.exc import SQLAlchemyError
 
 import pneumonia
-from pneumonia import UserError, leases, reason, workspace
-from pneumonia.credentials import masked
+from pneumonia import UserError, leases, workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import COLUMNS
-from pneumonia.tracking import place
+from pneumonia.tracking import place, sqlite
+from pneumonia.tracking.errors import UNKNOWN, as_user_error
 
 PREDICTIONS = "evaluation/predictions.csv"
 """Artifact of a train run with its scores, for the comparison with later candidates."""
 
-UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""Error codes of MLflow for a run, a registered model or an alias that does not exist, and for what is no id."""
-
-_NO_SERVER = "Max retries exceeded"
-_LAST_ATTEMPT = re.compile(r"\[Errno -?\d+\] (?P<system>[^\"'()]+)|(?P<rest>timed out|too many \d+ error responses)")
-"""Of the text in which the HTTP client reports all that it tried: why the last attempt failed."""
+REGISTRY_SECONDS = 600
+"""Time for which a process waits for others that register models. Each of them takes seconds, or a minute where it
+creates the run of a model from another store; but twenty may come at once."""
 
 REGISTERED = "registered.json"
 """File of a registered model with its version. `answering` reads it; that module is loaded without this one."""
@@ -86,13 +83,14 @@ def open_store(root: Path | None = None) -> str:
     uri = _without_user(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db")
     if file := _SQLITE.fullmatch(uri):
         path = root / unquote(file["path"])
-        uri = f"sqlite:///{_escaped(path)}{file['options'] or ''}"
+        uri = sqlite.uri(path, file["options"] or "")
         with as_user_error(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Two processes that create the tables at once break the store; an existing file may still lack some.
-            with FileLock(f"{path}.lock", timeout=place.BUSY_SECONDS):
-                place.require_writable(path)  # MLflow would try again for 100 s
-                mlflow.MlflowClient(uri).search_experiments(max_results=1)
+            with FileLock(f"{path}.lock", timeout=sqlite.BUSY_SECONDS):
+                sqlite.require_writable(path)  # MLflow would try again for 100 s
+                sqlite.wait_for_other_programs()
+                sqlite.make_tables(path)
                 place.follow(path)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -130,15 +128,38 @@ def _close_runs(owner: str, uri: str) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
+@contextmanager
+def registry_lock() -> Iterator[None]:
+    """Lock the registry of a local store for one process; a server, which has users on other machines, has no lock.
+
+    A run for a model from elsewhere is also created under it. May be nested.
+
+    Raises:
+        UserError: another process holds it for `REGISTRY_SECONDS`.
+    """
+    database = database_path(mlflow.get_tracking_uri())
+    if not database:
+        yield
+        return
+    # Not the lock of `open_store`, for which all processes wait at their start.
+    lock = FileLock(f"{database}.registry.lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=REGISTRY_SECONDS)
+    except Timeout as error:
+        raise UserError(
+            f"another program registers models in the MLflow store, for more than {REGISTRY_SECONDS / 60:g} minutes: "
+            f"it holds the lock {lock.lock_file}; wait for it or end it, and run again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def database_path(uri: str) -> Path | None:
     """The file of a sqlite store; None for a server or a store in memory."""
     file = _SQLITE.fullmatch(uri)
     return Path(unquote(file["path"])) if file else None
-
-
-def _escaped(path: Path) -> str:
-    """A path in a sqlite URI; with `?` or `%20` in it the URI would name another file, outside of the project."""
-    return re.sub(r"%(?=[0-9a-fA-F]{2})", "%25", str(path)).replace("?", "%3F")
 
 
 def registered_name(data: str) -> str:
@@ -228,8 +249,10 @@ def _recorded_run(resume: Path | None) -> str | None:
     run_id = (resume / "run_id").read_text(encoding="utf-8")
     try:
         return str(mlflow.get_run(run_id).info.run_id)
-    except MlflowException:  # it was in another store, or was removed
-        return None
+    except MlflowException as error:
+        if error.error_code not in UNKNOWN:
+            raise
+        return None  # it was in another store, or was removed
 
 
 @contextmanager
@@ -339,7 +362,7 @@ REQUIREMENTS = (
 """Packages that they need."""
 
 
-def log_predictor(run: TrainRun, folder: Path) -> str:
+def log_predictor(run: TrainRun, folder: Path, model_id: str | None = None) -> str:
     """Log a predictor as a model of a train run; returns the id of the LoggedModel.
 
     Its input is a table with a column `image`, the bytes of an image file; in JSON they are written in base64.
@@ -347,6 +370,7 @@ def log_predictor(run: TrainRun, folder: Path) -> str:
     Args:
         run: the train run.
         folder: as the stage `export` writes it.
+        model_id: of a LoggedModel whose files are missing, and are logged again; None = a new one.
     """
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
@@ -359,7 +383,9 @@ def log_predictor(run: TrainRun, folder: Path) -> str:
     )
     package = Path(pneumonia.__file__).parent
     experiment = mlflow.get_run(run.run_id).info.experiment_id
-    model = mlflow.initialize_logged_model(name="predictor", source_run_id=run.run_id, experiment_id=experiment)
+    if not model_id:
+        made = mlflow.initialize_logged_model(name="predictor", source_run_id=run.run_id, experiment_id=experiment)
+        model_id = str(made.model_id)
     with tempfile.TemporaryDirectory() as code:
         for name in CARRIED:
             target = Path(code) / "pneumonia" / name
@@ -367,7 +393,7 @@ def log_predictor(run: TrainRun, folder: Path) -> str:
             shutil.copyfile(package / name, target)
         mlflow.pyfunc.log_model(
             name="predictor",
-            model_id=model.model_id,
+            model_id=model_id,
             python_model=str(package / "tracking" / "answering.py"),
             artifacts={"predictor": str(folder)},
             code_paths=[f"{code}/pneumonia"],
@@ -375,7 +401,7 @@ def log_predictor(run: TrainRun, folder: Path) -> str:
             input_example=pd.DataFrame({"image": [_example()]}),
             pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
         )
-    return str(model.model_id)
+    return model_id
 
 
 def log_version(model_id: str, name: str, version: int) -> None:
@@ -409,7 +435,12 @@ def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: 
         known = mlflow.get_run(run.run_id).info
         _require_artifacts(known.experiment_id, _root(known.artifact_uri))
         return run
+    with registry_lock():  # else processes that come at once would each create one, and register it
+        return find_train_run(record) or _adopt(record, synthetic=synthetic, model_path=model_path, history=history)
 
+
+def _adopt(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, history: Path) -> TrainRun:
+    """Create a run for a model that was trained elsewhere."""
     from pneumonia.models import runtime, scoring  # imports the image store, which no other run needs
 
     with start_run(
@@ -477,8 +508,9 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
         else:
             client.log_artifact(run.run_id, str(path), str(Path(target).parent))
     # Last: a run with `val.auc` has its predictions (`was_evaluated`), also if this process is killed.
-    for name, value in _numbers(metrics).items():
-        client.log_metric(run.run_id, name, value, model_id=run.model_id)
+    now = time.time_ns() // 1_000_000
+    values = [Metric(name, value, now, 0, model_id=run.model_id) for name, value in _numbers(metrics).items()]
+    client.log_batch(run.run_id, metrics=values)
 
 
 def logged_predictions(run_id: str) -> pd.DataFrame:
@@ -500,7 +532,10 @@ def logged_predictions(run_id: str) -> pd.DataFrame:
             logged = []
         if PREDICTIONS not in [artifact.path for artifact in logged]:
             return pd.DataFrame(columns=["sha256", "patient_id", "split", "label", "score"])
-        return tables.read_table(client.download_artifacts(run_id, PREDICTIONS, folder))
+        # Not by the run: of a download that fails, MLflow would only say that the path may be wrong.
+        return tables.read_table(
+            mlflow.artifacts.download_artifacts(f"{info.artifact_uri}/{PREDICTIONS}", dst_path=folder)
+        )
 
 
 def was_evaluated(run_id: str) -> bool:
@@ -557,32 +592,6 @@ def _require_artifacts(experiment_id: str, location: str) -> None:
             f"the folder {folder} with the artifacts of the MLflow store is missing; mount its disk, or put it back "
             "(if it is gone for good, make an empty one)"
         )
-
-
-@contextmanager
-def as_user_error(uri: str, instead: str = "") -> Iterator[None]:
-    """Convert errors of a store that cannot be created or reached to a `UserError`.
-
-    Args:
-        uri: of the store.
-        instead: what else the user can do: the end of the message.
-    """
-    uri = masked(uri)  # that of a database may have a password
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
-        if _NO_SERVER in str(error):
-            last = _LAST_ATTEMPT.search(str(error))
-            why = (last["system"] or last["rest"]).strip().lower() if last else "no answer"
-            raise UserError(
-                f"the MLflow store {uri} cannot be reached ({why}); check MLFLOW_TRACKING_URI{instead}"
-            ) from error
-        # Of SQLAlchemy the first line says it, the others are the statement; other errors may have no text.
-        cause = masked((str(error).strip() or reason(error)).splitlines()[0])
-        file = ", that its folder can be written and that no other program holds it" if database_path(uri) else ""
-        raise UserError(
-            f"the MLflow store {uri} cannot be used ({cause}); check MLFLOW_TRACKING_URI{file}{instead}"
-        ) from error
 
 
 def _experiment(data: str) -> str:
