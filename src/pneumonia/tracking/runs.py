@@ -77,15 +77,17 @@ def open_store(root: Path | None = None) -> str:
         UserError: the store cannot be used, or another program holds it for a minute.
     """
     root = root or workspace.project_root()
+    place.require_usable(root)
     uri = _without_user(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db")
     if file := _SQLITE.fullmatch(uri):
         path = root / unquote(file["path"])
-        uri = f"sqlite:///{_escaped(path)}{file['options'] or ''}"
+        uri = f"{place.uri(path)}{file['options'] or ''}"
         with as_user_error(uri):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Two processes that create the tables at once break the store; an existing file may still lack some.
             with FileLock(f"{path}.lock", timeout=place.BUSY_SECONDS):
                 place.require_writable(path)  # MLflow would try again for 100 s
+                place.create(uri, path)
                 mlflow.MlflowClient(uri).search_experiments(max_results=1)
                 place.follow(path)
     mlflow.set_tracking_uri(uri)
@@ -108,11 +110,6 @@ def database_path(uri: str) -> Path | None:
     """The file of a sqlite store; None for a server or a store in memory."""
     file = _SQLITE.fullmatch(uri)
     return Path(unquote(file["path"])) if file else None
-
-
-def _escaped(path: Path) -> str:
-    """A path in a sqlite URI; with `?` or `%20` in it the URI would name another file, outside of the project."""
-    return re.sub(r"%(?=[0-9a-fA-F]{2})", "%25", str(path)).replace("?", "%3F")
 
 
 def registered_name(data: str) -> str:
