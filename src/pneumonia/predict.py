@@ -132,10 +132,9 @@ def find(paths: Sequence[str]) -> tuple[list[Item], int]:
     items: list[Item] = []
     n_skipped = 0
     for given in paths:
-        # A spreadsheet program would take a cell that begins like this for a formula. It is the same file.
-        place = given = f"./{given}" if given.startswith(_FORMULA) else given
+        place = _as_cell(given)
         try:
-            for place in _expanded(given):
+            for place in map(_as_cell, _expanded(given)):
                 taken, skipped = _items_at(place)
                 items += taken
                 n_skipped += skipped
@@ -143,6 +142,11 @@ def find(paths: Sequence[str]) -> tuple[list[Item], int]:
             cause = str(error).removesuffix("; correct fetch.url").removesuffix("; copy or download it again")
             items.append(Item(place, place, cause))
     return items, n_skipped
+
+
+def _as_cell(path: str) -> str:
+    """The same path, unless a spreadsheet program would take a cell with it for a formula."""
+    return f"./{path}" if path.startswith(_FORMULA) else path
 
 
 def _items_at(path: str) -> tuple[list[Item], int]:
@@ -215,7 +219,7 @@ class Table:
         self._write, read = _FORMATS[path.suffix]
         if not path.exists():
             return
-        expected = {**origin, "operating_point": operating_point}
+        expected = {name: printable(value) for name, value in {**origin, "operating_point": operating_point}.items()}
         n_bytes = 0
         with open(path, "rb") as file:
             for number, line in enumerate(file):
@@ -249,8 +253,7 @@ def _other_rows(path: Path, line: int) -> UserError:
 
 def row_of(prediction: Prediction, origin: Mapping[str, str]) -> dict[str, Any]:
     """A row of `COLUMNS`; numbers that do not exist are None."""
-    values = {name: _cell(value) for name, value in prediction._asdict().items()}
-    return values | dict(origin)
+    return {name: _cell(value) for name, value in {**prediction._asdict(), **origin}.items()}
 
 
 def _cell(value: str | float) -> str | float | None:

@@ -93,13 +93,13 @@ def markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 
 def _literal(text: str) -> str:
-    r"""A text in which Markdown finds no HTML, no links and no cells of a table.
+    r"""A text in which Markdown finds no HTML, links, code or cells of a table.
 
     >>> _literal("[0.9, 1] [a](javascript:x) <b> | &amp;")
     '[0.9, 1] [a]\\(javascript:x) &lt;b&gt; / &amp;amp;'
     """
     one_line = html_module.escape(" ".join(text.split()).replace("|", "/"), quote=False)
-    return re.sub(r"\]([(:])", r"]\\\1", one_line)
+    return re.sub(r"[`~]|(?<=\])[(:]", r"\\\g<0>", one_line)
 
 
 _TEMPLATE = """\
