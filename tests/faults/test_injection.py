@@ -265,7 +265,7 @@ class Canary:
         paths: list[str] = []
 
         class Note(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 paths.append(self.path)
                 self.send_response(204)
                 self.end_headers()

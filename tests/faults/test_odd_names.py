@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 import unicodedata
 import zipfile
 from collections.abc import Callable
@@ -272,26 +268,3 @@ def test_an_archive_is_copied_from_a_folder_with_colons(tmp_path: Path) -> None:
     (tmp_path / "resume").mkdir()
     download.download_file(str(tmp_path / "a::b" / "a.zip"), tmp_path / "c.zip", resume=tmp_path / "resume")
     assert (tmp_path / "c.zip").read_bytes() == PIXELS
-
-
-ODD = 'it\'s "so" $HOME #&;%20é表[*]`x`\\z :b::c'
-
-
-@pytest.mark.slow
-@pytest.mark.fault(kind="names", where="dvc repro, predict", injected=f"a project in the folder {ODD}")
-@pytest.mark.fault(before="failed when the store was made", now="all stages run; nothing lies beside the project")
-def test_the_whole_workflow_runs_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:
-    from tests.test_end_to_end import Project
-
-    (tmp_path / ODD).mkdir()
-    project = Project(tmp_path / ODD / "project")
-    project.dvc("repro", PYTHONPATH=os.pathsep.join(["src", "."]))
-    command = (sys.executable, "-m", "pneumonia.cli")
-    variables = {"PYTHONPATH": "src"}
-    assert "champion" in project.run(*command, "versions", **variables)
-    answered = project.run(*command, "predict", "data/raw/phantom.zip", "--output", "a.csv", expect=1, **variables)
-    assert "84 images" in answered
-    assert "dvc.lock" in os.listdir(project.folder)
-    assert os.listdir(tmp_path) == [ODD]
-    done = subprocess.run(["git", "status", "--porcelain"], cwd=project.folder, capture_output=True, text=True)
-    assert set(re.findall(r"(\S+)$", done.stdout, re.MULTILINE)) <= {"a.csv", "dvc.lock"}
