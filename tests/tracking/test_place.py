@@ -287,3 +287,18 @@ def test_a_file_that_is_no_store_is_one_line(root: Path) -> None:
     (root / "mlruns" / "mlflow.db").write_bytes(b"no database" * 100)
     with pytest.raises(UserError, match="file is not a database"):
         runs.open_store()
+
+
+def test_a_uri_names_the_file_itself_and_leaves_no_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_exit: list[tuple[Callable[[Path], None], Path]] = []
+    monkeypatch.setattr(place.atexit, "register", lambda *call: at_exit.append(call))
+    assert place.uri(tmp_path / "50 %" / "a.db") == f"sqlite:///{tmp_path}/50 %/a.db"
+    assert at_exit == []
+    assert place.uri(tmp_path / "a%20b?c" / "a.db") == f"sqlite:///{tmp_path}/a%2520b%3Fc/a.db"
+    (tmp_path / "a%2520b%3Fc").mkdir()  # MLflow makes it
+    (tmp_path / "other").mkdir()
+    for remove, folder in at_exit:
+        remove(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
