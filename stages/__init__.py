@@ -30,6 +30,7 @@ environment.prepare()  # before NumPy, Keras and MLflow are imported
 from pneumonia import UserError, credentials, workspace
 from pneumonia.data import sources
 from pneumonia.images.geometry import Preparation
+from pneumonia.names import printable
 from pneumonia.params import Params
 
 if TYPE_CHECKING:
@@ -55,18 +56,19 @@ def run(main: Callable[[], None]) -> None:
         except BaseException as error:
             if "DVC_STAGE" in os.environ:
                 discard_outs(os.environ["DVC_STAGE"])
+            message = printable(credentials.masked(str(error)))
             if received:  # whatever it has become on its way
                 print(signals.line(received[0]), file=sys.stderr)
                 sys.exit(signals.status(received[0]))
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                sys.exit(f"ERROR: the disk is full ({error}); free some space and run again: finished work is kept")
+                sys.exit(f"ERROR: the disk is full ({message}); free some space and run again: finished work is kept")
             if isinstance(error, (UserError, OSError)):
-                sys.exit(f"ERROR: {credentials.masked(str(error))}")
+                sys.exit(f"ERROR: {message}")
 
             from pneumonia.tracking import errors  # imports MLflow, as the stage has done by now
 
             if line := errors.of_store(error):
-                sys.exit(f"ERROR: {line}")
+                sys.exit(f"ERROR: {printable(str(line))}")
             raise
 
 
@@ -144,8 +146,8 @@ def title(params: Params) -> str:
 
 
 def show(text: str, indent: str = "") -> None:
-    """Print a text in lines of at most 80 columns; a longer word is not broken."""
-    print(textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=f"{indent}  ", **_WHOLE_WORDS))
+    """Print a text, which may contain names of files, in lines of at most 80 columns; a longer word is not broken."""
+    print(textwrap.fill(printable(text), 80, initial_indent=indent, subsequent_indent=f"{indent}  ", **_WHOLE_WORDS))
 
 
 def count(n: int, noun: str, plural: str = "") -> str:

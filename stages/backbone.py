@@ -3,7 +3,7 @@
 from pneumonia import backbone, params
 from pneumonia.models import networks
 from pneumonia.tracking import runs
-from stages import DATA_DIR, run, tracked
+from stages import DATA_DIR, run, show, tracked
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
         weights = backbone.fetch_weights(row.weights_urls, settings.weights, DATA_DIR / "backbone")
         runs.tag(weights=weights.name)
         runs.log_file(DATA_DIR / "backbone" / "backbone.json")
-    print(f"{settings.model}: {'pretrained weights: ' + weights.name if row.weights_urls else 'no backbone'}")
+    show(f"{settings.model}: {'pretrained weights: ' + weights.name if row.weights_urls else 'no backbone'}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pneumonia.data import tables
 from pneumonia.data.store import open_store, read_split, stored_preparation
 from pneumonia.images import geometry
 from pneumonia.models import runtime, scoring
+from pneumonia.names import file_name
 from pneumonia.report import plots
 from pneumonia.tracking import runs
 from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, count, run, show, title, tracked, train_run
@@ -45,7 +46,7 @@ def main() -> None:
                     boxes.get(image_id, np.zeros((0, 4))),
                     f"{title(settings)}, test: {image_id}, {prediction['subtype']}, score {prediction['score']:.3f}",
                 )
-                plots.save(figure, folder / f"{image_id.replace('/', '_')}.png")
+                plots.save(figure, folder / file_name(image_id, ".png"))
         scored = explain.choose_scored(predictions.reset_index(), boxes, options.n_scored, settings.seed)
         scores = explain.score(
             model,

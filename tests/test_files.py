@@ -347,13 +347,6 @@ def undecodable(path: Path) -> None:
     path.write_bytes(content)
 
 
-def encrypted(path: Path) -> None:
-    content = bytearray(zipped(path, {"b/c.png": content_of("b/c.png")}).read_bytes())
-    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        content[content.index(signature) + place] |= 1
-    path.write_bytes(content)
-
-
 def with_two_names(path: Path) -> None:
     content = zipped(path, {"b/c.png": content_of("b/c.png")}).read_bytes()
     path.write_bytes(content.replace(b"b/c.png", b"b/d.png", 1))
@@ -362,7 +355,6 @@ def with_two_names(path: Path) -> None:
 DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "flipped": (flipped, "CRC-32"),
     "undecodable": (undecodable, "invalid block type"),
-    "encrypted": (encrypted, "encrypted"),
     "with two names": (with_two_names, "differ"),
 }
 
@@ -577,7 +569,7 @@ def test_a_bomb_is_refused_and_small_files_may_shrink(tmp_path: Path) -> None:
 def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_MEMBERS", 3)
     members = {f"{number}.png": b"1" for number in range(4)}
-    expected = "a.zip: 4 members, more than 3; this is not an X-ray archive"
+    expected = "a.zip: more than 3 members; this is not an X-ray archive"
     assert refused(zipped(tmp_path / "a.zip", members)) == expected
     with files.in_archive(zipped(tmp_path / "a.zip", dict(list(members.items())[:3]))) as listed:
         assert len(listed.names) == 3

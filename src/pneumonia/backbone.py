@@ -13,6 +13,7 @@ from typing import Any
 from pneumonia import UserError, reason, workspace
 from pneumonia.data import download, tables
 from pneumonia.models.backbones import Backbone, read
+from pneumonia.names import printable
 
 MAX_BYTES = 2**30
 """Largest file of weights; that of DenseNet169 has 51 MB."""
@@ -107,8 +108,9 @@ def _imagenet(urls: Sequence[str], cache: Path, weights: str) -> tuple[Path, ...
                 ) from error
             for_which = f" for its {len(urls)} backbones, which need all files or none" if len(urls) > 1 else ""
             print(
-                f"WARNING: no ImageNet weights{for_which}: {cause}. The model starts from random weights and will be "
-                f"weaker.\n         When there is a network: dvc repro -f -s backbone; or set weights to {path}."
+                f"WARNING: no ImageNet weights{for_which}: {printable(cause)}. The model starts from random "
+                f"weights and will be weaker.\n         "
+                f"When there is a network: dvc repro -f -s backbone; or set weights to {path}."
             )
             return ()
     return origins

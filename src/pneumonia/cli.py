@@ -16,6 +16,7 @@ import click
 from tqdm import tqdm
 
 from pneumonia import UserError, __version__, credentials, environment, params, workspace
+from pneumonia.names import printable
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
 PAGE = REPORTS_DIR / "compare.html"
@@ -35,14 +36,14 @@ class Commands(click.Group):
         except BrokenPipeError:  # as in `pneumonia versions | head`, which click handles
             raise
         except (UserError, OSError) as error:
-            raise click.ClickException(credentials.masked(str(error))) from error
+            raise click.ClickException(printable(credentials.masked(str(error)))) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             from pneumonia.tracking import errors
 
             if line := errors.of_store(error):
-                raise click.ClickException(str(line)) from error
+                raise click.ClickException(printable(str(line))) from error
             raise
 
 
@@ -77,9 +78,9 @@ def versions(data: str | None, as_json: bool) -> None:
         click.echo(f"{runs.registered_name(data)} has no versions yet; make repro trains and registers one")
     else:
         short = table.drop(columns=["data", "why"]).assign(test_split=table["test_split"].str.partition(",")[0])
-        click.echo(f"{runs.registered_name(data)}\n{short.to_string(index=False)}")
+        _print(f"{runs.registered_name(data)}\n{short.to_string(index=False)}")
         for row in table.itertuples():
-            click.echo(textwrap.fill(f"{row.version}: {row.why}", 80, subsequent_indent="   "))
+            _print(textwrap.fill(f"{row.version}: {row.why}", 80, subsequent_indent="   "))
 
 
 @main.command()
@@ -113,11 +114,11 @@ def compare(a: str, b: str, as_json: bool) -> None:
         click.echo(json.dumps(tables.rounded(values), indent=2))
         return
     for side, model in models.items():
-        click.echo(f"{side}: {model.title}, run {model.run_id}")
-    click.echo(comparing.table(compared).to_string(index=False))
+        _print(f"{side}: {model.title}, run {model.run_id}")
+    _print(comparing.table(compared).to_string(index=False))
     notes = (comparing.notes(compared), comparing.verdict(compared), comparing.tally(compared, disagreements))
     for text in (*notes, comparing.CHOOSE, f"page: {PAGE}"):
-        click.echo(textwrap.fill(text, 80))
+        _print(textwrap.fill(text, 80))
 
 
 @main.command()
@@ -131,7 +132,7 @@ def rollback() -> None:
 
     data = params.load().data
     runs.open_store()
-    click.echo(registry.roll_back(data, promote.rollback, registry.by_evidence(data)))
+    _print(registry.roll_back(data, promote.rollback, registry.by_evidence(data)))
 
 
 @main.command()
@@ -145,7 +146,7 @@ def restore(version: str) -> None:
 
     data = params.load().data
     runs.open_store()
-    click.echo(registry.restore_version(data, version, MODELS_DIR / "model.keras"))
+    _print(registry.restore_version(data, version, MODELS_DIR / "model.keras"))
 
 
 @main.command()
@@ -313,6 +314,11 @@ def _pictures(disagreements: Any, memory: float) -> list[tuple[str, bytes]]:
     return comparing.gallery(disagreements, splits, test.images, test.image_ids)
 
 
+def _print(text: str) -> None:
+    """Print lines; names and reasons in them may come from a store that others write to."""
+    click.echo("\n".join(map(printable, text.split("\n"))))
+
+
 def _print_champion(data: str) -> None:
     """The block that `make repro` ends with."""
     from pneumonia.data import tables
@@ -333,7 +339,7 @@ def _print_champion(data: str) -> None:
     )
     for name, value in lines:
         indent = " " * 22
-        click.echo(textwrap.fill(f"{name:<22}{value}", 80, subsequent_indent=indent))
+        _print(textwrap.fill(f"{name:<22}{value}", 80, subsequent_indent=indent))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pneumonia.credentials import NO_CREDENTIALS, Credentials
 from pneumonia.data import columns, contents, download, layouts, own, phantom, sheets, sources, tables
 from pneumonia.images import decode
 from pneumonia.images.formats import HEAD_BYTES, image_format
+from pneumonia.names import printable
 
 MANIFEST = ("image_id", "uri", "label", "patient_id", "subtype", "source_split", "bytes", "sha256")
 BOXES = ("image_id", "x", "y", "width", "height")
@@ -248,14 +249,14 @@ def _count(listing: contents.Listing, place: str, max_left_out: float) -> dict[s
         UserError: more than `max_left_out` of the files are left out.
     """
     for note in listing.notes:
-        print(f"NOTE: {note}")
+        _note(note)
     n_left_out = sum(map(len, listing.left_out.values()))
     total = len(listing.rows) + n_left_out
     for why, names in listing.companions.items():
-        print(f"NOTE: {len(names):,} {'file is' if len(names) == 1 else 'files are'} not read ({why}): {names[0]}")
+        _note(f"{len(names):,} {'file is' if len(names) == 1 else 'files are'} not read ({why}): {names[0]}")
     for why, names in listing.left_out.items():
         verb = "is" if len(names) == 1 else "are"
-        print(f"NOTE: {len(names):,} of {total:,} files {verb} left out ({why}): {names[0]}")
+        _note(f"{len(names):,} of {total:,} files {verb} left out ({why}): {names[0]}")
     if n_left_out > max_left_out * total:
         reasons = "; ".join(f"{why}: {len(names):,}, such as {names[0]}" for why, names in _by_number(listing.left_out))
         raise UserError(
@@ -268,6 +269,10 @@ def _count(listing: contents.Listing, place: str, max_left_out: float) -> dict[s
         for kind, others in (("left_out", listing.left_out), ("companions", listing.companions))
     }
     return {kind: numbers for kind, numbers in counts.items() if numbers}
+
+
+def _note(text: str) -> None:
+    print(f"NOTE: {printable(text)}")
 
 
 def _describe(row: dict[str, Any], place: files.Files) -> dict[str, Any]:
@@ -296,14 +301,14 @@ def _patients(manifest: pd.DataFrame) -> list[str]:
     headers = manifest["header_id"].where(unknown, "")
     nobody = columns.placeholders(headers)
     for identifier in sorted(nobody):
-        print(
-            f"NOTE: PatientID {identifier!r} names no patient, in the headers of {(headers == identifier).sum():,} of "
+        _note(
+            f"PatientID {identifier!r} names no patient, in the headers of {(headers == identifier).sum():,} of "
             f"{len(manifest):,} files"
         )
     headers = headers.where(~headers.isin(nobody), "")
     ids = zip(manifest["image_id"], manifest["label"].astype(int), headers, strict=True)
     for note in own.notes_on_patients([{"image_id": i, "label": label, "patient_id": one} for i, label, one in ids]):
-        print(f"NOTE: PatientID {note}")
+        _note(f"PatientID {note}")
     patients = manifest["patient_id"].where(~unknown, headers)
     return list(patients.where(patients != "", manifest["image_id"]))
 
@@ -316,8 +321,8 @@ def _note_other_headers(manifest: pd.DataFrame) -> None:
     several = both["patient_id"].isin(n_headers.index[n_headers > 1])
     if 2 * several.sum() > len(manifest):
         first = both.loc[several, "patient_id"].iloc[0]
-        print(
-            f"NOTE: {first} counts as one patient, but the DICOM headers of its images name {n_headers[first]:,} "
+        _note(
+            f"{first} counts as one patient, but the DICOM headers of its images name {n_headers[first]:,} "
             f"(images of such patients: {several.sum():,} of {len(manifest):,}); if the headers are right, use a table "
             "with an empty patient_id"
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import lzma
 import os
 import posixpath
 import re
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -16,7 +19,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
+from urllib.parse import unquote
 
 import fsspec
 
@@ -25,20 +29,29 @@ from pneumonia import UserError, reason
 MAX_FILE_BYTES = 256 * 2**20
 """Files are read whole. A larger file is not an X-ray, and a forged size could exhaust the memory."""
 MAX_MEMBERS = 1_000_000
+"""A list of them takes 1 GB of memory."""
 MAX_RATIO = 200
-"""Maximum ratio of unpacked to packed size, for members of more than 1 MiB; images hardly shrink."""
+"""Maximum ratio of unpacked to packed size, for an archive and for members of more than 1 MiB; images hardly shrink."""
+MAX_NAME_BYTES = 4096
+"""A longer path is possible on no disk; a zip archive may have names of 65,535 bytes."""
 
 # Control characters, and the characters to which Python decodes bytes that are not UTF-8.
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
-# The name of the archive comes from `fetch`, those of the members do not: they may contain another `::`.
+# Members may contain another `::`, and folders above the archive too: `:` and `%` of its path are percent-encoded.
 _ZIP_URI = re.compile(r"zip://(?P<member>.+)::(?P<archive>.+)")
 _OTHER_ARCHIVES = {
     b"Rar!\x1a\x07": "a RAR archive",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
     b"\x1f\x8b": "a gzip file without a tar archive",
 }
-_PACKED_TARS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
+_PACKED_TARS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+_TAR_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
+_ENCRYPTED, _HEADER_BYTES, _TAIL_BYTES = 1, 30, 65_557  # of zip archives: a flag, a header at least, the end at most
 
 
 class Files(NamedTuple):
@@ -76,12 +89,14 @@ def in_archive(path: Path, *, stored: Path | None = None, place: str = "") -> It
         place: its name in messages; empty = the name of `stored`.
 
     Raises:
-        UserError: not a complete zip archive; a member that points outside the archive, is a link or is larger than
-            an image can be; an unusual compression method; too many members. Also from `read`: a damaged member; from
-            `uri`: a name that cannot be written to a table.
+        UserError: not a complete zip archive; a member that points outside the archive, has no name, is a link, is
+            encrypted or is larger than an image can be; members that share their bytes; an unusual compression method;
+            too many members. Also from `read`: a damaged member; from `uri`: a name that cannot be written to a table.
     """
     stored = stored or path
     place = place or stored.name
+    if _has_too_many_members(path):
+        raise UserError(f"{place}: more than {MAX_MEMBERS:,} members; this is not an X-ray archive")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # ValueError: a name is not UTF-8
@@ -108,10 +123,10 @@ def in_archive(path: Path, *, stored: Path | None = None, place: str = "") -> It
 
     def uri(name: str) -> str:
         _require_writable(place, name)
-        return f"zip://{members[name]}::{stored.as_posix()}"
+        return f"zip://{members[name]}::{_encoded(stored)}"
 
     with archive:
-        _require_harmless(archive, place)
+        _require_harmless(archive, place, _most_bytes(path))
         members = {_with_slashes(info.filename): info.filename for info in archive.infolist()}
         names = sorted(name for name in members if not name.endswith("/"))
         yield Files(place, names, read, uri, read)
@@ -228,7 +243,13 @@ def is_tar(path: Path) -> bool:
     with open(path, "rb") as file:
         start = file.read(512)
     # Not every file: tarfile would search a damaged zip archive for a header.
-    return (start.startswith(_PACKED_TARS) or start[257:262] == b"ustar") and tarfile.is_tarfile(path)
+    if not (start.startswith(tuple(_PACKED_TARS)) or start[257:262] == b"ustar"):
+        return False
+    try:
+        with _open_tar(path):
+            return True
+    except _TAR_ERRORS:
+        return False
 
 
 def pack_again(path: Path, target: Path, *, place: str) -> None:
@@ -242,16 +263,16 @@ def pack_again(path: Path, target: Path, *, place: str) -> None:
         place: name of the archive in messages.
 
     Raises:
-        UserError: the archive is damaged, or could do harm, as in `in_archive`.
+        UserError: the archive is damaged, or could do harm, as in `in_archive`, or the disk has no space for its files.
     """
     seen: set[str] = set()
-    n_bytes, limit = 0, max(2**20, MAX_RATIO * path.stat().st_size)
+    n_bytes, limit, free = 0, _most_bytes(path), shutil.disk_usage(target.parent).free
     try:
-        with tarfile.open(path) as archive, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
+        with _open_tar(path) as archive, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
             for member in archive:
                 if member.isdir():
                     continue
-                _require_inside(place, member.name)
+                _require_name(place, member.name)
                 if _NOT_UTF8.search(member.name):
                     raise UserError(
                         f"{place}: the name of member {member.name!r} is not in UTF-8; rename the file and create the "
@@ -268,6 +289,11 @@ def pack_again(path: Path, target: Path, *, place: str) -> None:
                         f"{place}: {member.name} has more than {MAX_FILE_BYTES:,} bytes, or the archive unpacks to "
                         f"more than {MAX_RATIO} times its size or {MAX_MEMBERS:,} files; this is not an X-ray archive"
                     )
+                if n_bytes > free:
+                    raise UserError(
+                        f"{place}: its files need more than the {free:,} bytes that are free on the disk of "
+                        f"{target.parent}; free some space"
+                    )
                 name = posixpath.normpath(_with_slashes(member.name))
                 if name in seen:
                     raise UserError(f"{place}: contains {name!r} twice; create the archive again")
@@ -277,7 +303,7 @@ def pack_again(path: Path, target: Path, *, place: str) -> None:
                 if len(content) < member.size:
                     raise EOFError(f"{name} ends early")
                 packed.writestr(zipfile.ZipInfo(name), content)
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+    except _TAR_ERRORS as error:
         if isinstance(error, OSError) and error.errno:  # of the disk, not of the content
             raise
         raise UserError(f"{place}: a damaged tar archive ({reason(error)}); copy or download it again") from error
@@ -292,7 +318,7 @@ def read_bytes(uri: str) -> bytes:
     member = _ZIP_URI.fullmatch(uri)
     try:
         if member:
-            return _unpack(_archive(member["archive"]), member["member"])
+            return _unpack(_archive(unquote(member["archive"])), member["member"])
         with fsspec.open(uri, "rb") if "://" in uri else open(uri, "rb") as file:
             content = bytes(file.read(MAX_FILE_BYTES + 1))
     except FileNotFoundError as error:
@@ -312,20 +338,20 @@ def absolute(uri: str) -> str:
     """
     member = _ZIP_URI.fullmatch(uri)
     if member:
-        return f"zip://{member['member']}::{Path(member['archive']).absolute().as_posix()}"
+        return f"zip://{member['member']}::{_encoded(Path(unquote(member['archive'])).absolute())}"
     return uri if "://" in uri else str(Path(uri).absolute())
 
 
-def _require_harmless(archive: zipfile.ZipFile, name: str) -> None:
+def _require_harmless(archive: zipfile.ZipFile, name: str, most_bytes: int) -> None:
     """Refuse members that only an attack or an accident can explain, although no archive is unpacked here."""
     members = archive.infolist()
-    if len(members) > MAX_MEMBERS:
-        raise UserError(f"{name}: {len(members):,} members, more than {MAX_MEMBERS:,}; this is not an X-ray archive")
     seen: set[str] = set()
     for member in members:
         # `orig_filename`: in `filename` ZipInfo has already replaced the separators of this platform.
         stored_name = member.orig_filename
-        _require_inside(name, stored_name)
+        _require_name(name, stored_name)
+        if member.flag_bits & _ENCRYPTED:
+            raise UserError(f"{name}: {stored_name} is encrypted; create the archive again without a password")
         mode = member.external_attr >> 16
         if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_IFMT(mode) == 0):
             raise UserError(f"{name}: member {stored_name!r} is a link or a device; do not use this file")
@@ -346,12 +372,88 @@ def _require_harmless(archive: zipfile.ZipFile, name: str) -> None:
         if _with_slashes(member.filename) in seen:
             raise UserError(f"{name}: contains {stored_name!r} twice; create the archive again")
         seen.add(_with_slashes(member.filename))
+    ends = 0
+    for member in sorted(members, key=lambda member: member.header_offset):
+        if member.header_offset < ends:
+            raise UserError(f"{name}: {member.filename} shares bytes with another member; this is not an X-ray archive")
+        ends = member.header_offset + _HEADER_BYTES + member.compress_size
+    total = sum(member.file_size for member in members)
+    if total > most_bytes:
+        raise UserError(
+            f"{name}: unpacks to {total:,} bytes, more than {MAX_RATIO} times its size; this is not an X-ray archive"
+        )
 
 
-def _require_inside(place: str, member: str) -> None:
+def _require_name(place: str, member: str) -> None:
+    if not member or "\0" in member:
+        raise UserError(f"{place}: has a member without a name, or with one that a 0 ends; create the archive again")
+    if len(member.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+        raise UserError(
+            f"{place}: member {member[:40]!r}… has a name of more than {MAX_NAME_BYTES:,} bytes; shorten it and create "
+            "the archive again"
+        )
     parts = {*PurePosixPath(member).parts, *PureWindowsPath(member).parts}
     if member.startswith(("/", "\\")) or PureWindowsPath(member).drive or ".." in parts:
         raise UserError(f"{place}: member {member!r} points outside the archive; do not use this file")
+
+
+def _most_bytes(path: Path) -> int:
+    """Limit of the unpacked size of an archive."""
+    return max(2**20, MAX_RATIO * path.stat().st_size)
+
+
+def _has_too_many_members(path: Path) -> bool:
+    """Whether a zip archive lists more members than allowed, before `zipfile` makes an object of 1 kB for each.
+
+    Their number in the archive itself may be wrong: the entries of its list are counted, without the few that begin in
+    one block and end in the next.
+    """
+    n_bytes = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, n_bytes - _TAIL_BYTES))
+        tail = file.read()
+        end = tail.rfind(b"PK\5\6")
+        size, last = int.from_bytes(tail[end + 12 : end + 16], "little"), n_bytes - len(tail) + end
+        if end >= 76 and tail.startswith(b"PK\6\6", end - 76):  # ZIP64
+            size, last = int.from_bytes(tail[end - 36 : end - 28], "little"), last - 76
+        if end < 0 or size > last:
+            return False  # no zip archive
+        file.seek(last - size)
+        n_members = 0
+        while n_members <= MAX_MEMBERS and (block := file.read(min(2**20, last - file.tell()))):
+            n_members += block.count(b"PK\1\2")
+    return n_members > MAX_MEMBERS
+
+
+class _InPieces:
+    """A file that is read in pieces of at most `MAX_FILE_BYTES`.
+
+    `tarfile` reads the header of a member in one piece, whatever length it states.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, n_bytes: int) -> bytes:
+        if n_bytes > MAX_FILE_BYTES:
+            raise tarfile.ReadError(f"a header of {n_bytes:,} bytes")
+        return self._file.read(n_bytes)
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    with open(path, "rb") as file:
+        start = file.read(6)
+    unpack = next((unpack for magic, unpack in _PACKED_TARS.items() if start.startswith(magic)), Path.open)
+    with unpack(path, "rb") as file:
+        in_pieces: Any = _InPieces(file)
+        with tarfile.open(fileobj=in_pieces, mode="r:") as archive:
+            yield archive
+
+
+def _encoded(archive: Path) -> str:
+    return archive.as_posix().replace("%", "%25").replace(":", "%3A")
 
 
 def _with_slashes(member: str) -> str:

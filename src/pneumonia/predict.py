@@ -29,6 +29,7 @@ from tqdm import tqdm
 from pneumonia import UserError, compute, files, reason, workspace
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
 from pneumonia.models.predictor import COLUMNS, Prediction, Predictor
+from pneumonia.names import printable
 
 CHUNK = 64
 """Images that a worker process scores at once."""
@@ -39,6 +40,7 @@ N_SAMPLES = 16
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _JUNK = ("__MACOSX/", "/.", "/~$")
 _THREADS = 8
+_FORMULA = ("=", "+", "-", "@", "\t")
 _WIDTH = 36
 """Characters of a name in a table for a terminal; longer names lose their beginning."""
 
@@ -130,9 +132,9 @@ def find(paths: Sequence[str]) -> tuple[list[Item], int]:
     items: list[Item] = []
     n_skipped = 0
     for given in paths:
-        place = given
+        place = _as_cell(given)
         try:
-            for place in _expanded(given):
+            for place in map(_as_cell, _expanded(given)):
                 taken, skipped = _items_at(place)
                 items += taken
                 n_skipped += skipped
@@ -140,6 +142,11 @@ def find(paths: Sequence[str]) -> tuple[list[Item], int]:
             cause = str(error).removesuffix("; correct fetch.url").removesuffix("; copy or download it again")
             items.append(Item(place, place, cause))
     return items, n_skipped
+
+
+def _as_cell(path: str) -> str:
+    """The same path, unless a spreadsheet program would take a cell with it for a formula."""
+    return f"./{path}" if path.startswith(_FORMULA) else path
 
 
 def _items_at(path: str) -> tuple[list[Item], int]:
@@ -212,7 +219,7 @@ class Table:
         self._write, read = _FORMATS[path.suffix]
         if not path.exists():
             return
-        expected = {**origin, "operating_point": operating_point}
+        expected = {name: printable(value) for name, value in {**origin, "operating_point": operating_point}.items()}
         n_bytes = 0
         with open(path, "rb") as file:
             for number, line in enumerate(file):
@@ -220,7 +227,7 @@ class Table:
                     break  # a killed run has written a part of its last row
                 row = read(line, number)
                 if row is not None:
-                    names = {"image": _one_line(items[self.n_finished].name)} if self.n_finished < len(items) else {}
+                    names = {"image": printable(items[self.n_finished].name)} if self.n_finished < len(items) else {}
                     if not names or any(row.get(name) != value for name, value in (expected | names).items()):
                         raise _other_rows(path, number + 1)
                     self.n_finished += 1
@@ -246,13 +253,12 @@ def _other_rows(path: Path, line: int) -> UserError:
 
 def row_of(prediction: Prediction, origin: Mapping[str, str]) -> dict[str, Any]:
     """A row of `COLUMNS`; numbers that do not exist are None."""
-    values = {name: _cell(value) for name, value in prediction._asdict().items()}
-    return values | dict(origin)
+    return {name: _cell(value) for name, value in {**prediction._asdict(), **origin}.items()}
 
 
 def _cell(value: str | float) -> str | float | None:
     if isinstance(value, str):
-        return _one_line(value)
+        return printable(value)
     return None if math.isnan(value) else value
 
 
@@ -482,11 +488,6 @@ def _percent(share: float, digits: int = 0) -> str:
     if share < 0.01:
         return "below 1 %"
     return "above 99 %" if share > 0.99 else f"{100 * share:.{digits}f} %"
-
-
-def _one_line(name: str) -> str:
-    """A name without control characters, which would break a table or a terminal."""
-    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in name)
 
 
 def _expanded(path: str) -> list[str]:

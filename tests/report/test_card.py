@@ -16,6 +16,7 @@ from PIL import Image
 from pneumonia import UserError, evaluate
 from pneumonia.data import sources, tables
 from pneumonia.metrics import calibration
+from pneumonia.names import file_name
 from pneumonia.report import card, page
 from tests.conftest import ROOT
 from tests.report.test_page import JPEG, PNG, Reader
@@ -173,7 +174,9 @@ def card_tables(facts: dict[str, Any], **changes: Any) -> list[list[Row]]:
         for table in re.findall(r"<table>(.*?)</table>", source, re.DOTALL)
     ]
     lines = [line.split("|")[1:-1] for line in page.markdown("t", "l", sections).splitlines() if line.startswith("|")]
-    in_markdown = [tuple(cell.strip() for cell in line) for line in lines if set("".join(line)) != {"-", " "}]
+    in_markdown = [
+        tuple(html_module.unescape(cell.strip()) for cell in line) for line in lines if set("".join(line)) != {"-", " "}
+    ]
     assert in_markdown == [row for table in in_html for row in table]
     return in_html
 
@@ -539,7 +542,7 @@ def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path:
     predictions = predictions.assign(image_id="test/" + predictions["image_id"])
     tables.write_table(predictions, tmp_path / "predictions.csv")
     worst = card.most_wrong(predictions, headline["threshold"])
-    drawn = [worst["image_id"][0].replace("/", "_"), worst["image_id"][4].replace("/", "_")]
+    drawn = [file_name(worst["image_id"][row], "") for row in (0, 4)]  # as `explain` names them
     noise = np.random.default_rng(1).integers(0, 256, (900, 1600, 3), np.uint8)
     for name in (
         "plots/roc",
@@ -561,7 +564,7 @@ def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path:
     assert [one.caption for one in pictures["performance"]] == ["ROC curve", "Decisions at the Youden threshold"]
     assert "calibration" not in pictures, "its decision curve is not there"
     assert len(pictures["saliency"]) == card.N_SALIENCY
-    assert "image_id.replace('/', '_')}.png" in (ROOT / "stages" / "explain.py").read_text(), "so they are named"
+    assert 'file_name(image_id, ".png")' in (ROOT / "stages" / "explain.py").read_text(), "so they are named"
     assert [one.caption for one in pictures["failures"]] == [
         f"{worst['image_id'][row]}: {tables.LABELS[label]}, score {worst['score'][row]:.3f}"
         for row, label in ((0, 0), (4, 1))

@@ -108,3 +108,18 @@ def test_a_store_in_use_writes_no_traceback(in_use: Path, capfd: pytest.CaptureF
     with pytest.raises(MlflowException, match="no such table"):
         mlflow.search_runs(search_all_experiments=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_uri_names_the_file_itself_and_leaves_no_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_exit: list[tuple[Callable[[Path], None], Path]] = []
+    monkeypatch.setattr(sqlite.atexit, "register", lambda *call: at_exit.append(call))
+    assert sqlite.uri(tmp_path / "50 %" / "a.db") == f"sqlite:///{tmp_path}/50 %/a.db"
+    assert at_exit == []
+    assert sqlite.uri(tmp_path / "a%20b?c" / "a.db") == f"sqlite:///{tmp_path}/a%2520b%3Fc/a.db"
+    (tmp_path / "a%2520b%3Fc").mkdir()  # MLflow makes it
+    (tmp_path / "other").mkdir()
+    for remove, folder in at_exit:
+        remove(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from pneumonia import UserError, reason
 from pneumonia.credentials import NO_CREDENTIALS, Credentials, masked
 from pneumonia.data import web
+from pneumonia.names import printable
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -168,7 +169,8 @@ def download_file(
             if why:
                 raise _incomplete_download(url, n_bytes, _recorded_version(resume).get("size"), why) from error
             attempt += 1
-            print(f"{label}: attempt {attempt} in {wait:g} s, {n_bytes:,} bytes so far ({error})", flush=True)
+            so_far = f"{n_bytes:,} bytes so far ({printable(str(error))})"
+            print(f"{label}: attempt {attempt} in {wait:g} s, {so_far}", flush=True)
             time.sleep(wait)
             last_progress += error.wait  # as the server wants
     if web.is_http(url) and web.is_page(part):
@@ -192,6 +194,8 @@ def _open_remote(url: str, deadline: float, credentials: Credentials) -> _Remote
     if web.is_http(url):
         options = {"client_kwargs": web.OPTIONS, "get_client": web.client(url, deadline, credentials)}
     try:
+        if "://" not in url:  # fsspec would read a `::` in a path as a chain of file systems
+            return _Remote(fsspec.filesystem("file", skip_instance_cache=True), url, url, deadline)
         # A cached file system could return information about an earlier version of the file.
         fs, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
         return _Remote(fs, path, url, deadline)

@@ -18,6 +18,7 @@ from PIL import Image
 from pneumonia import UserError, workspace
 from pneumonia.data import tables
 from pneumonia.metrics.text import format_with_interval
+from pneumonia.names import file_name
 from pneumonia.report import page
 from pneumonia.report.page import Block, Picture, Section, Table
 
@@ -76,7 +77,7 @@ def most_wrong(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 def _saliency_of(wrong: pd.DataFrame, folder: Path) -> list[Picture]:
     """The saliency pictures of these images, if `explain` has made them."""
-    paths = {name: folder / f"{name.replace('/', '_')}.png" for name in wrong["image_id"]}  # as `explain` names them
+    paths = {name: folder / file_name(name, ".png") for name in wrong["image_id"]}  # as `explain` names them
     rows = wrong.itertuples(index=False)
     return [Picture(_caption(*row), _thumbnail(paths[row[0]])) for row in rows if paths[row[0]].is_file()]
 

@@ -6,6 +6,8 @@ The template is in this file: DVC and an installation then need no other file th
 from __future__ import annotations
 
 import base64
+import html as html_module
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -65,24 +67,39 @@ def html(title: str, lead: str, sections: Sequence[Section]) -> str:
     )
     environment.tests["table"] = lambda block: isinstance(block, Table)
     environment.tests["picture"] = lambda block: isinstance(block, Picture)
-    return environment.from_string(_TEMPLATE).render(title=title, lead=lead, sections=sections)
+    return environment.from_string(_TEMPLATE).render(title=title, lead=lead, sections=sections, policy=_POLICY)
+
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""What a browser may do for a page: show embedded pictures. It loads nothing and runs no script, whatever a name is."""
 
 
 def markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The same page as Markdown, with only the captions of the pictures."""
-    parts = [f"# {title}", lead]
+    parts = [f"# {_literal(title)}", _literal(lead)]
     for section in sections:
-        parts.append(f"## {section.title}")
+        parts.append(f"## {_literal(section.title)}")
         for block in section.blocks:
             if isinstance(block, str):
-                parts.append(block)
+                parts.append(_literal(block))
             elif isinstance(block, Table):
-                lines = [block.header, tuple("---" for _ in block.header), *block.rows]
-                parts.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines))
-                parts += [block.note] if block.note else []
+                rows = [tuple(map(_literal, line)) for line in (block.header, *block.rows)]
+                lines = [rows[0], tuple("---" for _ in block.header), *rows[1:]]
+                parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+                parts += [_literal(block.note)] if block.note else []
             else:
-                parts.append(f"*Picture in the HTML page: {block.caption}*")
+                parts.append(f"*Picture in the HTML page: {_literal(block.caption)}*")
     return "\n\n".join(parts) + "\n"
+
+
+def _literal(text: str) -> str:
+    r"""A text in which Markdown finds no HTML, links, code or cells of a table.
+
+    >>> _literal("[0.9, 1] [a](javascript:x) <b> | &amp;")
+    '[0.9, 1] [a]\\(javascript:x) &lt;b&gt; / &amp;amp;'
+    """
+    one_line = html_module.escape(" ".join(text.split()).replace("|", "/"), quote=False)
+    return re.sub(r"[`~]|(?<=\])[(:]", r"\\\g<0>", one_line)
 
 
 _TEMPLATE = """\
@@ -90,6 +107,7 @@ _TEMPLATE = """\
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>

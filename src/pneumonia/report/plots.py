@@ -23,6 +23,7 @@ from pneumonia.data import tables
 from pneumonia.metrics.text import format_with_interval
 
 BLUE, ORANGE, GRAY, GREEN = "#2166ac", "#d6604d", "#777777", "#1b7837"
+_NAME_LENGTH = 200
 _STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -330,7 +331,8 @@ def before_after(pairs: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8],
         for column, (before, after, name) in enumerate(pairs):
             for row, image in enumerate((before, after)):
                 _picture(axes[row, column], image)
-            axes[0, column].set_title(f"{textwrap.fill(name, 34)}\n{before.shape[1]} x {before.shape[0]} px", size=7)
+            heading = f"{textwrap.fill(_short(name), 34)}\n{before.shape[1]} x {before.shape[0]} px"
+            axes[0, column].set_title(heading, size=7, parse_math=False)
             axes[1, column].set_title(f"{after.shape[1]} x {after.shape[0]} px", size=7)
     plt.close(figure)
     return figure
@@ -352,7 +354,7 @@ def saliency(
     """
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, 1 + len(maps), figsize=(3 * (1 + len(maps)), 3.4))
-        figure.suptitle(title, size=9)
+        figure.suptitle(textwrap.fill(_short(title), 60 * (1 + len(maps))), size=9, parse_math=False)
         for panel, (name, values) in zip(axes, {"image": None, **maps}.items(), strict=True):
             _picture(panel, image)
             panel.set_title(name.replace("_", "-"), size=9)
@@ -377,6 +379,14 @@ def png(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
+
+
+def _short(name: str) -> str:
+    """A name without its middle if it is too long for a figure. Such a text is drawn with `parse_math=False`: else a
+    `$` in the name of a file would begin a formula.
+    """
+    half = _NAME_LENGTH // 2
+    return name if len(name) <= _NAME_LENGTH else f"{name[:half]}…{name[-half:]}"
 
 
 def _wrapped(title: str) -> str:

@@ -3,20 +3,30 @@
 Absolute, so that every MLflow client can open the store from any folder. A project can be moved, renamed, copied or
 mounted at another path: then the locations that this project made are rewritten to the present place. A database that
 was copied without its artifacts keeps the old locations of what it has, as long as the old place is there.
+
+The name of a project's folder may contain what others read as a part of a URL or of a format, except where DVC or
+MLflow fail or write to another folder.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from urllib.request import url2pathname
 
+from pneumonia import UserError
 from pneumonia.tracking import sqlite
 
 OURS = "pneumonia.artifacts"
 """Tag of the experiments whose artifacts lie beside the database; others may have a place of the user's choice."""
 
+MAX_BYTES = 480
+"""Of the path of a project: sqlite opens files whose path has at most 512 bytes."""
+
+_UNUSABLE = re.compile(r"[{}?]|[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 _COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -48,6 +58,24 @@ _FOLDERS = """
 def artifacts(database: Path) -> str:
     """Location of the artifacts of a store, a `file://` URI; they lie beside its database."""
     return (database.parent / "artifacts").as_uri()
+
+
+def require_usable(root: Path) -> None:
+    """Check the name of a project's folder.
+
+    Raises:
+        UserError: it contains what DVC or MLflow cannot handle.
+    """
+    if sign := _UNUSABLE.search(str(root)):
+        what = repr(sign[0]) if sign[0].isprintable() else "a sign that cannot be printed"
+        raise UserError(
+            f"the project lies in {root}: DVC and MLflow fail in a folder with {what} in its name; rename the folder"
+        )
+    if len(os.fsencode(root)) > MAX_BYTES:
+        raise UserError(
+            f"the project lies in a folder whose path has {len(os.fsencode(root))} bytes, more than the {MAX_BYTES} "
+            "with which a sqlite database can be opened; move the project"
+        )
 
 
 def readable(location: str) -> str:

@@ -32,6 +32,7 @@ from PIL import Image
 
 import pneumonia
 from pneumonia import UserError, leases, workspace
+from pneumonia.credentials import masked
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import COLUMNS
@@ -80,6 +81,7 @@ def open_store(root: Path | None = None) -> str:
         UserError: the store cannot be used, or another program holds it for a minute.
     """
     root = root or workspace.project_root()
+    place.require_usable(root)
     uri = _without_user(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db")
     if file := _SQLITE.fullmatch(uri):
         path = root / unquote(file["path"])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -27,7 +29,16 @@ LOCKED = ("database is locked", "database table is locked")
 
 def uri(database: Path, options: str = "") -> str:
     """Address of a store. With `?` or `%20` in it MLflow would open another file, outside of the project."""
-    return f"sqlite:///{re.sub('%(?=[0-9a-fA-F]{2})', '%25', str(database)).replace('?', '%3F')}{options}"
+    escaped = re.sub("%(?=[0-9a-fA-F]{2})", "%25", str(database)).replace("?", "%3F")
+    if escaped != str(database):
+        # MLflow makes the folder whose name is the escaped one. It stays empty.
+        atexit.register(_remove_empty, Path(escaped).parent)
+    return f"sqlite:///{escaped}{options}"
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        os.removedirs(folder)
 
 
 def connect(database: Path) -> sqlite3.Connection:
@@ -57,14 +68,11 @@ def make_tables(database: Path) -> None:
     A new store appears with all tables or not at all: MLflow cannot continue where it was stopped.
     """
     if database.exists() and database.stat().st_size:
-        _open(database)
-    else:
-        with workspace.written_whole(database) as partial:
-            _open(partial)
-
-
-def _open(database: Path) -> None:
-    mlflow.MlflowClient(uri(database)).search_experiments(max_results=1)
+        mlflow.MlflowClient(uri(database)).search_experiments(max_results=1)
+        return
+    with workspace.written_whole(database) as partial:
+        # The client would write the path of the project into an SQL statement as it is, which fails with `'` in it.
+        SqlAlchemyStore(uri(partial), database.parent.as_uri())
 
 
 def wait_for_other_programs() -> None:
