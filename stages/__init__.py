@@ -4,6 +4,7 @@ Run one by hand as DVC does: `python -m stages.train`.
 """
 
 import errno
+import inspect
 import os
 import sys
 import textwrap
@@ -21,7 +22,7 @@ from pneumonia import environment
 
 environment.prepare()  # before NumPy, Keras and MLflow are imported
 
-from pneumonia import UserError, credentials, workspace
+from pneumonia import UserError, credentials, outs, workspace
 from pneumonia.data import sources
 from pneumonia.images.geometry import Preparation
 from pneumonia.params import Params
@@ -37,10 +38,15 @@ _WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 def run(main: Callable[[], None]) -> None:
     """Run a stage; an error that the user can fix ends in one line and exit status 1, without a traceback.
 
-    A failed stage leaves no outs, because some of them without the others would stop a later `dvc checkout`.
+    Before it the outs that it reads are checked: they must be as their stages wrote them. A failed stage leaves no
+    outs, because some of them without the others would stop a later `dvc checkout`.
     """
+    stage = Path(inspect.getfile(main)).stem
     try:
+        outs.require_unchanged(outs.inputs(stage))
         main()
+        if "DVC_STAGE" not in os.environ:
+            outs.record(stage)
     except BaseException as error:
         if "DVC_STAGE" in os.environ:
             discard_outs(os.environ["DVC_STAGE"])

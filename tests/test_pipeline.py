@@ -25,6 +25,7 @@ NO_DEPENDENCY = {
     *(str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("__init__.py")),
     "src/pneumonia/tracking/runs.py",
     "src/pneumonia/tracking/restore.py",
+    "src/pneumonia/outs.py",
 }
 
 
