@@ -30,7 +30,7 @@ from pneumonia import params, rebalance
 from pneumonia.data import tables
 from pneumonia.data.store import open_store, read_split
 from pneumonia.images import augmentation
-from pneumonia.models import backbones, networks, runtime, scoring
+from pneumonia.models import backbones, loading, networks, runtime, scoring
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs/results.csv"
@@ -335,7 +335,7 @@ def _run(row: Row, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _figures() -> dict[str, Any]:
     metrics, evaluation = (tables.read_json(CLONE / f"reports/{name}.json") for name in ("metrics", "evaluation"))
     runtime.start_keras()
-    model = scoring.load_model(CLONE / "models/model.keras")
+    model = loading.load_model(CLONE / "models/model.keras")
     test = read_split(open_store(CLONE / "data/images.zarr"), "test").images[:TIMED]
     scoring.predict_scores(model, test)  # traces the graph
     start = time.perf_counter()

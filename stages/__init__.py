@@ -4,6 +4,7 @@ Run one by hand as DVC does: `python -m stages.train`.
 """
 
 import errno
+import inspect
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ elif parent_process():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker ends with its stage, which says so
 environment.prepare()  # before NumPy, Keras and MLflow are imported
 
-from pneumonia import UserError, credentials, workspace
+from pneumonia import UserError, credentials, outs, workspace
 from pneumonia.data import sources
 from pneumonia.images.geometry import Preparation
 from pneumonia.names import printable
@@ -44,14 +45,18 @@ _WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 def run(main: Callable[[], None]) -> None:
     """Run a stage; an error that the user can fix ends in one line and exit status 1, without a traceback.
 
-    A signal ends it in order: its MLflow runs are closed as KILLED, one line says so, the exit status is that of
-    `signals.status`. A failed stage leaves no outs, because some of them without the others would stop a later
-    `dvc checkout`.
+    Before it the outs that it reads are checked: they must be as their stages wrote them. A signal ends it in order:
+    its MLflow runs are closed as KILLED, one line says so, the exit status is that of `signals.status`. A failed stage
+    leaves no outs, because some of them without the others would stop a later `dvc checkout`.
     """
+    stage = Path(inspect.getfile(main)).stem
     with signals.in_order() as received:
         try:
             with environment.own_temporary_folder():
+                outs.require_unchanged(outs.inputs(stage))
                 main()
+                if "DVC_STAGE" not in os.environ:
+                    outs.record(stage)
             sys.stdout.flush()  # a signal that comes later ends the process at once
         except BaseException as error:
             if "DVC_STAGE" in os.environ:

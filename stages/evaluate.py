@@ -3,7 +3,7 @@
 from pneumonia import evaluate, params
 from pneumonia.data import tables
 from pneumonia.data.store import open_store, read_split
-from pneumonia.models import runtime, scoring
+from pneumonia.models import loading, runtime
 from pneumonia.report import plots
 from pneumonia.tracking import runs
 from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, show, title, tracked, train_run
@@ -13,8 +13,8 @@ def main() -> None:
     settings = params.load()
     runtime.start_keras()
     record = tables.read_json(MODELS_DIR / "run.json")
-    model = scoring.load_model(MODELS_DIR / "model.keras")
     trained = train_run(settings, record)
+    model = loading.load_model(MODELS_DIR / "model.keras")
     store = open_store(DATA_DIR / "images.zarr")
     with tracked("evaluate", settings, parent=trained.run_id, prepared=store.attrs):
         runs.tag(weights=record["weights"], data_digest=record["data_digest"])

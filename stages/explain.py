@@ -4,9 +4,10 @@ import numpy as np
 
 from pneumonia import explain, params, workspace
 from pneumonia.data import tables
+from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import open_store, read_split, stored_preparation
 from pneumonia.images import geometry
-from pneumonia.models import runtime, scoring
+from pneumonia.models import loading, runtime
 from pneumonia.names import file_name
 from pneumonia.report import plots
 from pneumonia.tracking import runs
@@ -18,8 +19,9 @@ def main() -> None:
     options = settings.explain
     runtime.start_keras()
     record = tables.read_json(MODELS_DIR / "run.json")
-    model = scoring.load_model(MODELS_DIR / "model.keras")
-    predictions = tables.read_table(REPORTS_DIR / "predictions.csv").set_index("image_id")
+    trained = train_run(settings, record)
+    model = loading.load_model(MODELS_DIR / "model.keras")
+    predictions = read_predictions(REPORTS_DIR / "predictions.csv").set_index("image_id")
     store = open_store(DATA_DIR / "images.zarr")
     test = read_split(store, "test", memory=0)  # only a few images are read
     boxes = geometry.boxes_in_store(
@@ -27,7 +29,6 @@ def main() -> None:
         tables.read_table(DATA_DIR / "splits.csv"),
         geometry.Preparation(**stored_preparation(store)),
     )
-    trained = train_run(settings, record)
     with tracked("explain", settings, parent=trained.run_id, prepared=store.attrs):
         runs.tag(weights=record["weights"], data_digest=record["data_digest"])
         chosen = explain.choose(predictions.reset_index(), options.n_images, settings.seed)

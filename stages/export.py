@@ -1,9 +1,10 @@
 """The model as a predictor: ONNX and one JSON, which give the reported score for an image file."""
 
-from pneumonia import UserError, export, params, workspace
+from pneumonia import export, params, workspace
 from pneumonia.data import sources, tables
+from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import open_store, read_split, stored_preparation
-from pneumonia.models import networks, runtime, scoring
+from pneumonia.models import loading, networks, runtime
 from pneumonia.models.predictor import Predictor
 from pneumonia.tracking import runs
 from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, show, tracked, train_run
@@ -14,12 +15,10 @@ def main() -> None:
     options, memory = settings.export, settings.compute.memory
     runtime.start_keras()
     record = tables.read_json(MODELS_DIR / "run.json")
-    if workspace.sha256_file(MODELS_DIR / "model.keras") != record["model_sha256"]:
-        raise UserError("models/model.keras is not the file that models/run.json describes; run dvc repro -f -s train")
+    trained = train_run(settings, record)
     store = open_store(DATA_DIR / "images.zarr")
     val = read_split(store, "val", memory=memory)
-    scores = tables.read_table(REPORTS_DIR / "predictions.csv").set_index("image_id")["score"]
-    trained = train_run(settings, record)
+    scores = read_predictions(REPORTS_DIR / "predictions.csv").set_index("image_id")["score"]
     with (
         tracked("export", settings, parent=trained.run_id, prepared=store.attrs),
         workspace.written_whole(MODELS_DIR / "predictor") as folder,
@@ -35,7 +34,7 @@ def main() -> None:
             preparation=stored_preparation(store),
             usual=export.fit_usual(read_split(store, "train", memory=memory).images, val.images, options.false_alarms),
         )
-        export.write(folder, export.convert(scoring.load_model(MODELS_DIR / "model.keras")), content)
+        export.write(folder, export.convert(loading.load_model(MODELS_DIR / "model.keras")), content)
         exported = Predictor(folder)
         difference = export.require_same_scores(
             exported, val.images, scores.loc[val.image_ids].to_numpy(), options.max_difference

@@ -2,6 +2,7 @@
 
 from pneumonia import params, promote
 from pneumonia.data import sources, tables
+from pneumonia.data.predictions import read_predictions
 from pneumonia.models import networks
 from pneumonia.models.predictor import Predictor
 from pneumonia.report import card
@@ -17,7 +18,7 @@ def main() -> None:
     # Lost predictions or a missing report are an error before anything is registered.
     registry.require_comparable(record)
     reports = card.reports(REPORTS_DIR)
-    predictions = tables.read_table(REPORTS_DIR / "predictions.csv")
+    predictions = read_predictions(REPORTS_DIR / "predictions.csv")
     metrics = tables.read_json(REPORTS_DIR / "metrics.json")
     trained = train_run(settings, record)
     # Again, for a run that was created again: later candidates are compared on these predictions.

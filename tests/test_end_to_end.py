@@ -26,7 +26,7 @@ from pneumonia import workspace
 from pneumonia.data import phantom, tables
 from pneumonia.data.store import open_store, read_split
 from pneumonia.files import read_bytes
-from pneumonia.models import networks, scoring
+from pneumonia.models import loading, networks, scoring
 from tests.conftest import set_settings
 from tests.images.test_decode import dicom
 
@@ -249,7 +249,7 @@ def test_champion_loads_by_its_alias_and_scores_as_reported(project: Project, mo
     # The Keras network is the model of the train run; the version takes image files.
     record = json.loads((project.folder / "models/run.json").read_text())
     local = mlflow.artifacts.download_artifacts(f"models:/{record['model_id']}")
-    model = scoring.load_model(next(Path(local).rglob("*.keras")))
+    model = loading.load_model(next(Path(local).rglob("*.keras")))
     test = read_split(open_store(project.folder / "data/images.zarr"), "test")
     assert scoring.predict_scores(model, test.images) == pytest.approx(
         reported[list(test.image_ids)].to_numpy(), abs=1e-5

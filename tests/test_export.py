@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pneumonia import UserError, export, workspace
 from pneumonia.models import networks, runtime, scoring
-from pneumonia.models.predictor import Predictor
+from pneumonia.models.predictor import Predictor, facts_digest
 from tests import predictors
 from tests.conftest import ROOT, noise, shallow_densenets
 
@@ -188,6 +188,7 @@ def test_a_written_folder_is_a_predictor(tmp_path: Path) -> None:
         "model.onnx": workspace.sha256_bytes(predictors.network()),
         "model_sha256": "m",
         "data_digest": "d",
+        "predictor.json": facts_digest(json.loads((tmp_path / "predictor.json").read_text())),
     }
     assert one.facts["figures"]["test"] == {
         "n": 9,

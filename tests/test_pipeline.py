@@ -26,6 +26,7 @@ NO_DEPENDENCY = {
     "src/pneumonia/tracking/errors.py",
     "src/pneumonia/tracking/runs.py",
     "src/pneumonia/tracking/restore.py",
+    "src/pneumonia/outs.py",
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pneumonia import UserError, __version__, credentials, environment, params, workspace
+from pneumonia import UserError, __version__, credentials, environment, outs, params, workspace
 from pneumonia.names import printable
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
@@ -163,6 +163,7 @@ def register(if_missing: bool, without_champion: bool) -> None:
     reports/promotion.json stays as it is: it records the decision at its time.
     """
     from pneumonia.data import sources, tables
+    from pneumonia.data.predictions import read_predictions
     from pneumonia.images.geometry import Preparation
     from pneumonia.models.predictor import Predictor
     from pneumonia.tracking import registry, runs
@@ -173,6 +174,7 @@ def register(if_missing: bool, without_champion: bool) -> None:
     synthetic = sources.source(record["data"]).synthetic
     predictor = Predictor(MODELS_DIR / "predictor")
     if not (if_missing and registry.is_registered(record["data"], record, predictor.digest)):
+        outs.require_unchanged(outs.inputs("promote"))
         runs.require_same_selectors(record, data=settings.data, model=settings.model)
         if without_champion:
             registry.require_any_files(record)
@@ -195,7 +197,7 @@ def register(if_missing: bool, without_champion: bool) -> None:
             version, *_ = registry.submit(
                 record,
                 trained,
-                tables.read_table(REPORTS_DIR / "predictions.csv"),
+                read_predictions(REPORTS_DIR / "predictions.csv"),
                 metrics,
                 settings.promote.model_dump(),
                 synthetic=synthetic,
@@ -309,6 +311,7 @@ def _pictures(disagreements: Any, memory: float) -> list[tuple[str, bytes]]:
 
     if not (DATA_DIR / "images.zarr").is_dir() or not (DATA_DIR / "splits.csv").is_file():
         return []
+    outs.require_unchanged({"data/images.zarr": "preprocess", "data/splits.csv": "rebalance"})
     test = read_split(open_store(DATA_DIR / "images.zarr"), "test", memory=memory)
     splits = tables.read_table(DATA_DIR / "splits.csv")
     return comparing.gallery(disagreements, splits, test.images, test.image_ids)

@@ -164,7 +164,9 @@ def write(folder: Path, network: bytes, content: Mapping[str, Any]) -> None:
     """
     (folder / predictor.NETWORK).write_bytes(network)
     digests = {predictor.NETWORK: workspace.sha256_bytes(network), **content["digests"]}
-    text = json.dumps(tables.rounded({**content, "digests": digests}), indent=2)
+    rounded = tables.rounded({**content, "digests": digests})
+    rounded["digests"][predictor.FACTS] = predictor.facts_digest(rounded)
+    text = json.dumps(rounded, indent=2)
     (folder / predictor.FACTS).write_text(_lists_on_one_line(text) + "\n", encoding="utf-8")
 
 

@@ -372,7 +372,7 @@ def load_network(model: Source, predictor: Predictor) -> Any:
     """
     if find_spec("tensorflow") is None:
         raise UserError("--saliency needs TensorFlow, which is not installed; leave it out, or install the project")
-    from pneumonia.models import runtime, scoring
+    from pneumonia.models import loading, runtime
 
     with tempfile.TemporaryDirectory() as download:
         path = _keras_file(model, Path(download))
@@ -384,7 +384,7 @@ def load_network(model: Source, predictor: Predictor) -> Any:
                 "registered version: --model models:/NAME@champion"
             )
         runtime.start_keras()
-        return scoring.load_model(path)
+        return loading.load_model(path)
 
 
 def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence[Item]) -> None:

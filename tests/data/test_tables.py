@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pneumonia import UserError
 from pneumonia.data import tables
 
 # No control characters: Python 3.11 writes a carriage return unquoted, and pandas reads it as the end of a row.
@@ -83,6 +84,21 @@ def test_reports_keep_eight_significant_digits(tmp_path: Path) -> None:
         "7": "text",
     }
     assert (tmp_path / "report.json").read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n1,2,3,4\n", b"\xff\xfe\x00"], ids=["empty", "ragged", "no text"])
+def test_a_file_that_is_no_table_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.csv is no table \(.*\): .*; dvc repro makes it again") as error:
+        tables.read_table(tmp_path / "a.csv")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
+def test_a_file_that_is_no_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.json is no JSON \(.*\): .*; dvc repro makes it again"):
+        tables.read_json(tmp_path / "a.json")
 
 
 SPLITS = pd.DataFrame(

@@ -444,9 +444,9 @@ def ui(attacked: Any, pages: dict[str, Path]) -> Iterator[tuple[str, dict[str, s
 
 
 def _client(folder: Path) -> Any:
-    from pneumonia.tracking import place, runs
+    from pneumonia.tracking import runs, sqlite
 
-    uri = place.uri(folder / "mlruns" / "mlflow.db")
+    uri = sqlite.uri(folder / "mlruns" / "mlflow.db")
     return runs.mlflow.MlflowClient(uri, registry_uri=uri)
 
 

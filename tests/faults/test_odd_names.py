@@ -13,7 +13,7 @@ import pytest
 from pneumonia import UserError, files
 from pneumonia.data import download
 from pneumonia.names import file_name, printable
-from pneumonia.tracking import place, runs
+from pneumonia.tracking import place, runs, sqlite
 
 PIXELS = b"\x89PNG\r\n\x1a\n and pixels"
 
@@ -232,9 +232,9 @@ def test_a_store_lies_in_its_project(
     (root / "mlruns" / "mlflow.db").write_bytes(empty_database.read_bytes())
     monkeypatch.chdir(root)
     for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them itself, and leaves them so
-        monkeypatch.setenv(variable, place.uri(root / "mlruns" / "mlflow.db"))
+        monkeypatch.setenv(variable, sqlite.uri(root / "mlruns" / "mlflow.db"))
     remove: list[tuple[Callable[[Path], None], Path]] = []
-    monkeypatch.setattr(place.atexit, "register", lambda *call: remove.append(call))
+    monkeypatch.setattr(sqlite.atexit, "register", lambda *call: remove.append(call))
     (root / "a.txt").write_text("text")
     with runs.start_run("fetch", data="phantom", model="compact", synthetic=True, params={}) as run_id:
         runs.log_file(root / "a.txt", "folder")

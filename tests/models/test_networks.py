@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pneumonia import UserError, explain
-from pneumonia.models import networks, scoring
+from pneumonia.models import loading, networks, scoring
 from pneumonia.saliency import grad_cam
 from tests.conftest import half_precision, shallow_densenets
 from tests.models.conftest import IMAGES, SIZES, python, with_own_statistics
@@ -397,7 +397,7 @@ def test_an_ensemble_has_the_mean_logit_of_its_members_and_their_mean_map(tmp_pa
     pixels = np.random.default_rng(0).integers(0, 256, (5, 80, 80), np.uint8)
     one, other = (logit(scoring.predict_scores(member, pixels)) for member in members)
     scoring.save_model(networks.ensemble(members), tmp_path / "model.keras")
-    loaded = scoring.load_model(tmp_path / "model.keras")
+    loaded = loading.load_model(tmp_path / "model.keras")
     assert loaded.name == "shallow"
     np.testing.assert_allclose(logit(scoring.predict_scores(loaded, pixels)), (one + other) / 2, atol=1e-5)
     assert not np.allclose(one, other)

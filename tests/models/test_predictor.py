@@ -1,5 +1,6 @@
 """The answer for an image file is the reported one, a bad file is an answer with its error."""
 
+import json
 import math
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from pneumonia import UserError
 from pneumonia.images import geometry
 from pneumonia.metrics import calibration
-from pneumonia.models.predictor import BATCH, DEFAULTS, Predictor, calibrate
+from pneumonia.models.predictor import BATCH, DEFAULTS, Predictor, calibrate, facts_digest
 from tests import predictors
 from tests.conftest import png
 
@@ -253,6 +254,21 @@ def test_the_digest_changes_with_the_network_and_with_the_facts(tmp_path: Path) 
     assert first == Predictor(predictors.write(tmp_path / "b")).digest
     assert first != Predictor(predictors.write(tmp_path / "c", caution="other")).digest
     assert first != Predictor(predictors.write(tmp_path / "d", predictors.network(infinite=True))).digest
+
+
+def test_the_digest_of_the_facts_is_that_of_their_values_and_not_of_their_form() -> None:
+    facts = predictors.FACTS | {"digests": {"model.onnx": "a"}}
+    digest = facts_digest(facts)
+    assert digest == facts_digest(
+        dict(reversed(facts.items())) | {"digests": {"predictor.json": "b", "model.onnx": "a"}}
+    )
+    assert digest == facts_digest(json.loads(json.dumps(facts, indent=8)))
+    for change in (
+        {"caution": ""},
+        {"digests": {"model.onnx": "c"}},
+        {"calibration": {"slope": 0.5, "bias": 1.0000001}},
+    ):
+        assert digest != facts_digest(facts | change)
 
 
 def test_a_server_reads_no_path_that_a_client_names(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from mlflow.entities import Run
 
+from pneumonia import workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.models import runtime
@@ -24,10 +25,11 @@ from tests.report.test_card import write_reports
 
 ROOT = Path(__file__).resolve().parents[2]
 
+MODEL = b"never read"
 RECORD = {
     "run_id": "0" * 32,
     "model_id": "m-0",
-    "model_sha256": "5e",
+    "model_sha256": workspace.sha256_bytes(MODEL),
     "weights": "none",
     "data": "phantom",
     "model": "compact",
@@ -158,8 +160,9 @@ def candidate(folder: Path, predictions: pd.DataFrame) -> Path:
         model_id = empty_model(run_id)
     tables.write_json(RECORD | {"run_id": run_id, "model_id": model_id}, folder / "models" / "run.json")
     predictors.write(folder / "models" / "predictor", data="phantom", synthetic=True)
-    (folder / "models" / "model.keras").write_bytes(b"never read")
-    tables.write_table(pd.concat([predictions, predictions.assign(split="test")]), folder / "reports/predictions.csv")
+    (folder / "models" / "model.keras").write_bytes(MODEL)
+    test = predictions.assign(split="test", image_id="test-" + predictions["image_id"])
+    tables.write_table(pd.concat([predictions, test]), folder / "reports/predictions.csv")
     write_reports(folder / "reports")
     figures = tables.read_json(folder / "reports" / "metrics.json")
     tables.write_json(figures | {"threshold": 0.2}, folder / "reports" / "metrics.json")

@@ -520,7 +520,7 @@ def test_predictions_of_a_version_are_those_of_its_run(
 ) -> None:
     registry.register("phantom", trained, answering, {})
     assert registry.version_predictions("phantom", 1).empty
-    (tmp_path / "predictions.csv").write_text("sha256,split,label,score\nff,val,1,0.5\n")
+    (tmp_path / "predictions.csv").write_text("image_id,sha256,split,label,score\na,ff,val,1,0.5\n")
     runs.mirror(trained, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
     assert registry.version_predictions("phantom", 1)["sha256"].tolist() == ["ff"]
 
@@ -748,7 +748,8 @@ def test_a_version_says_what_it_is_and_what_was_decided(stage: Any) -> None:
     ]
     assert not {"champion_auc", "p_value", "test_difference", "test_p_value"} & set(promotion)
     tags = registry.version_tags("phantom")[1]
-    said = {"model": "compact", "weights": "none", "data_digest": "da7a", "model_sha256": "5e", "synthetic": "true"}
+    said = {"model": "compact", "weights": "none", "data_digest": "da7a", "synthetic": "true"}
+    said |= {"model_sha256": RECORD["model_sha256"]}
     assert (said | {"eligible": "false", "promoted": "true", "reason": promotion["reason"]}).items() <= tags.items()
     assert tags["gate_max_ece"].startswith("failed: 0.07")
     assert json.loads(tags["preparation"]) == RECORD["preparation"]

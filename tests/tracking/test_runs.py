@@ -17,7 +17,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
-from pneumonia import UserError
+from pneumonia import UserError, workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.models import scoring
@@ -335,12 +335,35 @@ def test_figures_of_a_later_stage_reach_the_run_and_its_model(
     assert run_of(later).data.metrics == {}
 
 
+PREDICTIONS = pd.DataFrame(
+    {
+        "image_id": ["0012", "13"],
+        "sha256": ["0e1", "ff"],
+        "split": ["val", "test"],
+        "label": [0, 1],
+        "score": [0.1, 0.7],
+    }
+)
+
+
 def test_logged_predictions_come_back_as_they_were(root: Path, trained: runs.TrainRun, tmp_path: Path) -> None:
-    table = pd.DataFrame({"image_id": ["0012", "13"], "sha256": ["0e1", "ff"], "split": ["val", "test"]})
-    table = table.assign(label=[0, 1], score=[0.1, 0.7])
-    tables.write_table(table, tmp_path / "predictions.csv")
+    tables.write_table(PREDICTIONS, tmp_path / "predictions.csv")
     runs.mirror(trained, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
-    pd.testing.assert_frame_equal(runs.logged_predictions(trained.run_id), table, check_dtype=False)
+    pd.testing.assert_frame_equal(runs.logged_predictions(trained.run_id), PREDICTIONS, check_dtype=False)
+
+
+def test_logged_predictions_are_held_against_the_digest_of_their_tag(
+    root: Path, trained: runs.TrainRun, tmp_path: Path
+) -> None:
+    tables.write_table(PREDICTIONS, tmp_path / "predictions.csv")
+    runs.mirror(trained, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
+    assert run_of(trained.run_id).data.tags["predictions_sha256"] == workspace.sha256_file(tmp_path / "predictions.csv")
+    logged = next((root / "mlruns").rglob("predictions.csv"))
+    tables.write_table(PREDICTIONS.assign(score=[0.1, 0.8]), logged)
+    with pytest.raises(runs.ChangedError, match=f"^{runs.PREDICTIONS} of run {trained.run_id} in .* is not the file"):
+        runs.logged_predictions(trained.run_id)
+    mlflow.MlflowClient().set_tag(trained.run_id, "predictions_sha256", "")  # as of a version without the tag
+    assert list(runs.logged_predictions(trained.run_id)["score"]) == [0.1, 0.8]
 
 
 def test_predictions_that_are_gone_are_an_empty_table(root: Path, trained: runs.TrainRun) -> None:
@@ -351,7 +374,7 @@ def test_predictions_that_are_gone_are_an_empty_table(root: Path, trained: runs.
 
 
 def test_a_disk_that_is_not_mounted_is_one_line_and_no_lost_predictions(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "predictions.csv").write_text("sha256\n0e1\n")
+    tables.write_table(PREDICTIONS, tmp_path / "predictions.csv")
     with start() as run_id:
         runs.log_metrics({"val": {"auc": 0.9}})
     run = runs.TrainRun(run_id, "", adopted=False)
@@ -372,7 +395,7 @@ def test_a_disk_that_is_not_mounted_is_one_line_and_no_lost_predictions(root: Pa
         assert "\n" not in str(refusal.value)
     assert not (root / "mlruns" / "artifacts").exists()
     (root / "away").rename(root / "mlruns" / "artifacts")
-    assert list(runs.logged_predictions(run_id)["sha256"]) == ["0e1"]
+    assert list(runs.logged_predictions(run_id)["sha256"]) == ["0e1", "ff"]
 
 
 @pytest.mark.parametrize("error", [PermissionError("denied"), MlflowException("no disk")])
@@ -405,8 +428,13 @@ def restored(root: Path, model: Any) -> dict[str, Any]:
     }
 
 
-def test_a_known_run_is_found(trained: runs.TrainRun, restored: dict[str, Any]) -> None:
-    record = RECORD | {"run_id": trained.run_id, "model_id": trained.model_id}
+@pytest.fixture
+def record(restored: dict[str, Any]) -> dict[str, Any]:
+    return RECORD | {"model_sha256": workspace.sha256_file(restored["model_path"])}
+
+
+def test_a_known_run_is_found(trained: runs.TrainRun, record: dict[str, Any], restored: dict[str, Any]) -> None:
+    record |= {"run_id": trained.run_id, "model_id": trained.model_id}
     assert runs.find_train_run(record) == trained
     assert runs.ensure_train_run(record, **restored) == trained
     assert len(all_runs()) == 1
@@ -416,11 +444,11 @@ def test_an_unknown_run_is_not_found(trained: runs.TrainRun) -> None:
     assert runs.find_train_run(RECORD) is None
 
 
-def test_an_unknown_run_is_adopted_once(restored: dict[str, Any], model: Any) -> None:
-    adopted = runs.ensure_train_run(RECORD, **restored)
+def test_an_unknown_run_is_adopted_once(record: dict[str, Any], restored: dict[str, Any]) -> None:
+    adopted = runs.ensure_train_run(record, **restored)
     assert adopted.adopted
     assert adopted.run_id != RECORD["run_id"]
-    again = runs.ensure_train_run(RECORD, **restored)
+    again = runs.ensure_train_run(record, **restored)
     assert again == runs.find_train_run(RECORD) == adopted._replace(adopted=False)
     (run,) = all_runs()
     assert (run.info.run_name, run.info.status) == ("train", "FINISHED")
@@ -430,10 +458,10 @@ def test_an_unknown_run_is_adopted_once(restored: dict[str, Any], model: Any) ->
 
 @pytest.mark.parametrize("history", [HISTORY, HISTORY.drop(columns="kept")], ids=["", "of an earlier version"])
 def test_an_adopted_run_has_the_history_and_the_model(
-    history: pd.DataFrame, restored: dict[str, Any], model: Any
+    history: pd.DataFrame, record: dict[str, Any], restored: dict[str, Any], model: Any
 ) -> None:
     tables.write_table(history, restored["history"])
-    adopted = runs.ensure_train_run(RECORD, **restored)
+    adopted = runs.ensure_train_run(record, **restored)
     assert run_of(adopted.run_id).data.params["preparation.size"] == "64"
     steps = mlflow.MlflowClient().get_metric_history(adopted.run_id, "val_auc")
     assert [(one.step, one.value) for one in steps] == [(1, 0.75), (2, 0.875)]
@@ -442,22 +470,32 @@ def test_an_adopted_run_has_the_history_and_the_model(
     np.testing.assert_allclose(scoring.predict_scores(loaded, IMAGES), scoring.predict_scores(model, IMAGES), atol=1e-6)
 
 
-def test_a_deleted_run_is_adopted(trained: runs.TrainRun, restored: dict[str, Any]) -> None:
+def test_a_deleted_run_is_adopted(trained: runs.TrainRun, record: dict[str, Any], restored: dict[str, Any]) -> None:
     mlflow.MlflowClient().delete_run(trained.run_id)
-    record = RECORD | {"run_id": trained.run_id, "model_id": trained.model_id}
+    record |= {"run_id": trained.run_id, "model_id": trained.model_id}
     assert runs.find_train_run(record) is None
     assert runs.ensure_train_run(record, **restored).adopted
 
 
-def test_an_adoption_that_broke_off_is_made_again(restored: dict[str, Any]) -> None:
-    missing = restored | {"model_path": Path("missing.keras")}
-    with pytest.raises(ValueError, match=r"missing\.keras"):
-        runs.ensure_train_run(RECORD, **missing)
+def test_an_adoption_that_broke_off_is_made_again(record: dict[str, Any], restored: dict[str, Any]) -> None:
+    missing = restored | {"history": Path("missing.csv")}
+    with pytest.raises(FileNotFoundError, match=r"missing\.csv"):
+        runs.ensure_train_run(record, **missing)
     assert [run.info.status for run in all_runs()] == ["FAILED"]
     assert runs.find_train_run(RECORD) is None
-    adopted = runs.ensure_train_run(RECORD, **restored)
+    adopted = runs.ensure_train_run(record, **restored)
     assert adopted.adopted
     assert runs.find_train_run(RECORD) == adopted._replace(adopted=False)
+
+
+def test_another_model_than_that_of_the_record_is_one_line_and_makes_no_run(
+    record: dict[str, Any], restored: dict[str, Any]
+) -> None:
+    with open(restored["model_path"], "ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match=r"model\.keras is not the file that models/run\.json describes"):
+        runs.ensure_train_run(record, **restored)
+    assert all_runs() == []
 
 
 @pytest.mark.parametrize("ask", [runs.was_evaluated, runs.has_artifacts])

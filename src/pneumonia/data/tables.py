@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pneumonia import workspace
+from pneumonia import UserError, reason, workspace
 
 LABELS = {0: "normal", 1: "pneumonia"}
 SPLITS = ("train", "val", "test")
@@ -48,8 +48,15 @@ def write_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table from `write_table`; text columns stay text (an id such as `0012` keeps its zeros)."""
-    table = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={"age": [""]})
+    """A table from `write_table`; text columns stay text (an id such as `0012` keeps its zeros).
+
+    Raises:
+        UserError: the file is no such table.
+    """
+    try:
+        table = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={"age": [""]})
+    except ValueError as error:  # also those of pandas and of text that is no UTF-8
+        raise _damaged(path, "table", error) from error
     if "valid" in table:
         table["valid"] = table["valid"].astype(str).eq("True")
     return table
@@ -80,8 +87,19 @@ def unique_images(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def read_json(path: str | Path) -> Any:
-    """A report from `write_json`."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """A report from `write_json`.
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, "JSON", error) from error
+
+
+def _damaged(path: str | Path, kind: str, error: ValueError) -> UserError:
+    return UserError(f"{path} is no {kind} ({reason(error)}): it was changed or is damaged; dvc repro makes it again")
 
 
 def data_digest(table: pd.DataFrame) -> str:

@@ -118,20 +118,20 @@ class Predictor:
         self.folder, self.version, self.operating_point = Path(folder), version, operating_point
         self._only_bytes = only_bytes
         self.facts, self.digest = _read_facts(self.folder)
-        points = self.facts["operating_points"]
-        if operating_point not in points:
-            raise UserError(f"operating point {operating_point!r} is unknown; known: {', '.join(points)}")
-        self.preparation = _preparation(self.folder / FACTS, self.facts["preparation"])
         try:
+            points = self.facts["operating_points"]
+            if operating_point not in points:
+                raise UserError(f"operating point {operating_point!r} is unknown; known: {', '.join(points)}")
+            self.preparation = _preparation(self.folder / FACTS, self.facts["preparation"])
             point, platt = points[operating_point], self.facts["calibration"]
             self._threshold, self._threshold_calibrated = (
-                float(point["threshold"]),
-                float(point["threshold_calibrated"]),
+                _finite(point["threshold"]),
+                _finite(point["threshold_calibrated"]),
             )
-            self._slope, self._bias = float(platt["slope"]), float(platt["bias"])
+            self._slope, self._bias = _finite(platt["slope"]), _finite(platt["bias"])
             self._usual = _Usual(self.facts["unusual"]) if self.facts["unusual"] else None
             digest = str(self.facts["digests"][NETWORK])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _damaged(self.folder / FACTS, error) from error
         self._session = _open_network(self.folder / NETWORK, digest, threads)
 
@@ -199,10 +199,11 @@ class Predictor:
         inputs = prepared[..., None].astype(np.float32)
         try:
             (outputs,) = self._session.run(["probability"], {"pixels": inputs})
+            values = np.asarray(outputs, np.float64).reshape(len(prepared))
         except Exception as error:  # onnxruntime has its own error classes, which it does not export
             raise UserError(f"{self.folder / NETWORK} cannot be run ({reason(error)}); export it again") from error
         # Rounded as in the reports: a score and a threshold of the reports then give the decision of the reports.
-        scores = np.round(np.asarray(outputs, np.float64)[:, 0], 7)
+        scores = np.round(values, 7)
         return [self._answer(float(score), image) for score, image in zip(scores, prepared, strict=True)]
 
     def _answer(self, score: float, image: npt.NDArray[np.uint8]) -> Prediction:
@@ -314,8 +315,11 @@ def _read_facts(folder: Path) -> tuple[dict[str, Any], str]:
     try:
         facts = json.loads(content)
         major = str(facts["schema"]).split(".")[0]
-    except (ValueError, KeyError, TypeError) as error:
+        recorded = facts["digests"].get(FACTS, "") if "digests" in facts else ""
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
+    if recorded and recorded != facts_digest(facts):
+        raise UserError(f"{path} is not as the stage export wrote it: it was changed or is damaged; export again")
     if major != SCHEMA.split(".")[0]:
         raise UserError(
             f"{path} has schema {facts['schema']}, this version of pneumonia reads {SCHEMA.split('.')[0]}.x; "
@@ -326,6 +330,18 @@ def _read_facts(folder: Path) -> tuple[dict[str, Any], str]:
     if missing := [key for key in needed if key not in facts]:
         raise UserError(f"{path} lacks {', '.join(missing)}; run the stage export again")
     return facts, hashlib.sha256(content).hexdigest()
+
+
+def facts_digest(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of the content of `predictor.json` without this digest, which is in its `digests` under its own name."""
+    digests = {name: value for name, value in facts["digests"].items() if name != FACTS}
+    return hashlib.sha256(json.dumps({**facts, "digests": digests}, sort_keys=True).encode()).hexdigest()
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} where a number was expected")
+    return float(value)
 
 
 def _preparation(path: Path, settings: Mapping[str, Any]) -> geometry.Preparation:
@@ -352,9 +368,15 @@ def _open_network(path: Path, digest: str, threads: int | None) -> Any:
     if hashlib.sha256(content).hexdigest() != digest:
         raise UserError(f"{path} is not the file that {FACTS} describes: it is damaged or was replaced; export again")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised too
     options.intra_op_num_threads = threads or 0
+    # Weights in another file would not be part of the digest: in a folder that does not exist there are none.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{path}/none")
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as in `answers`
         raise UserError(f"{path} cannot be opened ({reason(error)}); run the stage export again") from error
+    ends = [(one.name, one.type) for one in (*session.get_inputs(), *session.get_outputs())]
+    if ends != [("pixels", "tensor(float)"), ("probability", "tensor(float)")]:
+        raise UserError(f"{path} has the inputs and outputs {ends}, not pixels and probability; export again")
+    return session

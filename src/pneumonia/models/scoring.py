@@ -1,4 +1,4 @@
-"""Model files, and the scores of a model."""
+"""The file that a model is saved to, and the scores of a model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,6 @@ import numpy.typing as npt
 from pneumonia import workspace
 from pneumonia.data.store import Pixels, blocks
 from pneumonia.models import runtime
-
-
-def load_model(path: str | Path) -> Any:
-    """The model in a `.keras` file; code in the file is not run (`safe_mode`)."""
-    import keras
-
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def save_model(model: Any, path: str | Path) -> None:

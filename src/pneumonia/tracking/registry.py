@@ -22,7 +22,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pneumonia import UserError, promote, workspace
-from pneumonia.data import tables
+from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import FACTS, NETWORK, Predictor
 from pneumonia.tracking import errors, restore, runs
@@ -253,8 +253,13 @@ def submit(
         without_champion: leave out each champion whose predictions are lost.
 
     Raises:
-        UserError: the predictions of the model to compare with are lost.
+        UserError: the predictor is of another model, or the predictions of the model to compare with are lost.
     """
+    if predictor.facts["digests"].get("model_sha256", record["model_sha256"]) != record["model_sha256"]:
+        raise UserError(
+            f"{predictor.folder} was exported from another model than that of models/run.json; dvc repro export makes "
+            "it again"
+        )
     data, conditions = record["data"], {"threshold": metrics["threshold"], **limits}
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
     facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
@@ -341,11 +346,19 @@ def _leave_out_lost(data: str, version: int) -> list[int]:
     while True:
         registry = version_tags(data)
         rival = _rival(version, *by_evidence(data)(registry))
-        if not rival or len(version_predictions(data, rival)):
+        if not rival or _has_predictions(data, rival):
             return left_out
         left_out.append(rival)
         _tag_run(data, rival, {LOST: _now(), "promoted": "false"})
         _tag_run(data, version, {WITHOUT: ", ".join(map(str, left_out))})
+
+
+def _has_predictions(data: str, version: int) -> bool:
+    """Whether the predictions of a version are there, and are those that were logged."""
+    try:
+        return not version_predictions(data, version).empty
+    except runs.ChangedError:
+        return False
 
 
 def _rival(version: int, holder: int, displaced: int | None) -> int | None:
@@ -510,11 +523,11 @@ def predictor(source: str, cache: Path) -> tuple[Path, str, str]:
                 f"{source} is version {version.version}, which an earlier release registered without a predictor; "
                 f"dvc repro makes a new version with one{OR_A_FOLDER}"
             )
-        folder = cache / version.tags[PREDICTOR]
-        if not folder.is_dir():  # without a lock: the cache may be read-only
+        folder, digest = cache / version.tags[PREDICTOR], version.tags[PREDICTOR]
+        if not _is_complete(folder, digest):  # without a lock: the cache may be read-only
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):
-                if not folder.is_dir():
+                if not _is_complete(folder, digest):
                     _copy_predictor(source, version, folder)
     return folder, str(version.version), str(version.run_id)
 
@@ -714,7 +727,7 @@ def _scored_experiment(name: str) -> Scored | None:
         record = json.loads(read("models/run.json"))
         copy.write_text(read("reports/predictions.csv"), encoding="utf-8")
         title = f"experiment {name} ({record['model']} on {record['data']})"
-        return Scored(title, record["run_id"], tables.read_table(copy))
+        return Scored(title, record["run_id"], read_predictions(copy))
     client = mlflow.MlflowClient()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.dvc_experiment = '{name}' and tags.stage = 'train' and attributes.status = 'FINISHED'"

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ import pneumonia
 from pneumonia import UserError, leases, workspace
 from pneumonia.credentials import masked
 from pneumonia.data import tables
+from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import COLUMNS
 from pneumonia.tracking import place, sqlite
@@ -46,6 +47,9 @@ REGISTRY_SECONDS = 600
 """Time for which a process waits for others that register models. Each of them takes seconds, or a minute where it
 creates the run of a model from another store; but twenty may come at once."""
 
+PREDICTIONS_DIGEST = "predictions_sha256"
+"""Tag of a train run with the SHA-256 of that artifact; runs of earlier versions have none."""
+
 REGISTERED = "registered.json"
 """File of a registered model with its version. `answering` reads it; that module is loaded without this one."""
 
@@ -56,6 +60,10 @@ _ENDED = (KeyboardInterrupt, SystemExit)
 """What a signal raises: a run that it ends was stopped, it has not failed."""
 
 _SQLITE = re.compile(r"sqlite:///(?!:memory:)(?P<path>[^?]+)(?P<options>\?.*)?", re.DOTALL)
+
+
+class ChangedError(UserError):
+    """An artifact of the store is not the file that was logged."""
 
 
 class TrainRun(NamedTuple):
@@ -431,11 +439,21 @@ def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: 
         record: `models/run.json`.
         synthetic: as in `start_run`.
         model_path, history: logged to a new run.
+
+    Raises:
+        UserError: the file of the model is not that of the record.
     """
     open_store()
-    if run := find_train_run(record):
+    run = find_train_run(record)
+    if run:
         known = mlflow.get_run(run.run_id).info
         _require_artifacts(known.experiment_id, _root(known.artifact_uri))
+    if workspace.sha256_file(model_path) != record["model_sha256"]:
+        raise UserError(
+            f"{model_path} is not the file that models/run.json describes: it was changed or is damaged; dvc repro "
+            "train makes it again"
+        )
+    if run:
         return run
     with registry_lock():  # else processes that come at once would each create one, and register it
         return find_train_run(record) or _adopt(record, synthetic=synthetic, model_path=model_path, history=history)
@@ -443,7 +461,7 @@ def ensure_train_run(record: Mapping[str, Any], *, synthetic: bool, model_path: 
 
 def _adopt(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, history: Path) -> TrainRun:
     """Create a run for a model that was trained elsewhere."""
-    from pneumonia.models import runtime, scoring  # imports the image store, which no other run needs
+    from pneumonia.models import loading, runtime  # imports the image store, which no other run needs
 
     with start_run(
         "train",
@@ -458,7 +476,7 @@ def _adopt(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, hist
         for row in pd.read_csv(history).drop(columns=["kept", "member"], errors="ignore").to_dict("records"):
             log_metrics({str(name): value for name, value in row.items()}, step=int(row["epoch"]))
         runtime.start_keras()
-        model_id = log_model(scoring.load_model(model_path))
+        model_id = log_model(loading.load_model(model_path))
         tag(model_id=model_id)
     return TrainRun(run_id, model_id, adopted=True)
 
@@ -505,7 +523,9 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
     """
     client = mlflow.MlflowClient()
     for target, path in files.items():
-        if path.is_dir():
+        if target == PREDICTIONS:
+            _log_predictions(run.run_id, path)
+        elif path.is_dir():
             client.log_artifacts(run.run_id, str(path), target)
         else:
             client.log_artifact(run.run_id, str(path), str(Path(target).parent))
@@ -515,29 +535,54 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
     client.log_batch(run.run_id, metrics=values)
 
 
+def _log_predictions(run_id: str, path: Path) -> None:
+    """Log the predictions of a train run, with their digest."""
+    client = mlflow.MlflowClient()
+    # Without a digest in between: if this process is killed, the tag does not contradict the file.
+    client.set_tag(run_id, PREDICTIONS_DIGEST, "")
+    client.log_artifact(run_id, str(path), str(Path(PREDICTIONS).parent))
+    client.set_tag(run_id, PREDICTIONS_DIGEST, workspace.sha256_file(path))
+
+
 def logged_predictions(run_id: str) -> pd.DataFrame:
     """The predictions that `evaluate` logged to a train run; no rows if it has none, or they were deleted.
 
     Raises:
+        ChangedError: the file is not the one that was logged, or holds no predictions.
         UserError: the store or its disk cannot be read, or the folder of all artifacts is missing. That says nothing
             about the predictions.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        recorded, logged = _downloaded_predictions(run_id, folder)
+        if not logged:
+            return pd.DataFrame(columns=["sha256", "patient_id", "split", "label", "score"])
+        if recorded in ("", workspace.sha256_file(logged)):
+            with suppress(UserError):
+                return read_predictions(logged)
+    raise ChangedError(
+        f"{PREDICTIONS} of run {run_id} in {artifact_place(run_id)} is not the file that was logged; put that back, or "
+        "leave its version out: pneumonia register --without-champion"
+    )
+
+
+def _downloaded_predictions(run_id: str, folder: str) -> tuple[str, Path | None]:
+    """The recorded digest of the predictions of a run, empty if there is none, and a copy of them in a folder."""
     client = mlflow.MlflowClient()
-    with as_user_error(mlflow.get_tracking_uri()), tempfile.TemporaryDirectory() as folder:
+    with as_user_error(mlflow.get_tracking_uri()):
         try:
-            info = client.get_run(run_id).info
-            _require_artifacts(info.experiment_id, _root(info.artifact_uri))
+            run = client.get_run(run_id)
+            _require_artifacts(run.info.experiment_id, _root(run.info.artifact_uri))
             logged = client.list_artifacts(run_id, str(Path(PREDICTIONS).parent))
         except MlflowException as error:
             if error.error_code not in UNKNOWN:
                 raise
-            logged = []
+            return "", None
+        recorded = run.data.tags.get(PREDICTIONS_DIGEST, "")
         if PREDICTIONS not in [artifact.path for artifact in logged]:
-            return pd.DataFrame(columns=["sha256", "patient_id", "split", "label", "score"])
+            return recorded, None
         # Not by the run: of a download that fails, MLflow would only say that the path may be wrong.
-        return tables.read_table(
-            mlflow.artifacts.download_artifacts(f"{info.artifact_uri}/{PREDICTIONS}", dst_path=folder)
-        )
+        uri = f"{run.info.artifact_uri}/{PREDICTIONS}"
+        return recorded, Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
 
 
 def was_evaluated(run_id: str) -> bool:

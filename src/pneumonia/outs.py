@@ -1,0 +1,111 @@
+"""The outs of the stages: whether they are still as their stage wrote them.
+
+DVC records the MD5 of each out in dvc.lock. A stage that is run by hand records it in `.resume/by_hand/`, because
+dvc.lock is DVC's. `dvc repro` restores an out that was changed before it goes on; `dvc repro -s`, `dvc repro
+--downstream`, a stage that is run by hand and the command `pneumonia` would use it as it is.
+
+This is no protection from someone who also changes the record: commit dvc.lock, and git shows that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pneumonia import UserError, reason, workspace
+
+LOCK = Path("dvc.lock")
+
+
+def inputs(stage: str) -> dict[str, str]:
+    """The files and folders that a stage reads and another stage makes, and that stage; none outside of a project."""
+    stages = _definitions()
+    stage_of = {out: name for name, definition in stages.items() for out in _outs(definition)}
+    return {dep: stage_of[dep] for dep in stages.get(stage, {}).get("deps", ()) if dep in stage_of}
+
+
+def require_unchanged(stage_of: Mapping[str, str]) -> None:
+    """Check that outs are as their stages wrote them. An out without a record is accepted.
+
+    Args:
+        stage_of: outs, as in dvc.yaml, and the stage that makes each of them.
+
+    Raises:
+        UserError: an out is missing, or has another content.
+    """
+    locked = _locked()
+    for path, stage in stage_of.items():
+        if not Path(path).exists():
+            raise UserError(f"{path} is missing; dvc repro {stage} makes it again")
+        records = (locked.get(stage, {}), _by_hand(stage))
+        known = [record[path] for record in records if path in record]
+        if known and digest(Path(path)) not in known:
+            raise UserError(
+                f"{path} is not what the stage {stage} wrote: it was changed, is damaged, or {stage} did not finish; "
+                f"dvc repro {stage} makes it again, dvc commit -f {stage} accepts it as it is"
+            )
+
+
+def record(stage: str) -> None:
+    """Record the outs of a stage that was run by hand; DVC does it for the stages that it runs."""
+    made = {out: digest(Path(out)) for out in _outs(_definitions().get(stage, {})) if Path(out).exists()}
+    if made:
+        with workspace.written_whole(_by_hand_file(stage)) as partial:
+            partial.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+
+
+def digest(path: Path) -> str:
+    """The MD5 of a file or a folder as DVC computes it: that of a folder is over the names and MD5s of its files."""
+    if not path.is_dir():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, _md5).hexdigest()
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    listing = [{"md5": digest(files[name]), "relpath": name} for name in sorted(files)]
+    return f"{_md5(json.dumps(listing).encode()).hexdigest()}.dir"
+
+
+def _md5(content: bytes = b"") -> Any:
+    return hashlib.md5(content, usedforsecurity=False)
+
+
+def _definitions() -> dict[str, Any]:
+    """The stages of dvc.yaml."""
+    return dict(_yaml(Path("dvc.yaml")).get("stages") or {})
+
+
+def _outs(definition: Mapping[str, Any]) -> list[str]:
+    return [*definition.get("outs", ()), *definition.get("metrics", ())]
+
+
+def _locked() -> dict[str, dict[str, str]]:
+    """Stage -> out -> MD5 in dvc.lock."""
+    return {
+        stage: {out["path"]: out["md5"] for out in entry.get("outs", ()) if out.get("hash") == "md5"}
+        for stage, entry in (_yaml(LOCK).get("stages") or {}).items()
+    }
+
+
+def _by_hand(stage: str) -> dict[str, str]:
+    try:
+        return dict(json.loads(_by_hand_file(stage).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _by_hand_file(stage: str) -> Path:
+    return workspace.project_root() / ".resume" / "by_hand" / f"{stage}.json"
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
+    except (YAMLError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}); git checkout {path} restores it") from error
