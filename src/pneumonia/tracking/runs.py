@@ -261,6 +261,7 @@ CARRIED = (
     "images/formats.py",
     "images/geometry.py",
     "images/levels.py",
+    "images/limits.py",
     "models/__init__.py",
     "models/predictor.py",
     "workspace.py",
