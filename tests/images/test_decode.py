@@ -45,7 +45,7 @@ from pydicom.uid import (
 )
 
 from pneumonia import UserError, workspace
-from pneumonia.images import decode, levels
+from pneumonia.images import decode, levels, limits
 from tests.test_files import zipped
 
 
@@ -468,10 +468,10 @@ def test_our_limit_alone_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
         assert_shows(png(GRADIENT), GRADIENT)
         assert pillows == Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr(decode, "MAX_PIXELS", GRADIENT.size)
+    monkeypatch.setattr(limits, "MAX_PIXELS", GRADIENT.size)
     assert_shows(png(GRADIENT), GRADIENT)
     assert_shows(dicom(GRADIENT), GRADIENT)
-    monkeypatch.setattr(decode, "MAX_PIXELS", GRADIENT.size - 1)
+    monkeypatch.setattr(limits, "MAX_PIXELS", GRADIENT.size - 1)
     for content in (png(GRADIENT), dicom(GRADIENT)):
         with pytest.raises(UserError, match=r"^claims 60 x 40 pixels, more than 2,399$"):
             decode.decode(content)

@@ -1,8 +1,8 @@
 """Pixels of an image file: JPEG, PNG, TIFF, BMP, WebP or DICOM, always one gray channel.
 
 Archives of X-rays contain photographs of films, 16-bit exports, or files of the detector. The result is always 8 bits
-with bright bone. Files are not trusted: a damaged or malicious one gives a `UserError`, and no header can exhaust the
-memory.
+with bright bone. Files are not trusted: a damaged or malicious one gives a `UserError`, and none can exhaust memory or
+time (`images.limits`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
+import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -27,31 +28,133 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pneumonia import UserError, files, workspace
-from pneumonia.images import levels
+from pneumonia.images import levels, limits
 from pneumonia.images.formats import DICOM, HEAD_BYTES, image_format
 
 if TYPE_CHECKING:  # importing pydicom takes 0.25 s, and most archives have no DICOM
     from pydicom import Dataset
 
-MAX_PIXELS = 100_000_000
-"""More than any detector has; larger images would exhaust the memory."""
 IGNORED_WINDOW = "its header has a window that shows nothing of it; ignored, all gray levels are shown"
 """Note on an image; the window may be a table (VOI LUT)."""
 
+
+class _Jpeg(JpegImageFile):
+    """A JPEG that `check_end` refuses if its data end before its last row, or well after it.
+
+    libjpeg fills missing rows with gray and ignores surplus data, so that a file with another size in its header looks
+    whole. Here the end of the data is kept from it until it asks for more: then it lacks rows, but few.
+
+    A file of several scans is decoded as a whole. It is decoded a second time, with other data at the end of its first
+    scan: the lowest rows must change, and no others.
+    """
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        self._content = self.fp.read()
+        self.fp.seek(0)
+        self._jpeg = limits.read_jpeg(self._content)
+        self._wants_end = self._lacks_rows = False
+        super()._open()
+
+    def load_prepare(self) -> None:
+        super().load_prepare()
+        if self._decodes_rows() and (rows := self._rows_before(0)):
+            self.im.putpixel((0, rows - 1), self._mark(0))
+            self.im.putpixel((self.width - 1, rows - 1), self._mark(1))
+
+    def load_read(self, read_bytes: int) -> bytes:
+        assert self.fp is not None
+        if not self._decodes_rows():
+            return super().load_read(read_bytes)
+        start, end = self._jpeg.scans[0]
+        place, surplus = self.fp.tell(), max(start, end - _SURPLUS)
+        self._wants_end |= place == surplus
+        if place == end and (rows := self._rows_before(0)):
+            marked = (self.im.getpixel((column, rows - 1)) for column in (0, self.width - 1))
+            self._lacks_rows = all(pixel == self._mark(number) for number, pixel in enumerate(marked))
+        return super().load_read(min([read_bytes, *(stop - place for stop in (surplus, end) if stop > place)]))
+
+    def check_end(self) -> None:
+        """Load the pixels; refuse them if the size in the header is not that of the data.
+
+        Raises:
+            UserError: the data have other rows than the header.
+        """
+        self.load()
+        if self._decodes_rows():
+            if not self._wants_end:
+                raise _other_size("more")
+            if self._lacks_rows:
+                raise _other_size("less")
+        elif self._jpeg.kinds <= {*_SEQUENTIAL, _PROGRESSIVE}:
+            start, end = self._jpeg.scans[0]
+            if not self._rows_that_depend_on(_SURPLUS) and self._rows_that_depend_on(end - start):
+                raise _other_size("more")
+            if self._rows_that_depend_on(_LAST) > self.height - self._rows_before(_LAST):
+                raise _other_size("less")
+
+    def _decodes_rows(self) -> bool:
+        """Whether libjpeg returns rows as it reads, and not all of them at the end."""
+        return len(self._jpeg.scans) == 1 and self._jpeg.kinds <= _SEQUENTIAL
+
+    def _rows_before(self, n_bytes: int) -> int:
+        """The number of rows that are certainly decoded if only this number of bytes is missing.
+
+        libjpeg decodes only while it can fill a register of 64 bits, which may be 32 units of 2 bits, and one that
+        begins before. In a first scan a unit may have one bit. To enlarge colours, one row of units more is needed.
+        """
+        wide, high = (8 * max(layer[axis] for layer in self.layer) for axis in (1, 2))
+        units = 33 + 8 * n_bytes
+        return max(0, self.height - high * (1 + math.ceil(units / math.ceil(self.width / wide))))
+
+    def _mark(self, number: int) -> int | tuple[int, ...]:
+        """A value for a pixel that is not decoded, which the pixel hardly has: two pixels in one row differ so."""
+        value, bands = (1, 254)[number], len(self.getbands())
+        return value if bands == 1 else (value,) * bands
+
+    def _rows_that_depend_on(self, n_bytes: int) -> int:
+        """How many of the lowest rows are others with other data in these last bytes of the first scan."""
+        end = self._jpeg.scans[0].end
+        start = max(self._jpeg.scans[0].start, end - n_bytes)
+        start = min(end, start + (self._content[start - 1] == 0xFF))  # else a marker could appear
+        noise = np.random.default_rng(0).integers(0, 255, end - start, dtype=np.uint8)
+        other = JpegImageFile(io.BytesIO(self._content[:start] + noise.tobytes() + self._content[end:]))
+        other.draft("L", other.size)
+        rows = np.flatnonzero((np.asarray(self) != np.asarray(other)).reshape(self.height, -1).any(axis=1))
+        return self.height - int(rows[0]) if len(rows) else 0
+
+
+def _other_size(data: str) -> UserError:
+    return UserError(f"truncated or damaged: it has {data} data than pixels of the size in its header")
+
+
 _IMAGE_FILES: dict[str, type[ImageFile]] = {
-    "JPEG": JpegImageFile,
+    "JPEG": _Jpeg,
     "PNG": PngImageFile,
     "TIFF": TiffImageFile,
     "BMP": BmpImageFile,
     "WebP": WebPImageFile,
 }
+_CHECKS = {"PNG": limits.check_png, "TIFF": limits.check_tiff}
 _EXPECTED = f"expected {', '.join(_IMAGE_FILES)} or {DICOM}"
 _INSTALL_DECODERS = '`pip install -e ".[dicom]"`'
 _SHADE, _ALL = 4, 0.95
 """Gray levels that look the same, and the share of the pixels from which on a window shows nothing else."""
 _PARSERS = r"(PIL|pydicom)\."
+_SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1}), 0xC2  # start of frame in a JPEG
+_SURPLUS = 64
+"""Bytes of a JPEG after its last row that are not taken for rows: some encoders fill up."""
+_LAST = 8
+"""Bytes of a JPEG that can hold only few rows."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # tags of TIFF
+_TABLES = ("ModalityLUTSequence", "VOILUTSequence")
+_ELEMENTS = (
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+)
+"""All of a DICOM header that the pixels depend on; the rest is skipped."""
+_BITS, _PHOTOMETRIC, _PLANAR, _TILE = 258, 262, 284, (322, 323)  # tags of TIFF
 _WHITE_IS_ZERO, _PLANES_APART = 0, 2
 _COLOUR = ("RGB", "RGBA")
 _PHOTOMETRICS = (
@@ -111,8 +214,8 @@ def decode(content: bytes) -> npt.NDArray[np.uint8]:
         uint8 (height, width), 0-255; upright if EXIF has the orientation; bone is bright also in MONOCHROME1.
 
     Raises:
-        UserError: damaged, another format, several pages or frames, more than `MAX_PIXELS` or 16 bits, or a kind of
-            DICOM that is not supported. The message has no path: the caller adds it.
+        UserError: damaged, another format, several pages or frames, more pixels, bits or other content than the
+            limits, or a kind of DICOM that is not supported. The message has no path: the caller adds it.
     """
     return decode_noted(content)[0]
 
@@ -163,7 +266,7 @@ def header(content: bytes) -> dict[str, str]:
         return {}
     tags = ["PatientID", "PatientSex", "PatientAge", "ViewPosition"]
     try:
-        dataset = _read_dicom(content, stop_before_pixels=True, specific_tags=tags)
+        dataset = _read_dicom(content, tags)
         patient_id, sex, age, view = (_text(dataset.get(tag)) for tag in tags)
     except Exception:  # any, as in decode(), which reports what is wrong with the file
         return {}
@@ -179,7 +282,7 @@ def mode(content: bytes) -> str:
     _silence_parsers()
     if _is_dicom(content):
         tags = ["PhotometricInterpretation"]
-        return _text(_read_dicom(content, stop_before_pixels=True, specific_tags=tags).get(tags[0]))
+        return _text(_read_dicom(content, tags).get(tags[0]))
     with _open(content) as image:
         # Pillow has no mode for colour of 16 bits and names that of 8 bits.
         deep = _bits(image) == 16 and not image.mode.startswith("I")
@@ -190,10 +293,15 @@ def _decode_image_file(content: bytes) -> npt.NDArray[np.uint8]:
     """With Pillow, because it rejects a truncated JPEG; OpenCV would silently fill the rest with gray."""
     with _open(content) as image:
         bits = _bits(image)
-        _check_size(*image.size)
+        limits.check_size(*image.size)
+        limits.check_size(*(_tag(image, side) or 1 for side in _TILE))
+        if image.tile and image.tile[0][0] == "bmp_rle":
+            limits.check_run_bitmap(content, *image.size)
         _check_kind(image, bits, image_format(content))
         is_negative = _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
         image.draft("L", image.size)  # of a JPEG only the luminance is decoded, in a third of the time
+        if isinstance(image, _Jpeg):
+            image.check_end()
         image.load()  # it turns a TIFF upright
         upright: Image.Image = image
         if bits > 8 and image.mode in _COLOUR:
@@ -215,6 +323,8 @@ def _open(content: bytes) -> ImageFile:
     name = image_format(content[:HEAD_BYTES])
     if name not in _IMAGE_FILES:
         raise UserError(f"{f'a {name} file' if name else 'not an image'}, {_EXPECTED}")
+    if name in _CHECKS:
+        _CHECKS[name](content)
     try:
         return _IMAGE_FILES[name](io.BytesIO(content))
     except SyntaxError as error:  # Pillow's for a header that it cannot use
@@ -260,23 +370,43 @@ def _is_dicom(content: bytes) -> bool:
     return image_format(content[:HEAD_BYTES]) == DICOM
 
 
-def _read_dicom(content: bytes, **options: Any) -> Dataset:
-    import pydicom
+def _read_dicom(content: bytes, keywords: Collection[str], *, with_pixels: bool = False) -> Dataset:
+    """The named elements of a DICOM file."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.filereader import read_partial
+    from pydicom.tag import Tag
 
     if _DEFLATED in content:  # one of a terabyte would fill the memory before its header is known
         raise UserError("a deflated DICOM file, which is not supported; convert it with dcmconv +te")
-    # By force, because devices and archives also write files without the preamble, or the data set alone.
-    return pydicom.dcmread(io.BytesIO(content), force=True, **options)
+    file = limits.DicomFile(content)
+    pixels = Tag("PixelData")
+
+    def stops(tag: int, _vr: str | None, _length: int) -> bool:
+        file.counts = tag != pixels
+        return tag == pixels and not with_pixels
+
+    tags = [Tag(keyword) for keyword in keywords] + [pixels] * with_pixels
+    try:
+        # By force, because devices and archives also write files without the preamble, or the data set alone.
+        dataset = read_partial(file, stops, force=True, specific_tags=tags)
+    except Exception:
+        file.check()  # pydicom replaces some errors of a file by its own
+        raise
+    for keyword in keywords:
+        raw = dataset.get_item(keyword) if keyword in dataset else None
+        if isinstance(raw, RawDataElement) and raw.value:
+            limits.check_element(raw.value, is_table=keyword in _TABLES)
+    return dataset
 
 
 def _decode_dicom(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
     """The image, and a note or nothing."""
     from pydicom.pixels.utils import pixel_array
 
-    dataset = _read_dicom(content)
+    dataset = _read_dicom(content, (*_ELEMENTS, *_TABLES), with_pixels=True)
     if "PixelData" not in dataset:
         raise UserError("a DICOM file without an image")
-    _check_size(int(dataset.Columns), int(dataset.Rows))
+    limits.check_size(int(dataset.Columns), int(dataset.Rows))
     if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
         raise UserError(f"a DICOM file of {frames} frames, expected one")
     if dataset.BitsAllocated > 16:
@@ -292,6 +422,7 @@ def _decode_dicom(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
             f"{samples if samples in (1, 3, 4) else 'an unknown number of'} samples a pixel, "
             "expected MONOCHROME1 or MONOCHROME2 with 1, RGB or YBR with 3"
         )
+    _check_frame(dataset)
     try:
         pixels = pixel_array(dataset)  # YBR is converted to RGB
     except Exception as error:
@@ -344,6 +475,27 @@ def _check_decoder(dataset: Dataset) -> None:
         # pydicom thinks that GDCM cannot decode them. GDCM looks at the stream for the process and the precision; under
         # the name of another JPEG syntax pydicom passes the stream on.
         dataset.file_meta.TransferSyntaxUID = JPEGLossless
+
+
+def _check_frame(dataset: Dataset) -> None:
+    """Refuse compressed pixels that have another size than the header, or that could exhaust the memory."""
+    from pydicom.encaps import get_frame
+    from pydicom.uid import JPEGBaseline8Bit, RLELossless
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return
+    limits.check_offsets(dataset.PixelData)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if syntax == RLELossless:
+        limits.check_run_lengths(frame, rows * columns)
+        return
+    limits.check_codestream(frame, columns, rows)
+    if syntax == JPEGBaseline8Bit:
+        with _Jpeg(io.BytesIO(frame)) as image:
+            image.draft("L", image.size)
+            image.check_end()
 
 
 def _padding(pixels: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.bool_]:
@@ -422,6 +574,7 @@ def _displayed(values: npt.NDArray[np.float64], dataset: Dataset) -> Iterator[np
         yield levels.to_table(_finite(entries / (2**bits - 1)))
     if _has(dataset, "WindowCenter") and _has(dataset, "WindowWidth"):
         centers, widths = (np.ravel(dataset[name].value).astype(float) for name in ("WindowCenter", "WindowWidth"))
+        limits.check_windows(len(centers))
         for center, width in zip(centers, widths, strict=False):  # a damaged header may have more of one
             yield levels.to_table(_finite(_apply_window(values, dataset, center, width)))
 
@@ -493,11 +646,6 @@ def _apply_window(
     if width == 0:  # LINEAR of width 1 is a threshold
         return np.where(values > center, 1.0, 0.0)
     return np.asarray((values - center) / width + 0.5)
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise UserError(f"claims {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
 
 
 def _has(dataset: Dataset, keyword: str) -> bool:

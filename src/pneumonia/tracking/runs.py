@@ -360,6 +360,7 @@ CARRIED = (
     "images/formats.py",
     "images/geometry.py",
     "images/levels.py",
+    "images/limits.py",
     "models/__init__.py",
     "models/predictor.py",
     "workspace.py",
