@@ -1,0 +1,99 @@
+"""The web service: films in, answers out, on this machine unless told otherwise."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import uvicorn
+
+from pneumonia import UserError, reason
+from pneumonia.service import app, guard
+from pneumonia.service.current import Current
+from pneumonia.service.limits import Limits
+from pneumonia.service.protocol import Protocol
+
+GRACE_SECONDS = 30
+"""For running requests, after Ctrl+C."""
+
+LOG = logging.getLogger("pneumonia.service")
+
+
+def serve(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    operating_point: str = "youden",
+    allow_hosts: Iterable[str] = (),
+) -> None:
+    """Serve a model until Ctrl+C or SIGTERM; then running requests are finished.
+
+    Args:
+        model: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`; an alias is followed.
+        host: address to listen on.
+        port: 0 = any free one.
+        operating_point: of the answers, if a request names none.
+        allow_hosts: further names by which the service may be addressed.
+
+    Raises:
+        UserError: no such model, no such name, or the port cannot be used.
+    """
+    names = {name: guard.host_name(name) for name in allow_hosts}
+    if wrong := [name for name, known in names.items() if not known]:
+        raise UserError(f"{wrong[0]!r} is no host name; give a name or an address, without http:// and port")
+    _log_to_terminal()
+    cv2.setNumThreads(1)  # each worker has one core
+    service = Current(str(model), operating_point)
+    with _listening(host, port) as listener:
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            app.create(service, hosts=names.values()),
+            http=Protocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=Limits().connections,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        shown = f"[{host}]" if ":" in host else host
+        LOG.warning("in service: %s", service.model.title)
+        LOG.warning("http://%s:%d (Ctrl+C ends it)", shown, port)
+        if not (shown in guard.LOCAL_HOSTS or host.startswith("127.")):
+            LOG.warning(
+                "other machines can reach %s, without login and encryption; names that are allowed: %s",
+                shown,
+                ", ".join(sorted({*guard.LOCAL_HOSTS, *names.values()})),
+            )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)  # uvicorn sends it again after the end, when all is done
+        uvicorn.Server(config).run([listener])
+    LOG.warning("ended")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=Limits().connections)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {host}, port {port} ({reason(error)}); choose another one: --port 8001"
+        ) from error
+
+
+def _log_to_terminal() -> None:
+    """One line for each request and each change of the model, to stderr."""
+    logging.raiseExceptions = False  # a full disk behind stderr is no reason to print more to it
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    LOG.handlers, LOG.propagate = [handler], False
+    LOG.setLevel(logging.INFO)
+    for name in ("uvicorn", "uvicorn.error", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # their messages may contain requests and traces
