@@ -47,25 +47,11 @@ def serve(
     if wrong := [name for name, known in names.items() if not known]:
         raise UserError(f"{wrong[0]!r} is no host name; give a name or an address, without http:// and port")
     _log_to_terminal()
-    cv2.setNumThreads(1)  # each worker has one core
     service = Current(str(model), operating_point)
     with _listening(host, port) as listener:
-        port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            app.create(service, hosts=names.values()),
-            http=Protocol,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=Limits().connections,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
         shown = f"[{host}]" if ":" in host else host
         LOG.warning("in service: %s", service.model.title)
-        LOG.warning("http://%s:%d (Ctrl+C ends it)", shown, port)
+        LOG.warning("http://%s:%d (Ctrl+C ends it)", shown, listener.getsockname()[1])
         if not (shown in guard.LOCAL_HOSTS or host.startswith("127.")):
             LOG.warning(
                 "other machines can reach %s, without login and encryption; names that are allowed: %s",
@@ -74,8 +60,35 @@ def serve(
             )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)  # uvicorn sends it again after the end, when all is done
-        uvicorn.Server(config).run([listener])
+        server(service, hosts=names.values()).run([listener])
     LOG.warning("ended")
+
+
+def server(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None = None) -> uvicorn.Server:
+    """The server of a model; its method `run` takes the sockets on which it listens.
+
+    Args:
+        service: the model.
+        hosts: further names by which the service may be addressed, as `guard.host_name` gives them.
+        limits: None = the defaults.
+    """
+    limits = limits or Limits()
+    cv2.setNumThreads(1)  # each worker has one core
+    config = uvicorn.Config(
+        app.create(service, hosts=hosts, limits=limits),
+        http=type("LimitedProtocol", (Protocol,), {"limits": limits}),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=limits.connections,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    for name in ("uvicorn.error", "uvicorn.access", "asyncio", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they may contain parts of requests
+    return uvicorn.Server(config)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -95,5 +108,3 @@ def _log_to_terminal() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     LOG.handlers, LOG.propagate = [handler], False
     LOG.setLevel(logging.INFO)
-    for name in ("uvicorn", "uvicorn.error", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # their messages may contain requests and traces

@@ -18,7 +18,7 @@ from pneumonia import UserError, __version__, predict
 from pneumonia.images.formats import HEAD_BYTES, image_format
 from pneumonia.service import current, documentation, maps, uploads
 from pneumonia.service.current import Current, Model
-from pneumonia.service.guard import Guard, answer, of_framework
+from pneumonia.service.guard import FAILED, Guard, answer, of_framework
 from pneumonia.service.limits import Limits, RefusedError
 from pneumonia.service.uploads import Upload
 from pneumonia.service.waiting import Room
@@ -95,7 +95,7 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
     app.add_exception_handler(RefusedError, lambda _, error: answer(_refused(error)))
     app.add_exception_handler(HTTPException, lambda _, error: answer(of_framework(error)))
     app.add_exception_handler(RequestValidationError, lambda _, error: answer(of_framework(error)))
-    app.add_exception_handler(Exception, lambda *_: answer(RefusedError(500, "the service has failed; see its log")))
+    app.add_exception_handler(Exception, lambda *_: answer(FAILED))
 
     async def files_of(request: Request) -> list[Upload]:
         return await uploads.read(request.headers.get("content-type", ""), request.stream(), limits)

@@ -38,6 +38,9 @@ HEADERS = {
     "cache-control": "no-store",
 }
 
+FAILED = RefusedError(500, "the service has failed; its log says where")
+MAX_HEADER_BYTES = 32 * 2**10
+
 LOG = logging.getLogger("pneumonia.service")
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
@@ -95,7 +98,7 @@ class Guard:
             await exchange.refuse(error)
         except Exception as error:
             LOG.error("failed: %s", _place(error))  # not its message: it may contain what was uploaded
-            await exchange.refuse(RefusedError(500, "the service has failed; its log says where"))
+            await exchange.refuse(FAILED)
         finally:
             self._n_held -= n_held
             method = scope["method"] if scope["method"] in _METHODS else "OTHER"
@@ -106,6 +109,8 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         """Refuse a request of a foreign page, by a foreign name, or that is too large by its own word."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+            raise RefusedError(400, f"a header of more than {MAX_HEADER_BYTES:,} bytes")
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._is_known(hosts[0]):
             raise RefusedError(403, "this host name is not allowed; start the service with --allow-host NAME")
