@@ -17,7 +17,7 @@ from tests.service.conftest import film, serving
 ALIAS = "models:/pneumonia-toy@champion"
 
 
-class Registry:
+class Aliases:
     """A registry with an alias, for `predict.resolve`."""
 
     def __init__(self, folder: Path) -> None:
@@ -31,8 +31,8 @@ class Registry:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    one = Registry(predictors.write(tmp_path / "first"))
+def aliases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Aliases:
+    one = Aliases(predictors.write(tmp_path / "first"))
     monkeypatch.setattr(predict, "resolve", one.resolve)
     return one
 
@@ -55,7 +55,7 @@ def test_a_model_that_gives_no_number_or_cannot_be_opened_is_refused(tmp_path: P
 
 
 def test_a_new_champion_is_taken_and_a_broken_one_is_logged_once(
-    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    aliases: Aliases, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     current = Current(ALIAS, "youden")
@@ -63,13 +63,13 @@ def test_a_new_champion_is_taken_and_a_broken_one_is_logged_once(
     current.look()
     assert current.model is first
     broken = predictors.write(tmp_path / "broken", predictors.network(infinite=True))
-    registry.champion = predict.Source(broken, "2", "run2")
+    aliases.champion = predict.Source(broken, "2", "run2")
     for _ in range(3):
         current.look()
     assert current.model is first
     assert caplog.text.count("stays in service") == 1
     assert "fails its self-test" in caplog.text
-    registry.champion = predict.Source(predictors.write(tmp_path / "third", caution="new"), "3", "run3")
+    aliases.champion = predict.Source(predictors.write(tmp_path / "third", caution="new"), "3", "run3")
     current.look()
     assert current.model.predictor.origin["version"] == "3"
     assert caplog.text.count("now in service: version 3") == 1
@@ -79,24 +79,24 @@ def test_a_new_champion_is_taken_and_a_broken_one_is_logged_once(
     "error", [UserError("the store is locked"), OSError(28, "No space left on device"), KeyError()]
 )
 def test_a_store_that_fails_changes_nothing_and_is_logged_once(
-    registry: Registry, caplog: pytest.LogCaptureFixture, error: Exception
+    aliases: Aliases, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     current = Current(ALIAS, "youden")
-    good, registry.champion = registry.champion, error
+    good, aliases.champion = aliases.champion, error
     for _ in range(3):
         current.look()
     assert len(caplog.records) == 1
-    registry.champion = good
+    aliases.champion = good
     current.look()
-    registry.champion = error
+    aliases.champion = error
     current.look()
     assert len(caplog.records) == 2
 
 
-def test_the_champion_is_replaced_without_a_restart(registry: Registry, tmp_path: Path) -> None:
+def test_the_champion_is_replaced_without_a_restart(aliases: Aliases, tmp_path: Path) -> None:
     with serving(ALIAS, poll_seconds=0.02) as served:
         assert served.send(("x", film())).json["model"]["version"] == "1"
-        registry.champion = predict.Source(predictors.write(tmp_path / "second", caution="new"), "2", "run2")
+        aliases.champion = predict.Source(predictors.write(tmp_path / "second", caution="new"), "2", "run2")
         deadline = time.monotonic() + 10
         while served.send(("x", film())).json["model"]["version"] == "1":
             assert time.monotonic() < deadline
