@@ -1,6 +1,7 @@
 """The command `pneumonia serve`: how it begins and ends, and that it leaves nothing on the disk."""
 
 import http.client
+import io
 import json
 import os
 import re
@@ -19,8 +20,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from pneumonia import UserError, cli, serve
+from pneumonia.images import decode
 from pneumonia.models.predictor import Predictor
 from tests import predictors
 from tests.conftest import files_under, noise, png
@@ -124,6 +127,24 @@ def test_a_running_request_is_answered_before_the_end(folder: Path, tmp_path: Pa
         assert service.running.stderr.read().splitlines()[-1].endswith(" ended")
 
 
+@pytest.mark.slow
+def test_a_log_has_no_line_of_a_library_that_reads_a_damaged_file(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = io.BytesIO()
+    Image.fromarray(noise(40, 40)).save(file, "TIFF", compression="tiff_lzw")
+    damaged = file.getvalue().replace(file.getvalue()[200:260], 60 * b"\xff")
+    with pytest.raises(UserError):
+        decode.decode(damaged)
+    assert "Using code not yet in table" in capfd.readouterr().err
+    with process(folder, cwd=tmp_path) as service:
+        assert service.send(("x", damaged))[0] == 422
+        service.running.send_signal(signal.SIGTERM)
+        assert service.running.stderr
+        lines = service.running.stderr.read().splitlines()
+    assert [line.split(" ", 2)[2][:21] for line in lines] == ["POST /v1/predict 422 ", "ended"]
+
+
 def no_more_files() -> None:
     """From now on every write to a file of the disk fails, as on a full one."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -167,7 +188,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(folder: Path, tmp_path: Path)
             assert statuses == [200] * 3
         finally:
             running.terminate()
-            running.wait(30)
+            assert running.wait(30) == 0
 
 
 # --- the image of the service ---

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -46,22 +49,23 @@ def serve(
     names = {name: guard.host_name(name) for name in allow_hosts}
     if wrong := [name for name, known in names.items() if not known]:
         raise UserError(f"{wrong[0]!r} is no host name; give a name or an address, without http:// and port")
-    _log_to_terminal()
-    service = Current(str(model), operating_point)
-    with _listening(host, port) as listener:
-        shown = f"[{host}]" if ":" in host else host
-        LOG.warning("in service: %s", service.model.title)
-        LOG.warning("http://%s:%d (Ctrl+C ends it)", shown, listener.getsockname()[1])
-        if not (shown in guard.LOCAL_HOSTS or host.startswith("127.")):
-            LOG.warning(
-                "other machines can reach %s, without login and encryption; names that are allowed: %s",
-                shown,
-                ", ".join(sorted({*guard.LOCAL_HOSTS, *names.values()})),
-            )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)  # uvicorn sends it again after the end, when all is done
-        server(service, hosts=names.values()).run([listener])
-    LOG.warning("ended")
+    with _log_on_terminal():
+        service = Current(str(model), operating_point)
+        with _listening(host, port) as listener:
+            shown = f"[{host}]" if ":" in host else host
+            LOG.warning("in service: %s", service.model.title)
+            LOG.warning("http://%s:%d (Ctrl+C ends it)", shown, listener.getsockname()[1])
+            if not (shown in guard.LOCAL_HOSTS or host.startswith("127.")):
+                LOG.warning(
+                    "other machines can reach %s, without login and encryption; names that are allowed: %s",
+                    shown,
+                    ", ".join(sorted({*guard.LOCAL_HOSTS, *names.values()})),
+                )
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: None)  # uvicorn sends it again after the end, when all is done
+            with _only_own_lines():
+                server(service, hosts=names.values()).run([listener])
+        LOG.warning("ended")
 
 
 def server(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None = None) -> uvicorn.Server:
@@ -101,10 +105,33 @@ def _listening(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _log_to_terminal() -> None:
-    """One line for each request and each change of the model, to stderr."""
+@contextmanager
+def _only_own_lines() -> Iterator[None]:
+    """Keep what libraries in C print about a damaged file off the terminal, which is that of the log."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+@contextmanager
+def _log_on_terminal() -> Iterator[None]:
+    """One line for each request and each change of the model, on stderr."""
     logging.raiseExceptions = False  # a full disk behind stderr is no reason to print more to it
-    handler = logging.StreamHandler()
+    terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    handler = logging.StreamHandler(terminal)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     LOG.handlers, LOG.propagate = [handler], False
     LOG.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOG.handlers, LOG.propagate = [], True
+        with suppress(OSError):
+            terminal.close()

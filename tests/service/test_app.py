@@ -177,6 +177,7 @@ def test_the_process_lives_and_a_model_answers(served: Served, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
+        *(("GET", "/v1/model/", 404), ("POST", "/v1/predict/", 404)),
         *(("GET", "/nowhere", 404), ("GET", "/../predict.py", 404), ("GET", "/page/index.html", 404)),
         *(("GET", "/v1/predict", 405), ("PUT", "/v1/predict", 405), ("DELETE", "/", 405), ("BREW", "/ready", 405)),
     ],

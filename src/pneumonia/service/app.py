@@ -90,6 +90,7 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=life,
     )
     app.add_exception_handler(RefusedError, lambda _, error: answer(_refused(error)))
