@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -73,7 +74,7 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
     limits = limits or Limits()
     room = Room(min(_MAX_WORKERS, os.cpu_count() or 1), limits.waiting, limits.answer_seconds, "answer")
     # One worker: TensorFlow has its own threads, and predictions do not wait for maps.
-    map_room = Room(1, _WAITING_FOR_MAPS, limits.answer_seconds, "map")
+    map_room = Room(1, _WAITING_FOR_MAPS, limits.map_seconds, "map")
     drawn = maps.Maps()
 
     @asynccontextmanager
@@ -109,7 +110,7 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
     async def model() -> JSONResponse:
         present = service.model
         facts = present.predictor.facts["saliency"]
-        cause = maps.problem(present)
+        cause = await asyncio.to_thread(maps.problem, present)
         return JSONResponse(
             current.describe(present)
             | {"limits": {"bytes": limits.file_bytes, "pixels": limits.pixels, "files": limits.files}}
@@ -151,7 +152,7 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
         response_class=Response,
     )
     async def saliency(request: Request) -> Response:
-        if cause := maps.problem(service.model):
+        if cause := await asyncio.to_thread(maps.problem, service.model):
             raise RefusedError(503, f"no map: {cause}")
         return await picture(request, map_room, drawn.draw)
 

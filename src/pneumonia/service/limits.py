@@ -20,6 +20,7 @@ class Limits(NamedTuple):
         pause_seconds: between two parts of a body.
         body_seconds: for a whole body.
         answer_seconds: waiting and computing.
+        map_seconds: the same for a saliency map; before the first one TensorFlow is loaded.
         linger_seconds: for which the rest of a refused body is thrown away, so that the client reads the refusal.
         waiting: requests that wait for a free worker; the next one is refused.
         connections: open at once.
@@ -34,6 +35,7 @@ class Limits(NamedTuple):
     pause_seconds: float = 10
     body_seconds: float = 60
     answer_seconds: float = 60
+    map_seconds: float = 120
     linger_seconds: float = 15
     waiting: int = 64
     connections: int = 512

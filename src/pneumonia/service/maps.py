@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,9 +28,15 @@ def problem(model: Model) -> str:
         return "the predictor names no method for maps; export it again"
     if not model.source.train_run:
         file, digest = predict.network_beside(model.source.folder), facts["digests"].get("model_sha256")
-        if not file.is_file() or workspace.sha256_file(file) != digest:
+        if not file.is_file() or _digest(file, file.stat().st_size, file.stat().st_mtime_ns) != digest:
             return f"the Keras network of this predictor, {file.name}, is not beside its folder"
     return ""
+
+
+@lru_cache(maxsize=4)
+def _digest(file: Path, size: int, modified: int) -> str:
+    """The digest of a file of this size and time: every page asks for it."""
+    return workspace.sha256_file(file)
 
 
 class Maps:
