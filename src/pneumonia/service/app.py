@@ -163,7 +163,7 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
     @app.get("/ready", summary="A model is loaded and answers", responses={503: _ERRORS[503]})
     async def ready() -> JSONResponse:
         try:
-            await room.run(current.self_test, service.model)
+            await asyncio.to_thread(current.self_test, service.model)  # also where all workers are busy
         except UserError as error:
             raise RefusedError(503, "the model does not answer") from error
         return JSONResponse({"status": "ready", "model": service.model.predictor.origin["model"]})
