@@ -186,8 +186,11 @@ def _problem(answer: bytes, statuses: Counter[int]) -> str:
 
 def _lives(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SLOW_SECONDS)
-    connection.request("GET", "/ready")
-    return connection.getresponse().status == 200
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == 200
+    finally:
+        connection.close()
 
 
 def main() -> None:

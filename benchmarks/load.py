@@ -142,7 +142,7 @@ def bad_files(films: Sequence[Film]) -> list[Film]:
         Film("text", b"no image", 415),
         Film("cut", content[: len(content) // 2], 422),
         Film("noise", random.Random(0).randbytes(300_000), 415),
-        Film("large", bytes(50_000_000), 413),
+        Film("large", bytes(60_000_000), 413),
     ]
 
 

@@ -30,6 +30,18 @@ def test_many_clients_get_right_answers_and_so_do_those_with_bad_files(tmp_path:
 
 
 @pytest.mark.slow
+def test_the_memory_of_large_uploads_is_returned(tmp_path: Path) -> None:
+    large = [load.Film("text", n * b"x", 415) for n in (5_000_000, 20_000_000, 45_000_000)]
+    with load.service(str(predictors.write(tmp_path / "predictor"))) as service:
+        load.load(service, [load.Film("x.png", film())], clients=8, seconds=1)
+        before = service.memory()
+        done = load.load(service, large, clients=8, seconds=6)
+        assert done.wrong == []
+        assert sum(done.statuses.values()) > 20
+        assert service.memory() < 1.25 * before
+
+
+@pytest.mark.slow
 def test_damaged_files_and_requests_are_answered_in_time_and_in_one_line(tmp_path: Path) -> None:
     with load.service(str(predictors.write(tmp_path / "predictor"))) as service:
         done = fuzz.fuzz(service, seconds=15)

@@ -89,17 +89,15 @@ class _Content:
     """A file that arrives in pieces."""
 
     def __init__(self, limits: Limits) -> None:
-        self._pieces: list[bytes] = []
-        self._n_bytes, self._limit = 0, limits.file_bytes
+        self._bytes, self._limit = bytearray(), limits.file_bytes
 
     def add(self, piece: bytes) -> None:
-        self._n_bytes += len(piece)
-        if self._n_bytes > self._limit:
+        if len(self._bytes) + len(piece) > self._limit:
             raise RefusedError(413, f"a file of more than {self._limit:,} bytes")
-        self._pieces.append(piece)
+        self._bytes += piece
 
     def whole(self) -> bytes:
-        return b"".join(self._pieces)
+        return bytes(self._bytes)
 
 
 class _Form:
