@@ -166,6 +166,12 @@ def test_bodies_in_memory_have_a_limit_together(limited: Callable[..., Any]) -> 
             assert served.send(("x", bytes(50_000))).status == 415, "each is freed with its request"
 
 
+def test_a_refused_body_holds_nothing_while_its_rest_arrives(limited: Callable[..., Any]) -> None:
+    with limited(held_bytes=60_000, file_bytes=50_000) as served, begun(served, 55_000) as client:
+        assert client.recv(4000).startswith(b"HTTP/1.1 413 ")
+        assert served.send(("x", bytes(45_000))).status == 415
+
+
 def test_ten_thousand_fields_and_broken_forms_are_refused(served: Served) -> None:
     many = served.send(*[("x", b"")] * 10_000)
     assert (many.status, many.error) == (413, "more than 32 files in one request")

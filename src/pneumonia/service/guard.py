@@ -80,7 +80,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, self._limits)
-        start, status, n_held = time.monotonic(), 0, 0
+        start, n_held = time.monotonic(), 0
 
         async def limited() -> Message:
             nonlocal n_held
@@ -91,20 +91,29 @@ class Guard:
             self._n_held, n_held = self._n_held + n_bytes, n_held + n_bytes
             return message
 
+        def release() -> None:
+            nonlocal n_held
+            self._n_held, n_held = self._n_held - n_held, 0
+
+        async def answering(message: Message) -> None:
+            release()  # now, and not when a client with a refused body has sent the rest
+            await exchange.send(message)
+
         try:
             self._check(scope)
-            await self._app(scope, limited, exchange.send)
+            await self._app(scope, limited, answering)
         except RefusedError as error:
+            release()
             await exchange.refuse(error)
         except Exception as error:
             LOG.error("failed: %s", _place(error))  # not its message: it may contain what was uploaded
             await exchange.refuse(FAILED)
         finally:
-            self._n_held -= n_held
+            release()
             method = scope["method"] if scope["method"] in _METHODS else "OTHER"
             route = scope["path"] if scope["path"] in self._routes else "-"
-            status, milliseconds = exchange.status, 1000 * (time.monotonic() - start)
-            LOG.info("%s %s %d %.0f ms %d bytes", method, route, status, milliseconds, exchange.n_received)
+            milliseconds = 1000 * (time.monotonic() - start)
+            LOG.info("%s %s %d %.0f ms %d bytes", method, route, exchange.status, milliseconds, exchange.n_received)
 
     def _check(self, scope: Scope) -> None:
         """Refuse a request of a foreign page, by a foreign name, or that is too large by its own word."""

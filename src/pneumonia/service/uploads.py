@@ -93,6 +93,7 @@ class _Content:
 
     def add(self, piece: bytes) -> None:
         if len(self._bytes) + len(piece) > self._limit:
+            self._bytes = bytearray()  # now, and not when the client has sent the rest
             raise RefusedError(413, f"a file of more than {self._limit:,} bytes")
         self._bytes += piece
 
