@@ -21,7 +21,7 @@ from pneumonia import environment
 
 environment.prepare()  # before NumPy, Keras and MLflow are imported
 
-from pneumonia import UserError, workspace
+from pneumonia import UserError, credentials, workspace
 from pneumonia.data import sources
 from pneumonia.images.geometry import Preparation
 from pneumonia.params import Params
@@ -49,7 +49,7 @@ def run(main: Callable[[], None]) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             sys.exit(f"ERROR: the disk is full ({error}); free some space and run again: finished work is kept")
         if isinstance(error, (UserError, OSError)):
-            sys.exit(f"ERROR: {error}")
+            sys.exit(f"ERROR: {credentials.masked(str(error))}")
         raise
 
 

@@ -1,6 +1,6 @@
 """Download the archive or generate the phantom: one zip, one manifest row per image, the known boxes."""
 
-from pneumonia import fetch, params, workspace
+from pneumonia import credentials, fetch, params, workspace
 from pneumonia.data import sources, tables
 from stages import DATA_DIR, count, run, show, tracked
 
@@ -17,6 +17,7 @@ def main() -> None:
             **settings.fetch.model_dump(),
             workers=settings.compute.workers,
             resume=resume,
+            credentials=credentials.from_environment(),
         )
         tables.write_table(manifest, DATA_DIR / "manifest.csv")
         tables.write_table(boxes, DATA_DIR / "boxes.csv")

@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 
 from pneumonia import UserError, fetch, files, workspace
+from pneumonia.credentials import NO_CREDENTIALS, Credentials
 from pneumonia.data import download, sources, tables
 from pneumonia.images import decode
 from pneumonia.metrics.arrays import sampling_units
@@ -310,13 +311,16 @@ def test_a_source_without_a_published_address_needs_one(in_project: Path, data: 
 
 # --- published archives ---
 
+MINE = Credentials("me", "mine", "token=1")
+
 
 @pytest.fixture
 def brought(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
-    """Addresses and checksums that are asked for; nothing is brought."""
+    """Addresses and checksums that are asked for; nothing is brought. Only an own address gets the credentials."""
     calls = []
 
-    def download_file(url: str, target: Path, *, resume: Path, checksum: str | None = None) -> str:
+    def download_file(url: str, target: Path, *, resume: Path, checksum: str | None, credentials: Credentials) -> str:
+        assert credentials == (MINE if url.startswith("https://example.org/") else NO_CREDENTIALS)
         calls.append((url, checksum))
         raise UserError("enough")
 
@@ -331,7 +335,7 @@ def test_the_published_checksum_is_of_the_published_address_and_the_own_of_the_o
     row = sources.source(data)
     for url in (None, "https://example.org/a.zip"):
         for sha256 in (None, "0" * 64):
-            assert refused(data, url, sha256=sha256) == "enough"
+            assert refused(data, url, sha256=sha256, credentials=MINE) == "enough"
     assert brought == [
         (row.url, row.checksum or None),
         (row.url, row.checksum or None),

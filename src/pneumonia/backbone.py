@@ -14,6 +14,8 @@ from pneumonia import UserError, reason, workspace
 from pneumonia.data import download, tables
 from pneumonia.models.backbones import Backbone, read
 
+MAX_BYTES = 2**30
+"""Largest file of weights; that of DenseNet169 has 51 MB."""
 AUTO_SECONDS = 10.0
 """Time limit of the downloads for `weights: auto`; without weights in time the model has random ones."""
 
@@ -118,4 +120,4 @@ def _download(url: str, cached: Path, deadline: float | None) -> None:
     cached.parent.mkdir(parents=True, exist_ok=True)
     # A folder of this process, beside the cached file: so the file can be moved into place in one step.
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=cached.parent) as resume:
-        download.download_file(url, cached, resume=Path(resume), label="backbone", **limit)
+        download.download_file(url, cached, resume=Path(resume), max_bytes=MAX_BYTES, label="backbone", **limit)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pneumonia import UserError, __version__, environment, params, workspace
+from pneumonia import UserError, __version__, credentials, environment, params, workspace
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
 PAGE = REPORTS_DIR / "compare.html"
@@ -43,7 +43,7 @@ class Commands(click.Group):
         except BrokenPipeError:  # as in `pneumonia versions | head`, which click handles
             raise
         except (UserError, OSError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(credentials.masked(str(error))) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

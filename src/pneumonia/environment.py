@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from multiprocessing import parent_process
 from pathlib import Path
 
-from pneumonia import workspace
+from pneumonia import credentials, workspace
 
 _NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}  # no code of a stored model is run
 FIXED = {
@@ -102,7 +102,11 @@ KEPT = (
 
 
 def prepare() -> None:
-    """Set and remove the variables above; replace a home folder that is missing; let texts and files be readable."""
+    """Set and remove the variables above; replace a home folder that is missing; let texts and files be readable.
+
+    A traceback does not show secrets.
+    """
+    credentials.mask_tracebacks()
     ignored = _set_variables()
     _replace_home()
     os.umask(os.umask(0o077) & 0o077)  # the user can read what the stages write, whatever else is masked

@@ -24,6 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pneumonia import UserError, compute, files, reason, workspace
+from pneumonia.credentials import NO_CREDENTIALS, Credentials
 from pneumonia.data import columns, contents, download, layouts, own, phantom, sheets, sources, tables
 from pneumonia.images import decode
 from pneumonia.images.formats import HEAD_BYTES, image_format
@@ -60,6 +61,7 @@ def fetch(
     resume: Path,
     classes: Mapping[str, Sequence[str]] | None = None,
     max_left_out: float = 0.05,
+    credentials: Credentials = NO_CREDENTIALS,
 ) -> Fetched:
     """Put the archive of a data set, complete and checked, into `folder`, or list a folder that is used in place.
 
@@ -74,6 +76,7 @@ def fetch(
         resume: an existing folder that survives a crash, for the part of a download that has arrived.
         classes: class -> further names of it, in folders and tables of `data` = folder.
         max_left_out: largest share of the files that may be left out, 0-1.
+        credentials: for an archive at `url`; nothing of them is stored.
 
     Raises:
         UserError: the data are missing, incomplete or damaged, have another checksum than `sha256`, or another layout
@@ -94,7 +97,7 @@ def fetch(
             _render(unfinished, n_images, seed, workers)
             manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out)
         record = {"sha256": workspace.sha256_file(target)}
-    elif url and (used_in_place := _in_place(url, sha256)):
+    elif url and (used_in_place := _in_place(url, sha256, credentials)):
         place, table = used_in_place
         if table:
             read = partial(own.read_table, table, classes=names)
@@ -104,7 +107,8 @@ def fetch(
         address = _address(url) if url else origin.url
         checksum = (f"sha256:{sha256}" if sha256 else None) if url else origin.checksum or None
         with workspace.written_whole(target) as unfinished:
-            arrived = download.download_file(address, unfinished, resume=resume, checksum=checksum)
+            theirs = credentials if url else NO_CREDENTIALS
+            arrived = download.download_file(address, unfinished, resume=resume, checksum=checksum, credentials=theirs)
             place_name = address if url else target.name
             _require_archive(unfinished, place_name)
             if origin.side:
@@ -319,7 +323,7 @@ def _note_other_headers(manifest: pd.DataFrame) -> None:
         )
 
 
-def _in_place(url: str, sha256: str | None) -> tuple[files.Files, str] | None:
+def _in_place(url: str, sha256: str | None, credentials: Credentials) -> tuple[files.Files, str] | None:
     """The files of a folder, or of the folder of a table with the name of that table; None for an archive."""
     address = _address(url)
     suffix = PurePosixPath(address).suffix.lower()
@@ -328,6 +332,11 @@ def _in_place(url: str, sha256: str | None) -> tuple[files.Files, str] | None:
     if files.is_folder(address):
         place = files.in_folder(address), ""
     elif suffix in sheets.SUFFIXES:
+        if credentials and address.startswith(("http://", "https://")):
+            raise UserError(
+                f"{url}: later stages read the images of a table at their place, without the credentials of the "
+                "environment; download the folder and set fetch.url to the table in it"
+            )
         parent, _, table = address.rpartition("/")
         place = files.in_folder(parent), table
     else:

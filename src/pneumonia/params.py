@@ -6,6 +6,7 @@ other code takes plain values.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pneumonia import UserError
+from pneumonia import UserError, credentials
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -160,16 +161,38 @@ def load(path: str | Path = "params.yaml") -> Params:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run from the project's folder") from error
     except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        cause = credentials.masked(" ".join(str(error).split()))  # it quotes the line
+        raise UserError(f"{path}: not valid YAML ({cause})") from error
     return check(values, str(path))
 
 
 def check(values: Any, source: str) -> Params:
-    """The checked settings; `source` is their name in messages."""
+    """The checked settings; `source` is their name in messages.
+
+    Raises:
+        UserError: one line with the key, its value and the allowed values; or an address contains a secret, which DVC
+            and MLflow would store.
+    """
+    for key, text in _texts(values):
+        if refusal := credentials.refusal(key, text):
+            raise UserError(f"{source}: {refusal}")
     try:
         return Params.model_validate(values)
     except ValidationError as error:
         raise UserError("; ".join(_explain(source, problem) for problem in error.errors())) from error
+
+
+def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in the settings with their keys; a name may be one, if a value was written in its place."""
+    if isinstance(values, str):
+        yield key, values
+    elif isinstance(values, dict):
+        for name, value in values.items():
+            yield from _texts(name, key)
+            yield from _texts(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _texts(value, key)
 
 
 def _explain(source: str, problem: Any) -> str:

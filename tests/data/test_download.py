@@ -23,7 +23,7 @@ import fsspec
 import pytest
 
 from pneumonia import UserError
-from pneumonia.data import download
+from pneumonia.data import download, web
 
 # Several blocks, and a last one that is not full.
 CONTENT = random.Random(1).randbytes(3 * download.BLOCK + 12_345)
@@ -394,7 +394,8 @@ def test_a_server_that_stays_busy_is_given_up_after_the_last_pause(site: Site, t
     ("status", "expected"),
     [
         (404, "no such file; correct fetch.url"),
-        (403, r"the download failed \(.*403 .*check the access rights, or download"),
+        (403, r"the download failed \(.*403 .*check the access rights \(PNEUMONIA_FETCH_USER .*\), or download"),
+        (401, r"the download failed \(.*401 .*log in \(PNEUMONIA_FETCH_USER .*\), or download"),
     ],
 )
 def test_what_lasts_is_not_tried_again(site: Site, target: Path, resume: Path, status: int, expected: str) -> None:
@@ -434,8 +435,7 @@ def test_an_unreachable_server_is_tried_again_and_then_one_line(
 
 
 def test_a_silent_server_is_noticed(site: Site, target: Path, resume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    impatient = download.aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=0.2)
-    monkeypatch.setitem(download._WEB["client_kwargs"], "timeout", impatient)
+    monkeypatch.setattr(web, "SILENT_SECONDS", 0.2)
     silent = threading.Event()
     monkeypatch.setattr(_Answer, "_answer", lambda _: silent.wait(10) and None)
     try:
@@ -521,11 +521,11 @@ def test_the_proxy_of_the_environment_is_used(
     assert_arrived(target, resume, downloaded("http://archive.invalid/a.zip", target, resume, seconds=60))
 
 
-def test_the_time_for_a_whole_download_is_not_limited_by_default() -> None:
-    timeout = download._WEB["client_kwargs"]["timeout"]
-    assert timeout.total is None
-    assert 10 <= timeout.sock_connect <= 60
-    assert 10 <= timeout.sock_read <= 60
+def test_the_published_archive_arrives_in_time_at_the_minimum_of_the_speed_in_several_calls() -> None:
+    assert download.MAX_SECONDS >= 24 * 3600
+    assert download.MAX_SECONDS * download.MIN_SPEED > 100e6
+    assert 10 <= web.CONNECT_SECONDS <= 60
+    assert 10 <= web.SILENT_SECONDS <= 60
 
 
 def test_a_missing_package_is_named(target: Path, resume: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,11 +48,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     lines = [f"| {' | '.join((*FIELDS, 'outcome'))} |", "|---" * (len(FIELDS) + 1) + "|"]
     lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in sorted(_rows)]
-    path = config.cache.mkdir("faults") / "table.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    where = "not written"
+    if config.cache:  # None with `-p no:cacheprovider`
+        path = config.cache.mkdir("faults") / "table.md"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        where = str(path)
     terminalreporter.section("faults and attacks")
     total = Counter(row[0] for row in _rows)
     well = Counter(row[0] for row in _rows if row[-1] == "passed")
     for kind in sorted(total):
         terminalreporter.write_line(f"{well[kind]:4d} of {total[kind]:4d} ended well: {kind}")
-    terminalreporter.write_line(f"{sum(well.values()):4d} of {len(_rows):4d} in all; table: {path}")
+    terminalreporter.write_line(f"{sum(well.values()):4d} of {len(_rows):4d} in all; table: {where}")

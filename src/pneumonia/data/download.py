@@ -2,6 +2,9 @@
 
 The bytes are collected in a folder that survives a crash, beside a record of the version of the file. The file gets its
 name when its last byte has arrived and its checksum is correct.
+
+A server may be slow, silent, wrong or hostile: silence, speed, time, size and disk have limits, and each ends in one
+line.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +25,8 @@ import fsspec
 from tqdm import tqdm
 
 from pneumonia import UserError, reason
+from pneumonia.credentials import NO_CREDENTIALS, Credentials, masked
+from pneumonia.data import web
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -32,18 +37,25 @@ BLOCK = 2 * 2**20
 # Bytes of a read from a whole response. aiohttp reads one step ahead, and loses it when the connection breaks.
 STEP = 2**18
 
+MAX_BYTES = 200 * 2**30
+"""Largest file: the million images that an archive may have, at the 200 kB of an image of `chest_xray`."""
+MIN_FREE = 256 * 2**20
+"""Bytes that stay free on the disk, for other programs."""
+MIN_SPEED = 2_000
+"""Bytes a second, on average over `WINDOW` seconds. A slower connection needs a week for the 1.2 GB of `chest_xray`."""
+WINDOW = 60.0
+"""Seconds between two looks at the speed; where there is no terminal for a progress bar, each prints a line."""
+MAX_SECONDS = 24 * 3600.0
+"""Time of one call. What has arrived is kept: the next call continues."""
+PATIENCE = 120.0
+"""Seconds without progress, over all attempts, after which there is no other one."""
+PROGRESS = 2**16
+"""Bytes of an attempt that count as progress. With one byte in each attempt, a file would never be complete."""
+MAX_WAIT = 300.0
+"""Longest time, in seconds, for which a server is waited for that says when to ask again (`Retry-After`)."""
+
 # Keys of `fs.info` that differ between versions of a file: HTTP, local and SFTP, S3, Google, Azure, FTP.
 _VERSION = ("ETag", "Last-Modified", "mtime", "LastModified", "etag", "last_modified", "modify")
-
-# aiohttp's limit is five minutes for a whole response, too short for an archive. Here only a silent connection ends.
-_WEB = {
-    "client_kwargs": {
-        "timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60),
-        # A compressed response has another length and other ranges than the file.
-        "headers": {"Accept-Encoding": "identity"},
-        "trust_env": True,  # the proxies of http_proxy, https_proxy and no_proxy
-    }
-}
 
 _BY_HAND = "download the archive by hand and set fetch.url to its path"
 
@@ -56,6 +68,7 @@ class DownloadError(UserError):
     """
 
     def __init__(self, url: str, reason: str, remedy: str) -> None:
+        url, reason = masked(url), masked(reason)
         super().__init__(url, reason, remedy)
         self.reason = reason
 
@@ -65,7 +78,20 @@ class DownloadError(UserError):
 
 
 class _IncompleteError(Exception):
-    """An attempt ended early; another one may succeed."""
+    """An attempt ended early; another one may succeed.
+
+    Attributes:
+        wait: seconds after which the server wants to be asked again.
+        progress: whether the attempt may count as progress.
+    """
+
+    def __init__(self, text: str, *, wait: float = 0.0, progress: bool = True) -> None:
+        super().__init__(masked(text))
+        self.wait, self.progress = wait, progress
+
+
+class _TooLargeError(DownloadError):
+    """More bytes than are allowed, or than the disk has room for."""
 
 
 class _NoRangeError(Exception):
@@ -88,7 +114,9 @@ def download_file(
     resume: Path,
     checksum: str | None = None,
     pauses: Sequence[float] = (1, 2, 4, 8),
-    seconds: float | None = None,
+    seconds: float = MAX_SECONDS,
+    max_bytes: int = MAX_BYTES,
+    credentials: Credentials = NO_CREDENTIALS,
     label: str = "fetch",
 ) -> str:
     """Download a file to `target` and return its hex SHA-256; only a complete file replaces an existing one.
@@ -99,38 +127,54 @@ def download_file(
         resume: an existing folder, for this `url` only, that keeps the received bytes for the next call. It continues
             after the last byte if the file at `url` is still the same version, and starts over if not.
         checksum: `md5:<hex>` or `sha256:<hex>` of the whole file; None = not checked.
-        pauses: seconds to wait before each retry. The list starts again after an attempt that got further than all
-            before: a connection may break any number of times as long as there is progress.
-        seconds: time limit for all attempts together; None = no limit. Over HTTP it includes the time in which nothing
-            arrives; elsewhere the time is checked after each block.
-        label: text of the progress bar and of the lines about retries.
+        pauses: seconds to wait before each retry; a server may ask for more, up to `MAX_WAIT`. The list starts again
+            after an attempt that got further than all before: a connection may break any number of times as long as
+            there is progress. After `PATIENCE` seconds without it there is no retry.
+        seconds: time limit for all attempts together. Over HTTP it includes the time in which nothing arrives;
+            elsewhere the time is checked after each block.
+        max_bytes: limit of the size.
+        credentials: sent over HTTP to the host of `url` only, also after a redirect.
+        label: text of the progress bar and of the lines about retries and progress.
 
     Raises:
-        DownloadError: the file is missing, unreachable, too slow, incomplete, empty, a folder, or fails its `checksum`.
+        DownloadError: the file is missing, unreachable, too slow, too large for `max_bytes` or the disk, incomplete,
+            empty, a folder, a web page, or fails its `checksum`.
         OSError: the disk of `resume` or `target` is full or not writable.
     """
     algorithm, _, expected = (checksum or "").partition(":")
-    deadline = float("inf") if seconds is None else time.monotonic() + seconds
-    remote = _open_remote(url, deadline)
+    start = last_progress = time.monotonic()
+    remote = _open_remote(url, start + seconds, credentials)
     part = resume / "part"
     digests: dict[str, _Hash] = {}
     most_bytes, waits, attempt = 0, iter(pauses), 1
     while True:
         try:
-            _attempt(remote, resume, {"sha256", algorithm or "sha256"}, digests, label)
+            _attempt(remote, resume, {"sha256", algorithm or "sha256"}, digests, max_bytes, label)
             break
         except _IncompleteError as error:
             n_bytes = part.stat().st_size if part.exists() else 0
-            if n_bytes > most_bytes:
-                most_bytes, waits = n_bytes, iter(pauses)
+            if error.progress and n_bytes >= most_bytes + PROGRESS:
+                most_bytes, waits, last_progress = n_bytes, iter(pauses), time.monotonic()
             pause = next(waits, None)
-            timed_out = time.monotonic() + (pause or 0) >= deadline
-            if pause is None or timed_out:
-                why = f"not complete after {seconds:.3g} s" if timed_out else str(error)
+            wait = max(pause or 0, error.wait)
+            why = ""
+            if time.monotonic() + wait >= start + seconds:
+                limit = f"{seconds:.3g} s" if seconds < 3600 else f"{seconds / 3600:.3g} h"
+                why = f"not complete after {limit}"
+            elif error.wait > MAX_WAIT:
+                why = f"{error}; the server wants to be asked again in {error.wait:,.0f} s"
+            elif pause is None or time.monotonic() > last_progress + PATIENCE:
+                why = str(error)
+            if why:
                 raise _incomplete_download(url, n_bytes, _recorded_version(resume).get("size"), why) from error
             attempt += 1
-            print(f"{label}: attempt {attempt} in {pause:g} s, {n_bytes:,} bytes so far ({error})", flush=True)
-            time.sleep(pause)
+            print(f"{label}: attempt {attempt} in {wait:g} s, {n_bytes:,} bytes so far ({error})", flush=True)
+            time.sleep(wait)
+            last_progress += error.wait  # as the server wants
+    if web.is_http(url) and web.is_page(part):
+        _delete_part(resume)
+        page = "a web page instead of the file: a login, a page about the file, or a message of this network"
+        raise DownloadError(url, page, f"set fetch.url to the file itself, log in ({web.LOGIN}), or {_BY_HAND}")
     if expected and (actual := digests[algorithm].hexdigest()) != expected.lower():
         _delete_part(resume)
         if algorithm == "md5":
@@ -143,10 +187,10 @@ def download_file(
     return digests["sha256"].hexdigest()
 
 
-def _open_remote(url: str, deadline: float) -> _Remote:
+def _open_remote(url: str, deadline: float, credentials: Credentials) -> _Remote:
     options: dict[str, Any] = {}
-    if _is_http(url):
-        options = _WEB if deadline == float("inf") else {**_WEB, "get_client": _limited_client(deadline)}
+    if web.is_http(url):
+        options = {"client_kwargs": web.OPTIONS, "get_client": web.client(url, deadline, credentials)}
     try:
         # A cached file system could return information about an earlier version of the file.
         fs, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
@@ -162,42 +206,15 @@ def _open_remote(url: str, deadline: float) -> _Remote:
         raise DownloadError(url, _failure_text(_reason(error)), f"correct fetch.url, or {_BY_HAND}") from error
 
 
-def _is_http(url: str) -> bool:
-    return url.startswith(("http://", "https://"))
-
-
-class _LimitedSession:
-    """An HTTP session whose requests end at a deadline, in every phase: name, connection, headers or body."""
-
-    def __init__(self, session: aiohttp.ClientSession, deadline: float) -> None:
-        self._session, self._deadline = session, deadline
-        self.close = session.close
-        self._connector = session.connector  # fsspec closes it when closing the session takes too long
-
-    def head(self, url: Any, **options: Any) -> Any:
-        return self._session.head(url, timeout=self._timeout(), **options)
-
-    def get(self, url: Any, **options: Any) -> Any:
-        return self._session.get(url, timeout=self._timeout(), **options)
-
-    def _timeout(self) -> aiohttp.ClientTimeout:
-        # In aiohttp, 0 means "no limit", and a time above `ceil_threshold` is rounded up to a second.
-        return aiohttp.ClientTimeout(total=max(self._deadline - time.monotonic(), 0.001), ceil_threshold=float("inf"))
-
-
-def _limited_client(deadline: float) -> Callable[..., Awaitable[_LimitedSession]]:
-    async def client(**options: Any) -> _LimitedSession:
-        return _LimitedSession(aiohttp.ClientSession(**options), deadline)
-
-    return client
-
-
-def _attempt(remote: _Remote, resume: Path, algorithms: set[str], digests: dict[str, _Hash], label: str) -> None:
+def _attempt(
+    remote: _Remote, resume: Path, algorithms: set[str], digests: dict[str, _Hash], max_bytes: int, label: str
+) -> None:
     """Complete `part`, from its last byte if it belongs to the present version of `remote`.
 
     Args:
         algorithms: of the digests of the whole file.
         digests: of the bytes in `part`, updated here; empty if these bytes were not read yet.
+        max_bytes, label: as `download_file` says.
 
     Raises:
         _IncompleteError: it ended early; the received bytes are in `part`.
@@ -212,10 +229,16 @@ def _attempt(remote: _Remote, resume: Path, algorithms: set[str], digests: dict[
         digests.update({name: _digest(part, name) for name in algorithms})
     if start != size:
         try:
-            _append(remote, part, start, size, digests, label)
-        except _NoRangeError:
-            start = _start_over(resume, version, algorithms, digests)
-            _append(remote, part, start, size, digests, label)
+            _require_room(remote.url, resume, (size or 0), (size or 0) - start, max_bytes)
+            try:
+                _append(remote, part, start, size, digests, max_bytes, label)
+            except _NoRangeError:
+                start = _start_over(resume, version, algorithms, digests)
+                _append(remote, part, start, size, digests, max_bytes, label)
+        except _TooLargeError:
+            if size is None:  # it could go on for ever
+                _delete_part(resume)
+            raise
     n_bytes = part.stat().st_size
     if n_bytes == 0:
         raise DownloadError(remote.url, "the file is empty", "correct fetch.url")
@@ -223,10 +246,22 @@ def _attempt(remote: _Remote, resume: Path, algorithms: set[str], digests: dict[
         raise _IncompleteError("the response ended early")
     # From the beginning, HTTP sends the file in one response, which is one version. In all other cases there were
     # several reads, and the file may have been replaced between them.
-    several_reads = start > 0 or not _is_http(remote.url)
+    several_reads = start > 0 or not web.is_http(remote.url)
     if n_bytes != (size or n_bytes) or (several_reads and _version(remote) != version):
         (resume / "state.json").unlink()
         raise _IncompleteError("the file changed during the download")
+
+
+def _require_room(url: str, folder: Path, size: int, n_missing: int, max_bytes: int) -> None:
+    """Check that a file of `size` bytes, of which `n_missing` are to come, is allowed and has room on the disk."""
+    if size > max_bytes:
+        remedy = "correct fetch.url, or unpack the archive and set fetch.url to the folder"
+        raise _TooLargeError(url, f"the file has {size:,} bytes or more, allowed are {max_bytes:,}", remedy)
+    free = shutil.disk_usage(folder).free
+    if n_missing > free - MIN_FREE:
+        more = f"{n_missing:,} more bytes are needed" if n_missing else "more bytes are to come"
+        room = f"no room on the disk: {more}, {free:,} are free in {folder}, and {MIN_FREE:,} must stay free"
+        raise _TooLargeError(url, room, "free some space, or correct fetch.url")
 
 
 def _version(remote: _Remote) -> dict[str, Any]:
@@ -274,11 +309,13 @@ def _digest(path: Path, algorithm: str) -> _Hash:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
 
 
-def _append(remote: _Remote, part: Path, start: int, size: int | None, digests: dict[str, _Hash], label: str) -> None:
+def _append(
+    remote: _Remote, part: Path, start: int, size: int | None, digests: dict[str, _Hash], max_bytes: int, label: str
+) -> None:
     # The generator that reads from the server handles its own errors: errors of the disk are not mistaken for errors
     # of the server.
     with (
-        closing(_blocks(remote, start)) as blocks,
+        closing(_blocks(remote, start, size)) as blocks,
         open(part, "ab") as file,
         tqdm(
             total=size,
@@ -291,57 +328,93 @@ def _append(remote: _Remote, part: Path, start: int, size: int | None, digests: 
             leave=False,
         ) as bar,
     ):
+        n_bytes, mark, n_marked = start, time.monotonic(), start
         for block in blocks:
             file.write(block)
             for digest in digests.values():
                 digest.update(block)
             bar.update(len(block))
-            if time.monotonic() > remote.deadline:
+            n_bytes, now = n_bytes + len(block), time.monotonic()
+            if size is not None and n_bytes > size:
+                return  # it has changed, or its length was wrong
+            _require_room(remote.url, part.parent, n_bytes, 0, max_bytes)
+            if now > remote.deadline:
                 raise _IncompleteError("too slow")
+            if now - mark >= WINDOW:
+                n_new = n_bytes - n_marked
+                if n_new < MIN_SPEED * WINDOW:
+                    slow = f"{n_new:,} bytes in {now - mark:,.3g} s, expected are {MIN_SPEED:,} a second"
+                    raise _IncompleteError(f"too slow: {slow}", progress=False)
+                if bar.disable:  # no terminal
+                    of = f" of {size:,}" if size else ""
+                    print(f"{label}: {n_bytes:,}{of} bytes, {n_new / (now - mark):,.0f} a second", flush=True)
+                mark, n_marked = now, n_bytes
 
 
-def _blocks(remote: _Remote, start: int) -> Generator[bytes, None, None]:
+def _blocks(remote: _Remote, start: int, size: int | None) -> Generator[bytes, None, None]:
     """The bytes of a remote file from `start` on.
 
-    From its beginning, HTTP sends a file as one response (`block_size` 0): there are no round trips between blocks, and
-    the server need not support ranges.
+    From its beginning, HTTP sends a file as one response: there are no round trips between blocks, and the server need
+    not support ranges. From elsewhere it sends ranges: of a response that breaks off, bytes may be lost that have
+    arrived. All are read as streams, because a response may be longer than announced.
     """
-    web = _is_http(remote.url)
-    step = STEP if web and not start else BLOCK
-    options = {"block_size": start and BLOCK, "cache_type": "none"} if web else {}
     try:
-        with remote.fs.open(remote.path, "rb", **options) as file:
-            if start:
+        if not web.is_http(remote.url):
+            with remote.fs.open(remote.path, "rb") as file:
                 file.seek(start)
-            while block := file.read(step):
-                yield block
+                while block := file.read(BLOCK):
+                    yield block
+        elif start == 0:
+            yield from _response(remote, None, {})
+        else:
+            while start < (size or 0):
+                end = min(start + BLOCK, size or 0)
+                n_bytes = 0
+                for block in _response(remote, end - start, {"Range": f"bytes={start}-{end - 1}"}):
+                    n_bytes += len(block)
+                    yield block
+                if not n_bytes:
+                    return
+                start += n_bytes
     # fsspec passes on the errors of its transports, and each transport has its own error classes.
     except Exception as error:
-        if start and isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError):
+        # 416: another version of the file is shorter.
+        if isinstance(error, _NoRangeError) or (start and web.status(error) == 416):
             raise _NoRangeError from error
         raise _translated(remote.url, error) from error
+
+
+def _response(remote: _Remote, limit: int | None, headers: dict[str, str]) -> Iterator[bytes]:
+    """The bytes of one HTTP response, at most `limit`."""
+    # A block size of 0 is a stream; with a size fsspec does not ask for it again.
+    with remote.fs.open(remote.path, "rb", block_size=0, size=1, headers=headers) as file:
+        if headers and not _is_range(file.r, headers["Range"]):
+            raise _NoRangeError
+        while limit != 0 and (block := file.read(min(STEP, limit or STEP))):
+            limit = None if limit is None else limit - len(block)
+            yield block
+
+
+def _is_range(response: aiohttp.ClientResponse, wanted: str) -> bool:
+    """Whether a response begins where the range `bytes=START-END` does."""
+    start = wanted.removeprefix("bytes=").partition("-")[0]
+    return response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
 def _translated(url: str, error: Exception) -> Exception:
     """An error of the file system: an `_IncompleteError` if another attempt may succeed, else a `DownloadError`."""
     cause = error.__cause__
-    if isinstance(error, (FileNotFoundError, TimeoutError)) and isinstance(cause, (aiohttp.ClientError, OSError)):
+    if isinstance(error, (FileNotFoundError, TimeoutError)) and isinstance(cause, Exception) and web.is_http(url):
         error = cause  # fsspec's HTTP calls every first failure "not found", and its timeouts have no text
-    status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
+    status = web.status(error)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)) or status in (404, 410):
         return DownloadError(url, "no such file", "correct fetch.url")
     if isinstance(error, IsADirectoryError):
         return DownloadError(url, "a folder, not a file", "set fetch.url to the archive itself")
-    refused = isinstance(error, PermissionError) or status in (401, 403)
-    permanent = (
-        refused
-        or isinstance(error, (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError))
-        or (status is not None and status < 500 and status not in (408, 429))
-    )
-    if isinstance(error, (OSError, aiohttp.ClientError)) and not permanent:
-        return _IncompleteError(_reason(error))
-    remedy = f"check {'the access rights' if refused else 'fetch.url'}, or {_BY_HAND}"
-    return DownloadError(url, _failure_text(_reason(error)), remedy)
+    advice = "check the access rights" if isinstance(error, PermissionError) else web.advice(error)
+    if isinstance(error, (OSError, aiohttp.ClientError)) and not advice:
+        return _IncompleteError(_reason(error), wait=web.retry_after(error))
+    return DownloadError(url, _failure_text(_reason(error)), f"{advice or 'check fetch.url'}, or {_BY_HAND}")
 
 
 def _failure_text(why: str) -> str:
@@ -350,7 +423,8 @@ def _failure_text(why: str) -> str:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientResponseError):  # its text would repeat the address
-        return f"{type(error).__name__}: {error.status} {' '.join(error.message.split())}"
+        response = f": {error.status} {' '.join(error.message.split())}" if error.status else ""
+        return f"{type(error).__name__}{response}"
     return reason(error)
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pandas as pd
@@ -32,6 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import pneumonia
 from pneumonia import UserError, reason, workspace
+from pneumonia.credentials import masked
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import COLUMNS
@@ -76,7 +77,7 @@ def open_store(root: Path | None = None) -> str:
         UserError: the store cannot be used, or another program holds it for a minute.
     """
     root = root or workspace.project_root()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    uri = _without_user(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db")
     if file := _SQLITE.fullmatch(uri):
         path = root / unquote(file["path"])
         uri = f"sqlite:///{_escaped(path)}{file['options'] or ''}"
@@ -90,6 +91,17 @@ def open_store(root: Path | None = None) -> str:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return uri
+
+
+def _without_user(uri: str) -> str:
+    """The URI of a server without user and password: MLflow prints it, and takes these from its own variables."""
+    parts = urlsplit(uri)
+    user, at, host = parts.netloc.rpartition("@")
+    if not at or parts.scheme not in ("http", "https"):
+        return uri
+    name, _, password = user.partition(":")
+    os.environ |= {"MLFLOW_TRACKING_USERNAME": unquote(name), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
+    return parts._replace(netloc=host).geturl()
 
 
 def database_path(uri: str) -> Path | None:
@@ -501,6 +513,7 @@ def as_user_error(uri: str, instead: str = "") -> Iterator[None]:
         uri: of the store.
         instead: what else the user can do: the end of the message.
     """
+    uri = masked(uri)  # that of a database may have a password
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
@@ -511,7 +524,7 @@ def as_user_error(uri: str, instead: str = "") -> Iterator[None]:
                 f"the MLflow store {uri} cannot be reached ({why}); check MLFLOW_TRACKING_URI{instead}"
             ) from error
         # Of SQLAlchemy the first line says it, the others are the statement; other errors may have no text.
-        cause = (str(error).strip() or reason(error)).splitlines()[0]
+        cause = masked((str(error).strip() or reason(error)).splitlines()[0])
         file = ", that its folder can be written and that no other program holds it" if database_path(uri) else ""
         raise UserError(
             f"the MLflow store {uri} cannot be used ({cause}); check MLFLOW_TRACKING_URI{file}{instead}"
@@ -560,7 +573,7 @@ def serve(port: int) -> None:
     """Replace this process by the MLflow UI of the store, on 127.0.0.1 only."""
     uri = open_store()
     if not uri.startswith("sqlite:"):
-        raise UserError(f"the store is {uri}: open that address")
+        raise UserError(f"the store is {masked(uri)}: open that address")
     # Its helper processes are for jobs, which this project does not use.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     print(f"MLflow UI: http://127.0.0.1:{port} (stop with Ctrl+C)", flush=True)
