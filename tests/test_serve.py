@@ -66,6 +66,21 @@ def test_a_model_that_does_not_exist_is_one_line_before_the_port_is_taken(tmp_pa
         serve.serve(tmp_path / "nowhere", host="192.0.2.1")
 
 
+def test_a_secret_in_the_address_of_a_store_is_masked_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def lose(name: str, operating_point: str) -> None:
+        serve.LOG.warning("no answer from %s", "https://me:hunter22@store.example/api?token=hunter33")
+        raise UserError("lost")
+
+    monkeypatch.setattr(serve, "Current", lose)
+    with pytest.raises(UserError, match="lost"):
+        serve.serve("models:/a@champion")
+    line = capfd.readouterr().err
+    assert "no answer from https://" in line
+    assert "hunter" not in line
+
+
 # --- as a process ---
 
 

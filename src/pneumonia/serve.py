@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import uvicorn
 
-from pneumonia import UserError, reason
+from pneumonia import UserError, credentials, reason
 from pneumonia.service import app, guard
 from pneumonia.service.current import Current
 from pneumonia.service.limits import Limits
@@ -141,6 +141,7 @@ def _log_on_terminal() -> Iterator[None]:
     logging.raiseExceptions = False  # a full disk behind stderr is no reason to print more to it
     terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     handler = logging.StreamHandler(terminal)
+    handler.addFilter(_mask)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     LOG.handlers, LOG.propagate = [handler], False
     LOG.setLevel(logging.INFO)
@@ -150,3 +151,9 @@ def _log_on_terminal() -> Iterator[None]:
         LOG.handlers, LOG.propagate = [], True
         with suppress(OSError):
             terminal.close()
+
+
+def _mask(record: logging.LogRecord) -> bool:
+    """Mask secrets in a line of the log: an error of the store may name its address."""
+    record.msg, record.args = credentials.masked(record.getMessage()), ()
+    return True
