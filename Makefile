@@ -80,9 +80,11 @@ $(VENV)/.complete: requirements.lock pyproject.toml $(STALE)
 	python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock:  ## resolve requirements.lock again from pyproject.toml (needs uv)
-	uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
-		--extra dev --no-header --no-emit-index-url pyproject.toml -o requirements.lock
+LOCK := uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url
+lock:  ## resolve requirements.lock and requirements-serve.lock again from pyproject.toml (needs uv)
+	$(LOCK) --extra dev pyproject.toml -o requirements.lock
+	$(LOCK) --group serve --constraints requirements.lock -o requirements-serve.lock
 
 clean:  ## remove the environment; data, models and runs stay
 	rm -rf $(VENV)

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmarks import unusual
+from benchmarks import load, unusual
 from pneumonia import compute, export, files, predict, preprocess, train, workspace
 from pneumonia.data import phantom
 from pneumonia.data.store import Split
@@ -559,6 +559,14 @@ def _report(name: str, y_true: Any, y_score: Any) -> None:
     print(f"phantom: {name}: AUC {ranking.roc_auc(y_true, y_score):.3f} [{low:.3f}, {high:.3f}], n = {len(y_true)}")
 
 
+def bench_serve() -> None:
+    """The service with 32 clients, all films good, and one in ten files bad; needs a finished run in this folder."""
+    if not Path("models/predictor").is_dir() or not Path("reports/predictions.csv").is_file():
+        print("serve: no finished run in this folder, skipped; make repro makes one")
+        return
+    load.report("models/predictor", seconds=60, clients=32)
+
+
 BENCHES = {
     "preprocess": bench_preprocess,
     "memory": bench_memory,
@@ -568,6 +576,7 @@ BENCHES = {
     "phantom": bench_phantom,
     "predict": bench_predict,
     "unusual": unusual.main,
+    "serve": bench_serve,
 }
 
 

@@ -25,6 +25,14 @@ COLUMNS = r"Experiment|^(data|model)$|(val|test)\.auc$"
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 DATA = click.option("--data", help="Data set of the models; default: the one in params.yaml.")
+MODEL = click.option("--model", help="Folder, version number or models:/NAME@ALIAS; default: the champion.")
+OPERATING_POINT = click.option(
+    "--operating-point",
+    type=click.Choice(["youden", "target_sensitivity"]),
+    default="youden",
+    show_default=True,
+    help="Threshold: balanced, or of the sensitivity evaluate.target_sensitivity.",
+)
 
 
 class Commands(click.Group):
@@ -212,14 +220,8 @@ def register(if_missing: bool, without_champion: bool) -> None:
 
 @main.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option("--model", help="Folder, version number or models:/NAME@ALIAS; default: the champion.")
-@click.option(
-    "--operating-point",
-    type=click.Choice(["youden", "target_sensitivity"]),
-    default="youden",
-    show_default=True,
-    help="Threshold: balanced, or of the sensitivity evaluate.target_sensitivity.",
-)
+@MODEL
+@OPERATING_POINT
 @click.option("--output", type=click.Path(path_type=Path), help="Write the answers to this .csv or .jsonl file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with films and answers.")
 @click.option("--saliency", type=click.Path(path_type=Path), help="Write saliency maps as PNG to this folder.")
@@ -241,10 +243,7 @@ def predict(
     """
     from pneumonia import predict as predicting
 
-    model = model or "champion"
-    if model == "champion" or model.isdigit():
-        model = f"models:/pneumonia-{params.load().data}{'@' if model == 'champion' else '/'}{model}"
-    source = predicting.resolve(model)
+    source = predicting.resolve(_address(model))
     predictor = predicting.open_predictor(source, operating_point)
     network = predicting.load_network(source, predictor) if saliency else None
     items, n_skipped = predicting.find(paths)
@@ -286,6 +285,22 @@ def predict(
 
 
 @main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: any free one.")
+@MODEL
+@OPERATING_POINT
+@click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="Answer also under this name.")
+def serve(host: str, port: int, model: str | None, operating_point: str, allow_hosts: tuple[str, ...]) -> None:
+    """Serve a page and an API that score X-ray files; stop it with Ctrl+C.
+
+    A new champion answers without a restart. There is no login: think before you choose another address than 127.0.0.1.
+    """
+    from pneumonia import serve as serving
+
+    serving.serve(_address(model), host=host, port=port, operating_point=operating_point, allow_hosts=allow_hosts)
+
+
+@main.command()
 @click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
 def ui(port: int) -> None:
     """Open the MLflow UI on 127.0.0.1; stop it with Ctrl+C."""
@@ -301,6 +316,14 @@ def experiments(as_json: bool) -> None:
     columns = ["--json"] if as_json else ["--no-pager", "--drop", ".*", "--keep", COLUMNS]
     done = subprocess.run([sys.executable, "-m", "dvc", "exp", "show", *columns], cwd=workspace.project_root())
     sys.exit(done.returncode)
+
+
+def _address(model: str | None) -> str:
+    """A folder, or the address of a version; the champion and versions by number are those of `data` in params.yaml."""
+    model = model or "champion"
+    if model == "champion" or model.isdigit():
+        return f"models:/pneumonia-{params.load().data}{'@' if model == 'champion' else '/'}{model}"
+    return model
 
 
 def _pictures(disagreements: Any, memory: float) -> list[tuple[str, bytes]]:

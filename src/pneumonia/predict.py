@@ -413,10 +413,15 @@ def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence
 def _keras_file(model: Source, download: Path) -> Path:
     """The network of a predictor as a Keras file: of the train run, or beside the folder as in `models/`."""
     if not model.train_run:
-        return model.folder.resolve().parent / "model.keras"
+        return network_beside(model.folder)
     from pneumonia.tracking import registry
 
     return registry.network(model.train_run, download)
+
+
+def network_beside(folder: Path) -> Path:
+    """The Keras file of the network of a predictor folder, which may exist: `models/model.keras`."""
+    return folder.resolve().parent / "model.keras"
 
 
 def map_path(folder: Path, number: int, item: Item) -> Path:

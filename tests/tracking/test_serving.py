@@ -6,9 +6,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +20,10 @@ import pytest
 
 from pneumonia.models.predictor import Predictor
 from pneumonia.tracking import registry, runs
+from tests import predictors
 from tests.conftest import png
+from tests.service.conftest import eventually, film
+from tests.service.conftest import serving as following
 
 FILMS = [png(np.full((40, 50), level, np.uint8)) for level in (90, 170)]
 
@@ -89,3 +94,34 @@ print(answers.to_json(orient="records"))
     assert [answer["score"] for answer in answers] == pytest.approx(expected["score"].tolist())
     assert [answer["label"] for answer in answers] == ["normal", "pneumonia"]
     assert [answer["version"] for answer in answers] == ["1", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real_versions")
+def test_no_request_fails_while_the_champion_is_replaced_in_the_registry(
+    root: Path, trained: runs.TrainRun, answering: Predictor, tmp_path: Path
+) -> None:
+    other = Predictor(predictors.write(tmp_path / "other" / "predictor", data="phantom", synthetic=True, caution="new"))
+    versions: list[str] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            answer = served.send(("x", film()))
+            assert answer.status == 200
+            versions.append(answer.json["model"]["version"])
+
+    runs.open_store(root)
+    registry.register("phantom", trained, answering, {"val_auc": 0.8})
+    registry.set_champion("phantom", lambda tags: (1,))
+    with following("models:/pneumonia-phantom@champion", poll_seconds=0.2) as served, ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(client) for _ in range(4)]
+        try:
+            registry.register("phantom", trained, other, {"val_auc": 0.8})
+            registry.set_champion("phantom", lambda tags: (1,))
+            eventually(lambda: "2" in versions[-1:])
+        finally:
+            stop.set()
+        for call in calls:
+            call.result()
+    assert set(versions) == {"1", "2"}
