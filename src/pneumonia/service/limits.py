@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pneumonia.images import decode
+from pneumonia.images import limits
 
 
 class Limits(NamedTuple):
@@ -30,7 +30,7 @@ class Limits(NamedTuple):
     request_bytes: int = 128 * 2**20
     held_bytes: int = 512 * 2**20
     files: int = 32
-    pixels: int = decode.MAX_PIXELS
+    pixels: int = limits.MAX_PIXELS
     header_seconds: float = 15
     pause_seconds: float = 10
     body_seconds: float = 60
