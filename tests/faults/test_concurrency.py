@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -26,6 +25,7 @@ from mlflow.entities import Run
 
 from pneumonia import UserError
 from pneumonia.tracking import registry, runs
+from tests.conftest import ROOT
 from tests.tracking import conftest as tracking
 from tests.tracking.conftest import RECORD, all_runs, candidate, predictions_of, start
 
@@ -153,22 +153,31 @@ def test_five_promotions_of_one_model_make_one_version(root: Path, tmp_path: Pat
     assert sorted(registry.version_tags("phantom")) == [1]
 
 
-def open_and_log(folder: str) -> int:
-    runs.open_store(Path(folder))
-    client = mlflow.MlflowClient()
-    run = client.create_run("0")
+OPEN_AND_LOG = """
+import multiprocessing, sys
+from pathlib import Path
+import mlflow
+from pneumonia.tracking import runs
+
+def work(number):
+    runs.open_store(Path(sys.argv[1]))
+    run = mlflow.MlflowClient().create_run("0")
     for step in range(5):
-        client.log_metric(run.info.run_id, "loss", float(step), step=step)
-    return len(client.get_metric_history(run.info.run_id, "loss"))
+        mlflow.MlflowClient().log_metric(run.info.run_id, "loss", float(step), step=step)
+
+with multiprocessing.get_context("fork").Pool(4) as pool:  # so that they need not import one after the other
+    pool.map(work, range(4), chunksize=1)
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.fault(where="a new store", injected="four processes make it at once", before="as now", now="all log to it")
 def test_four_processes_may_make_a_store_at_once(tmp_path: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        assert pool.map(open_and_log, [str(tmp_path)] * 4, chunksize=1) == [5] * 4
+    together([[sys.executable, "-c", OPEN_AND_LOG, str(tmp_path)]], [ROOT])
     runs.open_store(tmp_path)
-    assert len(mlflow.MlflowClient().search_runs(["0"])) == 4
+    client = mlflow.MlflowClient()
+    logged = client.search_runs(["0"])
+    assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in logged] == [5] * 4
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -581,9 +580,16 @@ def test_a_network_that_is_gone_is_named(root: Path, tmp_path: Path) -> None:
         registry.network(run_id, tmp_path)
 
 
-def cannot_be_made(root: Path, number: int) -> str:
-    with fails(FULL, at=number):
-        return ended(lambda: runs.open_store(root))
+PATHS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+CANNOT_BE_MADE = """
+import sys
+from pathlib import Path
+from stages import run
+from pneumonia.tracking import runs
+from tests.faults.store import FULL, fails
+with fails(FULL, at=int(sys.argv[2])):
+    run(lambda: runs.open_store(Path(sys.argv[1])))
+"""
 
 
 @pytest.mark.slow
@@ -596,8 +602,15 @@ def cannot_be_made(root: Path, number: int) -> str:
 )
 @pytest.mark.fault(where="a new store", now="one line, no file; then right")
 def test_a_store_that_could_not_be_made_is_made_again(number: int, tmp_path: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(1) as another:  # MLflow would keep its connection to the file
-        assert another.apply(cannot_be_made, (tmp_path, number)).startswith("ERROR: the disk of the MLflow store")
+    done = subprocess.run(  # in this process MLflow would keep its connection to the file
+        [sys.executable, "-c", CANNOT_BE_MADE, str(tmp_path), str(number)],
+        env=os.environ | PATHS,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR: the disk of the MLflow store")
+    assert done.stderr.count("\n") == 1
     assert sum(path.stat().st_size for path in (tmp_path / "mlruns").iterdir()) == 0
     runs.open_store(tmp_path)
     assert mlflow.MlflowClient().create_experiment("first")
@@ -626,9 +639,6 @@ def test_a_store_whose_maker_was_killed_is_made_again(tmp_path: Path) -> None:
     runs.open_store(tmp_path)
     assert mlflow.MlflowClient().create_experiment("first")
     assert {path.name for path in (tmp_path / "mlruns").iterdir()} == {"mlflow.db", "mlflow.db.lock"}
-
-
-PATHS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
 
 
 @pytest.mark.slow

@@ -78,8 +78,7 @@ def of_store(error: BaseException) -> UserError | None:
 def _explained(error: Exception, uri: str, instead: str = "") -> UserError:
     uri = masked(uri)  # that of a database may have a password
     # The first line says it, after remarks; others are a statement of SQL. Some errors have no text.
-    cause = _REMARKS.sub("", str(error).strip() or reason(error)).splitlines()[0]
-    cause = masked(cause)
+    cause = masked(_REMARKS.sub("", str(error).strip() or reason(error)).splitlines()[0])
     for text, line in _LINES.items():
         if text in cause:
             return UserError(line.format(uri=uri, cause=cause, seconds=sqlite.BUSY_SECONDS) + instead)
