@@ -28,7 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pneumonia import UserError, files, workspace
-from pneumonia.images import levels, limits
+from pneumonia.images import levels, limits, separate
 from pneumonia.images.formats import DICOM, HEAD_BYTES, image_format
 
 if TYPE_CHECKING:  # importing pydicom takes 0.25 s, and most archives have no DICOM
@@ -146,6 +146,7 @@ _SURPLUS = 64
 """Bytes of a JPEG after its last row that are not taken for rows: some encoders fill up."""
 _LAST = 8
 """Bytes of a JPEG that can hold only few rows."""
+_GDCM = "gdcm"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TABLES = ("ModalityLUTSequence", "VOILUTSequence")
 _ELEMENTS = (
@@ -214,6 +215,7 @@ def decode(content: bytes) -> npt.NDArray[np.uint8]:
         uint8 (height, width), 0-255; upright if EXIF has the orientation; bone is bright also in MONOCHROME1.
 
     Raises:
+        MemoryError: this machine has too little for the image.
         UserError: damaged, another format, several pages or frames, more pixels, bits or other content than the
             limits, or a kind of DICOM that is not supported. The message has no path: the caller adds it.
     """
@@ -229,11 +231,13 @@ def decode_noted(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
         if _is_dicom(content):
             return _decode_dicom(content)
         return _decode_image_file(content), ""
-    except UserError:
+    except (UserError, MemoryError):  # with more memory a whole file can be read: it must not count as damaged
         raise
     # Each parser raises its own errors, and on a damaged header pydicom can fail in any line: AttributeError,
     # struct.error, RecursionError, zlib.error, …
     except Exception as error:
+        if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
+            raise MemoryError(_one_line(error)) from error
         raise UserError(_without_values(error) if _is_dicom(content) else _one_line(error)) from error
 
 
@@ -401,8 +405,6 @@ def _read_dicom(content: bytes, keywords: Collection[str], *, with_pixels: bool 
 
 def _decode_dicom(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
     """The image, and a note or nothing."""
-    from pydicom.pixels.utils import pixel_array
-
     dataset = _read_dicom(content, (*_ELEMENTS, *_TABLES), with_pixels=True)
     if "PixelData" not in dataset:
         raise UserError("a DICOM file without an image")
@@ -424,7 +426,9 @@ def _decode_dicom(content: bytes) -> tuple[npt.NDArray[np.uint8], str]:
         )
     _check_frame(dataset)
     try:
-        pixels = pixel_array(dataset)  # YBR is converted to RGB
+        pixels = _stored_values(dataset)  # YBR is converted to RGB
+    except MemoryError:
+        raise
     except Exception as error:
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated and not _has_gdcm():
             raise UserError(f"{_without_values(error)}; if the file is whole, {_INSTALL_DECODERS} may help") from error
@@ -475,6 +479,26 @@ def _check_decoder(dataset: Dataset) -> None:
         # pydicom thinks that GDCM cannot decode them. GDCM looks at the stream for the process and the precision; under
         # the name of another JPEG syntax pydicom passes the stream on.
         dataset.file_meta.TransferSyntaxUID = JPEGLossless
+
+
+def _stored_values(dataset: Dataset) -> npt.NDArray[Any]:
+    """The pixels by the decoders that are always installed; by GDCM if they cannot decode them."""
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import JPEG2000TransferSyntaxes
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    plugins = list(get_decoder(syntax).available_plugins)
+    others = [name for name in plugins if name != _GDCM]
+    if others == plugins:
+        return np.asarray(pixel_array(dataset))
+    if others:
+        try:
+            return np.asarray(pixel_array(dataset, decoding_plugin=others[0]))
+        except Exception:
+            if syntax not in JPEG2000TransferSyntaxes:
+                raise
+    return separate.pixel_array(dataset)
 
 
 def _check_frame(dataset: Dataset) -> None:
@@ -653,7 +677,7 @@ def _has(dataset: Dataset, keyword: str) -> bool:
 
 
 def _has_gdcm() -> bool:
-    return importlib.util.find_spec("gdcm") is not None
+    return importlib.util.find_spec(_GDCM) is not None
 
 
 def _one_line(error: Exception) -> str:

@@ -361,6 +361,7 @@ CARRIED = (
     "images/geometry.py",
     "images/levels.py",
     "images/limits.py",
+    "images/separate.py",
     "models/__init__.py",
     "models/predictor.py",
     "workspace.py",
