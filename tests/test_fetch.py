@@ -208,7 +208,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "flipped": (flipped, r"^/.*/bad\.zip: \S+/person23_virus_60\.jpeg is damaged \(Bad CRC-32.*download .* again$"),
     "undecodable": (undecodable, r"^/.*/bad\.zip: \S+/IM-0115-0001\.jpeg is damaged .*download .* again$"),
-    "encrypted": (encrypted, r"^/.*/bad\.zip: \S+/IM-0115-0001\.jpeg is damaged .*encrypted"),
+    "encrypted": (
+        encrypted,
+        r"^/.*/bad\.zip: \S+/IM-0115-0001\.jpeg is encrypted; create the archive again without a password",
+    ),
     "no normal": (partial(zipped, names=PNEUMONIAS), r"^/.*/bad\.zip: no image of class 0 \(normal\)"),
     "no pneumonia": (partial(zipped, names=NORMALS), r"^/.*/bad\.zip: no image of class 1 \(pneumonia\)"),
     "phantom": (like_the_phantom, r"layout of data = chest_xray \(.*\); found: .*; it looks like data = phantom$"),

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -462,6 +463,7 @@ def _run_suite(
             outcomes += [result for run in outcome.run_results.values() for result in run.results]
         for page in partial.rglob("*.html"):
             page.write_text(_without_scripts(page.read_text(encoding="utf-8")), encoding="utf-8")
+        (partial / "index.html").write_text(_index(partial), encoding="utf-8")
     failed = [_in_words(outcome) for outcome in outcomes if not outcome.success]
     return [_row(outcome) for outcome in outcomes], failed
 
@@ -472,6 +474,13 @@ def _without_scripts(page: str) -> str:
     Great Expectations writes names of files into it as they are, and loads scripts from other sites.
     """
     return _SCRIPT.sub("", page).replace("<head>", f"<head>{_HEAD}", 1)
+
+
+def _index(docs: Path) -> str:
+    """The first page of the Data Docs; that of Great Expectations is made by a script."""
+    pages = sorted(page.relative_to(docs) for page in (docs / "validations").rglob("*.html"))
+    links = "".join(f'<li><a href="{quote(page.as_posix())}">{page.parts[1]}</a></li>\n' for page in pages)
+    return f"<!DOCTYPE html>\n<html>\n<head>{_HEAD}<title>Checks</title></head>\n<ul>\n{links}</ul>\n</html>\n"
 
 
 def _row(result: Any) -> dict[str, Any]:

@@ -341,7 +341,6 @@ def attacked(tmp_path_factory: pytest.TempPathFactory, canary: Canary) -> Any:
 @pytest.mark.fault(before="failed when the store was made", now="all stages run; nothing lies beside the project")
 def test_the_whole_workflow_runs_with_odd_names(attacked: Any) -> None:
     assert "champion is version 1" in attacked.first
-    assert all(line.isprintable() for line in attacked.first.replace("\r", "\n").split("\n"))
     assert sorted(os.listdir(attacked.folder.parent)) == ["images.zip", "project"]
     assert os.listdir(attacked.folder.parent.parent) == [ODD]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import unicodedata
 import zipfile
 from collections.abc import Callable
@@ -268,3 +271,23 @@ def test_an_archive_is_copied_from_a_folder_with_colons(tmp_path: Path) -> None:
     (tmp_path / "resume").mkdir()
     download.download_file(str(tmp_path / "a::b" / "a.zip"), tmp_path / "c.zip", resume=tmp_path / "resume")
     assert (tmp_path / "c.zip").read_bytes() == PIXELS
+
+
+@pytest.mark.fault(kind="names", where="make repro", injected="a project in a folder with signs of shells and of make")
+@pytest.mark.fault(before="as now", now="runs the programs of its own environment")
+def test_make_works_in_a_folder_with_an_odd_name(repo: Path, tmp_path: Path) -> None:
+    root = tmp_path / 'it\'s "so" $HOME $(id) #&;%20é[*]`x`\\z'
+    programs = root / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copyfile(repo / name, root / name)
+    for name in ("dvc", "pneumonia", "python"):
+        (programs / name).write_text('#!/bin/sh\necho ran "${0##*/}" "$@"\n')
+        (programs / name).chmod(0o755)
+    (root / ".venv" / ".place").write_text(f"{os.path.realpath(root)}\n")
+    who = {f"GIT_{role}_{fact}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for fact in ("NAME", "EMAIL")}
+    for command in (["git", "init", "-q"], ["git", "commit", "-q", "--allow-empty", "-m", "start"]):
+        subprocess.run(command, cwd=root, check=True, env=os.environ | who)
+    (root / ".venv" / ".complete").touch()
+    done = subprocess.run(["make", "repro"], cwd=root, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["dvc repro", "ran dvc repro", "ran pneumonia register --if-missing"]
