@@ -10,12 +10,10 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from ruamel.yaml import YAML
 
 # DVC runs a queued experiment in its own folder: it must use the code in that folder, not the installed code.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
@@ -60,7 +58,8 @@ def run(main: Callable[[], None]) -> None:
             sys.stdout.flush()  # a signal that comes later ends the process at once
         except BaseException as error:
             if "DVC_STAGE" in os.environ:
-                discard_outs(os.environ["DVC_STAGE"])
+                with suppress(UserError):  # a dvc.yaml that cannot be read must not hide the error
+                    discard_outs(os.environ["DVC_STAGE"])
             message = printable(credentials.masked(str(error)))
             if received:  # whatever it has become on its way
                 print(signals.line(received[0]), file=sys.stderr)
@@ -69,18 +68,19 @@ def run(main: Callable[[], None]) -> None:
                 sys.exit(f"ERROR: the disk is full ({message}); free some space and run again: finished work is kept")
             if isinstance(error, (UserError, OSError)):
                 sys.exit(f"ERROR: {message}")
+            if "mlflow" in sys.modules:
+                from pneumonia.tracking import errors
 
-            from pneumonia.tracking import errors  # imports MLflow, as the stage has done by now
-
-            if line := errors.of_store(error):
-                sys.exit(f"ERROR: {printable(str(line))}")
+                if line := errors.of_store(error):
+                    sys.exit(f"ERROR: {printable(str(line))}")
             raise
+        if received:  # where Python only prints exceptions
+            sys.exit(signals.status(received[0]))
 
 
 def discard_outs(stage: str) -> None:
     """Remove the outs of a stage, as DVC does before it runs one."""
-    definition = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    for out in (*definition.get("outs", []), *definition.get("metrics", [])):
+    for out in outs.of(stage):
         workspace.remove(Path(out))
 
 

@@ -77,6 +77,7 @@ def test_a_password_with_any_character_is_not_shown_by_its_refusal(odd: str) -> 
         "https://host/x.zip",
         "https://host:8443/a@b.zip?version=2&download=1",
         "https://host/x.zip?keyword=chest&author=me&sort=asc&token=",
+        "https://host/x.zip?monkey=1&turkey=2",
         "http://[::1]:8080/a@b.zip",
         "abfs://container@account.dfs.core.windows.net/x.zip",
         "github://owner:repository@main/x.zip",
@@ -153,3 +154,9 @@ def test_a_traceback_shows_no_secret(tmp_path: Path) -> None:
     assert "ValueError: http://***@host/x?token=***" in done.stderr
     assert "RuntimeError: later" in done.stderr
     assert SECRET not in done.stderr
+
+
+def test_short_values_of_a_query_that_are_no_secrets_stay_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(credentials.QUERY, f"sv=2024&sr=blob&sig={SECRET}")
+    text = f"/data/2024/x.zip blob https://host/x.zip?sv=2024&sig={SECRET}"
+    assert credentials.masked(text) == "/data/2024/x.zip blob https://host/x.zip?sv=***&sig=***"

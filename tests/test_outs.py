@@ -155,3 +155,11 @@ def test_what_dvc_has_written_is_accepted_and_what_it_accepts_too(project: Path)
     dvc("commit", "-f", "first")
     outs.require_unchanged(outs.inputs("second"))
     assert Path("folder/x").read_text() == "edited"
+
+
+def test_remains_of_a_killed_writer_are_no_change(project: Path) -> None:
+    lock()
+    Path("folder/deep/.partial-x").write_text("half")
+    Path("folder/.partial-y").mkdir()
+    Path("folder/.partial-y/z").write_text("half")
+    outs.require_unchanged({"folder": "first"})

@@ -48,10 +48,11 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            from pneumonia.tracking import errors
+            if "mlflow" in sys.modules:
+                from pneumonia.tracking import errors
 
-            if line := errors.of_store(error):
-                raise click.ClickException(printable(str(line))) from error
+                if line := errors.of_store(error):
+                    raise click.ClickException(printable(str(line))) from error
             raise
 
 

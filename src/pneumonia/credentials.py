@@ -36,10 +36,27 @@ _USER_IN_TEXT = re.compile(rf"{_SCHEME}(?P<user>[^\s'\"<>/?#]*|(?!\[)[^\s'\"<>/?
 _PAIR_IN_TEXT = re.compile(r"(?P<key>[?&;#][^=&;#?/\s]+=)(?P<value>[^&;#\s'\"<>)]*[^&;#\s'\"<>):,.])")
 
 _WORDS = ("auth", "bearer", "key", "pass", "sas", "sig")
-_PARTS = ("apikey", "authorization", "credential", "jwt", "passw", "pwd", "secret", "session", "signature", "token")
+_PARTS = (
+    *("accesskey", "apikey", "authorization", "credential", "jwt", "passw", "pwd", "rlkey", "secret", "session"),
+    *("signature", "token"),
+)
+    "accesskey",
+    "apikey",
+    "rlkey",
+    "authorization",
+    "credential",
+    "jwt",
+    "passw",
+    "pwd",
+    "secret",
+    "session",
+    "signature",
+    "token",
+)
 _FAMILIES = ("xamz", "xgoog", "awsaccesskey")
 # A shorter password would mask parts of words. It is sent encoded, so it never occurs alone in a message.
 _SHORTEST = 4
+_LONG = 8
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,10 @@ def masked(text: str) -> str:
     """
     query = os.environ.get(QUERY, "").lstrip("?&")
     keys = {_plain(part.partition("=")[0]) for part in re.split("[&;]", query) if "=" in part}
-    for secret in (os.environ.get(PASSWORD, ""), query, *(part.partition("=")[2] for part in re.split("[&;]", query))):
+    values = (part.partition("=") for part in re.split("[&;]", query))
+    # A short value that is no secret, such as a year, may be a part of other words. In an address its key hides it.
+    hidden = (value for key, _, value in values if len(value) >= _LONG or _is_secret(_plain(key)))
+    for secret in (os.environ.get(PASSWORD, ""), query, *hidden):
         for form in (secret, unquote(secret), quote(secret, safe="")):
             if len(form) >= _SHORTEST:
                 text = text.replace(form, MASK)
@@ -166,7 +186,6 @@ def _is_secret(key: str) -> bool:
     joined = "".join(words).lower()
     return (
         joined.startswith(_FAMILIES)
-        or joined.endswith("key")
         or any(part in joined for part in _PARTS)
         or any(word.lower() in _WORDS for word in words)
     )

@@ -11,11 +11,14 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pneumonia import workspace
+
+_STARTED = time.time_ns()
 
 
 class Lease(NamedTuple):
@@ -96,4 +99,5 @@ def abandoned(parent: Path, kind: str) -> Iterator[Path]:
 
 
 def _owner() -> bytes:
-    return f"{socket.gethostname()} {os.getpid()}".encode()
+    # With the time: in a container the next process often has the same number.
+    return f"{socket.gethostname()} {os.getpid()} {_STARTED}".encode()

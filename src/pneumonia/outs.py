@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from pneumonia import UserError, reason, workspace
 
-LOCK = Path("dvc.lock")
+LOCK = "dvc.lock"
 
 
 def inputs(stage: str) -> dict[str, str]:
@@ -54,18 +55,25 @@ def require_unchanged(stage_of: Mapping[str, str]) -> None:
 
 def record(stage: str) -> None:
     """Record the outs of a stage that was run by hand; DVC does it for the stages that it runs."""
-    made = {out: digest(Path(out)) for out in _outs(_definitions().get(stage, {})) if Path(out).exists()}
+    made = {out: digest(Path(out)) for out in of(stage) if Path(out).exists()}
     if made:
         with workspace.written_whole(_by_hand_file(stage)) as partial:
             partial.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 
 def digest(path: Path) -> str:
-    """The MD5 of a file or a folder as DVC computes it: that of a folder is over the names and MD5s of its files."""
+    """The MD5 of a file or a folder as DVC computes it: that of a folder is over the names and MD5s of its files.
+
+    Remains of a writer that was killed are left out, as in `.dvcignore`.
+    """
     if not path.is_dir():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, _md5).hexdigest()
-    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    files = {
+        file.relative_to(path).as_posix(): file
+        for file in path.rglob("*")
+        if file.is_file() and not any(part.startswith(".partial-") for part in file.relative_to(path).parts)
+    }
     listing = [{"md5": digest(files[name]), "relpath": name} for name in sorted(files)]
     return f"{_md5(json.dumps(listing).encode()).hexdigest()}.dir"
 
@@ -74,9 +82,14 @@ def _md5(content: bytes = b"") -> Any:
     return hashlib.md5(content, usedforsecurity=False)
 
 
+def of(stage: str) -> list[str]:
+    """The outs of a stage, as in dvc.yaml; none outside of a project."""
+    return _outs(_definitions().get(stage, {}))
+
+
 def _definitions() -> dict[str, Any]:
     """The stages of dvc.yaml."""
-    return dict(_yaml(Path("dvc.yaml")).get("stages") or {})
+    return dict(_yaml("dvc.yaml").get("stages") or {})
 
 
 def _outs(definition: Mapping[str, Any]) -> list[str]:
@@ -102,10 +115,14 @@ def _by_hand_file(stage: str) -> Path:
     return workspace.project_root() / ".resume" / "by_hand" / f"{stage}.json"
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _yaml(name: str) -> dict[str, Any]:
+    path = Path(name)
+    return _parsed(name, path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+@lru_cache(maxsize=4)  # a long dvc.lock takes most of a second
+def _parsed(name: str, text: str) -> dict[str, Any]:
     try:
-        return dict(YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {})
+        return dict(YAML(typ="safe").load(text) or {})
     except (YAMLError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}); git checkout {path} restores it") from error
+        raise UserError(f"{name} cannot be read ({reason(error)}); git checkout {name} restores it") from error

@@ -68,10 +68,11 @@ def pixel_array(dataset: Dataset) -> npt.NDArray[Any]:
 @lru_cache(maxsize=1)
 def _start() -> _Helper:
     ours, theirs = multiprocessing.Pipe()
+    package = str(Path(pneumonia.__file__).parents[1])
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "pneumonia.images.separate", str(theirs.fileno())],
-            env={**os.environ, "PYTHONPATH": str(Path(pneumonia.__file__).parents[1])},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -23,8 +23,9 @@ from pneumonia.tracking import sqlite
 OURS = "pneumonia.artifacts"
 """Tag of the experiments whose artifacts lie beside the database; others may have a place of the user's choice."""
 
-MAX_BYTES = 480
-"""Of the path of a project: sqlite opens files whose path has at most 512 bytes."""
+MAX_BYTES = 470
+"""Of the path of a project: sqlite opens files whose path has at most 512 bytes, and `mlruns/.partial-mlflow.db` is a
+part of it."""
 
 _UNUSABLE = re.compile(r"[{}?]|[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 _COLUMNS = (

@@ -76,7 +76,7 @@ def is_registered(data: str, record: Mapping[str, Any], predictor_digest: str) -
     in_use = promote.newest(version_tags(data), versions[0])
     if in_use not in versions or (holder.run_id == run.run_id and holder.version != in_use):
         return False
-    return not any(_missing_files(data, in_use)) and not runs.logged_predictions(run.run_id).empty
+    return not any(_missing_files(data, in_use)) and _has_predictions(data, in_use)
 
 
 def register(

@@ -111,7 +111,10 @@ def open_store(root: Path | None = None) -> str:
 
 def _without_user(uri: str) -> str:
     """The URI of a server without user and password: MLflow prints it, and takes these from its own variables."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise UserError(f"MLFLOW_TRACKING_URI = {masked(uri)} is no address ({error}); correct it") from error
     user, at, host = parts.netloc.rpartition("@")
     if not at or parts.scheme not in ("http", "https"):
         return uri
