@@ -40,19 +40,6 @@ _PARTS = (
     *("accesskey", "apikey", "authorization", "credential", "jwt", "passw", "pwd", "rlkey", "secret", "session"),
     *("signature", "token"),
 )
-    "accesskey",
-    "apikey",
-    "rlkey",
-    "authorization",
-    "credential",
-    "jwt",
-    "passw",
-    "pwd",
-    "secret",
-    "session",
-    "signature",
-    "token",
-)
 _FAMILIES = ("xamz", "xgoog", "awsaccesskey")
 # A shorter password would mask parts of words. It is sent encoded, so it never occurs alone in a message.
 _SHORTEST = 4
