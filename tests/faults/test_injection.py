@@ -81,17 +81,23 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def rows(before: str) -> Callable[[Any], Any]:
+def rows(before: str, *as_now: str) -> Callable[[Any], Any]:
     return pytest.mark.parametrize(
         "name",
         [
-            pytest.param(name, id=what, marks=pytest.mark.fault(injected=f"a name that is {what}", before=before))
+            pytest.param(
+                name,
+                id=what,
+                marks=pytest.mark.fault(
+                    injected=f"a name that is {what}", before="as now" if what in as_now else before
+                ),
+            )
             for what, name in MARKUP.items()
         ],
     )
 
 
-@rows("as now")
+@rows("text, in a page that allowed scripts")
 @pytest.mark.fault(kind="injection", where="pages in HTML", now="text; and the page allows no script")
 def test_a_name_is_text_in_html(name: str) -> None:
     read = Elements(page.html(name, name, sections(name)))
@@ -103,7 +109,7 @@ def test_a_name_is_text_in_html(name: str) -> None:
     assert "script" not in read.policy
 
 
-@rows("elements and links of HTML and Markdown were active")
+@rows("active: an element, a link or a block of code", "an entity", "a template")
 @pytest.mark.fault(kind="injection", where="model_card.md", now="text, in two programs that show Markdown")
 def test_a_name_is_text_in_markdown(name: str) -> None:
     text = page.markdown(name, name, sections(name))
@@ -117,7 +123,7 @@ def test_a_name_is_text_in_markdown(name: str) -> None:
 
 
 @pytest.mark.fault(kind="injection", where="data report", injected="a name with markup, twice: `<`, and scripts")
-@pytest.mark.fault(before="an element of the page, which loads scripts from seven other sites", now="no script is left")
+@pytest.mark.fault(before="an element of the page, which loads scripts from other sites", now="no script is left")
 def test_the_data_report_keeps_no_script() -> None:
     head = "<!DOCTYPE html>\n<html>\n  <head><script\n src='https://host/x.js'></script></head>"
     source = f"{head}<b>&lt;b&gt;</b><SCRIPT>1</SCRIPT>"
@@ -288,6 +294,7 @@ def canary() -> Iterator[Canary]:
     one = Canary()
     yield one
     one.server.shutdown()
+    one.server.server_close()
 
 
 def opened(url: str, profile: Path) -> str:
