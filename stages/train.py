@@ -47,7 +47,7 @@ def main() -> None:
         tables.write_table(history, REPORTS_DIR / "history.csv")
         record = {
             "run_id": run_id,
-            "model_id": runs.log_model(model),
+            "model_id": runs.log_model(model, MODELS_DIR / "model.keras"),
             "model_sha256": workspace.sha256_file(MODELS_DIR / "model.keras"),
             "weights": weights.name,
             "data": settings.data,

@@ -378,6 +378,11 @@ def load_network(model: Source, predictor: Predictor) -> Any:
         path = _keras_file(model, Path(download))
         same = path.is_file() and workspace.sha256_file(path) == predictor.facts["digests"].get("model_sha256")
         if not same:
+            if model.train_run:  # its path is a copy, which is removed
+                raise UserError(
+                    "--saliency needs the Keras network of the predictor; that of the train run in the MLflow store is "
+                    "another file, as in runs of earlier versions of this project: use --model models/predictor"
+                )
             problem = "is another network" if path.is_file() else "is missing"
             raise UserError(
                 f"--saliency needs the Keras network of the predictor, but {path} {problem}; put it there, or use a "

@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from pneumonia import workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
-from pneumonia.models import runtime
+from pneumonia.models import runtime, scoring
 from pneumonia.models.predictor import Predictor
 from pneumonia.tracking import registry, runs
 from tests import predictors
@@ -127,10 +127,18 @@ def model() -> Any:
     return keras.Model(pixels, layers.Activation("sigmoid", name="probability")(x), name="toy")
 
 
+@pytest.fixture(scope="module")
+def saved(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the model, as `train` writes it."""
+    path = tmp_path_factory.mktemp("saved") / "model.keras"
+    scoring.save_model(model, path)
+    return path
+
+
 @pytest.fixture
-def trained(root: Path, model: Any) -> runs.TrainRun:
+def trained(root: Path, model: Any, saved: Path) -> runs.TrainRun:
     with start() as run_id:
-        model_id = runs.log_model(model)
+        model_id = runs.log_model(model, saved)
     return runs.TrainRun(run_id, model_id, adopted=False)
 
 

@@ -65,9 +65,15 @@ def test_runs_of_one_data_set_share_an_experiment_with_its_own_artifacts(root: P
     assert mlflow.get_experiment_by_name("pneumonia-chest_xray").artifact_location == f"file://{root}/mlruns/artifacts"
 
 
-def another_run(model: Any) -> runs.TrainRun:
+def another_run(model: Any, saved: Path) -> runs.TrainRun:
     with start() as run_id:
-        return runs.TrainRun(run_id, runs.log_model(model), adopted=False)
+        return runs.TrainRun(run_id, runs.log_model(model, saved), adopted=False)
+
+
+def test_the_store_has_the_very_file_of_the_network(trained: runs.TrainRun, saved: Path, tmp_path: Path) -> None:
+    """Else a saliency map of a registered version would be refused: its digest is that of the file."""
+    assert registry.network(trained.run_id, tmp_path).read_bytes() == saved.read_bytes()
+    assert mlflow.tensorflow.load_model(f"models:/{trained.model_id}").name == "toy"
 
 
 def version_of(number: int) -> Any:
@@ -89,11 +95,11 @@ def latest(tags: registry.Registry) -> tuple[int]:
 
 
 def test_a_model_registered_twice_has_one_version(
-    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, saved: Path
 ) -> None:
     assert registry.register("phantom", trained, answering, {"val_auc": 0.8, "weights": "none"}) == 1
     assert registry.register("phantom", trained, answering, {"val_auc": 0.9}) == 1
-    assert registry.register("phantom", another_run(model), answering, {}) == 2
+    assert registry.register("phantom", another_run(model, saved), answering, {}) == 2
     assert tags_of(1) == {"val_auc": "0.9", "weights": "none"}
     assert tags_of(2) == {}
     assert version_of(1).run_id == trained.run_id
@@ -166,31 +172,31 @@ def test_another_predictor_of_a_run_is_another_version_and_the_same_is_not(
 
 
 def test_another_predictor_of_the_champion_takes_over_the_alias_without_a_contest(
-    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, tmp_path: Path
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, saved: Path, tmp_path: Path
 ) -> None:
     choose = registry.by_evidence("phantom")
     facts = {"val_auc": 0.8, "val_digest": "v", "val_smaller": 20}
     registry.register("phantom", trained, answering, facts)
-    registry.register("phantom", another_run(model), answering, facts | {"val_auc": 0.7})
+    registry.register("phantom", another_run(model, saved), answering, facts | {"val_auc": 0.7})
     registry.set_champion("phantom", choose)
     assert registry.champion("phantom").version == 1
     registry.register("phantom", trained, other(tmp_path, "again"), facts)
     registry.set_champion("phantom", choose)
     assert registry.champion("phantom").version == 3
-    registry.register("phantom", another_run(model), answering, facts | {"val_auc": 0.9})
+    registry.register("phantom", another_run(model, saved), answering, facts | {"val_auc": 0.9})
     registry.set_champion("phantom", choose)
     assert registry.champion("phantom").version == 4
     assert registry.roll_back("phantom", promote.rollback, choose) == "pneumonia-phantom: version 3 is champion again"
 
 
 def test_another_predictor_of_a_run_that_was_rolled_back_stays_out(
-    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, tmp_path: Path
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, saved: Path, tmp_path: Path
 ) -> None:
     choose = registry.by_evidence("phantom")
     facts = {"val_digest": "v", "val_smaller": 20}
     registry.register("phantom", trained, answering, facts | {"val_auc": 0.7})
     registry.set_champion("phantom", choose)
-    better = another_run(model)
+    better = another_run(model, saved)
     registry.register("phantom", better, answering, facts | {"val_auc": 0.8})
     registry.set_champion("phantom", choose)
     registry.roll_back("phantom", promote.rollback, choose)
@@ -423,14 +429,14 @@ def test_a_predictor_takes_over_from_a_version_of_an_earlier_release(
 
 
 def test_the_champion_is_who_was_crowned_last(
-    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, saved: Path
 ) -> None:
     assert registry.champion("phantom") is None  # no such name
     registry.register("phantom", trained, answering, {})
     assert registry.champion("phantom") is None  # a name without a champion
     crown(1)
     assert registry.champion("phantom") == registry.Champion(1, trained.run_id)
-    better = another_run(model)
+    better = another_run(model, saved)
     crown(registry.register("phantom", better, answering, {}))
     assert registry.champion("phantom") == registry.Champion(2, better.run_id)
     reigns = {version: tags["crowned_at"] for version, tags in registry.version_tags("phantom").items()}
@@ -446,7 +452,7 @@ def test_a_champion_that_stays_is_not_crowned_again(answering: Predictor, root: 
 
 
 def test_who_has_set_the_champion_looks_again(
-    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, saved: Path
 ) -> None:
     """A better version that comes while the alias is being set is not overlooked."""
     registry.register("phantom", trained, answering, {"val_auc": 0.5})
@@ -459,7 +465,7 @@ def test_who_has_set_the_champion_looks_again(
     def choose_slowly(tags: registry.Registry) -> tuple[int]:
         chosen = choose(tags)
         if len(seen) == 1:  # as a process elsewhere would, which no lock keeps out
-            run = another_run(model)
+            run = another_run(model, saved)
             mlflow.register_model(f"models:/{run.model_id}", "pneumonia-phantom", tags={"val_auc": 0.9})
             mlflow.MlflowClient().set_registered_model_alias("pneumonia-phantom", "champion", "2")
         return chosen
@@ -526,10 +532,10 @@ def test_predictions_of_a_version_are_those_of_its_run(
 
 
 def test_what_was_rolled_back_stays_out_when_it_is_registered_again(
-    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, saved: Path
 ) -> None:
     registry.register("phantom", trained, answering, {"eligible": "true"})
-    registry.register("phantom", another_run(model), answering, {"eligible": "true"})
+    registry.register("phantom", another_run(model, saved), answering, {"eligible": "true"})
     crown(1)
     asked = []
 
@@ -568,13 +574,13 @@ def test_plan_tags_and_crown_of_a_rollback_are_under_one_lock(
 
 
 def test_a_promotion_between_reading_and_planning_is_planned_for(
-    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, saved: Path
 ) -> None:
     """As on a server, where no lock keeps another process out."""
     registry.register("phantom", trained, answering, {})
-    registry.register("phantom", another_run(model), answering, {})
+    registry.register("phantom", another_run(model, saved), answering, {})
     crown(2)
-    better, asked = another_run(model), []
+    better, asked = another_run(model, saved), []
 
     def plan(tags: registry.Registry, champion: int, choose: Any) -> tuple[int, tuple[int, ...]]:
         asked.append((sorted(tags), champion))
@@ -590,12 +596,12 @@ def test_a_promotion_between_reading_and_planning_is_planned_for(
 
 
 def test_who_was_promoted_during_a_rollback_is_champion_and_the_tags_say_so(
-    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, monkeypatch: pytest.MonkeyPatch
+    answering: Predictor, root: Path, trained: runs.TrainRun, model: Any, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.register("phantom", trained, answering, {})
-    registry.register("phantom", another_run(model), answering, {})
+    registry.register("phantom", another_run(model, saved), answering, {})
     crown(2)
-    better, real = another_run(model), registry.set_champion
+    better, real = another_run(model, saved), registry.set_champion
 
     def late(*arguments: Any) -> Any:
         mlflow.register_model(f"models:/{better.model_id}", "pneumonia-phantom")

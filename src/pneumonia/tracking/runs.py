@@ -332,8 +332,14 @@ def tag(**tags: str) -> None:
     mlflow.set_tags(tags)
 
 
-def log_model(model: Any) -> str:
-    """Log the trained network to the current run, with its signature; returns the id of the LoggedModel."""
+def log_model(model: Any, file: Path) -> str:
+    """Log the trained network to the current run, with its signature; returns the id of the LoggedModel.
+
+    Args:
+        model: keras.Model.
+        file: as it was saved. MLflow saves it again, with another time inside and so another digest; its file is
+            replaced by this one.
+    """
     import mlflow.tensorflow
     import numpy as np
     from mlflow.models import ModelSignature
@@ -351,6 +357,11 @@ def log_model(model: Any) -> str:
         # Explicit, because MLflow would load the model in another process to find them, 12 s.
         pip_requirements=[f"{name}=={installed(name)}" for name in ("tensorflow", "keras", "numpy")],
     )
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "data" / "model.keras"
+        copy.parent.mkdir()
+        shutil.copyfile(file, copy)
+        mlflow.MlflowClient().log_model_artifacts(info.model_id, folder)
     return str(info.model_id)
 
 
@@ -481,7 +492,7 @@ def _adopt(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, hist
         for row in pd.read_csv(history).drop(columns=["kept", "member"], errors="ignore").to_dict("records"):
             log_metrics({str(name): value for name, value in row.items()}, step=int(row["epoch"]))
         runtime.start_keras()
-        model_id = log_model(loading.load_model(model_path))
+        model_id = log_model(loading.load_model(model_path), model_path)
         tag(model_id=model_id)
     return TrainRun(run_id, model_id, adopted=True)
 
