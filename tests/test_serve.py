@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
 import pytest
 from click.testing import CliRunner
@@ -53,6 +54,51 @@ def test_a_port_that_is_taken_is_one_line(folder: Path) -> None:
 def test_an_address_that_is_not_of_this_machine_is_one_line(folder: Path) -> None:
     with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1, port 8000 .*choose another"):
         serve.serve(folder, host="192.0.2.1")
+
+
+def test_a_name_that_no_machine_has_is_not_a_matter_of_the_port(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_server", fail)
+    with pytest.raises(UserError, match=r"cannot listen on films, port 8000 .*--host 127") as error:
+        serve.serve(folder, host="films")
+    assert "--port" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "address", "names"),
+    [
+        *(("127.0.0.1", [], "127.0.0.1", set()), ("0.0.0.0", [], "127.0.0.1", set()), ("::", [], "[::1]", set())),
+        *(("0.0.0.0", ["Films.example"], "films.example", {"films.example"}), ("127.1.2.3", [], "127.1.2.3", set())),
+        ("10.1.2.3", ["films.example"], "10.1.2.3", {"films.example"}),
+    ],
+)
+def test_the_address_that_is_printed_can_be_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    host: str, allowed: list[str], address: str, names: set[str],
+) -> None:  # fmt: skip
+    known: set[str] = set()
+
+    def server(service: Any, *, hosts: Any) -> MagicMock:
+        known.update(hosts)
+        return MagicMock()
+
+    listener = MagicMock()
+    listener.__enter__.return_value.getsockname.return_value = ("", 8000)
+    monkeypatch.setattr(serve, "_listening", lambda host, port: listener)
+    monkeypatch.setattr(serve, "server", server)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    serve.serve(folder, host=host, allow_hosts=allowed)
+    assert f" http://{address}:8000 (Ctrl+C ends it)" in capfd.readouterr().err
+    assert known == names | {address}
+
+
+def test_outside_of_a_project_a_folder_can_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.main, ["serve"])
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1].endswith("--model FOLDER")
 
 
 @pytest.mark.parametrize("name", ["http://films.example", "films.example:80", "*", ""])

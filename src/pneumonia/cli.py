@@ -323,6 +323,11 @@ def _address(model: str | None) -> str:
     """A folder, or the address of a version; the champion and versions by number are those of `data` in params.yaml."""
     model = model or "champion"
     if model == "champion" or model.isdigit():
+        if not Path("params.yaml").is_file():
+            raise UserError(
+                "params.yaml: not in this folder, and it names the champion; run from the project's folder, or name a "
+                "folder with a predictor: --model FOLDER"
+            )
         return f"models:/pneumonia-{params.load().data}{'@' if model == 'champion' else '/'}{model}"
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -23,6 +24,9 @@ from pneumonia.service.protocol import Protocol
 
 GRACE_SECONDS = 30
 """For running requests, after Ctrl+C."""
+
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+"""A `--host` that stands for all addresses of the machine, and the one that a user of this machine opens."""
 
 _M_MMAP_THRESHOLD = -3
 """A name of `malloc.h`: blocks of this size have their own pages, which are returned."""
@@ -58,8 +62,10 @@ def serve(
         service = Current(str(model), operating_point)
         with _listening(host, port) as listener:
             shown = f"[{host}]" if ":" in host else host
+            address = next(iter(names.values()), _EVERY_ADDRESS[host]) if host in _EVERY_ADDRESS else shown
+            names[host] = guard.host_name(address)
             LOG.warning("in service: %s", service.model.title)
-            LOG.warning("http://%s:%d (Ctrl+C ends it)", shown, listener.getsockname()[1])
+            LOG.warning("http://%s:%d (Ctrl+C ends it)", address, listener.getsockname()[1])
             if not (shown in guard.LOCAL_HOSTS or host.startswith("127.")):
                 LOG.warning(
                     "other machines can reach %s, without login and encryption; names that are allowed: %s",
@@ -105,9 +111,9 @@ def _listening(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=Limits().connections)
     except OSError as error:
-        raise UserError(
-            f"cannot listen on {host}, port {port} ({reason(error)}); choose another one: --port 8001"
-        ) from error
+        is_address = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        remedy = "address of this machine: --host 127.0.0.1" if is_address else "one: --port 8001"
+        raise UserError(f"cannot listen on {host}, port {port} ({reason(error)}); choose another {remedy}") from error
 
 
 def _return_memory() -> None:

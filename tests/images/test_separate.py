@@ -36,6 +36,11 @@ def test_a_process_that_ends_is_started_again(dataset: pydicom.Dataset) -> None:
     assert separate.pixel_array(dataset).shape == (64, 64)
 
 
+def test_ctrl_c_in_a_terminal_does_not_reach_the_process(dataset: pydicom.Dataset) -> None:
+    separate.pixel_array(dataset)
+    assert os.getpgid(separate._start().process.pid) != os.getpgid(0)
+
+
 def test_a_process_that_does_not_answer_is_ended(dataset: pydicom.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     process = separate._start().process
     os.kill(process.pid, signal.SIGSTOP)

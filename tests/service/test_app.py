@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -14,7 +15,9 @@ from PIL import Image
 
 from pneumonia import explain, predict
 from pneumonia.models.predictor import Predictor
-from pneumonia.service import app, maps
+from pneumonia.service import app, current, maps
+from pneumonia.service.limits import RefusedError
+from pneumonia.service.uploads import Upload
 from tests import predictors
 from tests.conftest import noise
 from tests.images.test_decode import dicom, encoded, png_file
@@ -109,7 +112,7 @@ def test_names_are_one_line_that_can_be_printed(served: Served) -> None:
     names = ["a\tb.png", "müller\u202egnp.png", "C:\\fakepath\\x.png", "n" * 2000, "", "<b>.png"]
     rows = served.send(*((name, film()) for name in names)).json["predictions"]
     assert [row["image"] for row in rows] == [
-        "a\\x09b.png", "müller\\x202egnp.png", "x.png", "n" * 200, "#5", "<b>.png",
+        "a\\tb.png", "müller\\u202egnp.png", "x.png", "n" * 200, "#5", "<b>.png",
     ]  # fmt: skip
 
 
@@ -164,7 +167,35 @@ def test_the_model_is_described_with_what_a_page_shows(served: Served, folder: P
     assert facts["limits"] == {"bytes": 48 * 2**20, "pixels": 100_000_000, "files": 32}
 
 
+def test_many_who_ask_if_a_model_answers_share_one_test(
+    limited: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with limited() as served:
+        tests: list[str] = []
+        monkeypatch.setattr(current, "self_test", lambda model: tests.append(""))
+        assert [served.ask("GET", "/ready").status for _ in range(20)] == [200] * 20
+        assert len(tests) == 1
+        served.model.model = served.model.model._replace(operating_point="target_sensitivity")
+        served.ask("GET", "/ready")
+        assert len(tests) == 2, "another model is tested at once"
+
+
+def test_after_the_deadline_of_a_request_no_further_file_is_read(served: Served) -> None:
+    model = served.model.model
+    given = [Upload("a", film()), Upload("b", film())]
+    assert len(app._answers(model, "youden", given, time.monotonic() + 60)["predictions"]) == 2
+    with pytest.raises(RefusedError, match="send fewer files") as refusal:
+        app._answers(model, "youden", given, time.monotonic() - 1)
+    assert refusal.value.status == 503
+
+
+def test_a_picture_names_the_model_that_it_was_made_for(served: Served) -> None:
+    answer = served.send(("x", film()), path="/v1/film")
+    assert answer.headers["x-model"] == served.send(("x", film())).json["model"]["model"]
+
+
 def test_the_process_lives_and_a_model_answers(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_TEST_SECONDS", 0)
     assert served.ask("GET", "/health").json == {"status": "alive"}
     assert served.ask("GET", "/ready").json["status"] == "ready"
     predictor = served.model.model.predictor
@@ -193,7 +224,7 @@ def test_what_is_not_a_route_is_an_error_in_json(served: Served, method: str, pa
 def test_other_content_types_are_refused_by_name(served: Served, kind: str) -> None:
     answer = served.ask("POST", "/v1/predict", film(), {"Content-Type": kind})
     assert answer.status == 415
-    assert "expected multipart/form-data" in answer.error
+    assert "expected multipart/form-data, application/dicom, application/octet-stream or image/" in answer.error
 
 
 def test_the_page_and_the_routes_need_nothing_from_elsewhere(served: Served) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pneumonia.service import guard
+from pneumonia.service import app, guard
 from tests.service.conftest import FORM, Served, eventually, film, form
 from tests.service.test_app import DICOM
 
@@ -37,6 +37,21 @@ def test_only_known_host_names_are_answered(served: Served, host: str, status: i
 )
 def test_only_pages_of_known_origins_are_answered(served: Served, origin: str, status: int) -> None:
     assert served.ask("POST", "/v1/predict", film(), headers={"Origin": origin}).status == status
+
+
+@pytest.mark.parametrize(
+    ("path", "site", "mode", "status"),
+    [
+        *(("/ready", "cross-site", "no-cors", 403), ("/ready", "cross-site", "navigate", 403)),
+        *(("/page.js", "cross-site", "no-cors", 403), ("/", "cross-site", "cors", 403), ("/", "cross-site", "", 403)),
+        *(("/", "cross-site", "navigate", 200), ("/docs", "cross-site", "navigate", 200)),
+        *(("/ready", "same-origin", "cors", 200), ("/ready", "none", "navigate", 200), ("/page.js", "", "", 200)),
+    ],
+)
+def test_another_site_may_only_link_to_the_pages(served: Served, path: str, site: str, mode: str, status: int) -> None:
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    answer = served.ask("GET", path, headers={name: value for name, value in headers.items() if value})
+    assert answer.status == status
 
 
 def test_a_host_name_to_allow_is_a_name_or_an_address() -> None:
@@ -164,6 +179,20 @@ def test_bodies_in_memory_have_a_limit_together(limited: Callable[..., Any]) -> 
     with limited(held_bytes=60_000) as served:
         for _ in range(5):
             assert served.send(("x", bytes(50_000))).status == 415, "each is freed with its request"
+
+
+def test_files_count_until_the_call_that_reads_them_ends(
+    limited: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(app, "_answers", lambda *arguments: go.wait(20) and {})
+    with limited(held_bytes=60_000, answer_seconds=0.1) as served:
+        try:
+            assert served.send(("x", bytes(50_000))).status == 503
+            assert served.send(("x", bytes(50_000))).status == 429
+        finally:
+            go.set()
+        eventually(lambda: served.send(("x", bytes(50_000))).status == 200)
 
 
 def test_a_refused_body_holds_nothing_while_its_rest_arrives(limited: Callable[..., Any]) -> None:

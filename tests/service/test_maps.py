@@ -55,6 +55,14 @@ def test_a_network_that_cannot_be_loaded_is_a_refusal_and_its_reason_is_logged(
             maps.Maps().draw(one, film())
         assert refusal.value.status == 503
         assert "srv" not in refusal.value.message
+    drawn = maps.Maps()
+    assert drawn.problem(one) == ""
+    with pytest.raises(RefusedError):
+        drawn.draw(one, film())
+    assert drawn.problem(one) == "the Keras network cannot be loaded; the log of the service says why"
+    assert drawn.problem(model(tmp_path / "b", saliency={"method": "smoothgrad"})) == "", "another model may have maps"
+    monkeypatch.setattr(maps.time, "monotonic", lambda: float("inf"))
+    assert drawn.problem(one) == "", "after a time it is tried again"
     assert "/srv/store is gone" in caplog.text
     assert "No space left on device" in caplog.text
 

@@ -19,6 +19,7 @@ import pytest
 from pneumonia import predict
 from pneumonia.data.sources import DATASETS
 from pneumonia.models.predictor import Predictor
+from pneumonia.names import printable
 from tests import predictors
 from tests.conftest import ROOT, noise, png
 from tests.service import browser
@@ -223,8 +224,8 @@ def test_the_words_and_numbers_are_those_of_predict(address: str) -> None:
         assert await tab.run(f"tally({json.dumps(kinds)})") == predict.tally(
             {"normal": 1, "pneumonia": 2, "error": 1, "unusual": 1}
         )
-        names = ["a.png", "two words", "a\nb", "a\u202eb", "ü\u00a0"]
-        assert await tab.run(f"{json.dumps(names)}.map(oneLine)") == [predict._one_line(name) for name in names]
+        names = ["a.png", "two words", "a\nb\t\r\0", "a\u202eb", "ü\u00a0", "\U000e0001"]
+        assert await tab.run(f"{json.dumps(names)}.map(oneLine)") == [printable(name) for name in names]
 
     on_page(address, look)
 

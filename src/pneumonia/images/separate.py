@@ -77,6 +77,7 @@ def _start() -> _Helper:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # a line for each damaged file
+            start_new_session=True,  # Ctrl+C goes to all processes of a terminal; this one ends with its connection
         )
     helper = _Helper(process, ours)
     atexit.register(_end, helper)

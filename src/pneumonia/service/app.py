@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp
 
 from pneumonia import UserError, __version__, predict
 from pneumonia.images.formats import HEAD_BYTES, image_format
+from pneumonia.models.predictor import Prediction
 from pneumonia.service import current, documentation, maps, uploads
 from pneumonia.service.current import Current, Model
 from pneumonia.service.guard import FAILED, Guard, answer, of_framework
@@ -34,6 +36,8 @@ PAGE = {
 _MAX_WORKERS = 8
 """Each may decode an image of 300 MB."""
 _WAITING_FOR_MAPS = 8
+_TEST_SECONDS = 5.0
+"""For which `/ready` tells the result of one self-test: it computes, and whoever reaches the service may ask."""
 
 _FILE = {
     "required": True,
@@ -52,6 +56,7 @@ _FILE = {
         },
     },
 }
+_FOREIGN: dict[int | str, dict[str, Any]] = {403: {"description": "another host name, or a page of another site"}}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "no file, an empty file, a broken form, or a request that is too slow"},
     413: {"description": "too many bytes, pixels or files"},
@@ -92,6 +97,7 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        responses=_FOREIGN,
         lifespan=life,
     )
     app.add_exception_handler(RefusedError, lambda _, error: answer(_refused(error)))
@@ -104,13 +110,15 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
 
     async def picture(request: Request, room: Room, draw: Callable[[Model, bytes], bytes]) -> Response:
         upload = _only(await files_of(request))
-        return Response(await room.run(_picture, draw, service.model, upload), media_type="image/png")
+        present = service.model
+        content = await room.run(_picture, draw, present, upload)
+        return Response(content, media_type="image/png", headers={"X-Model": present.predictor.origin["model"]})
 
     @app.get("/v1/model", summary="The model in service: figures, operating points, limits")
     async def model() -> JSONResponse:
         present = service.model
         facts = present.predictor.facts["saliency"]
-        cause = await asyncio.to_thread(maps.problem, present)
+        cause = await asyncio.to_thread(drawn.problem, present)
         return JSONResponse(
             current.describe(present)
             | {"limits": {"bytes": limits.file_bytes, "pixels": limits.pixels, "files": limits.files}}
@@ -132,7 +140,8 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
         name = operating_point or present.operating_point
         if name not in present.predictors:
             raise RefusedError(400, f"this operating point is not known; known: {', '.join(present.predictors)}")
-        return JSONResponse(await room.run(_answers, present, name, await files_of(request)))
+        given = await files_of(request)
+        return JSONResponse(await room.run(_answers, present, name, given, time.monotonic() + limits.answer_seconds))
 
     @app.post(
         "/v1/film",
@@ -152,7 +161,7 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
         response_class=Response,
     )
     async def saliency(request: Request) -> Response:
-        if cause := await asyncio.to_thread(maps.problem, service.model):
+        if cause := await asyncio.to_thread(drawn.problem, service.model):
             raise RefusedError(503, f"no map: {cause}")
         return await picture(request, map_room, drawn.draw)
 
@@ -160,13 +169,14 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
     async def health() -> JSONResponse:
         return JSONResponse({"status": "alive"})
 
-    @app.get("/ready", summary="A model is loaded and answers", responses={503: _ERRORS[503]})
+    tested = _Tested()
+
+    @app.get("/ready", summary="A model is loaded and answers", responses={503: {"description": "it does not answer"}})
     async def ready() -> JSONResponse:
-        try:
-            await asyncio.to_thread(current.self_test, service.model)  # also where all workers are busy
-        except UserError as error:
-            raise RefusedError(503, "the model does not answer") from error
-        return JSONResponse({"status": "ready", "model": service.model.predictor.origin["model"]})
+        present = service.model
+        if not await tested.answers(present):
+            raise RefusedError(503, "the model does not answer")
+        return JSONResponse({"status": "ready", "model": present.predictor.origin["model"]})
 
     docs = documentation.page(app.openapi())
 
@@ -180,6 +190,30 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
     return Guard(app, hosts=hosts, limits=limits, routes=known)
 
 
+class _Tested:
+    """The result of the last self-test, which requests share for some seconds."""
+
+    def __init__(self) -> None:
+        self._model: Model | None = None
+        self._lock, self._until, self._is_right = asyncio.Lock(), 0.0, False
+
+    async def answers(self, model: Model) -> bool:
+        """Whether a model answers; also where all workers are busy."""
+        async with self._lock:
+            if model is not self._model or time.monotonic() >= self._until:
+                self._is_right = await asyncio.to_thread(_is_right, model)
+                self._model, self._until = model, time.monotonic() + _TEST_SECONDS
+            return self._is_right
+
+
+def _is_right(model: Model) -> bool:
+    try:
+        current.self_test(model)
+    except UserError:
+        return False
+    return True
+
+
 def _file(name: str, kind: str) -> Callable[[Request], Any]:
     content = files("pneumonia.service").joinpath("page", name).read_bytes()
 
@@ -189,9 +223,14 @@ def _file(name: str, kind: str) -> Callable[[Request], Any]:
     return respond
 
 
-def _answers(model: Model, operating_point: str, given: list[Upload]) -> dict[str, Any]:
+def _answers(model: Model, operating_point: str, given: list[Upload], deadline: float) -> dict[str, Any]:
+    """The answers for files; after the deadline, a time of `time.monotonic`, nobody waits for them any more."""
     predictor = model.predictors[operating_point]
-    predictions = list(predictor.scores([one.content for one in given], [one.name for one in given]))
+    predictions: list[Prediction] = []
+    for one in given:
+        if time.monotonic() > deadline:
+            raise RefusedError(503, "no answer in time; send fewer files in one request", retry=5)
+        predictions += predictor.scores([one.content], [one.name])
     if len(given) == 1 and predictions[0].error:
         raise _bad_file(given[0].content, predictions[0].error)
     rows = [predict.row_of(one, predictor.origin) for one in predictions]

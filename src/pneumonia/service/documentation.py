@@ -16,7 +16,8 @@ def page(description: Mapping[str, Any]) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(info['title'])}: routes</title>",
             '<link rel="stylesheet" href="/page.css">',
-            f"<main><h1>{escape(info['title'])}</h1><p>{escape(info['description'])}</p>",
+            f'<body class="routes"><header><h1>{escape(info["title"])}</h1></header>',
+            f"<main><p>{escape(info['description'])}</p>",
             '<p>For programs: <a href="/openapi.json">/openapi.json</a>. For people: <a href="/">the page</a>.</p>',
             *(
                 part
@@ -24,7 +25,7 @@ def page(description: Mapping[str, Any]) -> str:
                 for method, operation in operations.items()
                 for part in _route(method, path, operation)
             ),
-            "</main></html>",
+            "</main></body></html>",
         ]
     )
 
@@ -35,8 +36,10 @@ def _route(method: str, path: str, operation: Mapping[str, Any]) -> Iterator[str
         yield f"<p>{escape(text)}</p>"
     rows = [("query", one["name"], one.get("description", "")) for one in operation.get("parameters", [])]
     body = operation.get("requestBody", {})
-    rows += [("body", kind, body.get("description", "")) for kind in body.get("content", {})]
+    rows += [("body", ", ".join(body["content"]), body.get("description", ""))] if body else []
     rows += [("status", status, answer["description"]) for status, answer in operation["responses"].items()]
     yield "<table><tbody>"
-    yield from (f"<tr><td>{kind}<td><code>{escape(name)}</code><td>{escape(text)}" for kind, name, text in rows)
+    yield from (
+        f'<tr><th scope="row">{kind}<td><code>{escape(name)}</code><td>{escape(text)}' for kind, name, text in rows
+    )
     yield "</table></section>"

@@ -2,7 +2,8 @@
 
 The service has no login. On 127.0.0.1 only this machine reaches it, but the pages of any site can send requests to it
 from the user's browser. So a request is answered only if its `Host` is a known name (a foreign name may be pointed at
-127.0.0.1), and if its `Origin` is, where a browser sends one.
+127.0.0.1), and if its `Origin` is, where a browser sends one. For a picture or a script of a page it sends none, but
+`Sec-Fetch-Site`: another site may only link to a page of the service.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import re
 import time
 import traceback
 from collections.abc import Collection, Iterable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
@@ -21,6 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pneumonia.service.limits import Limits, RefusedError
+from pneumonia.service.waiting import call_in, calls_of_request
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -45,6 +50,7 @@ LOG = logging.getLogger("pneumonia.service")
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _NAME = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9._-]+")
+_PAGES = {"/", "/docs"}
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -80,7 +86,10 @@ class Guard:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, self._limits)
+        loop = asyncio.get_running_loop()
         start, n_held = time.monotonic(), 0
+        calls: list[Future[Any]] = []
+        calls_of_request.set(calls)
 
         async def limited() -> Message:
             nonlocal n_held
@@ -93,7 +102,12 @@ class Guard:
 
         def release() -> None:
             nonlocal n_held
-            self._n_held, n_held = self._n_held - n_held, 0
+            n_bytes, n_held = n_held, 0
+            running = [call for call in calls if not call.done()]
+            if running and n_bytes:  # no answer in time, but the call still has the files
+                running[-1].add_done_callback(lambda _: call_in(loop, partial(self._release, n_bytes)))
+            else:
+                self._release(n_bytes)
 
         async def answering(message: Message) -> None:
             release()  # now, and not when a client with a refused body has sent the rest
@@ -115,6 +129,9 @@ class Guard:
             milliseconds = 1000 * (time.monotonic() - start)
             LOG.info("%s %s %d %.0f ms %d bytes", method, route, exchange.status, milliseconds, exchange.n_received)
 
+    def _release(self, n_bytes: int) -> None:
+        self._n_held -= n_bytes
+
     def _check(self, scope: Scope) -> None:
         """Refuse a request of a foreign page, by a foreign name, or that is too large by its own word."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -123,6 +140,10 @@ class Guard:
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._is_known(hosts[0]):
             raise RefusedError(403, "this host name is not allowed; start the service with --allow-host NAME")
+        fetch = {name: value for name, value in headers if name.startswith(b"sec-fetch-")}
+        is_link = fetch.get(b"sec-fetch-mode") == b"navigate" and scope["path"] in _PAGES
+        if fetch.get(b"sec-fetch-site") == b"cross-site" and not is_link:
+            raise RefusedError(403, "pages of other sites may not use the service")
         for name, value in headers:
             if name == b"origin" and not self._is_known(_authority(value.decode("latin-1"))):
                 raise RefusedError(403, "pages of this origin may not use the service")

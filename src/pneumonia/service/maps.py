@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,10 @@ import numpy.typing as npt
 from pneumonia import UserError, predict, reason, workspace
 from pneumonia.service.current import Model
 from pneumonia.service.limits import RefusedError
+
+_NOT_LOADED = "the Keras network cannot be loaded; the log of the service says why"
+_AGAIN_SECONDS = 60
+"""After a network that could not be loaded: the store may come back, but the service does not ask it at once."""
 
 LOG = logging.getLogger("pneumonia.service")
 
@@ -48,6 +53,13 @@ class Maps:
     def __init__(self) -> None:
         self._source: predict.Source | None = None
         self._network: Any = None
+        self._failed: tuple[predict.Source, float] | None = None
+
+    def problem(self, model: Model) -> str:
+        """Why there are no maps of a model; also that its network could not be loaded, for a minute."""
+        if self._failed and self._failed[0] == model.source and time.monotonic() < self._failed[1]:
+            return _NOT_LOADED
+        return problem(model)
 
     def draw(self, model: Model, content: bytes) -> bytes:
         """The map of an image file as PNG: (size, size) in RGBA, its colours those of inferno, its alpha the values.
@@ -58,7 +70,11 @@ class Maps:
         """
         prepared = model.predictor.prepare(content)
         if self._source != model.source:
-            self._network = _load(model)
+            try:
+                self._network = _load(model)
+            except RefusedError:
+                self._failed = model.source, time.monotonic() + _AGAIN_SECONDS
+                raise
             self._source = model.source
         from pneumonia import explain
 
@@ -74,9 +90,7 @@ def _load(model: Model) -> Any:
         return predict.load_network(model.source, model.predictor)
     except Exception as error:  # of the store, of TensorFlow, of a full disk
         LOG.warning("no maps: %s", error if isinstance(error, UserError) else reason(error))
-        raise RefusedError(
-            503, "no map: the Keras network cannot be loaded; the log of the service says why"
-        ) from error
+        raise RefusedError(503, f"no map: {_NOT_LOADED}") from error
 
 
 def coloured(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

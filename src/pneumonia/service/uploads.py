@@ -48,7 +48,9 @@ async def read(content_type: str, body: AsyncIterator[bytes], limits: Limits) ->
     if kind == FORM.encode():
         return await _read_form(options.get(b"boundary", b""), body, limits)
     if kind and not kind.decode("latin-1").startswith(BODIES):
-        raise RefusedError(415, f"this content type is not supported, expected {FORM}, {BODIES[0]} or image/…")
+        raise RefusedError(
+            415, f"this content type is not supported, expected {FORM}, {', '.join(BODIES[:2])} or image/…"
+        )
     content = _Content(limits)
     async for piece in body:
         content.add(piece)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from pneumonia.service.limits import RefusedError
 
 Result = TypeVar("Result")
+
+calls_of_request: ContextVar[list[Future[Any]]] = ContextVar("calls_of_request")
+"""The calls of the request in work, for what must last as long as they do: the accounting of its memory."""
 
 
 class Room:
@@ -39,7 +43,9 @@ class Room:
         self._taken += 1
         loop = asyncio.get_running_loop()
         call = self._pool.submit(function, *arguments)
-        call.add_done_callback(lambda call: _call_in(loop, self._leave))
+        call.add_done_callback(lambda call: call_in(loop, self._leave))
+        if (calls := calls_of_request.get(None)) is not None:
+            calls.append(call)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(call), self._seconds)
         except TimeoutError as error:
@@ -60,6 +66,7 @@ def _is_own(call: Future[Any]) -> bool:
     return call.done() and not call.cancelled() and call.exception() is not None
 
 
-def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    """Call a function in a loop, from a thread; nothing if the loop has ended."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(function)

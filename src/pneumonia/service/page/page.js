@@ -170,7 +170,15 @@ function isNumber(value) {
 // A text without control characters, and without those that change the direction of what follows.
 function oneLine(text) {
   const isSafe = (sign) => sign === " " || !/[\p{C}\p{Z}]/u.test(sign);
-  return [...text].map((sign) => (isSafe(sign) ? sign : `\\x${sign.codePointAt(0).toString(16).padStart(2, "0")}`)).join("");
+  return [...text].map((sign) => (isSafe(sign) ? sign : escaped(sign))).join("");
+}
+
+// As Python writes a sign that has no form: \t, \x1b, \u202e, \U000e0001.
+function escaped(sign) {
+  const short = { "\t": "\\t", "\n": "\\n", "\r": "\\r" }[sign];
+  const code = sign.codePointAt(0);
+  const [letter, digits] = code < 2 ** 8 ? ["x", 2] : code < 2 ** 16 ? ["u", 4] : ["U", 8];
+  return short || `\\${letter}${code.toString(16).padStart(digits, "0")}`;
 }
 
 function size(bytes) {
