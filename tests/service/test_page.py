@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from pneumonia import predict
+from pneumonia import UserError, predict
 from pneumonia.data.sources import DATASETS
+from pneumonia.images import decode
 from pneumonia.models.predictor import Predictor
 from pneumonia.names import printable
+from pneumonia.service.limits import Limits
 from tests import predictors
 from tests.conftest import ROOT, noise, png
 from tests.service import browser
@@ -114,6 +116,16 @@ def test_nothing_is_stored(name: str) -> None:
 def test_the_page_says_for_every_data_set_what_the_model_never_saw() -> None:
     table = SCRIPT.split("const UNSEEN = {")[1].split("\n};")[0]
     assert sorted(re.findall(r"^  (\w+):", table, re.MULTILINE)) == sorted(DATASETS)
+
+
+def test_the_page_names_the_formats_of_the_errors_and_waits_longer_than_the_service(page: Reader) -> None:
+    with pytest.raises(UserError) as error:
+        decode.decode(b"no image")
+    (formats,) = re.findall(r'FORMATS = "(.+?)"', SCRIPT)
+    assert formats in str(error.value)
+    assert f">{formats}.<" in (PAGE / "index.html").read_text()
+    (patience,) = re.findall(r"PATIENCE = (\d+);", SCRIPT)
+    assert int(patience) > max(Limits().map_seconds, Limits().answer_seconds)
 
 
 def test_an_installation_contains_the_page() -> None:
@@ -245,6 +257,8 @@ def test_bayes_gives_the_known_answers(address: str) -> None:
         # Of 10,000 films 100 show pneumonia: 90 are found, 990 of the others too; 10 of 8,920 are missed.
         values = await tab.run("predictiveValues(0.9, 0.9, 0.01)")
         assert values == {"calledPneumonia": pytest.approx(90 / 1080), "calledNormal": pytest.approx(10 / 8920)}
+        fine = {0: "below 0.1 %", 0.003: "0.3 %", 0.01: "1 %", 0.4: "40 %", 0.993: "99.3 %", 1: "above 99.9 %"}
+        assert await tab.run(f"{json.dumps(list(fine))}.map(finePercent)") == list(fine.values())
         assert await tab.run("[0, 1].map(shareAt)") == pytest.approx([0.001, 0.9])
         assert await tab.run("placeOf(shareAt(0.37))") == pytest.approx(0.37)
         steps = await tab.run("[0.1, 0.2].map((place) => shareAt(place) / shareAt(place - 0.1))")
@@ -358,6 +372,13 @@ def test_films_wait_for_a_busy_service_and_outlive_a_lost_one(
         await tab.run("document.querySelector('#again').click()")
         await tab.until(f"{FINISHED} && !state.films[0].row.error")
         assert await tab.run(SENTENCE) == sentence
+
+        # A picture of another model than that of the answer is thrown away.
+        await tab.until("document.querySelector('#film').naturalWidth > 0")
+        await tab.run("forgetPictures(state.films[0]); state.model.model = state.films[0].row.model = 'old'")
+        await tab.run("showAnswer()")
+        await tab.until(f"{FINISHED} && state.model.model !== 'old' && state.films[0].picture")
+        assert await tab.run("state.films[0].row.model === state.model.model")
 
         # As after a new champion: the page describes another model than the one that answers.
         await tab.run("state.model.model = 'old'; state.films[0].step = 'waiting'; pump()")

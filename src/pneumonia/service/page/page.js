@@ -3,7 +3,7 @@
 
 // Points of `predictor.json` in the words of a reader.
 const POINTS = {
-  youden: ["balanced", "a missed pneumonia and a false alarm count alike"],
+  youden: ["balanced", "sensitivity and specificity count alike"],
   target_sensitivity: ["misses fewer pneumonias", "and calls more normal films pneumonia"],
 };
 
@@ -53,10 +53,11 @@ const REFUSALS = {
   503: "the service has no model at present; try again later",
 };
 
+const FORMATS = "JPEG, PNG, TIFF, BMP, WebP or DICOM"; // as in the errors of the service
 const MAX_FILMS = 200; // as on the page of `pneumonia predict --html`
 const PARALLEL = 2; // requests at once: the others of this page must not push those of other clients aside
 const TRIES = 6; // while the service is busy
-const PATIENCE = 120; // seconds for one answer
+const PATIENCE = 150; // seconds for one answer; the service itself ends a map after 120
 const AGAIN = 5; // seconds until a service without a model is asked again
 const RAREST = 0.001; // ends of the slider
 const COMMONEST = 0.9;
@@ -83,6 +84,13 @@ function fixed(value, digits) {
 function percent(share, digits = 0) {
   if (share < 0.01) return "below 1 %";
   return share > 0.99 ? "above 99 %" : `${fixed(100 * share, digits)} %`;
+}
+
+// The same with one more digit near the ends, for shares that are small by their nature: 0.3 %.
+function finePercent(share) {
+  if (share < 0.001) return "below 0.1 %";
+  if (share > 0.999) return "above 99.9 %";
+  return percent(share) === percent(0) || percent(share) === percent(1) ? `${fixed(100 * share, 1)} %` : percent(share);
 }
 
 // Probability and threshold in percent, with as many digits as they need to differ.
@@ -256,7 +264,7 @@ async function send(path, file, signal) {
     const response = await fetch(path, options);
     // The body too must arrive in time.
     const body = await response.blob();
-    return new Response(response.status === 204 ? null : body, response);
+    return new Response(body, response);
   } catch (error) {
     if (signal && signal.aborted) throw new Refused("removed");
     if (controller.signal.aborted) throw new Refused(`the service gave no answer within ${PATIENCE} seconds`, true);
@@ -285,9 +293,8 @@ function secondsToWait(response) {
 
 async function reasonOf(response) {
   try {
-    const answer = await response.json();
-    const told = answer.error || (answer.predictions && answer.predictions[0].error) || answer.detail;
-    if (typeof told === "string") return told;
+    const { error } = await response.json();
+    if (typeof error === "string") return error;
   } catch {
     // Not JSON: the status is all there is.
   }
@@ -497,11 +504,17 @@ async function loadMap(film) {
 }
 
 async function loadInto(film, name, path) {
-  const model = state.model.model;
+  const { model } = film.row;
+  const isPast = () => film.removed.signal.aborted || !film.row || film.row.model !== model;
   try {
     const response = await ask(path, film.file, film.removed.signal);
     const picture = await response.blob();
-    if (film.removed.signal.aborted || model !== state.model.model) return;
+    if (isPast()) return;
+    if (response.headers.get("X-Model") !== model) {
+      await loadModel(); // of a new champion: the film is scored again
+      if (isPast()) return;
+      throw new Refused("the service changes its model at present; try again");
+    }
     film[name] = URL.createObjectURL(picture);
   } catch (error) {
     film[`${name}Error`] = error.message;
@@ -644,24 +657,24 @@ function showElsewhere() {
     `The probability above holds where ${plainPercent(from)} of the films show pneumonia, as among the ` +
       `${count(state.model.figures.val.n)} validation films of the model.`,
   );
-  const there = percent(atPrevalence(row.probability, from, to));
-  const instead = state.prevalence === null ? ", as above" : ` instead of ${percent(row.probability)}`;
+  const there = finePercent(atPrevalence(row.probability, from, to));
+  const instead = state.prevalence === null ? ", as above" : ` instead of ${finePercent(row.probability)}`;
   setText(byId("adjusted"), `Where ${share} of the films show pneumonia: ${there}${instead}.`);
-  setText(byId("values"), valuesInWords(to));
+  setText(byId("values"), valuesInWords(to, finePercent(atPrevalence(row.threshold, from, to))));
   byId("as-validation").disabled = state.prevalence === null;
 }
 
-function valuesInWords(prevalence) {
+function valuesInWords(prevalence, threshold) {
   const { sensitivity, specificity } = state.model.operating_points[state.point];
   const { n } = (state.model.figures || {}).test || {};
   const start =
     "This is the rule of Bayes; it assumes that the films differ in nothing else. The answer stays the same, because " +
-    "the threshold moves along.";
+    `the threshold moves along, to ${threshold} there.`;
   if (!isNumber(sensitivity) || !isNumber(specificity)) return start;
   const { calledPneumonia, calledNormal } = predictiveValues(sensitivity, specificity, prevalence);
   return (
-    `${start} Of all films that the model calls pneumonia there, ${percent(calledPneumonia)} would show it; of those ` +
-    `that it calls normal, ${percent(calledNormal)} would, if it is as good there as on its ${count(n)} test films.`
+    `${start} Of all films that the model calls pneumonia there, ${finePercent(calledPneumonia)} would show it; of those ` +
+    `that it calls normal, ${finePercent(calledNormal)} would, if it is as good there as on its ${count(n)} test films.`
   );
 }
 
@@ -676,7 +689,7 @@ function showModel() {
   byId("caution").classList.toggle("warning", Boolean(model.synthetic));
   const limit = model.limits && model.limits.bytes;
   const largest = limit ? `, each up to ${size(limit)}` : "";
-  byId("accepted").textContent = `JPEG, PNG or DICOM${largest}; up to ${MAX_FILMS} films.`;
+  byId("accepted").textContent = `${FORMATS}${largest}; up to ${MAX_FILMS} films.`;
   showPoints();
   fillList("reading", reading());
   fillList("unseen", unseen());
