@@ -12,6 +12,7 @@ import io
 import json
 import random
 import socket
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -121,7 +122,7 @@ def fuzz(to: Service, *, seconds: float, seed: int = 0) -> Report:
         request, is_whole = _request(files, draw)
         start = time.monotonic()
         try:
-            problem = _problem(_answer(to.port, request, is_whole), report.statuses)
+            problem = _problem(_answer(to.port, request, is_whole), is_whole, report.statuses)
         except OSError as error:
             problem = type(error).__name__
         if time.monotonic() - start > SLOW_SECONDS:
@@ -162,11 +163,11 @@ def _answer(port: int, request: bytes, is_whole: bool) -> bytes:
     return b"".join(parts)
 
 
-def _problem(answer: bytes, statuses: Counter[int]) -> str:
-    """What is wrong with an answer; no answer is right where the request has not ended."""
+def _problem(answer: bytes, is_whole: bool, statuses: Counter[int]) -> str:
+    """What is wrong with an answer; no answer is right only where the request has not ended."""
     if not answer:
         statuses[0] += 1
-        return ""
+        return "no answer to a whole request" if is_whole else ""
     head, _, body = answer.partition(b"\r\n\r\n")
     status = int(head.split(b" ")[1])
     statuses[status] += 1
@@ -204,6 +205,7 @@ def main() -> None:
     print(f"fuzz: memory {[round(one) for one in report.memory]} MB; problems: {len(report.problems)}")
     for problem in report.problems[:20]:
         print(f"fuzz:   {problem}")
+    sys.exit(1 if report.problems else 0)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from pneumonia.data import tables
 
 WARM_UP_SECONDS = 5
 MAX_SECONDS = 600
+TOLERANCE = 1e-4
+"""Between a score of the service (ONNX) and the reported one (Keras)."""
 _BOUNDARY = "load"
 
 
@@ -153,7 +155,7 @@ def load(
     clients: int = 32,
     seconds: float = 60,
     bad_share: float = 0,
-    tolerance: float = 0,
+    tolerance: float = TOLERANCE,
 ) -> Report:
     """Send films for some time.
 
@@ -211,25 +213,38 @@ def _problem(film: Film, status: int, answer: Mapping[str, Any], tolerance: floa
     return ""
 
 
-def largest_difference(to: Service, films: Sequence[Film]) -> float:
-    """Largest difference between a score over HTTP and the reported one; each film is sent once."""
+def send_once(to: Service, films: Sequence[Film]) -> tuple[float, list[str]]:
+    """Largest difference between a score over HTTP and the reported one, and wrong answers in words."""
     connection = http.client.HTTPConnection("127.0.0.1", to.port, timeout=120)
-    scores = [to.send(connection, film)[1]["predictions"][0]["score"] for film in films]
+    largest, wrong = 0.0, []
+    for film in films:
+        status, answer = to.send(connection, film)
+        if problem := _problem(film, status, answer, TOLERANCE):
+            wrong.append(problem)
+        if status == 200 and film.score is not None:
+            largest = max(largest, abs(answer["predictions"][0]["score"] - film.score))
     connection.close()
-    return max(abs(score - float(film.score or 0)) for score, film in zip(scores, films, strict=True))
+    return largest, wrong
 
 
 def report(model: str, *, seconds: float, clients: int) -> None:
-    """Print what the service of a model does under load, without bad files and with one in ten."""
+    """Print what the service of a model does under load, without bad files and with one in ten.
+
+    Raises:
+        SystemExit: an answer was wrong.
+    """
     films = test_films(Path("data/splits.csv"), Path("reports/predictions.csv"))
     with service(model) as one:
-        difference = largest_difference(one, films)
+        difference, wrong = send_once(one, films)
         print(f"serve: {len(films)} test films over HTTP, largest difference to the reported scores {difference:.1e}")
         for share in (0, 0.1):
-            done = load(one, films, clients=clients, seconds=seconds, bad_share=share, tolerance=difference)
+            done = load(one, films, clients=clients, seconds=seconds, bad_share=share)
             print(f"serve: {clients} clients, {share:.0%} bad files: {done}")
-            for problem in done.wrong[:10]:
-                print(f"serve:   {problem}")
+            wrong += done.wrong
+    for problem in wrong[:10]:
+        print(f"serve:   {problem}")
+    if wrong:
+        raise SystemExit(f"serve: {len(wrong)} answers were wrong")
 
 
 def main() -> None:
