@@ -68,6 +68,11 @@ def run(main: Callable[[], None]) -> None:
                 sys.exit(f"ERROR: the disk is full ({message}); free some space and run again: finished work is kept")
             if isinstance(error, (UserError, OSError)):
                 sys.exit(f"ERROR: {message}")
+            if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # of TensorFlow
+                sys.exit(
+                    f"ERROR: {stage} needs more memory than it gets; lower compute.workers, compute.memory or "
+                    "train.batch_size, or raise the limit (ulimit -v), and run again: finished work is kept"
+                )
             if "mlflow" in sys.modules:
                 from pneumonia.tracking import errors
 

@@ -45,6 +45,8 @@ class Commands(click.Group):
             raise
         except (UserError, OSError) as error:
             raise click.ClickException(printable(credentials.masked(str(error)))) from error
+        except MemoryError as error:
+            raise click.ClickException("more memory is needed than there is; close other programs") from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:

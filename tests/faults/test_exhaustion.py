@@ -4,10 +4,14 @@ The files are made here. Time is bounded by counts; the tests hold it against CP
 """
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -519,3 +523,27 @@ def test_a_whole_jpeg_of_any_size_is_read(progressive: bool, size: tuple[int, in
             with Image.open(io.BytesIO(jpeg)) as plain:
                 plain.draft("L", plain.size)
                 np.testing.assert_array_equal(decode.decode(jpeg), np.asarray(plain.convert("L")))
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    kind="exhaustion",
+    where="stage",
+    injected="4 GB of address space (ulimit -v)",
+    before="std::bad_alloc, aborted",
+    now="one line with the limit and the remedy, exit status 1",
+)
+@pytest.mark.parametrize("stage", ["tune", "train", "evaluate", "explain", "export"])
+def test_a_stage_that_needs_more_memory_says_so(stage: str, stage_project: Path, repo: Path) -> None:
+    command = f"ulimit -v 4000000; exec {sys.executable} -m stages.{stage}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=os.environ | {"PYTHONPATH": f"{repo}{os.pathsep}{repo / 'src'}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("ERROR: the address space of a process is limited to 3.8 GiB")
+    )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pneumonia import __version__
+from pneumonia import UserError, __version__
 from pneumonia.models import runtime
 from tests.models.conftest import python
 
@@ -132,3 +132,9 @@ def test_fused_normalisation_learns_what_that_of_keras_learns(trainable: bool) -
     assert "FusedBatchNormV3" not in composed
     assert ("FusedBatchNormV3" in fused) == trainable  # a frozen layer goes by its moving statistics
     assert "FusedBatchNormV3" not in step()[1]
+
+
+def test_too_little_address_space_is_one_line_before_tensorflow_aborts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.resource, "getrlimit", lambda kind: (4_000_000 * 1024, 4_000_000 * 1024))
+    with pytest.raises(UserError, match=r"limited to 3\.8 GiB, and TensorFlow needs 8; raise the limit: ulimit -v"):
+        runtime.start_keras()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import sys
 import tempfile
 from collections import Counter
@@ -11,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from pneumonia import __version__
+from pneumonia import UserError, __version__
+
+ADDRESS_GIB = 8
+"""Address space that a process with TensorFlow takes, with reserve. With less, its C++ code aborts without a reason."""
 
 
 def start_keras(seed: int | None = None) -> None:
@@ -22,6 +26,7 @@ def start_keras(seed: int | None = None) -> None:
     Its C++ libraries write a dozen lines to stderr before they read any setting. These are collected during the import
     and printed only if it fails.
     """
+    _require_address_space()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -44,6 +49,15 @@ def start_keras(seed: int | None = None) -> None:
     keras.config.set_image_data_format("channels_last")
     if seed is not None:
         keras.utils.set_random_seed(seed)
+
+
+def _require_address_space() -> None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_GIB * 2**30:
+        raise UserError(
+            f"the address space of a process is limited to {limit / 2**30:.1f} GiB, and TensorFlow needs {ADDRESS_GIB}; "
+            "raise the limit: ulimit -v unlimited"
+        )
 
 
 def made_with() -> dict[str, str]:
