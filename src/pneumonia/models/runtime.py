@@ -55,8 +55,8 @@ def _require_address_space() -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < ADDRESS_GIB * 2**30:
         raise UserError(
-            f"the address space of a process is limited to {limit / 2**30:.1f} GiB, and TensorFlow needs {ADDRESS_GIB}; "
-            "raise the limit: ulimit -v unlimited"
+            f"the address space of a process is limited to {limit / 2**30:.1f} GiB, and TensorFlow needs "
+            f"{ADDRESS_GIB}; raise the limit: ulimit -v unlimited"
         )
 
 
