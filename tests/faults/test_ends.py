@@ -54,7 +54,8 @@ MIDDLE = {
 }
 """A call in the middle of each stage: its number, and whether the signal comes before or after it."""
 
-WITH_TENSORFLOW = ("tune", "train", "evaluate", "explain", "export")
+GENERATES = ("tune", "train", "explain", "export")
+"""TensorFlow writes code to temporary files in these stages."""
 
 
 AT_EXIT = "threading:_shutdown"
@@ -175,7 +176,7 @@ def test_a_killed_stage_is_tidied_up_by_the_next_command_with_the_same_results(p
     killed = stage.run(signal.SIGKILL, *MIDDLE[name])
     assert killed.returncode == -signal.SIGKILL
     assert {status for _, status in stage.new_runs()[-1:]} == {"RUNNING"}
-    assert any(stage.temporary.rglob("__autograph_generated_file*")) == (name in WITH_TENSORFLOW)
+    assert any(stage.temporary.rglob("__autograph_generated_file*")) == (name in GENERATES)
     again = stage.run()
     assert again.returncode == 0, again.stderr
     assert stage.left() == []
