@@ -21,7 +21,7 @@ from pneumonia import environment
 
 environment.prepare()  # before NumPy, Keras and MLflow are imported
 
-from pneumonia import UserError, workspace
+from pneumonia import UserError, reason, workspace
 from pneumonia.data import sources
 from pneumonia.images.geometry import Preparation
 from pneumonia.params import Params
@@ -46,6 +46,8 @@ def run(main: Callable[[], None]) -> None:
             discard_outs(os.environ["DVC_STAGE"])
         if isinstance(error, KeyboardInterrupt):
             sys.exit("stopped; run again to continue: finished work is kept")
+        if environment.lacks_memory(error):
+            sys.exit(f"ERROR: {environment.MEMORY_REMEDY} ({reason(error)})")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             sys.exit(f"ERROR: the disk is full ({error}); free some space and run again: finished work is kept")
         if isinstance(error, (UserError, OSError)):

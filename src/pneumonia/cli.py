@@ -15,7 +15,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pneumonia import UserError, __version__, environment, params, workspace
+from pneumonia import UserError, __version__, environment, params, reason, workspace
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
 PAGE = REPORTS_DIR / "compare.html"
@@ -34,8 +34,14 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # as in `pneumonia versions | head`, which click handles
             raise
-        except (UserError, OSError) as error:
-            raise click.ClickException(str(error)) from error
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if environment.lacks_memory(error):
+                raise click.ClickException(f"{environment.MEMORY_REMEDY} ({reason(error)})") from error
+            if isinstance(error, (UserError, OSError)):
+                raise click.ClickException(str(error)) from error
+            raise
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
