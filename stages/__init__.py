@@ -26,7 +26,7 @@ elif parent_process():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker ends with its stage, which says so
 environment.prepare()  # before NumPy, Keras and MLflow are imported
 
-from pneumonia import UserError, credentials, outs, workspace
+from pneumonia import UserError, credentials, outs, reason, workspace
 from pneumonia.data import sources
 from pneumonia.images.geometry import Preparation
 from pneumonia.names import printable
@@ -64,15 +64,12 @@ def run(main: Callable[[], None]) -> None:
             if received:  # whatever it has become on its way
                 print(signals.line(received[0]), file=sys.stderr)
                 sys.exit(signals.status(received[0]))
+            if environment.lacks_memory(error):
+                sys.exit(f"ERROR: {environment.MEMORY_REMEDY} ({printable(credentials.masked(reason(error)))})")
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 sys.exit(f"ERROR: the disk is full ({message}); free some space and run again: finished work is kept")
             if isinstance(error, (UserError, OSError)):
                 sys.exit(f"ERROR: {message}")
-            if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # of TensorFlow
-                sys.exit(
-                    f"ERROR: {stage} needs more memory than it gets; lower compute.workers, compute.memory or "
-                    "train.batch_size, or raise the limit (ulimit -v), and run again: finished work is kept"
-                )
             if "mlflow" in sys.modules:
                 from pneumonia.tracking import errors
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from pneumonia import UserError, __version__, credentials, environment, outs, params, workspace
+from pneumonia import UserError, __version__, credentials, environment, outs, params, reason, workspace
 from pneumonia.names import printable
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
@@ -43,18 +43,19 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # as in `pneumonia versions | head`, which click handles
             raise
-        except (UserError, OSError) as error:
-            raise click.ClickException(printable(credentials.masked(str(error)))) from error
-        except MemoryError as error:
-            raise click.ClickException("more memory is needed than there is; close other programs") from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
+            if environment.lacks_memory(error):
+                line = f"{environment.MEMORY_REMEDY} ({reason(error)})"
+                raise click.ClickException(printable(credentials.masked(line))) from error
+            if isinstance(error, (UserError, OSError)):
+                raise click.ClickException(printable(credentials.masked(str(error)))) from error
             if "mlflow" in sys.modules:
                 from pneumonia.tracking import errors
 
-                if line := errors.of_store(error):
-                    raise click.ClickException(printable(str(line))) from error
+                if of_store := errors.of_store(error):
+                    raise click.ClickException(printable(str(of_store))) from error
             raise
 
 

@@ -8,8 +8,10 @@ imports a package of this project keeps its variables: there only `protect_mlflo
 from __future__ import annotations
 
 import atexit
+import errno
 import getpass
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from fnmatch import fnmatchcase
 from multiprocessing import parent_process
 from pathlib import Path
 
-from pneumonia import credentials, leases, workspace
+from pneumonia import UserError, credentials, leases, workspace
 
 _NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}  # no code of a stored model is run
 FIXED = {
@@ -102,6 +104,16 @@ KEPT = (
 )
 
 
+MEMORY_REMEDY = (
+    "the memory does not suffice; close other programs, lower compute.workers and compute.memory in params.yaml, or "
+    "raise the limit (ulimit -v, or that of the container), and run again: finished work is kept"
+)
+_NO_MEMORY = re.compile(
+    r"bad_alloc|[Cc]annot allocate memory|failed to map segment|can't start new thread|[Ii]nsufficient memory|"
+    r"OOM when allocating|[Oo]ut of memory|Failed to allocate memory"
+)
+
+
 def prepare() -> None:
     """Set and remove the variables above; replace a home folder that is missing; let texts and files be readable.
 
@@ -143,6 +155,26 @@ def own_temporary_folder() -> Iterator[None]:
         tempfile.tempdir = before[1]
         if lease:
             leases.release(lease)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, means that the memory does not suffice.
+
+    Only Python has an error of its own for it. Libraries of C++ pass on a text, and the loader of the system too.
+
+    >>> lacks_memory(RuntimeError("std::bad_alloc")), lacks_memory(RuntimeError("no such file"))
+    (True, False)
+    """
+    links: list[BaseException] = []
+    while error not in links:
+        links.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return any(
+        isinstance(link, MemoryError)
+        or (isinstance(link, OSError) and link.errno == errno.ENOMEM)
+        or (not isinstance(link, UserError) and _NO_MEMORY.search(str(link)))
+        for link in links
+    )
 
 
 def protect_mlflow() -> None:

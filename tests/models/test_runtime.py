@@ -136,5 +136,5 @@ def test_fused_normalisation_learns_what_that_of_keras_learns(trainable: bool) -
 
 def test_too_little_address_space_is_one_line_before_tensorflow_aborts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime.resource, "getrlimit", lambda kind: (4_000_000 * 1024, 4_000_000 * 1024))
-    with pytest.raises(UserError, match=r"limited to 3\.8 GiB, and TensorFlow needs 8; raise the limit: ulimit -v"):
+    with pytest.raises(UserError, match=r"and this process may use 4\.1 GB \(ulimit -v\); raise the limit"):
         runtime.start_keras()

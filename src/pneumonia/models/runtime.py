@@ -10,12 +10,21 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from pneumonia import UserError, __version__
 
-ADDRESS_GIB = 8
-"""Address space that a process with TensorFlow takes, with reserve. With less, its C++ code aborts without a reason."""
+GB = 10**9
+ADDRESS_SPACE, ADDRESS_SPACE_PER_CORE = 5 * GB, 15 * 10**7
+"""Bytes: `evaluate` of the default run reserves 5.2 GB on two cores, and each core has two threads."""
+MEMORY = 1_500_000_000
+"""Bytes that `evaluate` of the default run uses."""
+MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where a container says how much it may use; the second is that of older systems."""
 
 
 def start_keras(seed: int | None = None) -> None:
@@ -26,7 +35,7 @@ def start_keras(seed: int | None = None) -> None:
     Its C++ libraries write a dozen lines to stderr before they read any setting. These are collected during the import
     and printed only if it fails.
     """
-    _require_address_space()
+    _require_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -51,12 +60,25 @@ def start_keras(seed: int | None = None) -> None:
         keras.utils.set_random_seed(seed)
 
 
-def _require_address_space() -> None:
+def _require_memory() -> None:
+    """Refuse to start with less memory than any stage with TensorFlow takes: its C++ libraries would end the process.
+
+    Raises:
+        UserError: a limit of this process, of its container, or the memory of this machine is too low.
+    """
+    needed = ADDRESS_SPACE + (os.cpu_count() or 1) * ADDRESS_SPACE_PER_CORE
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < ADDRESS_GIB * 2**30:
+    if limit != resource.RLIM_INFINITY and limit < needed:
         raise UserError(
-            f"the address space of a process is limited to {limit / 2**30:.1f} GiB, and TensorFlow needs "
-            f"{ADDRESS_GIB}; raise the limit: ulimit -v unlimited"
+            f"TensorFlow needs an address space of {needed / GB:.1f} GB on this machine, and this process may use "
+            f"{limit / GB:.1f} GB (ulimit -v); raise the limit: ulimit -v unlimited"
+        )
+    limits = [int(path.read_text()) for path in MEMORY_LIMITS if path.is_file() and path.read_text().strip().isdigit()]
+    memory = min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
+    if memory < MEMORY:
+        raise UserError(
+            f"TensorFlow needs {MEMORY / GB:.1f} GB of memory here, and there are {memory / GB:.1f} GB on this machine "
+            "or in this container; use a larger one"
         )
 
 
