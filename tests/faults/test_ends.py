@@ -163,7 +163,7 @@ def without(values: Any, names: tuple[str, ...]) -> Any:
 
 
 def row(*values: Any, number: int, **fields: str) -> Any:
-    return pytest.param(*values, marks=pytest.mark.fault(before=BEFORE[signal.Signals(number)], **fields))
+    return pytest.param(*values, marks=pytest.mark.fault(**{"before": BEFORE[signal.Signals(number)], **fields}))
 
 
 @pytest.mark.slow
@@ -225,6 +225,16 @@ MOMENTS = {
     "when its outs are complete": ("stages:show", 1, "before"),
     "while its process ends": (AT_EXIT, 1, "before"),
 }
+WITH_A_RUN = ("while MLflow makes its run", "while its run is closed")
+
+
+def before_at(number: signal.Signals, moment: str) -> str:
+    """How it ended before."""
+    if moment in WITH_A_RUN:
+        return BEFORE[number]
+    if number == signal.SIGINT:
+        return f"a traceback{', exit status 0' if moment == 'while its process ends' else ''}"
+    return "ended silently" if number == signal.SIGTERM else "as now"
 
 
 @pytest.mark.slow
@@ -236,6 +246,7 @@ MOMENTS = {
             *(number, moment),
             number=number,
             injected=f"{number.name.removeprefix('SIG')} {moment}",
+            before=before_at(number, moment),
             now="one line and the status" if number != signal.SIGKILL else "the next command works and leaves nothing",
         )
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
