@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumonia import environment
+from pneumonia import UserError, environment
 
 HOSTILE = {
     "KERAS_BACKEND": "jax",
@@ -219,3 +219,14 @@ def test_a_hostile_shell_and_home_train_the_same_weights(tmp_path: Path, repo: P
     clean = python(FIT, tmp_path, **paths)
     (tmp_path / ".keras" / "keras.json").write_text(json.dumps(settings))
     assert python(FIT, tmp_path, **paths, **HOSTILE) == clean
+
+
+def test_a_lack_of_memory_is_known_by_what_led_to_an_error() -> None:
+    error = UserError("cannot be read")
+    error.__cause__ = MemoryError()
+    assert environment.lacks_memory(error)
+
+
+@pytest.mark.parametrize("error", [UserError("killed, often out of memory"), OSError(28, "no space"), ValueError()])
+def test_another_error_is_no_lack_of_memory(error: Exception) -> None:
+    assert not environment.lacks_memory(error)

@@ -12,6 +12,7 @@ import errno
 import getpass
 import os
 import re
+import resource
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -104,6 +105,8 @@ KEPT = (
 )
 
 
+ADDRESS_SPACE = 1_500_000_000
+"""Bytes in which `fetch`, `validate`, `rebalance`, `backbone` and `promote` work. With half of it none can start."""
 MEMORY_REMEDY = (
     "the memory does not suffice; close other programs, lower compute.workers and compute.memory in params.yaml, or "
     "raise the limit (ulimit -v, or that of the container), and run again: finished work is kept"
@@ -117,9 +120,10 @@ _NO_MEMORY = re.compile(
 def prepare() -> None:
     """Set and remove the variables above; replace a home folder that is missing; let texts and files be readable.
 
-    A traceback does not show secrets.
+    A traceback does not show secrets. With too little memory the program ends in one line.
     """
     credentials.mask_tracebacks()
+    _require_memory()
     ignored = _set_variables()
     _replace_home()
     os.umask(os.umask(0o077) & 0o077)  # the user can read what the stages write, whatever else is masked
@@ -155,6 +159,16 @@ def own_temporary_folder() -> Iterator[None]:
         tempfile.tempdir = before[1]
         if lease:
             leases.release(lease)
+
+
+def _require_memory() -> None:
+    """End the program in an address space in which the libraries cannot even be loaded: some would wait for ever."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+        sys.exit(
+            f"ERROR: an address space of at least {ADDRESS_SPACE / 1e9:.1f} GB is needed, and this process may use "
+            f"{limit / 1e9:.1f} GB (ulimit -v); raise the limit: ulimit -v unlimited"
+        )
 
 
 def lacks_memory(error: BaseException) -> bool:

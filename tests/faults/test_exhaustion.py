@@ -1,10 +1,14 @@
-"""No image file can take much time or memory, and none with another size in its header looks whole.
+"""No image file can take much time or memory, and none with another size in its header looks whole; a lack of memory is
+one line.
 
 The files are made here. Time is bounded by counts; the tests hold it against CPU seconds, with a wide margin.
 """
 
+import errno
 import io
 import os
+import re
+import resource
 import struct
 import subprocess
 import sys
@@ -14,8 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -26,8 +32,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumonia import UserError
+import stages
+from pneumonia import UserError, cli, params
 from pneumonia.images import decode
+from pneumonia.models import runtime
 from tests.images.test_decode import DEEP, GRADIENT, chunk, dicom, encoded, png, png_file, tiff
 
 CPU_SECONDS = 2.0
@@ -525,25 +533,130 @@ def test_a_whole_jpeg_of_any_size_is_read(progressive: bool, size: tuple[int, in
                 np.testing.assert_array_equal(decode.decode(jpeg), np.asarray(plain.convert("L")))
 
 
-@pytest.mark.slow
-@pytest.mark.fault(
-    kind="exhaustion",
-    where="stage",
-    injected="4 GB of address space (ulimit -v)",
-    before="std::bad_alloc, aborted",
-    now="one line with the limit and the remedy, exit status 1",
+# --- too little memory ---
+
+
+def chained() -> UserError:
+    error = UserError("the MLflow store cannot be used")
+    error.__cause__ = ImportError("_rust.abi3.so: failed to map segment from shared object")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(error, marks=pytest.mark.fault(injected=injected, before=before))
+        for injected, before, error in (
+            ("no memory for an array", "a traceback", MemoryError("Unable to allocate 2.00 GiB for an array")),
+            ("no memory in OpenCV", "a traceback", cv2.error("(-4:Insufficient memory) Failed to allocate")),
+            ("no memory in a library of C++", "a traceback", RuntimeError("std::bad_alloc")),
+            ("no memory for a tensor", "a traceback", RuntimeError("OOM when allocating tensor with shape[9,9]")),
+            ("no memory for a thread", "a traceback", RuntimeError("can't start new thread")),
+            (
+                "no memory for a child process",
+                "a line without the remedy",
+                OSError(errno.ENOMEM, "cannot fork"),
+            ),
+            ("no memory to load a library", "a line that blames the MLflow store", chained()),
+        )
+    ],
 )
-@pytest.mark.parametrize("stage", ["tune", "train", "evaluate", "explain", "export"])
-def test_a_stage_that_needs_more_memory_says_so(stage: str, stage_project: Path, repo: Path) -> None:
-    command = f"ulimit -v 4000000; exec {sys.executable} -m stages.{stage}"
-    done = subprocess.run(
-        ["bash", "-c", command],
-        env=os.environ | {"PYTHONPATH": f"{repo}{os.pathsep}{repo / 'src'}"},
+@pytest.mark.fault(where="every stage, every command", now="one line with the remedy")
+def test_a_lack_of_memory_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match=r"^ERROR: the memory does not suffice; .*ulimit -v.* and run again: ") as end:
+        stages.run(fails)
+    assert "\n" not in str(end.value)
+    monkeypatch.setattr(params, "load", fails)
+    ended = CliRunner().invoke(cli.main, ["versions"])
+    assert ended.exit_code == 1
+    assert ended.output.startswith("Error: the memory does not suffice; ")
+    assert ended.output.count("\n") == 1
+
+
+@pytest.mark.fault(
+    injected="no memory for a whole image", before="the image was quarantined as damaged", now="the stage ends"
+)
+def test_an_image_for_which_the_memory_does_not_suffice_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (MemoryError(), cv2.error("(-4:Insufficient memory) Failed to allocate 1 bytes")):
+        if isinstance(error, cv2.error):
+            error.code = cv2.Error.StsNoMem
+
+        def fails(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(decode, "_decode_image_file", fails)
+        with pytest.raises(MemoryError):
+            decode.decode(png(GRADIENT))
+
+
+@pytest.mark.fault(where="TensorFlow", injected="ulimit -v 4000000", before="aborted: std::bad_alloc", now="one line")
+def test_tensorflow_does_not_start_in_an_address_space_in_which_it_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (4_096_000_000, resource.RLIM_INFINITY))
+    with pytest.raises(UserError, match=r"may use 4\.1 GB \(ulimit -v\); raise the limit: ulimit -v unlimited$"):
+        runtime.start_keras()
+
+
+@pytest.mark.fault(
+    where="TensorFlow", injected="a container of 1 GB", before="killed by the system without a word", now="one line"
+)
+def test_tensorflow_does_not_start_in_a_container_in_which_it_would_be_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    monkeypatch.setattr(runtime, "MEMORY_LIMITS", (tmp_path / "none", tmp_path / "memory.max"))
+    with pytest.raises(UserError, match=r"needs 1\.5 GB of memory here, and there are 1\.0 GB"):
+        runtime.start_keras()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=pytest.mark.fault(where=command, before=before))
+        for command, before in {
+            "stages.backbone": "a traceback of MemoryError, for ever",
+            "stages.promote": "waited for ever",
+            "stages.fetch": "a traceback of ImportError",
+            "pneumonia.cli predict x.png": "a row with an error for each image",
+        }.items()
+    ],
+)
+@pytest.mark.fault(injected="ulimit -v 800000", now="one line, exit status 1")
+def test_without_memory_for_the_libraries_nothing_starts(command: str, in_project: Path, repo: Path) -> None:
+    ended = run_limited(command, 800_000, in_project, repo)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"ERROR: an address space of at least .* ulimit -v unlimited\n", ended.stderr)
+
+
+def run_limited(command: str, kilobytes: int, folder: Path, repo: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f"ulimit -v {kilobytes}; exec {sys.executable} -m {command}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{repo}:{repo / 'src'}"},
         capture_output=True,
         text=True,
         timeout=300,
+        check=False,
     )
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ERROR: TensorFlow needs an address space of ")
-    assert last.endswith("and this process may use 4.1 GB (ulimit -v); raise the limit: ulimit -v unlimited")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(stage, marks=pytest.mark.fault(where=stage, before=before))
+        for stage, before in {
+            "train": "aborted: std::bad_alloc",
+            "evaluate": "aborted: std::bad_alloc",
+            "explain": "a line that blames the MLflow store",
+            "export": "as without a limit",
+        }.items()
+    ],
+)
+@pytest.mark.fault(injected="ulimit -v 4000000", now="one line, exit status 1")
+def test_a_stage_with_too_little_memory_says_so(stage: str, stage_project: Path, repo: Path) -> None:
+    ended = run_limited(f"stages.{stage}", 4_000_000, stage_project, repo)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"ERROR: TensorFlow needs an address space of .* ulimit -v unlimited\n", ended.stderr)
