@@ -4,11 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pneumonia import signals
+
+
+@pytest.fixture(autouse=True)
+def not_ignored() -> Iterator[None]:
+    """Signals as in a terminal: a shell lets the programs that it starts in the background ignore Ctrl-C."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in signals.NAMES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

@@ -23,7 +23,7 @@ import pytest
 from filelock import FileLock
 from mlflow.entities import Run
 
-from pneumonia import UserError
+from pneumonia import UserError, workspace
 from pneumonia.tracking import registry, runs
 from tests.conftest import ROOT
 from tests.tracking import conftest as tracking
@@ -89,7 +89,9 @@ def test_a_train_run_that_another_process_creates_is_found(root: Path, monkeypat
 
     created: list[str] = []
     monkeypatch.setattr(runs, "registry_lock", lock_that_is_waited_for)
-    run = runs.ensure_train_run(RECORD, synthetic=True, model_path=root / "none", history=root / "none")
+    (root / "model.keras").write_bytes(b"network")
+    record = RECORD | {"model_sha256": workspace.sha256_bytes(b"network")}
+    run = runs.ensure_train_run(record, synthetic=True, model_path=root / "model.keras", history=root / "none")
     assert [run.run_id] == created
 
 
