@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,20 @@ def test_plots_are_drawn_from_outs() -> None:
         for definition in plot.values():
             for file in definition["y"]:
                 assert file in outs or str(Path(file).parent) in outs
+
+
+def test_every_plot_has_a_template_in_which_each_line_has_its_own_colour_and_mark() -> None:
+    plots = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"]
+    names = {name: one["template"] for plot in plots for name, one in plot.items()}
+    assert names.keys() >= {"loss", "confusion", "decision-curve"}
+    for plot, name in names.items():
+        template = json.loads((ROOT / f".dvc/plots/{name}.json").read_text())
+        assert template["data"]["values"] == "<DVC_METRIC_DATA>"
+        if plot == "confusion":
+            layers = template["spec"]["layer"]
+            assert [layer["encoding"]["text"]["field"] for layer in layers if "text" in layer["encoding"]] == ["images"]
+        else:
+            assert {template["encoding"][channel]["field"] for channel in ("color", "shape")} == {"line"}
 
 
 def makefile_targets() -> set[str]:
