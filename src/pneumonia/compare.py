@@ -211,16 +211,17 @@ def curves(compared: Compared, split: str) -> dict[str, dict[str, Any]]:
     """The data of the figures of one split.
 
     Returns:
-        `A` and `B` -> `roc` (`fpr, tpr`; absent with one class), `reliability` (`mean_score, fraction_positive, n`),
-        `report`, and `point`: the false and true positive rate at the model's threshold.
+        `A` and `B` -> `roc` (`fpr, tpr`; absent with one class), `reliability` (`mean_score, fraction_positive, low,
+        high, n`), `report`, and `point`: the false and true positive rate at the model's threshold.
     """
     common = compared.splits[split]
     data: dict[str, dict[str, Any]] = {}
     for side in SIDES:
-        report, scores = compared.figures[split][side], common[side]
+        report, scores, patients = compared.figures[split][side], common[side], common["patient_id"]
+        points = calibration.diagram(common["label"], scores, groups=patients, level=compared.level)
         data[side] = {
             "report": report,
-            "reliability": pd.DataFrame(calibration.reliability(common["label"], scores)._asdict()),
+            "reliability": pd.DataFrame(points._asdict()),
         }
         if split in compared.p_values:
             roc = ranking.roc_curve(common["label"], scores)

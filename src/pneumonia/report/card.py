@@ -165,6 +165,7 @@ def sections(
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
                         ("Output", "score from 0 to 1"),
                         ("Pneumonia from", f"a score of {metrics['threshold']:.8g} (Youden, chosen on validation)"),
+                        *_sensitivity_and_specificity(evaluation["youden"]["test"]),
                     ],
                 ),
             ],
@@ -218,6 +219,22 @@ TO_BE_FILLED_IN = (
     "Interpretation and next steps",
 )
 """Facts that a paper needs and that no file of the workflow contains."""
+
+
+def _sensitivity_and_specificity(test: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows of the summary, in words that tell the two apart; none for a class that the test split lacks."""
+    kinds = (
+        ("sensitivity", "pneumonia", "recognised", test["n_positive"]),
+        ("specificity", "normal", "classified as normal", test["n"] - test["n_positive"]),
+    )
+    return [
+        (
+            f"{name.capitalize()} there, on test",
+            f"{format_with_interval(test, name)}, {round(test[name] * n):,} of {n:,} {label} images are {outcome}",
+        )
+        for name, label, outcome, n in kinds
+        if name in test
+    ]
 
 
 def _public_test_note(source: Mapping[str, Any], rebalance: Mapping[str, Any]) -> str:
