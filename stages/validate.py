@@ -7,7 +7,7 @@ from stages import DATA_DIR, REPORTS_DIR, count, origin, run, show, tracked
 
 def main() -> None:
     # Not at the top: worker processes import this file too.
-    from pneumonia.report import plots
+    from pneumonia.report import dataset, plots
     from pneumonia.tracking import runs
 
     settings = params.load()
@@ -32,6 +32,9 @@ def main() -> None:
         runs.log_table(findings, "findings.json")
         runs.log_figure(plots.measures(table, f"{origin(settings)}: measures"), "plots/measures.png")
         runs.log_file(docs, "data_docs")
+        # Before the stage may fail: MLflow then has the page that shows why.
+        dataset.write(REPORTS_DIR / "data.html", table, report, validate.picture, origin(settings))
+        runs.log_file(REPORTS_DIR / "data.html")
         groups = count(report.summary["duplicate_groups"], "group")
         show(
             f"{report.summary['n_valid']} of {count(len(table), 'image')} valid, "
@@ -46,7 +49,7 @@ def main() -> None:
     show(f"{len(report.summary['expectations'])} expectations, {outcome}")
     for sentence in report.failed:
         show(sentence, indent="  ")
-    print(f"report: {report.page}")
+    print(f"report: {REPORTS_DIR / 'data.html'}; by Great Expectations: {docs / 'index.html'}")
 
 
 if __name__ == "__main__":

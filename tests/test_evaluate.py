@@ -647,11 +647,9 @@ def test_curves_look_at_test_only(judged: Judged) -> None:
 
 
 def test_a_score_at_the_threshold_counts_as_pneumonia() -> None:
-    table = pd.DataFrame({"split": "test", "label": [0, 1], "score": [0.4, 0.5], "calibrated": 0.5})
-    assert evaluate.curves(table, 0.5, level=0.95)["confusion"].to_numpy().tolist() == [
-        ["normal"] * 2,
-        ["pneumonia"] * 2,
-    ]
+    columns = {"split": "test", "label": [0, 1], "score": [0.4, 0.5], "calibrated": 0.5, "patient_id": ["a", "b"]}
+    confusion = evaluate.curves(pd.DataFrame(columns), 0.5, level=0.95)["confusion"]
+    assert confusion.to_numpy().tolist() == [["normal"] * 2, ["pneumonia"] * 2]
 
 
 # --- the stress audit -----------------------------------------------------------------------------------------------

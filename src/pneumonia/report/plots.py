@@ -258,39 +258,58 @@ def architecture(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+MEASURES = {
+    "width": "width (pixels)",
+    "height": "height (pixels)",
+    "bytes": "size of the file (bytes)",
+    "mean": "mean (gray levels)",
+    "std": "standard deviation (gray levels)",
+    "entropy": "entropy (bits)",
+    "saturated": "black and white pixels (share)",
+    "sharpness": "sharpness (log2)",
+}
+"""Measures of an image with their units."""
+
+_CLASS_COLOURS = {0: BLUE, 1: ORANGE}
+
+
 def measures(table: pd.DataFrame, title: str) -> Figure:
     """Histograms of the measures of the valid images of each class; a difference may be a shortcut for models."""
-    units = {
-        "width": "width (pixels)",
-        "height": "height (pixels)",
-        "bytes": "size of the file (bytes)",
-        "mean": "mean (gray levels)",
-        "std": "standard deviation (gray levels)",
-        "entropy": "entropy (bits)",
-        "saturated": "black and white pixels (share)",
-        "sharpness": "sharpness (log2)",
-    }
     valid = table[table["valid"]]
-    colours = {0: BLUE, 1: ORANGE}
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(2, 4, figsize=(13, 5.6))
         figure.suptitle(f"{title}\nn = {len(valid)} valid images, each class normalised to 1")
-        for place, (name, label) in zip(axes.flat, units.items(), strict=True):
-            edges = np.histogram_bin_edges(valid[name].astype(float), bins=40)
-            for kind, colour in colours.items():
-                values = valid.loc[valid["label"] == kind, name].astype(float)
-                place.hist(
-                    values, edges, weights=np.full(len(values), 1 / max(len(values), 1)), color=colour, alpha=0.6
-                )
-            place.set_xlabel(label)
+        for place, name in zip(axes.flat, MEASURES, strict=True):
+            _histogram(place, valid, name)
         for place in axes[:, 0]:
             place.set_ylabel("share of the class")
-        counts = valid["label"].value_counts()
-        handles = [Rectangle((0, 0), 1, 1, color=colours[kind], alpha=0.6) for kind in colours]
-        labels = [f"{tables.LABELS[kind]} ({counts.get(kind, 0)})" for kind in colours]
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        _class_legend(figure, valid)
     plt.close(figure)
     return figure
+
+
+def measure(table: pd.DataFrame, name: str, title: str) -> Figure:
+    """Histogram of one of `MEASURES`, as in `measures`, to be read on a small screen."""
+    valid = table[table["valid"]]
+    with _figure("", "share of the class", f"{title}\nn = {len(valid)} valid images", height=4) as (figure, axes):
+        _histogram(axes, valid, name)
+        _class_legend(figure, valid)
+    return figure
+
+
+def _histogram(axes: Any, valid: pd.DataFrame, name: str) -> None:
+    edges = np.histogram_bin_edges(valid[name].astype(float), bins=40)
+    for kind, colour in _CLASS_COLOURS.items():
+        values = valid.loc[valid["label"] == kind, name].astype(float)
+        axes.hist(values, edges, weights=np.full(len(values), 1 / max(len(values), 1)), color=colour, alpha=0.6)
+    axes.set_xlabel(MEASURES[name])
+
+
+def _class_legend(figure: Figure, valid: pd.DataFrame) -> None:
+    counts = valid["label"].value_counts()
+    handles = [Rectangle((0, 0), 1, 1, color=colour, alpha=0.6) for colour in _CLASS_COLOURS.values()]
+    labels = [f"{tables.LABELS[kind]} ({counts.get(kind, 0)})" for kind in _CLASS_COLOURS]
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
 
 
 def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
