@@ -32,9 +32,10 @@ def main() -> None:
         runs.log_table(findings, "findings.json")
         runs.log_figure(plots.measures(table, f"{origin(settings)}: measures"), "plots/measures.png")
         runs.log_file(docs, "data_docs")
-        # Before the stage may fail: MLflow then has the page that shows why.
-        dataset.write(REPORTS_DIR / "data.html", table, report, validate.picture, origin(settings))
-        runs.log_file(REPORTS_DIR / "data.html")
+        # If the stage fails below, MLflow has the page that shows why.
+        page = resume / "data.html"
+        dataset.write(page, table, report, validate.picture, origin(settings))
+        runs.log_file(page)
         groups = count(report.summary["duplicate_groups"], "group")
         show(
             f"{report.summary['n_valid']} of {count(len(table), 'image')} valid, "
@@ -45,6 +46,7 @@ def main() -> None:
         validate.require_enough(table, limits.max_bad_fraction)
         tables.write_table(table, DATA_DIR / "valid.csv")
         tables.write_json(report.summary, REPORTS_DIR / "validation.json")
+        page.replace(REPORTS_DIR / "data.html")
     outcome = f"{len(report.failed)} not met (only reported, the run goes on):" if report.failed else "all met"
     show(f"{len(report.summary['expectations'])} expectations, {outcome}")
     for sentence in report.failed:
