@@ -23,9 +23,17 @@ STALE := $(shell [ -L $(VENV) ] || { [ ! -e $(VENV)/.place ] && [ ! -e $(VENV)/b
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-repro: setup  ## run the stages that have changed (dvc repro), then show the champion
-	dvc repro
+# Only an argument of make: a variable DATA of the shell may mean something else.
+ifeq ($(origin DATA),command line)
+REPRO = @pneumonia repro "$$DATA"
+else
+REPRO := dvc repro
+endif
+
+repro: setup  ## run the stages that have changed, then show the champion; on own images: make repro DATA=/my/xrays
+	$(REPRO)
 	@pneumonia register --if-missing
+	@pneumonia report
 
 promote: setup  ## register the model again, in an empty or another MLflow store
 	@pneumonia register

@@ -26,7 +26,7 @@ def main() -> None:
         full["robustness"] = evaluate.robustness(model, read_split(store, "val", memory=memory))
         headline["val"]["robust_auc"] = full["robustness"]["mean"]
         audit = full["stress"] = evaluate.audit(model, store, splits, level=settings.evaluate.level, memory=memory)
-        curves = evaluate.curves(predictions, headline["threshold"])
+        curves = evaluate.curves(predictions, headline["threshold"], level=settings.evaluate.level)
         points = evaluate.operating_points(full)
         tables.write_table(predictions, REPORTS_DIR / "predictions.csv")
         tables.write_json(headline, REPORTS_DIR / "metrics.json")

@@ -7,7 +7,7 @@ from stages import DATA_DIR, REPORTS_DIR, count, origin, run, show, tracked
 
 def main() -> None:
     # Not at the top: worker processes import this file too.
-    from pneumonia.report import plots
+    from pneumonia.report import dataset, plots
     from pneumonia.tracking import runs
 
     settings = params.load()
@@ -32,6 +32,10 @@ def main() -> None:
         runs.log_table(findings, "findings.json")
         runs.log_figure(plots.measures(table, f"{origin(settings)}: measures"), "plots/measures.png")
         runs.log_file(docs, "data_docs")
+        # If the stage fails below, MLflow has the page that shows why.
+        page = resume / "data.html"
+        dataset.write(page, table, report, validate.picture, origin(settings))
+        runs.log_file(page)
         groups = count(report.summary["duplicate_groups"], "group")
         show(
             f"{report.summary['n_valid']} of {count(len(table), 'image')} valid, "
@@ -42,11 +46,12 @@ def main() -> None:
         validate.require_enough(table, limits.max_bad_fraction)
         tables.write_table(table, DATA_DIR / "valid.csv")
         tables.write_json(report.summary, REPORTS_DIR / "validation.json")
+        page.replace(REPORTS_DIR / "data.html")
     outcome = f"{len(report.failed)} not met (only reported, the run goes on):" if report.failed else "all met"
     show(f"{len(report.summary['expectations'])} expectations, {outcome}")
     for sentence in report.failed:
         show(sentence, indent="  ")
-    print(f"report: {report.page}")
+    print(f"report: {REPORTS_DIR / 'data.html'}; by Great Expectations: {docs / 'index.html'}")
 
 
 if __name__ == "__main__":

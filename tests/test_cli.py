@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pneumonia import cli, compare, params
+from pneumonia import cli, compare, params, repro
 from pneumonia.data import tables
 from pneumonia.data.store import create_split, create_store
 from pneumonia.tracking import registry, runs
+from pneumonia.tracking import settings as tracking_settings
 from tests import predictors
 from tests.conftest import png, set_settings
 from tests.test_compare import A, B, compared
@@ -42,6 +46,8 @@ def scored(in_project: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     set_settings(Path("params.yaml"), {"data": "phantom", "evaluate.level": 0.95})
     monkeypatch.setattr(runs, "open_store", lambda: "")
     monkeypatch.setattr(registry, "scored", lambda name, data: known[name])
+    logged = {"abc": {"seed": "1", "train.epochs": "40"}, "def": {"seed": "2", "train.epochs": "40"}}
+    monkeypatch.setattr(tracking_settings, "of_run", logged.__getitem__)
     return in_project
 
 
@@ -51,6 +57,8 @@ def test_the_page_has_all_of_it_and_needs_nothing_from_elsewhere(scored: Path) -
     for text in (compare.CHOOSE, compare.verdict(compared()), "-0.1111", "+0.5000"):
         assert text in page
         assert text in said
+    assert "Settings that differ: seed." in said
+    assert '<th scope="row">seed</th><td class=short>1</td><td class=short>2</td>' in page
     assert "<td class=short>version 1 (&lt;b&gt;)</td>" in page
     assert "i102" in page
     assert page.count("data:image/png;base64,") == 4
@@ -82,6 +90,7 @@ def test_one_name_is_not_enough(scored: Path, names: list[str]) -> None:
 def test_a_comparison_as_json_has_the_figures_of_both_models(scored: Path) -> None:
     values = json.loads(pneumonia("compare", "champion", "2", "--json"))
     assert values["models"] == {"A": ["version 1 (<b>)", "abc"], "B": ["version 2", "def"]}
+    assert values["settings"] == [{"setting": "seed", "A": "1", "B": "2"}]
     both = compared()
     assert values["figures"]["test"]["A"]["auc"] == pytest.approx(both.figures["test"]["A"]["auc"])
 
@@ -114,7 +123,8 @@ def test_versions_are_listed_with_alias_aucs_and_reason(stage: Any) -> None:
 def test_every_command_has_help_and_none_starts_work_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(params, "load", lambda: pytest.fail("started"))
     assert set(cli.main.commands) == {
-        *("compare", "experiments", "predict", "register", "restore", "rollback", "serve", "ui", "versions"),
+        *("compare", "experiments", "predict", "register", "report", "repro", "restore", "rollback", "serve", "ui"),
+        "versions",
     }
     for name in cli.main.commands:
         for option in ("--help", "-h"):
@@ -128,6 +138,27 @@ def test_a_problem_of_the_user_is_one_line_and_exit_status_1(in_project: Path) -
     assert (
         done.output == "Error: params.yaml: cannot be read (No such file or directory); run from the project's folder\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ("ui", "--port", "abc"),
+            "Error: Invalid value for '--port': 'abc' is not a valid integer range; see: pneumonia ui --help",
+        ),
+        (
+            ("ui", "--port", "70000"),
+            "Error: Invalid value for '--port': 70000 is not in the range 1<=x<=65535; see: pneumonia ui --help",
+        ),
+        (("compare", "1"), "Error: Missing argument 'B'; see: pneumonia compare --help"),
+        (("nonsense",), "Error: No such command 'nonsense'; see: pneumonia --help"),
+        (("ui", "--po\x1b[2J"), "Error: No such option '--po\\x1b[2J'; see: pneumonia ui --help"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_status_2(arguments: tuple[str, ...], line: str) -> None:
+    done = CliRunner().invoke(cli.main, arguments, prog_name="pneumonia")
+    assert (done.output, done.exit_code) == (f"{line}\n", 2)
 
 
 def test_the_block_at_the_end_of_make_repro_says_who_is_champion_and_why(stage: Any) -> None:
@@ -145,6 +176,84 @@ def test_a_registration_by_hand_logs_its_decision_as_the_stage_does(stage: Any) 
     assert by_hand.metrics == by_stage.metrics
     assert by_hand.params.items() <= by_stage.params.items()
     assert "promote.min_common" in by_hand.params
+
+
+def test_the_page_of_a_run_says_which_stages_are_missing(
+    in_project: Path, repo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(repo / name, name)
+    assert "no stage has left a report" in pneumonia("report", expect=1)
+    assert not (in_project / "reports").exists()
+    splits = {"n_patients": 1, "n_images": 4, "n_normal": 2, "n_pneumonia": 2}
+    splits |= {"weight_normal": 1.0, "weight_pneumonia": 1.0}
+    tables.write_json({"splits": {"train": splits}}, "reports/rebalance.json")
+    assert pneumonia("report") == (
+        "report reports/report.html Without validate, tune, train, evaluate, explain, promote: no reports of these "
+        "stages."
+    )
+    page = (in_project / "reports" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Run: compact on phantom (synthetic)</h1>" in page
+    assert "Without validate, tune, train, evaluate, explain, promote" in page
+
+
+def test_the_page_of_a_run_is_not_made_from_a_report_that_was_changed(in_project: Path, repo: Path) -> None:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(repo / name, name)
+    tables.write_json({"splits": {}}, "reports/rebalance.json")
+    out = f"path: reports/rebalance.json, hash: md5, md5: {'a' * 32}"
+    Path("dvc.lock").write_text(f"stages: {{rebalance: {{outs: [{{{out}}}]}}}}\n")
+    assert "reports/rebalance.json is not what the stage rebalance wrote" in pneumonia("report", expect=1)
+    assert not (in_project / "reports" / "report.html").exists()
+
+
+# --- own images ---
+
+
+def test_own_images_run_by_the_s_of_dvc_and_it_is_said_that_params_yaml_stays_changed(
+    in_project: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(repo / "params.yaml", "params.yaml")
+    (in_project / "my films").mkdir()
+    calls: list[list[str]] = []
+
+    def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+        calls.append(command[1:])
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    said = pneumonia("repro", "my films", expect=3)
+    assert calls == [["-m", "dvc", "exp", "run", "-S", "data=folder", "-S", "fetch.url='my films'"]]
+    assert said.startswith("dvc exp run -S data=folder -S")
+    assert said.endswith(repro.NOTE)
+    assert "no such folder" in pneumonia("repro", "other", expect=1)
+    pneumonia("repro", expect=3)
+    assert calls[1:] == [["-m", "dvc", "repro"]]
+
+
+@pytest.mark.slow  # DVC runs an experiment
+def test_dvc_runs_on_own_images_with_any_name_and_keeps_the_comments_of_params_yaml(
+    in_project: Path, repo: Path
+) -> None:
+    films = in_project / "my films, it's=a {b} $c \\d"
+    films.mkdir()
+    shutil.copyfile(repo / "params.yaml", "params.yaml")
+    stage = "stages:\n  fetch:\n    cmd: cp params.yaml seen.yaml\n    params: [data, fetch]\n    outs: [seen.yaml]\n"
+    Path("dvc.yaml").write_text(stage)
+    identity = ("-c", "user.name=t", "-c", "user.email=t@t")
+    dvc = [sys.executable, "-m", "dvc"]
+    for command in (["git", "init", "-q"], [*dvc, "init", "-q"], ["git", "add", "-A"]):
+        subprocess.run(command, check=True)
+    subprocess.run(["git", *identity, "commit", "-qm", "first"], check=True)
+    command = [sys.executable, "-m", "pneumonia.cli", "repro", str(films)]
+    environment = os.environ | {"PYTHONPATH": str(repo / "src")}
+    environment |= {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert " ".join(done.stdout.split()).endswith(repro.NOTE)
+    for name in ("params.yaml", "seen.yaml"):
+        settings = params.load(Path(name))
+        assert (settings.data, settings.fetch.url) == ("folder", str(films))
+        assert "# phantom | chest_xray |" in Path(name).read_text()
 
 
 # --- champions without predictions ---

@@ -577,7 +577,7 @@ def judged() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any], dict[str, pd
     table = predictions()
     headline, full = judge(table)
     table, _ = evaluate.calibrated(table)
-    return table, headline, full, evaluate.curves(table, headline["threshold"])
+    return table, headline, full, evaluate.curves(table, headline["threshold"], level=0.95)
 
 
 Judged = tuple[pd.DataFrame, dict[str, Any], dict[str, Any], dict[str, pd.DataFrame]]
@@ -601,15 +601,19 @@ def test_the_steps_of_the_precision_recall_curve_sum_to_the_average_precision(ju
     assert area == pytest.approx(sklearn.metrics.average_precision_score(*part(table, "test")))
 
 
-@pytest.mark.parametrize(("name", "ece"), [("calibration", "ece"), ("calibration_after", "ece_calibrated")])
-def test_calibration_bins_hold_every_test_image_and_give_the_ece(judged: Judged, name: str, ece: str) -> None:
-    _, headline, _, curves = judged
-    bins, test = curves[name], headline["test"]
-    assert list(bins) == ["mean_score", "fraction_positive", "n"]
-    assert bins["n"].sum() == test["n"]
-    assert (bins["n"] * bins["fraction_positive"]).sum() == pytest.approx(test["n_positive"])
-    gap = (bins["mean_score"] - bins["fraction_positive"]).abs()
-    assert (gap * bins["n"]).sum() / bins["n"].sum() == pytest.approx(test[ece])
+@pytest.mark.parametrize(("name", "column"), [("calibration", "score"), ("calibration_after", "calibrated")])
+def test_the_few_bins_of_a_calibration_hold_every_test_image_with_an_interval(
+    judged: Judged, name: str, column: str
+) -> None:
+    table, headline, _, curves = judged
+    bins, test = curves[name], table[table["split"] == "test"]
+    assert list(bins) == ["mean_score", "fraction_positive", "low", "high", "n"]
+    assert 1 < len(bins) <= 5
+    assert bins["n"].sum() == headline["test"]["n"]
+    assert (bins["n"] * bins["fraction_positive"]).sum() == pytest.approx(headline["test"]["n_positive"])
+    assert (bins["n"] * bins["mean_score"]).sum() == pytest.approx(test[column].sum())
+    assert (bins["low"] <= bins["fraction_positive"]).all()
+    assert (bins["fraction_positive"] <= bins["high"]).all()
 
 
 def test_the_decision_curve_is_the_net_benefit_before_and_after(judged: Judged) -> None:
@@ -638,13 +642,14 @@ def test_confusion_has_one_row_per_test_image_and_agrees_with_the_headline(judge
 def test_curves_look_at_test_only(judged: Judged) -> None:
     table, headline, _, curves = judged
     other = table.assign(score=table["score"].where(table["split"] == "test", 0.5))
-    for name, curve in evaluate.curves(other, headline["threshold"]).items():
+    for name, curve in evaluate.curves(other, headline["threshold"], level=0.95).items():
         pd.testing.assert_frame_equal(curve, curves[name])
 
 
 def test_a_score_at_the_threshold_counts_as_pneumonia() -> None:
-    table = pd.DataFrame({"split": "test", "label": [0, 1], "score": [0.4, 0.5], "calibrated": 0.5})
-    assert evaluate.curves(table, 0.5)["confusion"].to_numpy().tolist() == [["normal"] * 2, ["pneumonia"] * 2]
+    columns = {"split": "test", "label": [0, 1], "score": [0.4, 0.5], "calibrated": 0.5, "patient_id": ["a", "b"]}
+    confusion = evaluate.curves(pd.DataFrame(columns), 0.5, level=0.95)["confusion"]
+    assert confusion.to_numpy().tolist() == [["normal"] * 2, ["pneumonia"] * 2]
 
 
 # --- the stress audit -----------------------------------------------------------------------------------------------

@@ -130,6 +130,32 @@ def test_a_project_without_git_says_so_before_anything_is_installed(project: Pat
     assert environments(log) == ["-m venv .venv"], "as for make test and make lint"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variables", "called"),
+    [
+        ((), {}, ["dvc repro", "pneumonia register --if-missing", "pneumonia report"]),
+        ((), {"DATA": "/of/the/shell"}, ["dvc repro", "pneumonia register --if-missing", "pneumonia report"]),
+        (
+            ("DATA=/my x-rays/`id`; it's",),
+            {},
+            ["pneumonia repro /my x-rays/`id`; it's", "pneumonia register --if-missing", "pneumonia report"],
+        ),
+    ],
+)
+def test_own_images_are_named_as_an_argument_of_make(
+    project: Path, log: Path, arguments: tuple[str, ...], variables: dict[str, str], called: list[str]
+) -> None:
+    make(project, "setup")
+    log.unlink()
+    for name in ("dvc", "pneumonia"):
+        (project / ".venv/bin" / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{log}"\n')
+        (project / ".venv/bin" / name).chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(project), **variables}
+    command = ["make", "repro", "PYTHON=../python", *arguments]
+    subprocess.run(command, cwd=project, env=environment, capture_output=True, check=True)
+    assert log.read_text().splitlines() == called
+
+
 def test_a_user_without_a_name_has_one_for_dvc(project: Path) -> None:
     with open(project / "Makefile", "a") as makefile:
         makefile.write("\nname:\n\t@echo $$LOGNAME\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 SETTINGS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+# Outs with figures in them: their stages depend on the module that draws.
+FIGURES = ("reports/saliency", "reports/plots", "reports/data.html")
 
 # They cannot change a result, and a renamed tag must not train anything again. The registry is none of them: it decides
 # who is champion.
@@ -67,7 +71,7 @@ def import_closure(start: str) -> set[str]:
 def test_code_deps_of_a_stage_are_its_import_closure(stage: str) -> None:
     declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
     expected = import_closure(f"stages/{stage}.py")
-    if not any(out in STAGES[stage]["outs"] for out in ("reports/saliency", "reports/plots")):
+    if not any(out in STAGES[stage]["outs"] for out in FIGURES):
         expected.discard("src/pneumonia/report/plots.py")  # its figures go to MLflow only
     assert declared == expected
 
@@ -129,6 +133,20 @@ def test_plots_are_drawn_from_outs() -> None:
         for definition in plot.values():
             for file in definition["y"]:
                 assert file in outs or str(Path(file).parent) in outs
+
+
+def test_every_plot_has_a_template_in_which_each_line_has_its_own_colour_and_mark() -> None:
+    plots = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"]
+    names = {name: one["template"] for plot in plots for name, one in plot.items()}
+    assert names.keys() >= {"loss", "confusion", "decision-curve"}
+    for plot, name in names.items():
+        template = json.loads((ROOT / f".dvc/plots/{name}.json").read_text())
+        assert template["data"]["values"] == "<DVC_METRIC_DATA>"
+        if plot == "confusion":
+            layers = template["spec"]["layer"]
+            assert [layer["encoding"]["text"]["field"] for layer in layers if "text" in layer["encoding"]] == ["images"]
+        else:
+            assert {template["encoding"][channel]["field"] for channel in ("color", "shape")} == {"line"}
 
 
 def makefile_targets() -> set[str]:

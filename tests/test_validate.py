@@ -648,8 +648,8 @@ def test_summary_keeps_the_contract(reported: Reported, tmp_path: Path) -> None:
         "n_turned": 0,
     }
     assert len(rows) >= 20
-    assert all(set(row) == {"name", "success", "unexpected"} for row in rows)
-    assert len({row["name"] for row in rows}) == len(rows)
+    assert all(set(row) == {"name", "success", "unexpected", "words"} for row in rows)
+    assert len({row["name"] for row in rows}) == len({row["words"] for row in rows}) == len(rows)
     tables.write_json(summary, tmp_path / "validation.json")
     assert tables.read_json(tmp_path / "validation.json") == summary
 
@@ -721,6 +721,30 @@ def test_failed_expectations_are_also_given_in_words(reported: Reported, planted
         "images that look like one of another patient: 2 (look_alike in data/valid.csv)",
         "images whose file is in both classes: 2 (reason in data/valid.csv)",
     ]
+
+
+def test_each_expectation_names_the_images_that_do_not_meet_it(
+    reported: Reported, planted: validate.ValidationReport
+) -> None:
+    rows = {check.name: check.rows for check in reported[1].checks if check.unexpected}
+    assert rows == {
+        "expect_column_values_to_be_between(width)": (0, 1, 2),
+        "expect_column_values_to_be_in_set(valid)": (0, 1, 2),
+        "expect_column_values_to_be_unique(sha256)": (10, 11, 12, 20, 21),
+    }
+    classes = {check.name: check for check in planted.checks}["expect_column_values_to_be_between(n_patients)"]
+    assert (classes.unexpected, classes.rows) == (1, ()), "a row of its table is a class"
+    assert all(check.words and "{" not in check.words for check in planted.checks)
+
+
+def test_a_picture_for_pages_is_small_and_an_unreadable_file_has_none(write_manifest: Manifest) -> None:
+    files = {"good": xray(1, 900, 600), "broken": b"no image"}
+    good, broken = measure(write_manifest(files), **LIMITS, workers=1).to_dict("records")
+    with Image.open(io.BytesIO(validate.picture(good))) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("JPEG", "L", (147, 220))
+        small = np.asarray(picture, dtype=float)
+    assert np.abs(small - cv2.resize(xray(1, 900, 600), (147, 220), interpolation=cv2.INTER_AREA)).mean() < 4
+    assert validate.picture(broken) == b""
 
 
 def test_a_class_of_hardly_any_images_fails(tmp_path: Path) -> None:
@@ -849,6 +873,8 @@ def test_the_stage_names_the_bad_images_before_it_fails(
     assert "and 2 more: findings.json of the MLflow run has all" in said
     assert not Path("data/valid.csv").exists()
     assert not Path("reports/validation.json").exists()
+    (page,) = Path("mlruns").rglob("data.html")
+    assert "bad11" in page.read_text(encoding="utf-8"), "the page of a failed stage is in MLflow"
 
 
 # --- the real archive ---

@@ -6,6 +6,7 @@ Each command imports what it needs: pandas or MLflow would make the others slowe
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ from pneumonia import UserError, __version__, credentials, environment, outs, pa
 from pneumonia.names import printable
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
-PAGE = REPORTS_DIR / "compare.html"
+PAGE, REPORT = REPORTS_DIR / "compare.html", REPORTS_DIR / "report.html"
 COLUMNS = r"Experiment|^(data|model)$|(val|test)\.auc$"
 """Columns of `dvc exp show` that fit a line of 80 characters."""
 
@@ -35,6 +36,12 @@ OPERATING_POINT = click.option(
 )
 
 
+class WrongCall(click.ClickException):
+    """A call that is not understood, in one line; click's own error has two more, without the reason."""
+
+    exit_code = click.UsageError.exit_code
+
+
 class Commands(click.Group):
     """A group whose commands end in one line and exit status 1 where the user can fix the problem."""
 
@@ -43,6 +50,9 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # as in `pneumonia versions | head`, which click handles
             raise
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "pneumonia"
+            raise WrongCall(printable(f"{error.format_message().rstrip('.')}; see: {command} --help")) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
@@ -110,6 +120,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
     from pneumonia.data import tables
     from pneumonia.report import comparison
     from pneumonia.tracking import registry, runs
+    from pneumonia.tracking import settings as logged
 
     if not (a and b):
         raise click.UsageError("a comparison needs two models, such as: pneumonia compare champion 2")
@@ -120,16 +131,23 @@ def compare(a: str, b: str, as_json: bool) -> None:
     compared = comparing.compare(*predictions, level=settings.evaluate.level)
     disagreements = comparing.disagreements(compared)
     titles = {side: (model.title, model.run_id) for side, model in models.items()}
-    comparison.write(PAGE, compared, titles, _pictures(disagreements, settings.compute.memory))
+    both = {side: logged.of_run(model.run_id) for side, model in models.items()}
+    comparison.write(PAGE, compared, titles, both, _pictures(disagreements, settings.compute.memory))
     if as_json:
-        values = {"models": titles, "figures": compared.figures, "p_values": compared.p_values, "page": str(PAGE)}
+        values = {
+            "models": titles,
+            "settings": comparing.differing(both).to_dict("records"),
+            "figures": compared.figures,
+            "p_values": compared.p_values,
+            "page": str(PAGE),
+        }
         click.echo(json.dumps(tables.rounded(values), indent=2))
         return
     for side, model in models.items():
         _print(f"{side}: {model.title}, run {model.run_id}")
     _print(comparing.table(compared).to_string(index=False))
     notes = (comparing.notes(compared), comparing.verdict(compared), comparing.tally(compared, disagreements))
-    for text in (*notes, comparing.CHOOSE, f"page: {PAGE}"):
+    for text in (comparing.difference(both), *notes, comparing.CHOOSE, f"page: {PAGE}"):
         _print(textwrap.fill(text, 80))
 
 
@@ -223,6 +241,43 @@ def register(if_missing: bool, without_champion: bool) -> None:
 
 
 @main.command()
+@click.argument("data", required=False)
+def repro(data: str | None) -> None:
+    """Run the stages that have changed, on DATA if it is named.
+
+    DATA: a folder, table or archive with images of your own; path or URL. It is set in params.yaml by DVC's own -S, and
+    stays there: the next run uses it again.
+    """
+    if not data:
+        sys.exit(subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=workspace.project_root()).returncode)
+    from pneumonia import repro as running
+
+    chosen = running.own_images(data, params.load(), workspace.project_root())
+    command = ["exp", "run", *(part for setting in chosen for part in ("-S", setting))]
+    _print(f"dvc {shlex.join(command)}")
+    done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=workspace.project_root())
+    _print(textwrap.fill(running.NOTE, 80))
+    sys.exit(done.returncode)
+
+
+@main.command()
+def report() -> None:
+    """Write reports/report.html, one page for the whole run.
+
+    It opens without a network: data, search, training, evaluation, saliency maps and model card, from the files in
+    reports/. Stages that have not run are left out and named.
+    """
+    from pneumonia.report import overview
+
+    reports = {out: stage for stage in outs.stages() for out in outs.of(stage) if Path(out).is_relative_to(REPORTS_DIR)}
+    outs.require_unchanged({out: stage for out, stage in reports.items() if Path(out).exists()})
+    missing = overview.write(REPORT, REPORTS_DIR, _subject())
+    _print(f"{'report':<22}{REPORT}")
+    if missing:
+        _print(overview.without(missing))
+
+
+@main.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @MODEL
 @OPERATING_POINT
@@ -305,7 +360,7 @@ def serve(host: str, port: int, model: str | None, operating_point: str, allow_h
 
 
 @main.command()
-@click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on 127.0.0.1.")
 def ui(port: int) -> None:
     """Open the MLflow UI on 127.0.0.1; stop it with Ctrl+C."""
     from pneumonia.tracking import runs
@@ -333,6 +388,16 @@ def _address(model: str | None) -> str:
             )
         return f"models:/pneumonia-{params.load().data}{'@' if model == 'champion' else '/'}{model}"
     return model
+
+
+def _subject() -> str:
+    """Model and data set of the trained model; before there is one, those of params.yaml."""
+    from pneumonia.data import sources, tables
+
+    record = MODELS_DIR / "run.json"
+    known = tables.read_json(record) if record.is_file() else params.load().model_dump()
+    synthetic = " (synthetic)" if sources.source(known["data"]).synthetic else ""
+    return f"{known['model']} on {known['data']}{synthetic}"
 
 
 def _pictures(disagreements: Any, memory: float) -> list[tuple[str, bytes]]:

@@ -7,6 +7,7 @@ its file. The two models are called "A" and "B".
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -153,6 +154,36 @@ def verdict(compared: Compared) -> str:
     return f"{on} {ahead} is ahead by {abs(gain):.4f} of AUC (DeLong p = {p_value:.2g}), {chance}."
 
 
+def differing(settings: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+    """The settings in which the two models differ: `setting`, `A` and `B` as text; one that a model lacks is empty.
+
+    Args:
+        settings: `A` and `B` -> name -> value.
+
+    >>> both = {"A": {"seed": "1", "train.epochs": "40"}, "B": {"seed": "1", "train.epochs": "60"}}
+    >>> differing(both).to_dict("records")
+    [{'setting': 'train.epochs', 'A': '40', 'B': '60'}]
+    """
+    names = sorted({name for values in settings.values() for name in values})
+    rows = [{"setting": name, **{side: settings[side].get(name, "") for side in SIDES}} for name in names]
+    return pd.DataFrame([row for row in rows if row["A"] != row["B"]], columns=["setting", *SIDES])
+
+
+def difference(settings: Mapping[str, Mapping[str, str]]) -> str:
+    """Which settings differ, in a sentence.
+
+    Args:
+        settings: as in `differing`; empty for a model whose train run is unknown.
+    """
+    unknown = [side for side in SIDES if not settings[side]]
+    if unknown:
+        return f"The settings of {' and '.join(unknown)} are not known: the train run is not in this MLflow store."
+    names = list(differing(settings)["setting"])
+    if not names:
+        return "All settings that were logged are the same."
+    return f"Settings that differ: {', '.join(names)}."
+
+
 def disagreements(compared: Compared) -> pd.DataFrame:
     """The common test images on which the two models decide differently; the largest difference of ranks first.
 
@@ -211,16 +242,17 @@ def curves(compared: Compared, split: str) -> dict[str, dict[str, Any]]:
     """The data of the figures of one split.
 
     Returns:
-        `A` and `B` -> `roc` (`fpr, tpr`; absent with one class), `reliability` (`mean_score, fraction_positive, n`),
-        `report`, and `point`: the false and true positive rate at the model's threshold.
+        `A` and `B` -> `roc` (`fpr, tpr`; absent with one class), `reliability` (`mean_score, fraction_positive, low,
+        high, n`), `report`, and `point`: the false and true positive rate at the model's threshold.
     """
     common = compared.splits[split]
     data: dict[str, dict[str, Any]] = {}
     for side in SIDES:
-        report, scores = compared.figures[split][side], common[side]
+        report, scores, patients = compared.figures[split][side], common[side], common["patient_id"]
+        points = calibration.diagram(common["label"], scores, groups=patients, level=compared.level)
         data[side] = {
             "report": report,
-            "reliability": pd.DataFrame(calibration.reliability(common["label"], scores)._asdict()),
+            "reliability": pd.DataFrame(points._asdict()),
         }
         if split in compared.p_values:
             roc = ranking.roc_curve(common["label"], scores)

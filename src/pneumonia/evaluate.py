@@ -296,12 +296,13 @@ def _auc(labels: Any, scores: Any, patients: Any, level: float) -> dict[str, flo
     return {"auc": ranking.roc_auc(labels, scores), "auc_low": low, "auc_high": high}
 
 
-def curves(predictions: pd.DataFrame, threshold: float) -> dict[str, pd.DataFrame]:
+def curves(predictions: pd.DataFrame, threshold: float, *, level: float) -> dict[str, pd.DataFrame]:
     """The tables behind the plots, on test.
 
     Args:
         predictions: as `calibrated` returns them.
         threshold: on the raw scores, of `confusion`.
+        level: of the intervals of `calibration`, by patient.
 
     Returns:
         `roc`, `precision_recall`, `calibration` (raw scores), `calibration_after`, `decision_curve` and `confusion`.
@@ -312,12 +313,16 @@ def curves(predictions: pd.DataFrame, threshold: float) -> dict[str, pd.DataFram
     pr = ranking.precision_recall_curve(y_true, y_score)
     benefit = {name: decisions.net_benefit(y_true, test[name]) for name in ("score", "calibrated")}
     plain = benefit["score"]
+    diagrams = {
+        name: pd.DataFrame(calibration.diagram(y_true, test[name], groups=test["patient_id"], level=level)._asdict())
+        for name in ("score", "calibrated")
+    }
     names = pd.Series(tables.LABELS)
     return {
         "roc": pd.DataFrame({"fpr": roc.fpr, "tpr": roc.tpr}),
         "precision_recall": pd.DataFrame({"recall": pr.recall, "precision": pr.precision}),
-        "calibration": pd.DataFrame(calibration.reliability(y_true, y_score)._asdict()),
-        "calibration_after": pd.DataFrame(calibration.reliability(y_true, test["calibrated"])._asdict()),
+        "calibration": diagrams["score"],
+        "calibration_after": diagrams["calibrated"],
         "decision_curve": pd.DataFrame(
             {
                 "threshold": plain.thresholds,

@@ -87,6 +87,11 @@ def of(stage: str) -> list[str]:
     return _outs(_definitions().get(stage, {}))
 
 
+def stages() -> list[str]:
+    """The stages, as in dvc.yaml; none outside of a project."""
+    return list(_definitions())
+
+
 def _definitions() -> dict[str, Any]:
     """The stages of dvc.yaml."""
     return dict(_yaml("dvc.yaml").get("stages") or {})

@@ -6,9 +6,10 @@ A bad image becomes a row with a reason and never a crash. Too many bad images f
 from __future__ import annotations
 
 import html
+import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -77,11 +79,18 @@ _IN_WORDS = {
     "valid": "images that are quarantined",
     "reason": "images whose file is in both classes",
 }
-"""What a failed expectation on the images says: column -> words; `low` and `high` are its limits."""
+"""What does not meet an expectation on the images: column -> words; `low` and `high` are its limits."""
 
 _CLASSES_IN_WORDS = {
     "share": "classes with less than 2 % or more than 98 % of the images",
     "n_patients": f"classes of fewer than {MIN_PATIENTS} patients, too few for a split by patient",
+}
+
+_OTHERS_IN_WORDS = {
+    "expect_column_values_to_match_regex(sha256)": "files without a SHA-256",
+    "expect_column_to_exist": "a table without the column {column}",
+    "expect_table_row_count_to_be_between": "a table of fewer than two images",
+    "expect_column_distinct_values_to_equal_set": "a class without images, or a third class",
 }
 
 _SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
@@ -92,23 +101,49 @@ _HEAD = f"""
 <style>.collapse {{ display: block !important; }}</style>
 """
 
+PICTURE = 220
+
 _N_SHOWN = 10
 _CHUNK = 256
 _THUMBNAIL = 16
 _SHARPNESS = 112
 
 
+class Check(NamedTuple):
+    """The result of one expectation.
+
+    Attributes:
+        name: of Great Expectations, with the column in brackets.
+        words: what does not meet it, such as "images that look rotated".
+        column: that it is about; "" for the whole table.
+        unexpected: number of images or classes that do not meet it.
+        allowed: largest share of them with which it is met, 0-1.
+        success: whether it is met.
+        rows: positions in the table of the first images that do not meet it; none for classes and the whole table.
+    """
+
+    name: str
+    words: str
+    column: str
+    unexpected: int
+    allowed: float
+    success: bool
+    rows: tuple[int, ...]
+
+
 class ValidationReport(NamedTuple):
-    """The content of `validation.json`, and the page for readers.
+    """The content of `validation.json`, and what the pages for readers show.
 
     Attributes:
         summary: without timestamps, so the out is the same for the same data.
         failed: the failed expectations in words.
+        checks: all expectations.
         page: the page with the results of Great Expectations Data Docs; its folder is a static site.
     """
 
     summary: dict[str, Any]
     failed: list[str]
+    checks: list[Check]
     page: Path
 
 
@@ -305,7 +340,7 @@ def report(
         min_side, min_std, max_bad_fraction: limits of the suite, as in params.yaml.
         docs: folder for the Data Docs; replaced.
     """
-    rows, failed = _run_suite(table, min_side, min_std, max_bad_fraction, docs)
+    checks = _run_suite(table, min_side, min_std, max_bad_fraction, docs)
     copies = table.groupby("sha256")["sha256"].transform("size") > 1
     alike = table["look_alike"] != ""
     # Without the details of a single file in brackets.
@@ -323,9 +358,13 @@ def report(
         "look_alike_groups": int(table.loc[alike, "look_alike"].nunique()),
         "look_alike_files": int(alike.sum()),
         "n_turned": int((table["turned"] != 0).sum()),
-        "expectations": rows,
+        "expectations": [
+            {"name": check.name, "success": check.success, "unexpected": check.unexpected, "words": check.words}
+            for check in checks
+        ],
     }
-    return ValidationReport(summary, failed, next((docs / "validations" / IMAGES_SUITE).rglob("*.html")))
+    failed = [_sentence(check) for check in checks if not check.success]
+    return ValidationReport(summary, failed, checks, next((docs / "validations" / IMAGES_SUITE).rglob("*.html")))
 
 
 def findings(table: pd.DataFrame) -> pd.DataFrame:
@@ -400,10 +439,8 @@ def require_enough(table: pd.DataFrame, max_bad_fraction: float) -> None:
             )
 
 
-def _run_suite(
-    table: pd.DataFrame, min_side: int, min_std: float, max_bad_fraction: float, docs: Path
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of `validation.json`, and the failed expectations in words."""
+def _run_suite(table: pd.DataFrame, min_side: int, min_std: float, max_bad_fraction: float, docs: Path) -> list[Check]:
+    """The results of both suites; their pages are written into `docs`."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     # Imported here because it takes 3 s, which the functions on tables do not need.
     import great_expectations as gx
@@ -438,7 +475,7 @@ def _run_suite(
         gxe.ExpectColumnValuesToBeBetween(column="share", min_value=0.02, max_value=0.98),
         gxe.ExpectColumnValuesToBeBetween(column="n_patients", min_value=MIN_PATIENTS),
     ]
-    outcomes = []
+    checks: list[Check] = []
     with workspace.written_whole(docs) as partial:
         store = {
             "class_name": "TupleFilesystemStoreBackend",
@@ -460,12 +497,12 @@ def _run_suite(
                 name=name, validation_definitions=[context.validation_definitions.add(definition)], actions=[action]
             )
             outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": escaped})
-            outcomes += [result for run in outcome.run_results.values() for result in run.results]
+            results = [result for run in outcome.run_results.values() for result in run.results]
+            checks += [_check(result, of_images=name == IMAGES_SUITE) for result in results]
         for page in partial.rglob("*.html"):
             page.write_text(_without_scripts(page.read_text(encoding="utf-8")), encoding="utf-8")
         (partial / "index.html").write_text(_index(partial), encoding="utf-8")
-    failed = [_in_words(outcome) for outcome in outcomes if not outcome.success]
-    return [_row(outcome) for outcome in outcomes], failed
+    return checks
 
 
 def _without_scripts(page: str) -> str:
@@ -483,30 +520,58 @@ def _index(docs: Path) -> str:
     return f"<!DOCTYPE html>\n<html>\n<head>{_HEAD}<title>Checks</title></head>\n<ul>\n{links}</ul>\n</html>\n"
 
 
-def _row(result: Any) -> dict[str, Any]:
-    config = result.expectation_config
-    column = config.kwargs.get("column", "")
-    return {
-        "name": f"{config.type}({column})",
-        "success": bool(result.success),
-        "unexpected": int(result.result.get("unexpected_count") or 0),
-    }
-
-
-def _in_words(result: Any) -> str:
-    """A failed expectation for the printed summary, with the number of images or classes that do not meet it.
+def _check(result: Any, *, of_images: bool) -> Check:
+    """A result of Great Expectations; it names the first 20 rows that do not meet the expectation.
 
     >>> from types import SimpleNamespace
     >>> kwargs = {"column": "mean", "min_value": 10, "max_value": 245, "mostly": 0.95}
     >>> config = SimpleNamespace(type="expect_column_values_to_be_between", kwargs=kwargs)
-    >>> _in_words(SimpleNamespace(expectation_config=config, result={"unexpected_count": 7}))
-    'images whose mean gray level is not between 10 and 245: 7 (mean in data/valid.csv)'
+    >>> found = {"unexpected_count": 1, "partial_unexpected_index_list": [7]}
+    >>> check = _check(SimpleNamespace(expectation_config=config, result=found, success=True), of_images=True)
+    >>> check.words, check.unexpected, round(check.allowed, 2), check.rows
+    ('images whose mean gray level is not between 10 and 245', 1, 0.05, (7,))
     """
-    config, n = result.expectation_config, int(result.result.get("unexpected_count") or 0)
+    config = result.expectation_config
     column = config.kwargs.get("column", "")
-    if column in _CLASSES_IN_WORDS:
-        return f"{_CLASSES_IN_WORDS[column]}: {n}"
-    if column in _IN_WORDS and n:
+    name = f"{config.type}({column})"
+    if other := _OTHERS_IN_WORDS.get(name, _OTHERS_IN_WORDS.get(config.type)):
+        words = other.format(column=column)
+    else:
         low, high = (f"{config.kwargs.get(name) or 0:g}" for name in ("min_value", "max_value"))
-        return f"{_IN_WORDS[column].format(low=low, high=high)}: {n} ({column} in data/valid.csv)"
-    return f"{config.type}({column})"
+        words = (_IN_WORDS if of_images else _CLASSES_IN_WORDS)[column].format(low=low, high=high)
+    rows = (result.result.get("partial_unexpected_index_list") or ()) if of_images else ()
+    return Check(
+        name=name,
+        words=words,
+        column=column,
+        unexpected=int(result.result.get("unexpected_count") or 0),
+        allowed=1 - config.kwargs.get("mostly", 1),
+        success=bool(result.success),
+        rows=tuple(int(row) for row in rows),
+    )
+
+
+def _sentence(check: Check) -> str:
+    """A failed expectation for the printed summary, with the number of images or classes that do not meet it."""
+    if not check.unexpected:
+        return check.words
+    place = f" ({check.column} in data/valid.csv)" if check.column in _IN_WORDS else ""
+    return f"{check.words}: {check.unexpected}{place}"
+
+
+def picture(row: Mapping[str, Any]) -> bytes:
+    """A small JPEG of an image for pages, of at most `PICTURE` pixels a side; b"" for an image that cannot be read.
+
+    Args:
+        row: `uri, sha256, width` of the measured table.
+
+    Raises:
+        UserError: the file is missing, cannot be reached, or has changed since `fetch` listed it.
+    """
+    if not row["width"]:
+        return b""
+    image = Image.fromarray(decode.decode(decode.read_unchanged(files.absolute(row["uri"]), row["sha256"])))
+    image.thumbnail((PICTURE, PICTURE))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return out.getvalue()

@@ -362,7 +362,8 @@ def pages(attacked: Any, canary: Canary) -> dict[str, Path]:
     command = [sys.executable, "-m", "pneumonia.cli", "predict", "data/raw/folder.zip", "--html", "answers.html"]
     attacked.run(*command, PYTHONPATH="src")
     titles = {"A": (markup, markup), "B": (markup, markup)}
-    comparison.write(folder / "compare.html", compared(), titles, [(markup, PIXELS)])
+    settings = {"A": {markup: markup}, "B": {markup: "other"}}
+    comparison.write(folder / "compare.html", compared(), titles, settings, [(markup, PIXELS)])
     (folder / "unescaped.html").write_text(f"<html><title>a</title><p>{canary.markup('unescaped')}</p></html>")
     (report,) = (folder / "reports" / "data_docs" / "validations" / "images").rglob("*.html")
     return {

@@ -18,11 +18,13 @@ from pneumonia.metrics.calibration import (
     adjust_prior,
     apply,
     brier_score,
+    diagram,
     expected_calibration_error,
     fit,
     prior_by_em,
     reliability,
 )
+from pneumonia.metrics.decisions import wilson_interval
 from tests.metrics.conftest import samples
 
 
@@ -69,6 +71,29 @@ def test_calibration_figures_stay_between_zero_and_one(sample: tuple[list[int], 
     assert (np.diff(table.mean_score) > 0).all()
     assert 0 <= expected_calibration_error(*sample, n_bins) <= 1
     assert 0 <= brier_score(*sample) <= 1
+
+
+def test_a_point_of_a_diagram_has_the_interval_of_a_share_by_patient() -> None:
+    y_true, y_score = [0, 1, 1, 1, 1, 0], [0.1, 0.2, 0.2, 0.9, 0.9, 1.0]
+    points = diagram(y_true, y_score, level=0.9)
+    np.testing.assert_allclose(points.fraction_positive, [2 / 3, 2 / 3])
+    np.testing.assert_array_equal(points.n, [3, 3])
+    low, high = wilson_interval(2, 3, 0.9)
+    np.testing.assert_allclose((points.low, points.high), [[low, low], [high, high]])
+    by_patient = diagram(y_true, y_score, groups=["a", "b", "b", "c", "c", "d"], level=0.9)
+    np.testing.assert_allclose(by_patient.fraction_positive, points.fraction_positive)
+    assert (by_patient.high - by_patient.low > points.high - points.low).all(), "two images of a patient say less"
+
+
+@given(samples(positives=0, negatives=0), st.integers(1, 10))
+def test_a_diagram_has_the_points_of_the_reliability_inside_their_intervals(
+    sample: tuple[list[int], list[float]], n_bins: int
+) -> None:
+    points, table = diagram(*sample, level=0.95, n_bins=n_bins), reliability(*sample, n_bins)
+    np.testing.assert_array_equal(points.n, table.n)
+    np.testing.assert_array_equal(points.mean_score, table.mean_score)
+    assert (points.low <= points.fraction_positive).all()
+    assert (points.fraction_positive <= points.high).all()
 
 
 def expit(z: NDArray) -> NDArray:

@@ -293,6 +293,24 @@ def test_the_threshold_is_told_as_the_reports_keep_it(facts: dict[str, Any]) -> 
 ENDS = {"": 0.0, "_low": -0.001, "_high": 0.002}
 
 
+def test_the_summary_says_sensitivity_and_specificity_with_intervals_and_counts(facts: dict[str, Any]) -> None:
+    test = facts["evaluation"]["youden"]["test"]
+    said = pairs(facts)
+    for name, n, label in (
+        ("sensitivity", test["n_positive"], "pneumonia"),
+        ("specificity", test["n"] - test["n_positive"], "normal"),
+    ):
+        value = said[f"{name.capitalize()} there, on test"]
+        assert value.startswith(f"{test[name]:.3f} [{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}], ")
+        assert f"{round(test[name] * n)} of {n} {label} images" in value
+
+
+def test_the_summary_leaves_out_the_specificity_of_a_test_split_without_normals(facts: dict[str, Any]) -> None:
+    evaluation = copy.deepcopy(facts["evaluation"])
+    del evaluation["youden"]["test"]["specificity"]
+    assert "Specificity there, on test" not in pairs(facts, evaluation=evaluation)
+
+
 def test_the_auc_stands_once_above_the_operating_points_and_in_none_of_their_rows(facts: dict[str, Any]) -> None:
     test = facts["metrics"]["test"]
     interval = f"{test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}]"

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from pneumonia.report import page
-from pneumonia.report.page import Picture, Section, Table
+from pneumonia.report.page import Heading, Link, Picture, Section, Table, Thumbnails
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 JPEG = b"\xff\xd8jpeg"
@@ -127,3 +127,25 @@ Another paragraph.
 *Picture in the HTML page: third*
 """
     )
+
+
+def test_headings_links_and_small_pictures_are_inside_a_section() -> None:
+    blocks = [Heading(MARKUP), Link(MARKUP, "a b/<x>.html"), Thumbnails([Picture("one", PNG), Picture("two", JPEG)])]
+    source = page.html("t", "l", [Section("s", blocks)])
+    reader = Reader(source)
+    assert reader.targets == ["#s", "a%20b/%3Cx%3E.html"]
+    assert [url.split(";")[0] for url in reader.sources] == ["data:image/png", "data:image/jpeg"]
+    assert source.count('<div class="thumbnails">') == source.count("<h3>") == 1
+    assert page.markdown("t", "l", [Section("s", blocks)]).split("\n\n")[3:] == [
+        "### &lt;b&gt;\"A\" &amp; 'B'&lt;/b&gt;",
+        "[&lt;b&gt;\"A\" &amp; 'B'&lt;/b&gt;](a%20b/%3Cx%3E.html)",
+        "*Picture in the HTML page: one*",
+        "*Picture in the HTML page: two*\n",
+    ]
+
+
+def test_markdown_is_read_back_without_pictures_and_links() -> None:
+    blocks = [MARKUP, Heading("inside"), Table(("", "[0, 1]"), [("x", "f(x)"), ("~", "")]), "[a](b) or [0, 1]: `c`"]
+    dropped = [Picture("p", PNG), Link("l", "l.html"), Thumbnails([Picture("q", PNG)])]
+    sections = [Section(MARKUP, [*blocks, *dropped]), Section("Empty", [])]
+    assert page.read_markdown(page.markdown("t", "l", sections)) == [Section(MARKUP, blocks), Section("Empty", [])]

@@ -26,9 +26,15 @@ def roc() -> Figure:
     return plots.roc(pd.DataFrame({"fpr": [0, 0, 1], "tpr": [0, 0.75, 1]}), REPORT, (0.25, 0.9), TITLE)
 
 
+def binned(mean_score: list[float], share: list[float], n: list[int]) -> pd.DataFrame:
+    """Bins of a reliability diagram; the intervals reach .1 to both sides."""
+    table = pd.DataFrame({"mean_score": mean_score, "fraction_positive": share, "n": n})
+    return table.assign(low=table["fraction_positive"] - 0.1, high=table["fraction_positive"] + 0.1)
+
+
 def pair() -> dict[str, dict[str, object]]:
     """What two models scored on the same images."""
-    bins = pd.DataFrame({"mean_score": [0.1, 0.9], "fraction_positive": [0.2, 0.8], "n": [10, 30]})
+    bins = binned([0.1, 0.9], [0.2, 0.8], [10, 30])
     one = {"roc": pd.DataFrame({"fpr": [0, 0, 1], "tpr": [0, 0.75, 1]}), "point": (0.25, 0.9), "reliability": bins}
     other = {"roc": pd.DataFrame({"fpr": [0, 1], "tpr": [0, 1]}), "point": (0.5, 0.5), "reliability": bins.tail(1)}
     return {"A": {**one, "report": REPORT}, "B": {**other, "report": REPORT | {"auc": 0.5, "ece": 0.3}}}
@@ -47,8 +53,8 @@ def precision_recall() -> Figure:
 
 
 def calibration() -> Figure:
-    before = pd.DataFrame({"mean_score": [0.1, 0.9], "fraction_positive": [0.2, 0.8], "n": [10, 30]})
-    after = pd.DataFrame({"mean_score": [0.12, 0.5, 1.0], "fraction_positive": [0.1, 0.6, 1.0], "n": [4, 11, 25]})
+    before = binned([0.1, 0.9], [0.2, 0.8], [10, 30])
+    after = binned([0.12, 0.5, 1.0], [0.1, 0.6, 1.0], [4, 11, 25])
     return plots.calibration({"before": (before, REPORT), "after": (after, REPORT | {"ece": 0.01})}, TITLE)
 
 
@@ -267,6 +273,10 @@ def test_calibration_shows_before_and_after_with_the_images_of_each_bin() -> Non
         assert {to_hex(bar.get_facecolor()) for bar in bars} == {to_hex(line.get_color())}
         centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
         assert centres == pytest.approx(line.get_xdata())
+    for bars, line in zip(axes.collections, (before, after), strict=True):
+        ends = [(x, low, high) for ((x, low), (_, high)) in bars.get_segments()]
+        assert ends == [(x, pytest.approx(y - 0.1), pytest.approx(y + 0.1)) for x, y in line.get_xydata()]
+    assert before.get_marker() != after.get_marker()
 
 
 def test_the_numbers_of_a_calibration_stand_apart() -> None:
@@ -287,6 +297,8 @@ def test_decision_curve_says_the_share_of_pneumonia_and_hides_no_gain() -> None:
         "model, raw scores": [0.7, 0.6, -3.0],
         "model, calibrated": [0.72, 0.65, 0.2],
     }
+    styles = [(line.get_color(), line.get_marker()) for line in axes.get_lines()]
+    assert len({colour for colour, _ in styles}) == len({mark for _, mark in styles}) == 4
     low, high = axes.get_ylim()
     assert -0.3 < low < 0 < 0.75 < high
 

@@ -21,9 +21,11 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from pneumonia.metrics.arrays import Floats, Ints, check_scores
+from pneumonia.metrics import decisions
+from pneumonia.metrics.arrays import Floats, Ints, check_level, check_scores, sampling_units
 
 N_BINS = 15  # as in Guo et al. 2017, so that an ECE is comparable with published ones
+N_BINS_SHOWN = 5  # of a diagram: with 15 a bin of a test split of 160 images has about 5, whose share says nothing
 CLIP = 5e-8  # half the last digit of a stored score: a score of 0 or 1 may have been rounded from this
 MIN_SLOPE = 0.01  # a smaller slope would make ties at the 7 stored digits; a negative one reverses the order
 
@@ -33,6 +35,16 @@ class Reliability(NamedTuple):
 
     mean_score: Floats
     fraction_positive: Floats
+    n: Ints
+
+
+class Diagram(NamedTuple):
+    """One row per non-empty score bin, low to high, with the interval of its share: float64, and int64 for `n`."""
+
+    mean_score: Floats
+    fraction_positive: Floats
+    low: Floats
+    high: Floats
     n: Ints
 
 
@@ -94,6 +106,42 @@ def reliability(y_true: ArrayLike, y_score: ArrayLike, n_bins: int = N_BINS) -> 
         fraction_positive=np.bincount(bins, weights=positive, minlength=n_bins)[filled] / n,
         n=n,
     )
+
+
+def diagram(
+    y_true: ArrayLike, y_score: ArrayLike, *, groups: ArrayLike | None = None, level: float, n_bins: int = N_BINS_SHOWN
+) -> Diagram:
+    """The points of a reliability diagram that can be read: few bins, each with the interval of its share.
+
+    Args:
+        y_true: 0 or 1, shape (n,); one class is enough.
+        y_score: probabilities, 0-1, shape (n,).
+        groups: patient ids of any type, shape (n,); None = each image is its own group.
+        level: of the intervals (Wilson, by patient), strictly between 0 and 1.
+        n_bins: equal-width bins as in `reliability`, at least 1.
+
+    Returns:
+        As `reliability`, with `low` and `high` of the share of positives.
+
+    Raises:
+        ValueError: as `reliability`; a missing group id, a level outside (0, 1).
+
+    >>> points = diagram([0, 1, 1], [0.1, 0.4, 1.0], level=0.95, n_bins=2)
+    >>> points.fraction_positive.tolist(), points.low.round(3).tolist(), points.high.round(3).tolist()
+    ([0.5, 1.0], [0.095, 0.207], [0.905, 1.0])
+    """
+    bins = reliability(y_true, y_score, n_bins)
+    positive, score = check_scores(y_true, y_score, probabilities=True)
+    check_level(level)
+    unit = sampling_units(groups, score.size)
+    numbers = bin_index(score, n_bins)
+    ends = []
+    for number in np.unique(numbers):
+        rows = numbers == number
+        trials = decisions.effective_trials_of_units(positive[rows], unit[rows], level)
+        ends.append(decisions.wilson_interval(float(positive[rows].mean()) * trials, trials, level))
+    low, high = np.array(ends, dtype=np.float64).T
+    return Diagram(bins.mean_score, bins.fraction_positive, low, high, bins.n)
 
 
 def expected_calibration_error(y_true: ArrayLike, y_score: ArrayLike, n_bins: int = N_BINS) -> float:

@@ -47,13 +47,13 @@ def reports(folder: Path) -> dict[str, Any]:
         "points": pd.read_csv(folder / "plots" / "operating_points.csv", dtype=str, keep_default_na=False),
         "pictures": {
             section: [
-                Picture(caption, _thumbnail(folder / "plots" / f"{name}.png")) for name, caption in captions.items()
+                Picture(caption, thumbnail(folder / "plots" / f"{name}.png")) for name, caption in captions.items()
             ]
             for section, captions in _PICTURES.items()
             if all((folder / "plots" / f"{name}.png").is_file() for name in captions)
         }
         | {
-            "saliency": [Picture(f"Test image {place}", _thumbnail(path)) for place, path in enumerate(saliency, 1)],
+            "saliency": [Picture(f"Test image {place}", thumbnail(path)) for place, path in enumerate(saliency, 1)],
             "failures": _saliency_of(wrong, folder / "saliency"),
         },
     }
@@ -79,14 +79,14 @@ def _saliency_of(wrong: pd.DataFrame, folder: Path) -> list[Picture]:
     """The saliency pictures of these images, if `explain` has made them."""
     paths = {name: folder / file_name(name, ".png") for name in wrong["image_id"]}  # as `explain` names them
     rows = wrong.itertuples(index=False)
-    return [Picture(_caption(*row), _thumbnail(paths[row[0]])) for row in rows if paths[row[0]].is_file()]
+    return [Picture(_caption(*row), thumbnail(paths[row[0]])) for row in rows if paths[row[0]].is_file()]
 
 
 def _caption(image_id: str, label: int, score: float) -> str:
     return f"{image_id}: {tables.LABELS[label]}, score {score:.3f}"
 
 
-def _thumbnail(path: Path) -> bytes:
+def thumbnail(path: Path) -> bytes:
     """A picture of at most 1,000 pixels a side, to limit the size of the page; as JPEG if that is smaller."""
     content = path.read_bytes()
     with Image.open(path) as image:
@@ -165,6 +165,7 @@ def sections(
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
                         ("Output", "score from 0 to 1"),
                         ("Pneumonia from", f"a score of {metrics['threshold']:.8g} (Youden, chosen on validation)"),
+                        *_sensitivity_and_specificity(evaluation["youden"]["test"]),
                     ],
                 ),
             ],
@@ -218,6 +219,22 @@ TO_BE_FILLED_IN = (
     "Interpretation and next steps",
 )
 """Facts that a paper needs and that no file of the workflow contains."""
+
+
+def _sensitivity_and_specificity(test: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows of the summary, in words that tell the two apart; none for a class that the test split lacks."""
+    kinds = (
+        ("sensitivity", "pneumonia", "recognised", test["n_positive"]),
+        ("specificity", "normal", "classified as normal", test["n"] - test["n_positive"]),
+    )
+    return [
+        (
+            f"{name.capitalize()} there, on test",
+            f"{format_with_interval(test, name)}, {round(test[name] * n):,} of {n:,} {label} images are {outcome}",
+        )
+        for name, label, outcome, n in kinds
+        if name in test
+    ]
 
 
 def _public_test_note(source: Mapping[str, Any], rebalance: Mapping[str, Any]) -> str:
@@ -455,6 +472,22 @@ def _stress(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Pictu
 
 
 def _explanations(explain: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Section:
+    return Section(
+        "Saliency",
+        [
+            "Maps show where a model looks. They do not show why, or that it is right.",
+            saliency_table(explain),
+            *pictures.get("saliency", ()),
+        ],
+    )
+
+
+def saliency_table(explain: Mapping[str, Any]) -> Table:
+    """How well the maps of each method fit the known boxes.
+
+    Args:
+        explain: `explain.json`.
+    """
     rows = [
         (
             name,
@@ -465,14 +498,7 @@ def _explanations(explain: Mapping[str, Any], pictures: Mapping[str, Sequence[Pi
         for name, row in explain.items()
     ]
     header = ("method", "maximum in a box", "share of the map in boxes", "share of the image in boxes")
-    return Section(
-        "Saliency",
-        [
-            "Maps show where a model looks. They do not show why, or that it is right.",
-            Table(header, rows),
-            *pictures.get("saliency", ()),
-        ],
-    )
+    return Table(header, rows)
 
 
 def _promotion(decision: Mapping[str, Any]) -> list[Block]:

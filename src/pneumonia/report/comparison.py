@@ -15,6 +15,7 @@ def write(
     path: Path,
     compared: compare.Compared,
     models: Mapping[str, tuple[str, str]],
+    settings: Mapping[str, Mapping[str, str]],
     pictures: Sequence[tuple[str, bytes]],
 ) -> None:
     """Write the page, complete or not at all.
@@ -23,6 +24,7 @@ def write(
         path: of the HTML file.
         compared: the two models on their common images.
         models: `A` and `B` -> title and MLflow run id.
+        settings: `A` and `B` -> name -> value; empty for a model whose train run is unknown.
         pictures: caption and PNG of images on which the models disagree.
     """
     disagreements = compare.disagreements(compared)
@@ -30,6 +32,7 @@ def write(
     examples = [_table(compare.rows(disagreements), compare.ORDER)] if len(disagreements) else []
     sections = [
         page.Section("The two models", [page.Table(("", "model", "MLflow run", "threshold"), rows)]),
+        page.Section("What was set differently", _differences(settings)),
         page.Section(
             "Which is better",
             [compare.verdict(compared), compare.CHOOSE, _table(compare.table(compared), compare.notes(compared))],
@@ -50,6 +53,13 @@ def write(
     with workspace.written_whole(path) as partial:
         lead = "Two models on the images that both have scored."
         partial.write_text(page.html(title, lead, sections), encoding="utf-8")
+
+
+def _differences(settings: Mapping[str, Mapping[str, str]]) -> list[page.Block]:
+    differing = compare.differing(settings)
+    if differing.empty or not all(settings.values()):
+        return [compare.difference(settings)]
+    return [_table(differing, "All other settings that were logged are the same.")]
 
 
 def _table(table: pd.DataFrame, note: str) -> page.Table:

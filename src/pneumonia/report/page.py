@@ -10,6 +10,7 @@ import html as html_module
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 import jinja2
 
@@ -35,7 +36,26 @@ class Picture(NamedTuple):
         return f"data:image/{kind};base64,{base64.b64encode(self.content).decode('ascii')}"
 
 
-Block = str | Table | Picture
+class Heading(NamedTuple):
+    """A heading inside a section."""
+
+    text: str
+
+
+class Link(NamedTuple):
+    """A paragraph that leads to another file of the same folder; the page has all that it shows without it."""
+
+    text: str
+    href: str
+
+
+class Thumbnails(NamedTuple):
+    """Small pictures side by side."""
+
+    pictures: Sequence[Picture]
+
+
+Block = str | Table | Picture | Heading | Link | Thumbnails
 """A string is a paragraph."""
 
 
@@ -65,8 +85,8 @@ def html(title: str, lead: str, sections: Sequence[Section]) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
-    environment.tests["table"] = lambda block: isinstance(block, Table)
-    environment.tests["picture"] = lambda block: isinstance(block, Picture)
+    for kind in (Table, Picture, Heading, Link, Thumbnails):
+        environment.tests[kind.__name__.lower()] = lambda block, kind=kind: isinstance(block, kind)
     return environment.from_string(_TEMPLATE).render(title=title, lead=lead, sections=sections, policy=_POLICY)
 
 
@@ -87,9 +107,45 @@ def markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
                 lines = [rows[0], tuple("---" for _ in block.header), *rows[1:]]
                 parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
                 parts += [_literal(block.note)] if block.note else []
+            elif isinstance(block, Heading):
+                parts.append(f"### {_literal(block.text)}")
+            elif isinstance(block, Link):
+                parts.append(f"[{_literal(block.text)}]({quote(block.href)})")
             else:
-                parts.append(f"*Picture in the HTML page: {_literal(block.caption)}*")
+                pictures = block.pictures if isinstance(block, Thumbnails) else [block]
+                parts += [f"{_PICTURE}{_literal(picture.caption)}*" for picture in pictures]
     return "\n\n".join(parts) + "\n"
+
+
+def read_markdown(text: str) -> list[Section]:
+    """The sections of a page that `markdown` wrote, without its pictures and links.
+
+    >>> read_markdown(markdown("t", "l", [Section("A & B", ["<b>", Table(("", "n"), [("x", "1")], "note")])]))
+    [Section(title='A & B', blocks=['<b>', Table(header=('', 'n'), rows=[('x', '1')], note=''), 'note'])]
+    """
+    sections: list[Section] = []
+    blocks: list[Block] = []
+    for part in text.strip().split("\n\n"):
+        if part.startswith("## "):
+            blocks = []
+            sections.append(Section(_plain(part[3:]), blocks))
+        elif part.startswith("### "):
+            blocks.append(Heading(_plain(part[4:])))
+        elif part.startswith("| "):
+            # A cell holds no "|": `_literal` replaces it.
+            cells = [tuple(_plain(cell.strip()) for cell in line[1:-1].split("|")) for line in part.split("\n")]
+            blocks.append(Table(cells[0], cells[2:]))
+        elif not part.startswith(_PICTURE) and not re.fullmatch(r"\[.*\]\(.*\)", part):
+            blocks.append(_plain(part))
+    return sections
+
+
+def _plain(text: str) -> str:
+    """The text that `_literal` made harmless, without its line breaks and repeated spaces."""
+    return html_module.unescape(re.sub(r"\\([`~(:])", r"\1", text))
+
+
+_PICTURE = "*Picture in the HTML page: "
 
 
 def _literal(text: str) -> str:
@@ -103,6 +159,10 @@ def _literal(text: str) -> str:
 
 
 _TEMPLATE = """\
+{% macro figure(picture) -%}
+<figure><img alt="{{ picture.caption }}" src="{{ picture.data_url }}">
+<figcaption>{{ picture.caption }}</figcaption></figure>
+{%- endmacro -%}
 <!doctype html>
 <html lang="en">
 <head>
@@ -125,6 +185,8 @@ nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding-block: 1rem; bor
 nav a { color: var(--accent); text-decoration: none; font-size: .92rem; }
 nav a:hover { text-decoration: underline; }
 h2 { margin: 2.25rem 0 .75rem; font-size: 1.25rem; }
+h3 { margin: 1.5rem 0 .5rem; font-size: 1.02rem; overflow-wrap: anywhere; }
+main a { color: var(--accent); }
 p { margin: .5rem 0; max-width: 46rem; }
 .wide { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
@@ -136,6 +198,10 @@ td { overflow-wrap: anywhere; min-width: 5rem; }
 .note { color: var(--soft); font-size: .88rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
   margin: 1rem 0; align-items: start; }
+.thumbnails { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(46%, 9rem), 1fr)); gap: .6rem;
+  margin: .6rem 0; align-items: start; }
+.thumbnails img { aspect-ratio: 1; object-fit: contain; background: #000000; }
+.thumbnails figcaption { font-size: .78rem; overflow-wrap: anywhere; }
 figure { margin: 0; background: var(--band); border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
 img { display: block; width: 100%; height: auto; background: #ffffff; border-radius: 3px; }
 figcaption { padding: .4rem .25rem 0; color: var(--soft); font-size: .88rem; }
@@ -157,12 +223,13 @@ figcaption { padding: .4rem .25rem 0; color: var(--soft); font-size: .88rem; }
 {% if loop.previtem is not picture %}
 <div class="gallery">
 {% endif %}
-<figure><img alt="{{ block.caption }}" src="{{ block.data_url }}"><figcaption>{{ block.caption }}</figcaption></figure>
+{{ figure(block) }}
 {% if loop.nextitem is not picture %}
 </div>
 {% endif %}
 {% elif block is table %}
-<div class="wide"><table>
+{# Reached with the keyboard, because it may scroll. -#}
+<div class="wide" tabindex="0"><table>
 <thead><tr>{% for cell in block.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in block.rows %}
@@ -177,6 +244,16 @@ figcaption { padding: .4rem .25rem 0; color: var(--soft); font-size: .88rem; }
 {% if block.note %}
 <p class="note">{{ block.note }}</p>
 {% endif %}
+{% elif block is heading %}
+<h3>{{ block.text }}</h3>
+{% elif block is link %}
+<p><a href="{{ block.href | urlencode }}">{{ block.text }}</a></p>
+{% elif block is thumbnails %}
+<div class="thumbnails">
+{% for picture in block.pictures %}
+{{ figure(picture) }}
+{% endfor %}
+</div>
 {% else %}
 <p>{{ block }}</p>
 {% endif %}

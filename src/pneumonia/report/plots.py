@@ -75,7 +75,7 @@ def overlaid_reliability(parts: Mapping[str, Mapping[str, Any]], title: str) -> 
     """Reliability diagram of two models on the same images, in the colours of `overlaid_roc`.
 
     Args:
-        parts: name -> `reliability` (`mean_score, fraction_positive, n`) and `report`.
+        parts: name -> `reliability` (as `calibration.diagram` returns it) and `report`.
         title: models and images; its lines may be long.
     """
     pairs = {name: (part["reliability"], part["report"]) for name, part in parts.items()}
@@ -94,12 +94,13 @@ def precision_recall(curve: pd.DataFrame, report: Mapping[str, float], title: st
 
 
 def calibration(
-    parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]], title: str, colours: tuple[str, str] = (GRAY, BLUE)
+    parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]], title: str, colours: tuple[str, str] = (ORANGE, BLUE)
 ) -> Figure:
-    """Reliability diagram: share of pneumonia against mean score; below, the number of images in each bin.
+    """Reliability diagram: share of pneumonia, with its interval, against mean score; below, the images of each bin.
 
     Args:
-        parts: `before` and `after` calibration, each with its bins (`mean_score, fraction_positive, n`) and its report.
+        parts: `before` and `after` calibration, each with its bins (`mean_score, fraction_positive, low, high, n`) and
+            its report.
         title: model and images.
         colours: of the two parts.
     """
@@ -107,20 +108,22 @@ def calibration(
     with plt.rc_context(_STYLE):
         figure, (axes, counts) = plt.subplots(2, 1, figsize=(6, 7.6), sharex=True, height_ratios=(4, 1.2))
         axes.set_title(f"{title}\nn = {n}", size=10)
-        axes.set_ylabel("share of pneumonia")
+        axes.set_ylabel("share of pneumonia, with interval")
         axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="perfect")
-        for (name, (bins, report)), colour, side in zip(parts.items(), colours, (1, -1), strict=True):
+        for (name, (bins, report)), colour, mark, side in zip(parts.items(), colours, "os", (1, -1), strict=True):
             label = f"{name}: ECE {report['ece']:.3f}, Brier {report['brier']:.3f}"
-            axes.plot(bins["mean_score"], bins["fraction_positive"], "o-", color=colour, markersize=5, label=label)
+            x, share = bins["mean_score"], bins["fraction_positive"]
+            axes.plot(x, share, mark, color=colour, markersize=6, label=label)
+            axes.vlines(x, bins["low"], bins["high"], color=colour, alpha=0.7)
             # One upwards, one downwards: the bins of both have similar mean scores.
-            bars = counts.bar(bins["mean_score"], side * bins["n"], 0.03, color=colour)
-            counts.bar_label(bars, [str(count) for count in bins["n"]], size=7, padding=1)
+            bars = counts.bar(x, side * bins["n"], 0.03, color=colour)
+            counts.bar_label(bars, [str(count) for count in bins["n"]], size=8, padding=1)
         axes.set_ylim(-0.03, 1.03)
         counts.set_xlim(-0.03, 1.03)
         counts.set_ylabel("images")
         counts.set_yticks([])
         counts.set_xlabel("mean score of the bin")
-        counts.margins(y=0.25)
+        counts.margins(y=0.3)
         _legend(figure)
     plt.close(figure)
     return figure
@@ -138,13 +141,14 @@ def decision_curve(table: pd.DataFrame, report: Mapping[str, float], title: str)
     heading = f"{title}\nn = {report['n']}, {share:.1%} pneumonia"
     with _figure("threshold probability", "net benefit (true positives per image)", heading) as (figure, axes):
         lines = (
-            ("treat_all", "treat all", GRAY, ":"),
-            ("treat_none", "treat none", GRAY, "-"),
-            ("score", "model, raw scores", ORANGE, "--"),
-            ("calibrated", "model, calibrated", BLUE, "-"),
+            ("treat_all", "treat all", GREEN, ":", "^"),
+            ("treat_none", "treat none", GRAY, "-", "D"),
+            ("score", "model, raw scores", ORANGE, "--", "o"),
+            ("calibrated", "model, calibrated", BLUE, "-", "s"),
         )
-        for column, label, colour, style in lines:
-            axes.plot(table["threshold"], table[column], color=colour, linestyle=style, label=label)
+        for column, label, colour, style, mark in lines:
+            drawn = {"color": colour, "linestyle": style, "marker": mark, "markersize": 4, "markevery": 0.12}
+            axes.plot(table["threshold"], table[column], label=label, **drawn)
         axes.set_xlim(0, 1)
         # Without this limit the negative values would hide the positive ones.
         axes.set_ylim(-0.25 * max(share, 0.1), 1.1 * max(share, 0.1))
@@ -254,39 +258,58 @@ def architecture(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+MEASURES = {
+    "width": "width (pixels)",
+    "height": "height (pixels)",
+    "bytes": "size of the file (bytes)",
+    "mean": "mean (gray levels)",
+    "std": "standard deviation (gray levels)",
+    "entropy": "entropy (bits)",
+    "saturated": "black and white pixels (share)",
+    "sharpness": "sharpness (log2)",
+}
+"""Measures of an image with their units."""
+
+_CLASS_COLOURS = {0: BLUE, 1: ORANGE}
+
+
 def measures(table: pd.DataFrame, title: str) -> Figure:
     """Histograms of the measures of the valid images of each class; a difference may be a shortcut for models."""
-    units = {
-        "width": "width (pixels)",
-        "height": "height (pixels)",
-        "bytes": "size of the file (bytes)",
-        "mean": "mean (gray levels)",
-        "std": "standard deviation (gray levels)",
-        "entropy": "entropy (bits)",
-        "saturated": "black and white pixels (share)",
-        "sharpness": "sharpness (log2)",
-    }
     valid = table[table["valid"]]
-    colours = {0: BLUE, 1: ORANGE}
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(2, 4, figsize=(13, 5.6))
         figure.suptitle(f"{title}\nn = {len(valid)} valid images, each class normalised to 1")
-        for place, (name, label) in zip(axes.flat, units.items(), strict=True):
-            edges = np.histogram_bin_edges(valid[name].astype(float), bins=40)
-            for kind, colour in colours.items():
-                values = valid.loc[valid["label"] == kind, name].astype(float)
-                place.hist(
-                    values, edges, weights=np.full(len(values), 1 / max(len(values), 1)), color=colour, alpha=0.6
-                )
-            place.set_xlabel(label)
+        for place, name in zip(axes.flat, MEASURES, strict=True):
+            _histogram(place, valid, name)
         for place in axes[:, 0]:
             place.set_ylabel("share of the class")
-        counts = valid["label"].value_counts()
-        handles = [Rectangle((0, 0), 1, 1, color=colours[kind], alpha=0.6) for kind in colours]
-        labels = [f"{tables.LABELS[kind]} ({counts.get(kind, 0)})" for kind in colours]
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        _class_legend(figure, valid)
     plt.close(figure)
     return figure
+
+
+def measure(table: pd.DataFrame, name: str, title: str) -> Figure:
+    """Histogram of one of `MEASURES`, as in `measures`, to be read on a small screen."""
+    valid = table[table["valid"]]
+    with _figure("", "share of the class", f"{title}\nn = {len(valid)} valid images", height=4) as (figure, axes):
+        _histogram(axes, valid, name)
+        _class_legend(figure, valid)
+    return figure
+
+
+def _histogram(axes: Any, valid: pd.DataFrame, name: str) -> None:
+    edges = np.histogram_bin_edges(valid[name].astype(float), bins=40)
+    for kind, colour in _CLASS_COLOURS.items():
+        values = valid.loc[valid["label"] == kind, name].astype(float)
+        axes.hist(values, edges, weights=np.full(len(values), 1 / max(len(values), 1)), color=colour, alpha=0.6)
+    axes.set_xlabel(MEASURES[name])
+
+
+def _class_legend(figure: Figure, valid: pd.DataFrame) -> None:
+    counts = valid["label"].value_counts()
+    handles = [Rectangle((0, 0), 1, 1, color=colour, alpha=0.6) for colour in _CLASS_COLOURS.values()]
+    labels = [f"{tables.LABELS[kind]} ({counts.get(kind, 0)})" for kind in _CLASS_COLOURS]
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
 
 
 def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
