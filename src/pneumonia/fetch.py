@@ -253,7 +253,7 @@ def _without_removed(
     if archive:
         patients = {*theirs["patient_id"]} - {*others["patient_id"]}  # a copy of a film may be of somebody else
         rows = theirs.astype(str).to_dict("records")
-        traces.rewrite_archive(archive, traces.of_rows(patients, rows), others["uri"].tolist())
+        traces.rewrite_archive(archive, traces.of_rows(patients, rows), traces.uris(others.to_dict("records")))
     _note(f"{gone.sum():,} of {len(manifest):,} images are left out: pneumonia forget has removed their patients")
     boxes = boxes[~boxes["image_id"].isin(theirs["image_id"])]
     return others.reset_index(drop=True), boxes.reset_index(drop=True)

@@ -44,7 +44,7 @@ class Findings(NamedTuple):
 
     Attributes:
         traces: what names the patient, or is an image.
-        others: `uri` of the images of other patients.
+        others: `uri` of the images and masks of other patients.
         files: kind of place -> files, folders and image stores, in the order of their removal.
         store: URI of the MLflow store; empty if there is none.
         n_texts: of its database.
@@ -131,7 +131,7 @@ def find(patient: str, root: Path, cache: Path) -> Findings | None:
     rows += [row for table in known for row in table if row.get("sha256") in digests]  # copies under other names
     of = traces.of_rows([patient], rows)
     manifest = next(_tables([MANIFEST]), [])
-    others = [row["uri"] for row in manifest if not of.have_row(row)]
+    others = traces.uris(row for row in manifest if not of.have_row(row))
     splits = _splits(known, patient)
     logged = [unit for folder in folders for group in _groups(folder) for unit in _held([group], of, others)]
     n_texts, learners = 0, []

@@ -30,8 +30,7 @@ _MEMBER = re.compile(r"zip://(?P<member>.+)::.+")
 _KEYS = ("patient_id", "image_id", "sha256")
 _TEXTS = {".csv", ".tsv", ".txt", ".md", ".xml", ".json", ".jsonl", ".yaml", ".yml", ".log", ".html", ".htm"}
 _SHORTEST = 4
-"""Length of a patient identifier that is searched in texts: a shorter one, such as `12`, occurs in every text. The names
-of images are searched in any case."""
+"""Length of a patient identifier that is searched in texts; a shorter one, such as `12`, occurs in every text."""
 _GONE: Any = object()
 
 
@@ -74,14 +73,18 @@ class Traces:
 def of_rows(patients: Iterable[str], rows: Iterable[Mapping[Any, Any]]) -> Traces:
     """The traces of patients, from the rows of their images in tables of this project."""
     rows = list(rows)
-    uris = {row[key] for row in rows for key in ("uri", "lung_mask_uri") if row.get(key)}
     return Traces(
         frozenset(patients),
         frozenset(row["image_id"] for row in rows if row.get("image_id")),
-        frozenset(_member(uri) or uri for uri in uris),
+        frozenset(_member(uri) or uri for uri in uris(rows)),
         frozenset(row["sha256"] for row in rows if row.get("sha256")),
         frozenset(int(row["bytes"]) for row in rows if row.get("bytes")),
     )
+
+
+def uris(rows: Iterable[Mapping[Any, Any]]) -> list[str]:
+    """Of images and masks."""
+    return [row[key] for row in rows for key in ("uri", "lung_mask_uri") if row.get(key)]
 
 
 def _member(uri: str) -> str:
@@ -170,13 +173,13 @@ def in_archive(path: Path, traces: Traces, others: Collection[str] = ()) -> list
 
     Args:
         path: of the archive.
-        others: `uri` of the images of other patients. With them further files of the patients are recognised: those in
+        others: `uri` of the images and masks of other patients. With them further files of the patients are recognised: those in
             folders in which nobody else has an image, and those with the name of an image and a further word
             (`a_mask.png` beside `a.png`).
     """
     with zipfile.ZipFile(path) as archive:
         members = [info for info in archive.infolist() if not info.is_dir()]
-        images = {info.filename for info in members if _is_image(archive, info, traces)}
+        images = {one.filename for one in members if one.filename in traces.files or _is_image(archive, one, traces)}
     kept = {member for uri in others if (member := _member(uri))}
     folders = _own_folders(images, kept) if others else set()
     stems = {str(PurePosixPath(name).with_suffix("")) for name in images}
@@ -184,7 +187,6 @@ def in_archive(path: Path, traces: Traces, others: Collection[str] = ()) -> list
         name
         for name in (info.filename for info in members)
         if name in images
-        or name in traces.files
         or (
             name not in kept
             and (
