@@ -173,8 +173,8 @@ def in_archive(path: Path, traces: Traces, others: Collection[str] = ()) -> list
 
     Args:
         path: of the archive.
-        others: `uri` of the images and masks of other patients. With them further files of the patients are recognised: those in
-            folders in which nobody else has an image, and those with the name of an image and a further word
+        others: `uri` of the images and masks of other patients. With them further files of the patients are found:
+            those in folders in which nobody else has an image, and those with the name of an image and a further word
             (`a_mask.png` beside `a.png`).
     """
     with zipfile.ZipFile(path) as archive:
