@@ -11,9 +11,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from dvc.repo import Repo
 
-from pneumonia import UserError, forget, leases, outs
+from pneumonia import UserError, cli, forget, leases, outs
 from pneumonia.data import store, tables
 from pneumonia.data.forgotten import FILE
 from pneumonia.names import file_name
@@ -261,3 +262,13 @@ def test_images_that_are_read_in_place_stay_and_are_named(in_project: Path) -> N
     assert f"stays, remove it there: {place}" in forget.forget("P0007", yes=True)
     assert (place / "P0007-1.png").is_file()
     assert tables.read_table("data/manifest.csv").empty
+
+
+def test_the_command_ends_in_one_line(in_project: Path) -> None:
+    done = CliRunner().invoke(cli.main, ["forget", "P0007"])
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert done.output.startswith("Error: nothing to remove: ")
+    write_data(dict(list(FILMS.items())[:2]))
+    done = CliRunner().invoke(cli.main, ["forget", "P0007"])
+    assert done.exit_code == 0
+    assert done.output.startswith("P0007: 2 image files\n")
