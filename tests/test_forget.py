@@ -18,7 +18,7 @@ from pneumonia import UserError, cli, forget, leases, outs
 from pneumonia.data import store, tables
 from pneumonia.data.forgotten import FILE
 from pneumonia.names import file_name
-from pneumonia.tracking import removal, runs
+from pneumonia.tracking import runs, stored
 from pneumonia.workspace import sha256_bytes
 from tests.conftest import png
 
@@ -186,10 +186,10 @@ def test_no_byte_shows_a_forgotten_patient_and_the_others_stay(project: str) -> 
 
     assert len(runs.logged_predictions(project)) == 6, "later models are compared on these"
     tags = mlflow.MlflowClient().get_run(project).data.tags
-    assert tags["mlflow.note.content"] == removal.REMOVED
+    assert tags["mlflow.note.content"] == stored.REMOVED
     version = mlflow.MlflowClient().get_model_version("pneumonia-phantom", "1")
-    assert version.description == removal.REMOVED
-    assert "make repro" in version.tags[removal.LEARNT_FROM_REMOVED] == tags[removal.LEARNT_FROM_REMOVED]
+    assert version.description == stored.REMOVED
+    assert "make repro" in version.tags[stored.LEARNT_FROM_REMOVED] == tags[stored.LEARNT_FROM_REMOVED]
 
     outs.require_unchanged({out: stage for stage, made in STAGES.items() for out in made})
     with Repo(".") as repo:
@@ -259,7 +259,7 @@ def test_images_that_are_read_in_place_stay_and_are_named(in_project: Path) -> N
     (place / "P0007-1.png").write_bytes(FILMS["P0007-1"])
     manifest = tables.read_table("data/manifest.csv").assign(uri=f"{place}/P0007-1.png", lung_mask_uri="")
     tables.write_table(manifest, "data/manifest.csv")
-    assert f"stays, remove it there: {place}" in forget.forget("P0007", yes=True)
+    assert f"stays, it is not a part of this project: {place}" in forget.forget("P0007", yes=True)
     assert (place / "P0007-1.png").is_file()
     assert tables.read_table("data/manifest.csv").empty
 

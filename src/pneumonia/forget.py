@@ -1,20 +1,19 @@
 """Remove what a project has of a patient: images, table rows, pictures, texts, caches. Models stay and are tagged.
 
-The tables of the project say which images are the patient's; then every place that stages write to is searched. A file
-is rewritten without the patient if that is possible (`_rewrite`), else it is deleted. DVC's cache cannot be rewritten:
-there such files are deleted, also those of experiments.
+The tables of the project say which images are the patient's; then every place that stages write to is searched. Files
+are rewritten without the patient where that is possible (`data.removal`), else deleted. In DVC's cache they can only be
+deleted, also those of experiments.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,21 +21,17 @@ import pandas as pd
 import zarr
 
 from pneumonia import UserError, leases, outs, workspace
-from pneumonia.data import forgotten, tables, traces
+from pneumonia.data import forgotten, removal, tables, traces
+from pneumonia.data.removal import Row
 from pneumonia.data.traces import Traces
 
+CACHE = "DVC cache"
 MANIFEST, SPLITS = Path("data/manifest.csv"), Path("data/splits.csv")
-PAGE = "Removed: it showed data of a patient who was removed. dvc repro writes a page of the present data again."
-_PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp"}
-_PAGES = {".html", ".htm", ".md"}
-_EMBEDDED = "data:image/"
 _N_PREVIEWED = 3
 """Images of each class in the picture that `preprocess` logs."""
 
 _STORE_NAMES = re.compile(r"zarr\.json$|image_ids/")
 _N_SHOWN = 4
-
-Row = dict[str, str]
 
 
 class Findings(NamedTuple):
@@ -48,7 +43,7 @@ class Findings(NamedTuple):
         files: kind of place -> files, folders and image stores, in the order of their removal.
         store: URI of the MLflow store; empty if there is none.
         n_texts: of its database.
-        learners: models that the patient was part of (`removal.Learner`).
+        learners: models that the patient was part of (`stored.Learner`).
         kept: what this command cannot remove.
     """
 
@@ -80,20 +75,21 @@ def forget(patient: str, *, yes: bool) -> list[str]:
         found = find(patient, root, Path(dvc.cache.legacy.path) if dvc else root / ".dvc" / "cache")
         if not found:
             return [f"{patient} was forgotten before, and nothing of this patient is left"]
-        found.kept.extend(
-            f"the DVC remote {name}: dvc gc --workspace --cloud" for name in (dvc.config["remote"] if dvc else ())
-        )
+        remotes = dvc.config["remote"] if dvc else ()
+        found.kept.extend(f"the DVC remote {name} (dvc gc --workspace --cloud)" for name in remotes)
         lines = _described(patient, found, root)
         if not yes:
             return [*lines, f"Nothing was removed. This removes it: pneumonia forget {shlex.quote(patient)} --yes"]
         as_written = outs.unchanged()
         forgotten.add(root, patient, found.traces.digests)
-        remove(found, root)
-        changed = {path.as_posix() for paths in found.files.values() for path in paths}
+        changed = {f"{path.as_posix()}/" for paths in found.files.values() for path in paths}
         of_stages = {
-            out: stage for out, stage in as_written.items() if any(f"{path}/".startswith(f"{out}/") for path in changed)
+            out: stage for out, stage in as_written.items() if any(one.startswith(f"{out}/") for one in changed)
         }
-        outs.record_again(of_stages, dvc)
+        try:
+            remove(found, root)
+        finally:  # also what was rewritten before an error
+            outs.record_again(of_stages, dvc)
     if dvc:  # names of files that DVC has seen; it makes this folder, which is outside of the project, again
         workspace.remove(Path(dvc.site_cache_dir))
     return [
@@ -113,13 +109,14 @@ def find(patient: str, root: Path, cache: Path) -> Findings | None:
     Raises:
         UserError: no table names the patient.
     """
-    from pneumonia.tracking import removal, runs
+    from pneumonia.tracking import runs, stored
 
-    store = runs.open_store() if removal.has_store(root) else ""
-    folders, elsewhere = removal.folders(root, store) if store else ([], [])
+    store = runs.open_store() if stored.has_store(root) else ""
+    folders, elsewhere = stored.folders(root, store) if store else ([], [])
     # Not all below `data`: a user may keep images there that are read in place.
     data = [Path("data/raw"), *sorted(Path("data").glob("*.zarr")), *sorted(Path("data").glob("*.csv"))]
-    known = [*_tables([*data, Path("reports"), *folders]), *_cached_tables(cache)]
+    units = [unit for folder in (*data, Path("reports"), *folders) for unit in removal.units(folder) if unit.is_file()]
+    known = [rows for path in (*units, *_objects(cache).values()) if (rows := removal.rows_of(path))]
     rows = [row for table in known for row in table if row["patient_id"] == patient]
     if not rows:
         if forgotten.contains(forgotten.read(root), patient):
@@ -130,55 +127,48 @@ def find(patient: str, root: Path, cache: Path) -> Findings | None:
     digests = {row["sha256"] for row in rows if row.get("sha256")}
     rows += [row for table in known for row in table if row.get("sha256") in digests]  # copies under other names
     of = traces.of_rows([patient], rows)
-    manifest = next(_tables([MANIFEST]), [])
+    manifest = removal.rows_of(MANIFEST) if MANIFEST.is_file() else []
     others = traces.uris(row for row in manifest if not of.have_row(row))
     splits = _splits(known, patient)
-    logged = [unit for folder in folders for group in _groups(folder) for unit in _held([group], of, others)]
+    logged = [unit for folder in folders for group in _groups(folder) for unit in removal.held([group], of, others)]
     n_texts, learners = 0, []
     if store:
-        previews = [
-            run for run, digest in removal.previews().items() if digest not in splits or splits[digest].previewed
-        ]
-        pictures = [folder / run / "artifacts" / removal.PREVIEW for folder in folders for run in previews]
+        unclear = _Splits((), True)
+        previews = [run for run, digest in stored.previews().items() if splits.get(digest, unclear).previewed]
+        pictures = [folder / run / "artifacts" / stored.PREVIEW for folder in folders for run in previews]
         logged += [path for path in pictures if path.is_file()]
-        n_texts = removal.texts(root, store, _shows(of, logged), remove=False)
-        learners = removal.learners({digest: one.splits for digest, one in splits.items()})
+        n_texts = stored.texts(root, store, _in_text(of, logged), remove=False)
+        learners = stored.learners({digest: one.splits for digest, one in splits.items()})
     files = {
-        "DVC cache": _cached(cache, of),
+        CACHE: _cached(cache, of),
         "temporary": _temporary(root, of),
         ".resume": _resumable(root),
         "MLflow": logged,
-        "reports": _held([Path("reports"), Path("dvc_plots")], of, others),
-        "data": sorted(_held(data, of, others), key=lambda path: (path.suffix == ".csv", path == MANIFEST)),
+        "reports": removal.held([Path("reports"), Path("dvc_plots")], of, others),
+        "data": sorted(removal.held(data, of, others), key=lambda path: (path.suffix == ".csv", path == MANIFEST)),
     }
-    return Findings(
-        of,
-        others,
-        files,
-        store,
-        n_texts,
-        learners,
-        [*_sources(rows), *(f"MLflow files in {place}" for place in elsewhere)],
-    )
+    kept = [*_sources(rows), *(f"the MLflow files in {place}" for place in elsewhere)]
+    return Findings(of, others, files, store, n_texts, learners, kept)
 
 
 def remove(found: Findings, root: Path) -> None:
     """Remove what was found, the manifest last: by it the images of the patient are known."""
-    from pneumonia.tracking import removal
+    from pneumonia.tracking import stored
 
     if found.store:
-        removal.texts(root, found.store, _shows(found.traces, found.files["MLflow"]), remove=True)
+        stored.texts(root, found.store, _in_text(found.traces, found.files["MLflow"]), remove=True)
         for learner in found.learners:
             if learner.learnt:
-                removal.mark(learner, datetime.now(UTC).strftime("%Y-%m-%d"))
+                stored.mark(learner, datetime.now(UTC).strftime("%Y-%m-%d"))
     for kind, paths in found.files.items():
         for path in paths:
-            if kind in ("DVC cache", "temporary", ".resume"):
+            if kind in (CACHE, "temporary", ".resume"):
                 workspace.remove(path)
             else:
-                _rewrite(path, found.traces, found.others)
+                attributes = _new_digest(path, found.traces) if path.is_dir() else {}
+                removal.rewrite(path, found.traces, found.others, attributes)
             if kind == "MLflow" and path.is_file():
-                removal.record_predictions(path)
+                stored.record_predictions(path)
 
 
 def _described(patient: str, found: Findings, root: Path) -> list[str]:
@@ -186,7 +176,9 @@ def _described(patient: str, found: Findings, root: Path) -> list[str]:
     lines = [f"{patient}: {_count(len(found.traces.digests), 'image file')}"]
     for kind, paths in found.files.items():
         names = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
-        if names:
+        if kind == CACHE and names:
+            lines.append(f"{kind}: {_count(len(names), 'file')}, also of experiments")
+        elif names:
             more = f" and {len(names) - _N_SHOWN} more" if len(names) > _N_SHOWN else ""
             lines.append(f"{kind}: {_count(len(names), 'file')}, {', '.join(names[:_N_SHOWN])}{more}")
     if found.n_texts:
@@ -196,7 +188,7 @@ def _described(patient: str, found: Findings, root: Path) -> list[str]:
         what = f"patient in {', '.join(learner.splits)}" if learner.splits else "its splits are not known any more"
         remedy = "is tagged, train it again" if learner.learnt else "did not learn from it, but its figures include it"
         lines.append(f"model stays: {learner.name}{versions} ({what}): {remedy}")
-    return [*lines, *(f"stays, remove it there: {place}" for place in found.kept)]
+    return [*lines, *(f"stays, it is not a part of this project: {place}" for place in found.kept)]
 
 
 def _count(n: int, noun: str) -> str:
@@ -221,103 +213,10 @@ def _splits(known: Iterable[list[Row]], patient: str) -> dict[str, _Splits]:
     return found
 
 
-def _sources(rows: Iterable[Mapping[str, str]]) -> list[str]:
-    """The user's own images, which are read in place or were copied."""
-    record = Path("data/raw/source.json")
-    url = tables.read_json(record).get("url") if record.is_file() else None
-    folders = {row["uri"].rpartition("/")[0] for row in rows if row.get("uri") and "::" not in row["uri"]}
-    return sorted(folders) or ([str(url)] if url else [])
-
-
-def _tables(folders: Iterable[Path]) -> Iterator[list[Row]]:
-    """The rows of the tables of images, in files and folders."""
-    for folder in folders:
-        for path in [folder] if folder.is_file() else sorted(folder.rglob("*.csv")):
-            if rows := _rows(_text(path)):
-                yield rows
-
-
-def _rows(text: str) -> list[Row]:
-    """The rows of a table of images; none of another text."""
-    header = text.partition("\n")[0].split(",")
-    return list(csv.DictReader(io.StringIO(text, newline=""))) if {"image_id", "patient_id"} <= {*header} else []
-
-
-def _text(path: Path) -> str:
-    """The text of a file; empty for a binary one."""
-    content = path.read_bytes()
-    return "" if b"\0" in content[:4096] else content.decode("utf-8", "surrogateescape")
-
-
-def _kind(path: Path) -> str:
-    """The suffix of a file; of an object in the cache, which has none, the one of its content. Empty if binary."""
-    if path.suffix:
-        return path.suffix.lower()
-    with open(path, "rb") as file:
-        head = file.read(4096)
-    if head.startswith(b"PK\3\4"):
-        return ".zip"
-    if b"\0" in head:
-        return ""
-    if head[:1] in (b"{", b"["):
-        return ".json"
-    return ".csv" if b"image_id" in head.partition(b"\n")[0] else ".html"
-
-
-def _shows(of: Traces, pictures: Iterable[Path]) -> Callable[[str], bool]:
-    """Whether a text names the patient; if pictures of the patient were found beside it, also if it embeds any."""
-    embeds = any(path.suffix in _PICTURES for path in pictures)
-    return lambda text: of.are_named_in(text) or (embeds and _EMBEDDED in text)
-
-
-def _groups(folder: Path) -> list[Path]:
-    """The folders of the runs and the models in a folder of artifacts."""
-    return [one for one in (*folder.glob("*/"), *folder.glob("models/*/")) if one.name != "models"]
-
-
-def _units(folder: Path) -> Iterator[Path]:
-    """Files and image stores below a folder."""
-    if folder.is_file() or (folder / "zarr.json").is_file():
-        yield folder
-    elif folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            yield from () if path.is_dir() and path.is_symlink() else _units(path)
-
-
-def _held(folders: Iterable[Path], of: Traces, others: Collection[str] = ()) -> list[Path]:
-    """The files and image stores below folders with something of the patient. Pages may embed pictures beside them."""
-    units = [unit for folder in folders for unit in _units(folder)]
-    shows = _shows(of, [path for path in units if of.are_named_in(path.name)])
-    return [path for path in units if _holds(path, of, others, shows)]
-
-
-def _holds(path: Path, of: Traces, others: Collection[str], shows: Callable[[str], bool]) -> bool:
-    if path.is_dir():
-        return any(mask.any() for mask in traces.in_store(path, of).values())
-    kind = _kind(path)
-    if of.are_named_in(path.name):
-        return True
-    if kind == ".zip":
-        return bool(traces.in_archive(path, of, others))
-    if kind in ("", *_PICTURES):
-        return False
-    text = _text(path)
-    return traces.WITHOUT[kind](text, of) != text if kind in traces.WITHOUT else shows(text)
-
-
-def _rewrite(path: Path, of: Traces, others: Collection[str]) -> None:
-    """Write a file or an image store again without the patient, or delete it."""
-    kind = "" if path.is_dir() else _kind(path)
-    if path.is_dir():
-        traces.rewrite_store(path, of, _new_digest(path, of))
-    elif kind == ".zip":
-        traces.rewrite_archive(path, of, others)
-    elif kind in (*traces.WITHOUT, *_PAGES) and not of.are_named_in(path.name):
-        text = traces.WITHOUT[kind](_text(path), of) if kind in traces.WITHOUT else f"{PAGE}\n"
-        with workspace.written_whole(path) as partial:
-            partial.write_bytes(text.encode("utf-8", "surrogateescape"))
-    else:
-        path.unlink()
+def _in_text(of: Traces, logged: Iterable[Path]) -> Callable[[str], bool]:
+    """Whether a text of the store shows the patient; if pictures of the patient were logged, perhaps without a name."""
+    embedded = any(path.suffix in removal.PICTURES for path in logged)
+    return partial(removal.shows, of=of, embedded=embedded)
 
 
 def _new_digest(store: Path, of: Traces) -> dict[str, str]:
@@ -328,16 +227,23 @@ def _new_digest(store: Path, of: Traces) -> dict[str, str]:
     return {"digest": tables.data_digest(splits[[not of.have_row(row) for row in splits.to_dict("records")]])}
 
 
+def _sources(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """The user's own images, which are read in place or were copied."""
+    record = Path("data/raw/source.json")
+    url = tables.read_json(record).get("url") if record.is_file() else None
+    folders = {row["uri"].rpartition("/")[0] for row in rows if row.get("uri") and "::" not in row["uri"]}
+    return sorted(folders) or ([str(url)] if url else [])
+
+
+def _groups(folder: Path) -> list[Path]:
+    """The folders of the runs and the models in a folder of artifacts."""
+    return [one for one in (*folder.glob("*/"), *folder.glob("models/*/")) if one.name != "models"]
+
+
 def _objects(cache: Path) -> dict[str, Path]:
     """MD5 -> file in DVC's cache, also in the part that DVC 2 wrote."""
     paths = [path for pattern in ("??/*", "files/md5/??/*") for path in sorted(cache.glob(pattern)) if path.is_file()]
     return {f"{path.parent.name}{path.name}": path for path in paths}
-
-
-def _cached_tables(cache: Path) -> Iterator[list[Row]]:
-    for path in _objects(cache).values():
-        if _kind(path) == ".csv" and (rows := _rows(_text(path))):
-            yield rows
 
 
 def _cached(cache: Path, of: Traces) -> list[Path]:
@@ -348,9 +254,10 @@ def _cached(cache: Path, of: Traces) -> list[Path]:
     objects = _objects(cache)
     listings = {md5: json.loads(path.read_text("utf-8")) for md5, path in objects.items() if path.suffix == ".dir"}
     entries = [entry for listing in listings.values() for entry in listing]
-    pictures = {entry["md5"]: Path(entry["relpath"]) for entry in entries if of.are_named_in(entry["relpath"])}
-    shows = _shows(of, pictures.values())
-    gone = {*pictures} | {md5 for md5, path in objects.items() if md5 not in listings and _holds(path, of, (), shows)}
+    named = {entry["md5"]: entry["relpath"] for entry in entries if of.are_named_in(entry["relpath"])}
+    embedded = any(Path(name).suffix in removal.PICTURES for name in named.values())
+    files = {md5: path for md5, path in objects.items() if md5 not in listings}
+    gone = {*named} | {md5 for md5, path in files.items() if removal.holds(path, of, embedded=embedded)}
     shared: set[str] = set()
     for md5, listing in listings.items():
         members = {entry["md5"] for entry in listing}
@@ -376,14 +283,14 @@ def _is_store_with(listing: Iterable[Mapping[str, str]], objects: Mapping[str, P
             link = Path(folder) / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(objects[md5].absolute())
-        return any(mask.any() for mask in traces.in_store(Path(folder), of).values())
+        return removal.holds(Path(folder), of)
 
 
 def _temporary(root: Path, of: Traces) -> list[Path]:
     """What killed experiments have left, and logs of DVC's queue."""
     experiments = root / ".dvc" / "tmp" / "exps"
     folders = [*experiments.glob("standalone/*/"), *experiments.glob("tmp*/")]
-    return [*(folder for folder in folders if _held([folder], of)), *_held([experiments / "run"], of)]
+    return [*(folder for folder in folders if removal.held([folder], of)), *removal.held([experiments / "run"], of)]
 
 
 def _resumable(root: Path) -> list[Path]:

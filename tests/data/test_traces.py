@@ -1,14 +1,12 @@
-"""Tables, reports, archives and image stores lose a patient and nothing else."""
+"""Texts name a patient or do not; reports and archives lose a patient and nothing else."""
 
 import json
 import zipfile
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from pneumonia.data import store, traces
+from pneumonia.data import traces
 from pneumonia.names import file_name
 from pneumonia.workspace import sha256_bytes
 
@@ -53,28 +51,6 @@ def test_html_may_escape_a_name() -> None:
 
 def test_nobody_is_named_nowhere() -> None:
     assert not traces.of_rows([], []).are_named_in("anything")
-
-
-def test_a_table_loses_the_rows_of_the_patient_and_other_cells_that_name_one() -> None:
-    text = (
-        "image_id,patient_id,sha256,look_alike,score\n"
-        "NORMAL/P1/a.png,P1,00,,0.10\n"
-        f"NORMAL/P9/copy.png,P9,{ROW['sha256']},,0.20\n"
-        'NORMAL/P9/b.png,P9,11,NORMAL/P1/a.png,0.30\n"NORMAL/P11/a,b.png",P11,22,,1\n'
-    )
-    kept = 'image_id,patient_id,sha256,look_alike,score\nNORMAL/P9/b.png,P9,11,,0.30\n"NORMAL/P11/a,b.png",P11,22,,1\n'
-    assert traces.without_rows(text, P1) == kept
-    assert traces.without_rows(kept, P1) == kept
-
-
-def test_a_short_identifier_counts_in_its_column_only() -> None:
-    one = traces.of_rows(["1"], [{"image_id": "x/1.png", "patient_id": "1"}])
-    text = "image_id,patient_id,label\nx/1.png,1,1\nx/2.png,2,1\ny/1.png,11,0\n"
-    assert traces.without_rows(text, one) == "image_id,patient_id,label\nx/2.png,2,1\ny/1.png,11,0\n"
-
-
-def test_a_table_without_images_loses_rows_that_name_one() -> None:
-    assert traces.without_rows("image,score\nNORMAL/P1/a.png,1\nother,2\n", P1) == "image,score\nother,2\n"
 
 
 @pytest.mark.parametrize(
@@ -152,24 +128,3 @@ def test_an_archive_that_cannot_be_written_stays(tmp_path: Path, monkeypatch: py
         traces.rewrite_archive(path, P1, [])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.zip"]
-
-
-def test_an_image_store_loses_the_images_of_the_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "IMAGES_PER_CHUNK", 2)
-    ids = {"train": ["a", "NORMAL/P1/a.png", "b", "c"], "val": ["NORMAL/P1/a.png"], "test": ["d"]}
-    made = store.create_store(tmp_path / "images.zarr", {"digest": "old", "data": "folder"})
-    for split, names in ids.items():
-        table = pd.DataFrame({"image_id": names, "label": 1, "weight": 0.5, "repeats": range(len(names))})
-        images, lungs = store.create_split(made, split, table, size=4, with_lungs=True)
-        images[:] = np.arange(len(names), dtype=np.uint8)[:, None, None] + np.zeros((1, 4, 4), np.uint8)
-        assert lungs is not None
-    traces.rewrite_store(tmp_path / "images.zarr", P1, {"digest": "new"})
-    kept = store.open_store(tmp_path / "images.zarr")
-    assert dict(kept.attrs) == {"digest": "new", "data": "folder"}
-    train = store.read_split(kept, "train")
-    assert list(train.image_ids) == ["a", "b", "c"]
-    assert train.images[:, 0, 0].tolist() == train.repeats.tolist() == [0, 2, 3]
-    assert store.read_split(kept, "val").images.shape == (0, 4, 4)
-    assert store.read_split(kept, "test").image_ids.tolist() == ["d"]
-    assert store.lungs(kept, "train") is not None
-    assert not any(mask.any() for mask in traces.in_store(tmp_path / "images.zarr", P1).values())

@@ -1,33 +1,27 @@
-"""Traces of patients in tables, reports, archives and image stores, and the same content without them.
+"""Traces of patients in texts and archives, and the same content without them.
 
-A table loses the rows of these patients, a report in JSON the entries that name them, an archive their images, their
-masks and the lines of its tables that name them, an image store their images. All else stays as it is.
+An archive loses their images, their masks and the lines of its tables that name them, a report in JSON the entries that
+name them. All else stays as it is.
 """
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
-import numpy.typing as npt
-import zarr
-
 from pneumonia import workspace
 from pneumonia.names import file_name
 
 _MEMBER = re.compile(r"zip://(?P<member>.+)::.+")
-_KEYS = ("patient_id", "image_id", "sha256")
+KEYS = ("patient_id", "image_id", "sha256")
 _TEXTS = {".csv", ".tsv", ".txt", ".md", ".xml", ".json", ".jsonl", ".yaml", ".yml", ".log", ".html", ".htm"}
 _SHORTEST = 4
 """Length of a patient identifier that is searched in texts; a shorter one, such as `12`, occurs in every text."""
@@ -67,7 +61,7 @@ class Traces:
     def have_row(self, row: Mapping[Any, Any]) -> bool:
         """Whether a row of a table is about an image of these patients."""
         known = (self.patients, self.images, self.digests)
-        return any(row.get(key, "") in values for key, values in zip(_KEYS, known, strict=True) if row.get(key))
+        return any(row.get(key, "") in values for key, values in zip(KEYS, known, strict=True) if row.get(key))
 
 
 def of_rows(patients: Iterable[str], rows: Iterable[Mapping[Any, Any]]) -> Traces:
@@ -91,28 +85,6 @@ def _member(uri: str) -> str:
     """The name of a member of an archive; empty for other files."""
     match = _MEMBER.fullmatch(uri)
     return match["member"] if match else ""
-
-
-def without_rows(text: str, traces: Traces) -> str:
-    """A table (CSV) without the rows of patients; other cells that name them are emptied.
-
-    A table without a column for images loses each row that names them.
-    """
-    if not text.strip() or not (traces.are_named_in(text) or "patient_id" in text.partition("\n")[0]):
-        return text
-    header, *rows = csv.reader(io.StringIO(text, newline=""))
-    is_of_images = bool({*_KEYS} & {*header})
-    kept = [header]
-    for row in rows:
-        is_named = traces.are_named_in("\n".join(row))
-        if traces.have_row(dict(zip(header, row, strict=False))) or (is_named and not is_of_images):
-            continue
-        kept.append(["" if is_named and traces.are_named_in(cell) else cell for cell in row])
-    if len(kept) == len(rows) + 1 and kept[1:] == rows:
-        return text
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_MINIMAL).writerows(kept)
-    return out.getvalue()
 
 
 def without_lines(text: str, traces: Traces) -> str:
@@ -158,14 +130,6 @@ def _is_row(value: Any, traces: Traces) -> bool:
     cells = list(value.values()) if isinstance(value, dict) else value
     flat = not any(isinstance(cell, (list, dict)) for cell in cells)
     return flat and any(isinstance(cell, str) and traces.are_named_in(cell) for cell in cells)
-
-
-WITHOUT: dict[str, Callable[[str, Traces], str]] = {
-    ".csv": without_rows,
-    ".json": without_entries,
-    ".jsonl": without_entries,
-}
-"""Suffix of a file of this project -> its text without patients."""
 
 
 def in_archive(path: Path, traces: Traces, others: Collection[str] = ()) -> list[str]:
@@ -244,30 +208,3 @@ def _scrubbed(content: bytes, name: str, traces: Traces) -> bytes:
         kept = without_entries(text, traces) if name.lower().endswith(".json") else without_lines(text, traces)
         return content if kept == text else kept.encode(encoding)
     return content
-
-
-def in_store(path: Path, traces: Traces) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each split of an image store: bool (n,), which images are of patients."""
-    store: Any = zarr.open_group(path, mode="r")
-    ids = {name: split["image_ids"][:] for name, split in store.groups() if "image_ids" in split}
-    return {name: np.array([str(one) in traces.images for one in array], bool) for name, array in ids.items()}
-
-
-def rewrite_store(path: Path, traces: Traces, attributes: Mapping[str, Any]) -> None:
-    """Write an image store again without the images of patients, chunk by chunk, so that memory use is limited.
-
-    Args:
-        attributes: those that change.
-    """
-    store: Any = zarr.open_group(path, mode="r")
-    with workspace.written_whole(path) as partial:
-        new: Any = zarr.open_group(partial, mode="w", attributes={**store.attrs, **attributes})
-        for name, is_gone in in_store(path, traces).items():
-            kept, split = np.flatnonzero(~is_gone), new.create_group(name)
-            for key, array in store[name].arrays():
-                shape, n_rows = (len(kept), *array.shape[1:]), min(array.chunks[0], max(1, len(kept)))
-                facts = {"shape": shape, "chunks": (n_rows, *array.chunks[1:]), "fill_value": array.fill_value}
-                made = split.create_array(key, dtype=array.dtype, **facts)
-                for start in range(0, len(kept), n_rows):
-                    rows = kept[start : start + n_rows]
-                    made[start : start + len(rows)] = array[rows[0] : rows[-1] + 1][rows - rows[0]]

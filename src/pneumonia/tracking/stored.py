@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import mlflow
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
 
 from pneumonia import workspace
 from pneumonia.credentials import masked
 from pneumonia.tracking import place, runs, sqlite
-from pneumonia.tracking.errors import as_user_error
+from pneumonia.tracking.errors import UNKNOWN, as_user_error
 
 LEARNT_FROM_REMOVED = "registry.learnt_from_removed"
 """Tag of a train run, and of its versions, with the day on which data were removed that it learnt from."""
@@ -134,7 +135,13 @@ def record_predictions(file: Path) -> None:
         return
     client, run_id = mlflow.MlflowClient(), file.parents[2].name
     with as_user_error(mlflow.get_tracking_uri()):
-        if client.get_run(run_id).data.tags.get(runs.PREDICTIONS_DIGEST):
+        try:
+            tags = client.get_run(run_id).data.tags
+        except MlflowException as error:
+            if error.error_code not in UNKNOWN:
+                raise
+            return  # another store has it
+        if tags.get(runs.PREDICTIONS_DIGEST):
             client.set_tag(run_id, runs.PREDICTIONS_DIGEST, workspace.sha256_file(file))
 
 
