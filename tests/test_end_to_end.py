@@ -390,9 +390,10 @@ def test_no_byte_shows_a_forgotten_patient_and_the_workflow_goes_on(project: Pro
         kept = [path for path in there.folder.rglob("*") if path.is_file() and "src" not in path.parts]
         return [path for path in kept if any(one in path.read_bytes() or one in os.fsencode(path) for one in needles)]
 
-    assert len(shows()) > 10
+    n_files = len(shows())
+    assert n_files > 8, "tables, archive, boxes and what DVC has of them"
     there.pneumonia("forget", patient)
-    assert len(shows()) > 10, "without --yes nothing is removed"
+    assert len(shows()) == n_files, "without --yes nothing is removed"
     said = there.pneumonia("forget", patient, "--yes")
     assert "pneumonia-phantom version 1 (patient in train): is tagged" in said
     assert shows() == []
