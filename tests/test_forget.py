@@ -195,6 +195,8 @@ def test_no_byte_shows_a_forgotten_patient_and_the_others_stay(project: str) -> 
     with Repo(".") as repo:
         assert {*repo.status()} == {"rebalance", "preprocess"}, "they read what has changed; DVC knows the rest"
         assert [out for stage in repo.index.stages for out in stage.outs if out.changed_cache()] == []
+    remembered = list(Path(".dvc/cache/runs").glob("??/*"))
+    assert all(any(run.iterdir()) for run in remembered), "DVC fails at a run that it remembers without outs"
     assert json.loads(Path(".resume/by_hand/fetch.json").read_text()) == {"data/raw": outs.digest(Path("data/raw"))}
 
     again = ["P0007 was forgotten before, and nothing of this patient is left"]

@@ -12,6 +12,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -164,6 +165,8 @@ def remove(found: Findings, root: Path) -> None:
         for path in paths:
             if kind in (CACHE, "temporary", ".resume"):
                 workspace.remove(path)
+                with suppress(OSError):  # not empty; DVC fails at a run that it remembers without outs
+                    path.parent.rmdir()
             else:
                 attributes = _new_digest(path, found.traces) if path.is_dir() else {}
                 removal.rewrite(path, found.traces, found.others, attributes)
