@@ -400,7 +400,8 @@ def test_no_byte_shows_a_forgotten_patient_and_the_workflow_goes_on(project: Pro
     # The outs are accepted, and what has learnt from the patient is out of date.
     there.pneumonia("register", "--if-missing")
     there.pneumonia("compare", "1", "champion")
-    assert there.stages_run(there.dvc("repro", "--dry")) == [one for one in STAGES if one not in ("fetch", "backbone")]
+    stays = ("fetch", "backbone", "promote")  # the last one runs when there is another model
+    assert there.stages_run(there.dvc("repro", "--dry")) == [one for one in STAGES if one not in stays]
     rewritten = {name: (there.folder / "data" / name).read_bytes() for name in ("manifest.csv", "boxes.csv")}
     said = there.dvc("repro", "--force", "--single-item", "fetch")
     assert f"{len(theirs)} of {len(manifest)} images are left out" in said
