@@ -199,6 +199,9 @@ def test_no_byte_shows_a_forgotten_patient_and_the_others_stay(project: str) -> 
     assert all(any(run.iterdir()) for run in remembered), "DVC fails at a run that it remembers without outs"
     assert json.loads(Path(".resume/by_hand/fetch.json").read_text()) == {"data/raw": outs.digest(Path("data/raw"))}
 
+    listed = forget.forget("P0008", yes=False)
+    assert any("version 1 (its splits are not known any more): is tagged" in line for line in listed)
+
     again = ["P0007 was forgotten before, and nothing of this patient is left"]
     assert forget.forget("P0007", yes=True) == again
     assert "P0007" not in Path(FILE).read_text()

@@ -139,7 +139,7 @@ def find(patient: str, root: Path, cache: Path) -> Findings | None:
         pictures = [folder / run / "artifacts" / stored.PREVIEW for folder in folders for run in previews]
         logged += [path for path in pictures if path.is_file()]
         n_texts = stored.texts(root, store, _in_text(of, logged), remove=False)
-        learners = stored.learners({digest: one.splits for digest, one in splits.items()})
+        learners = stored.learners({digest: one.splits for digest, one in splits.items()}, _data_sets(rows))
     files = {
         CACHE: _cached(cache, of),
         "temporary": _temporary(root, of),
@@ -230,10 +230,21 @@ def _new_digest(store: Path, of: Traces) -> dict[str, str]:
     return {"digest": tables.data_digest(splits[[not of.have_row(row) for row in splits.to_dict("records")]])}
 
 
-def _sources(rows: Iterable[Mapping[str, str]]) -> list[str]:
+def _data_sets(rows: Iterable[Row]) -> set[str]:
+    """The settings `data` under which images were fetched: an archive has this name; of others the present one."""
+    archives = {row["uri"].rpartition("::")[2] for row in rows if "::" in row.get("uri", "")}
+    return {Path(archive).stem for archive in archives} | {str(name) for name in [_source().get("data")] if name}
+
+
+def _source() -> dict[str, Any]:
+    """The record that `fetch` writes beside the archive."""
+    path = Path("data/raw/source.json")
+    return dict(tables.read_json(path)) if path.is_file() else {}
+
+
+def _sources(rows: Iterable[Row]) -> list[str]:
     """The user's own images, which are read in place or were copied."""
-    record = Path("data/raw/source.json")
-    url = tables.read_json(record).get("url") if record.is_file() else None
+    url = _source().get("url")
     folders = {row["uri"].rpartition("/")[0] for row in rows if row.get("uri") and "::" not in row["uri"]}
     return sorted(folders) or ([str(url)] if url else [])
 

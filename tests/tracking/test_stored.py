@@ -22,7 +22,7 @@ def test_models_learnt_from_a_patient_of_train_and_val_and_maybe_from_unknown_sp
     runs.open_store()
     ids = {name: train(name) for name in (*SPLITS, "unknown")}
     train("unknown", data="rsna")
-    found = {learner.run_id: learner for learner in stored.learners(SPLITS)}
+    found = {learner.run_id: learner for learner in stored.learners(SPLITS, ["phantom"])}
     assert {*found} == {ids["seen"], ids["tested"], ids["unknown"]}, "another data set is of other patients"
     assert [found[ids[name]].learnt for name in ("seen", "tested", "unknown")] == [True, False, True]
     assert found[ids["seen"]].name == f"compact, run {ids['seen']}"
@@ -33,7 +33,7 @@ def test_a_learner_and_its_versions_are_tagged(root: Path) -> None:
     run_id, client = train("seen"), mlflow.MlflowClient()
     client.create_registered_model("pneumonia-phantom")
     client.create_model_version("pneumonia-phantom", f"runs:/{run_id}/x", run_id)
-    (learner,) = stored.learners(SPLITS)
+    (learner,) = stored.learners(SPLITS, ["phantom"])
     stored.mark(learner, "2026-11-30")
     text = "2026-11-30; train it again: make repro"
     assert run_of(run_id).data.tags[stored.LEARNT_FROM_REMOVED] == text

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -83,14 +83,14 @@ def previews() -> dict[str, str]:
     return {str(run.info.run_id): str(run.data.tags.get("data_digest", "")) for run in found}
 
 
-def learners(splits_of: Mapping[str, tuple[str, ...]]) -> list[Learner]:
-    """The trained models that a patient was part of.
+def learners(splits_of: Mapping[str, tuple[str, ...]], data_sets: Collection[str]) -> list[Learner]:
+    """The trained models that a patient was part of, or may have been.
 
     Args:
         splits_of: data digest of the splits that are known -> splits with images of the patient.
+        data_sets: those of the patient. Splits of earlier models may not be known any more.
     """
     trained = [(run, str(run.data.tags.get("data_digest", ""))) for run in _runs("train")]
-    data_sets = {run.data.tags.get("data") for run, digest in trained if splits_of.get(digest)}
     return [
         Learner(
             f"{run.data.tags.get('model', 'a model')}, run {run.info.run_id}",
