@@ -231,9 +231,9 @@ def _new_digest(store: Path, of: Traces) -> dict[str, str]:
 
 
 def _data_sets(rows: Iterable[Row]) -> set[str]:
-    """The settings `data` under which images were fetched: an archive has this name; of others the present one."""
-    archives = {row["uri"].rpartition("::")[2] for row in rows if "::" in row.get("uri", "")}
-    return {Path(archive).stem for archive in archives} | {str(name) for name in [_source().get("data")] if name}
+    """The settings `data` under which images were fetched: the name of their archive; in a folder, the present one."""
+    archives = {row["uri"].rpartition("::")[2] for row in rows if row.get("uri")}
+    return {Path(archive).stem if archive.endswith(".zip") else str(_source().get("data")) for archive in archives}
 
 
 def _source() -> dict[str, Any]:
