@@ -114,7 +114,7 @@ def test_versions_are_listed_with_alias_aucs_and_reason(stage: Any) -> None:
 def test_every_command_has_help_and_none_starts_work_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(params, "load", lambda: pytest.fail("started"))
     assert set(cli.main.commands) == {
-        *("compare", "experiments", "predict", "register", "restore", "rollback", "serve", "ui", "versions"),
+        *("compare", "experiments", "forget", "predict", "register", "restore", "rollback", "serve", "ui", "versions"),
     }
     for name in cli.main.commands:
         for option in ("--help", "-h"):
