@@ -1,7 +1,7 @@
 """Download the archive or generate the phantom: one zip, one manifest row per image, the known boxes."""
 
 from pneumonia import credentials, fetch, params, workspace
-from pneumonia.data import sources, tables
+from pneumonia.data import forgotten, sources, tables
 from stages import DATA_DIR, count, run, show, tracked
 
 
@@ -18,6 +18,7 @@ def main() -> None:
             workers=settings.compute.workers,
             resume=resume,
             credentials=credentials.from_environment(),
+            removed=forgotten.read(workspace.project_root()),
         )
         tables.write_table(manifest, DATA_DIR / "manifest.csv")
         tables.write_table(boxes, DATA_DIR / "boxes.csv")

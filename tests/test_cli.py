@@ -124,7 +124,7 @@ def test_every_command_has_help_and_none_starts_work_with_it(monkeypatch: pytest
     monkeypatch.setattr(params, "load", lambda: pytest.fail("started"))
     assert set(cli.main.commands) == {
         *("compare", "experiments", "predict", "register", "report", "repro", "restore", "rollback", "serve", "ui"),
-        "versions",
+        *("forget", "versions"),
     }
     for name in cli.main.commands:
         for option in ("--help", "-h"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -369,6 +371,46 @@ def test_an_empty_store_gets_a_champion_again(project: Project) -> None:
     n_runs = len(client.search_runs([adopted.info.experiment_id]))
     project.pneumonia(*register, **elsewhere)
     assert len(client.search_runs([adopted.info.experiment_id])) == n_runs
+
+
+@pytest.mark.slow
+def test_no_byte_shows_a_forgotten_patient_and_the_workflow_goes_on(project: Project, tmp_path: Path) -> None:
+    there = copy.copy(project)
+    there.folder = Path(shutil.copytree(project.folder, tmp_path / "copy", symlinks=True))
+    splits = tables.read_table(there.folder / "data/splits.csv")
+    patient = splits.loc[splits["split"] == "train", "patient_id"].iloc[0]
+    manifest = tables.read_table(there.folder / "data/manifest.csv")
+    theirs = manifest[manifest["patient_id"] == patient]
+    archive = there.folder / "data/raw/phantom.zip"
+    with zipfile.ZipFile(archive) as before:
+        films = [before.read(uri[6:].partition("::")[0]) for uri in theirs["uri"]]
+
+    def shows() -> list[Path]:
+        needles = [patient.encode(), *films, *(digest.encode() for digest in theirs["sha256"])]
+        kept = [path for path in there.folder.rglob("*") if path.is_file() and "src" not in path.parts]
+        return [path for path in kept if any(one in path.read_bytes() or one in os.fsencode(path) for one in needles)]
+
+    n_files = len(shows())
+    assert n_files > 8, "tables, archive, boxes and what DVC has of them"
+    there.pneumonia("forget", patient)
+    assert len(shows()) == n_files, "without --yes nothing is removed"
+    said = there.pneumonia("forget", patient, "--yes")
+    assert "pneumonia-phantom version 1 (patient in train): is tagged" in said
+    assert shows() == []
+    # The outs are accepted, and what has learnt from the patient is out of date.
+    there.pneumonia("register", "--if-missing")
+    there.pneumonia("compare", "1", "champion")
+    stays = ("fetch", "backbone", "promote")  # the last one runs when there is another model
+    assert there.stages_run(there.dvc("repro", "--dry")) == [one for one in STAGES if one not in stays]
+    rewritten = {name: (there.folder / "data" / name).read_bytes() for name in ("manifest.csv", "boxes.csv")}
+    said = there.dvc("repro", "--force", "--single-item", "fetch")
+    assert f"{len(theirs)} of {len(manifest)} images are left out" in said
+    assert {name: (there.folder / "data" / name).read_bytes() for name in rewritten} == rewritten
+    with zipfile.ZipFile(archive) as after:
+        assert not any(patient in name for name in after.namelist())
+    assert shows() == []
+    there.dvc("repro", "rebalance")
+    assert shows() == []
 
 
 def test_a_wrong_setting_ends_in_one_line(project: Project) -> None:

@@ -24,7 +24,7 @@ import pytest
 
 from pneumonia import UserError, fetch, files, workspace
 from pneumonia.credentials import NO_CREDENTIALS, Credentials
-from pneumonia.data import download, sources, tables
+from pneumonia.data import download, forgotten, sources, tables
 from pneumonia.images import decode
 from pneumonia.metrics.arrays import sampling_units
 from tests.conftest import KERMANY, NORMALS, PNEUMONIAS, png
@@ -98,6 +98,32 @@ def test_an_archive_is_kept_as_it_came(in_project: Path) -> None:
     assert archive == Path("data/raw/chest_xray.zip")
     assert archive.read_bytes() == path.read_bytes()
     assert sorted(p.name for p in archive.parent.iterdir()) == ["chest_xray.zip", "source.json"]
+
+
+def test_a_forgotten_patient_is_left_out_of_the_archive_and_of_the_manifest(
+    in_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = plain(in_project / "mine.zip")
+    whole = fetched("chest_xray", path).manifest
+    theirs = whole[whole["patient_id"] == "bacteria-1"]
+    forgotten.add(in_project, "bacteria-1", theirs["sha256"][:1])
+    capsys.readouterr()
+    result = fetched("chest_xray", path, removed=forgotten.read(in_project))
+    assert "NOTE: 2 of 10 images are left out: pneumonia forget has removed their patients" in capsys.readouterr().out
+    assert result.record["n_images"] == len(whole) - len(theirs) == 8
+    pd.testing.assert_frame_equal(result.manifest, whole.drop(theirs.index).reset_index(drop=True))
+    with zipfile.ZipFile("data/raw/chest_xray.zip") as archive:
+        assert len(archive.namelist()) == 8
+        assert not any("person1_bacteria" in name for name in archive.namelist())
+    assert files.read_bytes(result.manifest["uri"].iloc[0])
+
+
+def test_a_forgotten_patient_is_left_out_of_a_folder_that_is_used_in_place(in_project: Path) -> None:
+    place = tree(in_project / "films", ["NORMAL/A/1.png", "NORMAL/B/1.png", "PNEUMONIA/C/1.png", "PNEUMONIA/D/1.png"])
+    forgotten.add(in_project, "B", [])
+    result = fetched("folder", place, removed=forgotten.read(in_project))
+    assert list(result.manifest["patient_id"]) == ["A", "C", "D"]
+    assert (place / "NORMAL/B/1.png").is_file(), "the user's own images are not touched"
 
 
 @pytest.mark.parametrize("inside", ["", ".dvc/tmp/exps/standalone/tmpabc", ".dvc/tmp/exps/tmpabc"])

@@ -110,3 +110,16 @@ def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="No space"):
         leases.take(tmp_path, "test")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_held_as_long_as_its_process_lives(tmp_path: Path, repo: Path) -> None:
+    (tmp_path / "no-lease").mkdir()
+    own = leases.take(tmp_path, "own")
+    with holder(tmp_path, repo) as (process, folder):
+        assert leases.held(tmp_path) == [own.folder.name, folder.name]
+        process.kill()
+        process.wait()
+        assert leases.held(tmp_path) == [own.folder.name]
+    leases.release(own)
+    assert leases.held(tmp_path) == []
+    assert folder.is_dir(), "the next command removes what its process has left"

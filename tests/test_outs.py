@@ -163,3 +163,23 @@ def test_remains_of_a_killed_writer_are_no_change(project: Path) -> None:
     Path("folder/.partial-y").mkdir()
     Path("folder/.partial-y/z").write_text("half")
     outs.require_unchanged({"folder": "first"})
+
+
+def test_only_outs_that_are_as_their_stage_wrote_them_are_unchanged(project: Path) -> None:
+    assert outs.unchanged() == {}, "without a record nothing is known"
+    lock()
+    assert outs.unchanged() == {"a.txt": "first", "folder": "first", "m.json": "first"}
+    Path("a.txt").write_text("ha\n")
+    assert outs.unchanged() == {"folder": "first", "m.json": "first"}
+
+
+def test_outs_that_are_recorded_again_are_accepted_and_others_are_not(project: Path) -> None:
+    outs.record("first")
+    for name in ("a.txt", "m.json"):
+        Path(name).write_text("ha\n")
+    with outs.locked_dvc() as dvc:
+        assert dvc is None, "this folder has no .dvc"
+        outs.record_again({"a.txt": "first"}, dvc)
+    outs.require_unchanged({"a.txt": "first", "folder": "first"})
+    with pytest.raises(UserError, match=r"^m\.json is not what the stage first wrote"):
+        outs.require_unchanged({"m.json": "first"})

@@ -180,6 +180,21 @@ def restore(version: str) -> None:
 
 
 @main.command()
+@click.argument("patient")
+@click.option("--yes", is_flag=True, help="Remove it. Without this option nothing is changed.")
+def forget(patient: str, yes: bool) -> None:
+    """List where PATIENT is found, or remove it with --yes.
+
+    PATIENT: an identifier as in the column patient_id of data/manifest.csv. Images, rows, pictures and files in caches
+    are removed. Models stay: those that learnt from the patient are named, and tagged in MLflow.
+    """
+    from pneumonia import forget as forgetting
+
+    for line in forgetting.forget(patient, yes=yes):
+        _print(line)
+
+
+@main.command()
 @click.option("--if-missing", is_flag=True, help="Do nothing if the model is registered and a champion exists.")
 @click.option("--without-champion", is_flag=True, help="Leave out a champion whose predictions are lost.")
 def register(if_missing: bool, without_champion: bool) -> None:

@@ -25,7 +25,20 @@ from tqdm import tqdm
 
 from pneumonia import UserError, compute, files, reason, workspace
 from pneumonia.credentials import NO_CREDENTIALS, Credentials
-from pneumonia.data import columns, contents, download, layouts, own, phantom, sheets, sources, tables
+from pneumonia.data import (
+    columns,
+    contents,
+    download,
+    forgotten,
+    layouts,
+    own,
+    phantom,
+    sheets,
+    sources,
+    tables,
+    traces,
+)
+from pneumonia.data.forgotten import NOBODY, Forgotten
 from pneumonia.images import decode
 from pneumonia.images.formats import HEAD_BYTES, image_format
 from pneumonia.names import printable
@@ -63,6 +76,7 @@ def fetch(
     classes: Mapping[str, Sequence[str]] | None = None,
     max_left_out: float = 0.05,
     credentials: Credentials = NO_CREDENTIALS,
+    removed: Forgotten = NOBODY,
 ) -> Fetched:
     """Put the archive of a data set, complete and checked, into `folder`, or list a folder that is used in place.
 
@@ -78,6 +92,7 @@ def fetch(
         classes: class -> further names of it, in folders and tables of `data` = folder.
         max_left_out: largest share of the files that may be left out, 0-1.
         credentials: for an archive at `url`; nothing of them is stored.
+        removed: patients that are left out: an archive is written again without them.
 
     Raises:
         UserError: the data are missing, incomplete or damaged, have another checksum than `sha256`, or another layout
@@ -97,12 +112,14 @@ def fetch(
         with workspace.written_whole(target) as unfinished:
             _render(unfinished, n_images, seed, workers)
             manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out)
+            manifest, boxes = _without_removed(manifest, boxes, removed, unfinished)
         record = {"sha256": workspace.sha256_file(target)}
     elif url and (used_in_place := _in_place(url, sha256, credentials)):
         place, table = used_in_place
         if table:
             read = partial(own.read_table, table, classes=names)
         manifest, boxes, counts = _read(data, place, read, max_left_out)
+        manifest, boxes = _without_removed(manifest, boxes, removed)
         record = {"url": url}
     else:
         address = _address(url) if url else origin.url
@@ -119,6 +136,7 @@ def fetch(
                     files.pack_again(unfinished, packed, place=place_name)
             # Before the archive gets its name: files that a failed stage leaves in an out's folder stop `dvc checkout`.
             manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out, place_name)
+            manifest, boxes = _without_removed(manifest, boxes, removed, unfinished)
         record = {"url": url or origin.url, "sha256": arrived}
     facts = {name: getattr(origin, name) for name in ("title", "licence", "citation", "patients")}
     whole = {"data": data, **facts, **record, "n_images": len(manifest), **counts}
@@ -222,6 +240,23 @@ def _read(data: str, place: files.Files, read: layouts.Reader, max_left_out: flo
     )  # text if they come from a table in the archive
     table = table.sort_values(list(BOXES), ignore_index=True)
     return manifest[[*MANIFEST, *more]], table, counts
+
+
+def _without_removed(
+    manifest: pd.DataFrame, boxes: pd.DataFrame, removed: Forgotten, archive: Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables, and the archive, without the patients that `pneumonia forget` has removed."""
+    gone = np.array(forgotten.rows(manifest, removed), dtype=bool)
+    if not gone.any():
+        return manifest, boxes
+    theirs, others = manifest[gone], manifest[~gone]
+    if archive:
+        patients = {*theirs["patient_id"]} - {*others["patient_id"]}  # a copy of a film may be of somebody else
+        rows = theirs.astype(str).to_dict("records")
+        traces.rewrite_archive(archive, traces.of_rows(patients, rows), traces.uris(others.to_dict("records")))
+    _note(f"{gone.sum():,} of {len(manifest):,} images are left out: pneumonia forget has removed their patients")
+    boxes = boxes[~boxes["image_id"].isin(theirs["image_id"])]
+    return others.reset_index(drop=True), boxes.reset_index(drop=True)
 
 
 def _by_number(names_by_reason: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str]]]:

@@ -98,6 +98,22 @@ def abandoned(parent: Path, kind: str) -> Iterator[Path]:
             os.close(file)
 
 
+def held(parent: Path) -> list[str]:
+    """The names of the folders whose process lives on this machine; of another machine it cannot be known."""
+    return [folder.name for folder in sorted(parent.glob("*-*")) if _is_held(folder)]
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with open(folder / "lock", "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it has no lock, or its process has just removed it
+        pass
+    return False
+
+
 def _owner() -> bytes:
     # With the time: in a container the next process often has the same number.
     return f"{socket.gethostname()} {os.getpid()} {_STARTED}".encode()

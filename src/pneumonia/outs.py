@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,10 @@ def require_unchanged(stage_of: Mapping[str, str]) -> None:
     Raises:
         UserError: an out is missing, or has another content.
     """
-    locked = _locked()
     for path, stage in stage_of.items():
         if not Path(path).exists():
             raise UserError(f"{path} is missing; dvc repro {stage} makes it again")
-        records = (locked.get(stage, {}), _by_hand(stage))
-        known = [record[path] for record in records if path in record]
+        known = _known(stage, path)
         if known and digest(Path(path)) not in known:
             raise UserError(
                 f"{path} is not what the stage {stage} wrote: it was changed, is damaged, or {stage} did not finish; "
@@ -59,6 +58,66 @@ def record(stage: str) -> None:
     if made:
         with workspace.written_whole(_by_hand_file(stage)) as partial:
             partial.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+
+
+def unchanged() -> dict[str, str]:
+    """The outs that are here as their stages wrote them, and these stages; outs without a record are left out."""
+    stage_of = {out: stage for stage in _definitions() for out in of(stage) if Path(out).exists()}
+    known = {out: _known(stage, out) for out, stage in stage_of.items()}
+    return {out: stage for out, stage in stage_of.items() if known[out] and digest(Path(out)) in known[out]}
+
+
+def record_again(stage_of: Mapping[str, str], repo: Any) -> None:
+    """Record outs as they are now, although their stages did not write them so; DVC gets them into its cache.
+
+    The digests of what the stages have read stay: the next `dvc repro` runs each stage that reads a changed out.
+
+    Args:
+        stage_of: outs and their stages.
+        repo: as `locked_dvc` yields it.
+    """
+    for stage in set(stage_of.values()):
+        if made := _by_hand(stage):
+            made |= {out: digest(Path(out)) for out in made if stage_of.get(out) == stage}
+            with workspace.written_whole(_by_hand_file(stage)) as partial:
+                partial.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    locked, changed = _locked(), []
+    for stage in repo.index.stages if repo else ():
+        recorded = locked.get(getattr(stage, "name", ""), {}).keys() & stage_of.keys()
+        for out in stage.outs:
+            if out.def_path in recorded:
+                out.save()
+                out.commit()
+        if recorded:
+            changed.append(stage)
+    if changed:
+        changed[0].dvcfile.dump_stages(changed, update_pipeline=False)
+
+
+@contextmanager
+def locked_dvc() -> Iterator[Any]:
+    """DVC's repository of this folder, which no other DVC command uses meanwhile; None outside of one.
+
+    Raises:
+        UserError: another DVC command runs, such as `dvc repro`.
+    """
+    if not Path(".dvc").is_dir():
+        yield None
+        return
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+    from dvc.rwlock import rwlock
+
+    with Repo(".") as repo:
+        try:
+            # `dvc repro` gives its lock back while a stage runs, and keeps a note of what this stage reads and writes.
+            with repo.lock, rwlock(repo.tmp_dir, repo.fs, "pneumonia forget", [], [repo.root_dir], False):
+                yield repo
+        except LockError as error:
+            raise UserError(
+                "a DVC command runs in this project; wait until it ends, and run again (if none runs, remove "
+                ".dvc/tmp/rwlock)"
+            ) from error
 
 
 def digest(path: Path) -> str:
@@ -107,6 +166,11 @@ def _locked() -> dict[str, dict[str, str]]:
         stage: {out["path"]: out["md5"] for out in entry.get("outs", ()) if out.get("hash") == "md5"}
         for stage, entry in (_yaml(LOCK).get("stages") or {}).items()
     }
+
+
+def _known(stage: str, out: str) -> list[str]:
+    """The recorded digests of an out."""
+    return [record[out] for record in (_locked().get(stage, {}), _by_hand(stage)) if out in record]
 
 
 def _by_hand(stage: str) -> dict[str, str]:
