@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmarks import load, unusual
+from benchmarks import load, search, unusual
 from pneumonia import compute, export, files, predict, preprocess, train, workspace
 from pneumonia.data import phantom
 from pneumonia.data.store import Split
@@ -577,6 +577,7 @@ BENCHES = {
     "predict": bench_predict,
     "unusual": unusual.main,
     "serve": bench_serve,
+    "search": search.cost,
 }
 
 

@@ -26,7 +26,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from benchmarks import results
-from pneumonia import evaluate, rebalance, train, tune
+from pneumonia import evaluate, rebalance, train
 from pneumonia.data import tables
 from pneumonia.data.store import Split, open_store, read_split
 from pneumonia.metrics import decisions, ranking
@@ -209,7 +209,8 @@ def judge(
     train_split, val_split, judged = (
         _split(table[table["split"] == name], pixels) for name in ("train", "val", "judge")
     )
-    options, guess = settings["train"], tune.middle(settings["tune"]["learning_rate"], settings["tune"]["dropout"])
+    options = settings["train"]
+    guess, _ = networks.search_space(model_name, pretrained=bool(weights))
     recipe = Recipe(**{name: options[name] for name in Recipe._fields})
     members, history = train.fit_members(
         lambda: train.start(model_name, weights, guess["dropout"], train_split.images),
@@ -217,7 +218,7 @@ def judge(
         train_split,
         val_split,
         recipe.for_weights(weights),
-        Schedule(options["epochs"], options["patience"], guess["learning_rate"], SEED),
+        Schedule(options["epochs"], options["patience"], guess["learning_rate"], SEED, guess.get("head_learning_rate")),
     )
     model = networks.ensemble(members)
     scores, labels = scoring.predict_scores(model, judged.images), judged.labels.astype(int)

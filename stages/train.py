@@ -14,26 +14,28 @@ def main() -> None:
     settings = params.load()
     runtime.start_keras(settings.seed)
     store = open_store(DATA_DIR / "images.zarr")
-    best = tables.read_json(REPORTS_DIR / "tune" / "best.json")
+    values = tables.read_json(REPORTS_DIR / "tune" / "best.json")["values"]
     weights = backbones.read(DATA_DIR / "backbone")
     memory, preparation = settings.compute.memory, stored_preparation(store)
     train_split = read_split(store, "train", memory=memory)
-    recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"})).for_weights(weights.paths)
-    schedule = Schedule(settings.train.epochs, settings.train.patience, best["learning_rate"], settings.seed)
+    recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"})).with_values(values)
+    recipe = recipe.for_weights(weights.paths)
+    epochs, patience = settings.train.epochs, settings.train.patience
+    schedule = Schedule(epochs, patience, values["learning_rate"], settings.seed, values.get("head_learning_rate"))
     digest = str(store.attrs["digest"])
     # The digest of the data does not include image weights; the weights of a backbone can change under the same name.
-    balance = workspace.sha256_bytes(train_split.weights.tobytes() + train_split.repeats.tobytes())
+    balance = train_split.balance()
     backbone_record = tables.read_json(DATA_DIR / "backbone" / "backbone.json")
     selectors = (settings.model, settings.seed)
-    key = (selectors, settings.train, best, backbone_record, dict(store.attrs), balance, code_digest())
+    key = (selectors, settings.train, values, backbone_record, dict(store.attrs), balance, code_digest())
     folder = workspace.resumable("train", *key)
     with folder as resume, tracked("train", settings, resume=resume, prepared=store.attrs) as run_id:
         runs.tag(weights=weights.name)
-        runs.log_params({name: best[name] for name in ("learning_rate", "dropout")})
+        runs.log_params(values)
         runs.log_dataset(train_split.image_ids, train_split.labels, data=settings.data, digest=digest, context="train")
         with runtime.on_devices():
             members, history = train.fit_members(
-                lambda: train.start(settings.model, weights.paths, best["dropout"], train_split.images),
+                lambda: train.start(settings.model, weights.paths, values["dropout"], train_split.images),
                 settings.train.members,
                 train_split,
                 read_split(store, "val", memory=memory),

@@ -1,13 +1,16 @@
-"""Search learning rate and dropout: an Optuna study, one nested MLflow run per trial."""
+"""Search the hyper-parameters: an Optuna study, one nested MLflow run per trial."""
 
-from pneumonia import params, tune
+import os
+
+from pneumonia import code_digest, credentials, params, tune, workspace
 from pneumonia.data import tables
 from pneumonia.data.store import open_store, read_split
-from pneumonia.models import backbones, runtime
-from pneumonia.report import plots
+from pneumonia.models import backbones, networks, runtime
+from pneumonia.report import search
 from pneumonia.tracking import runs
-from pneumonia.training.recipe import Recipe
-from stages import DATA_DIR, REPORTS_DIR, count, run, show, title, tracked
+from pneumonia.training.recipe import Recipe, Schedule
+from pneumonia.tuning import study
+from stages import DATA_DIR, REPORTS_DIR, run, show, title, tracked
 
 
 def main() -> None:
@@ -15,31 +18,57 @@ def main() -> None:
     runtime.start_keras(settings.seed)
     store = open_store(DATA_DIR / "images.zarr")
     weights = backbones.read(DATA_DIR / "backbone")
+    plan = tune.Plan(**settings.tune.model_dump())
+    defaults, space = networks.search_space(settings.model, pretrained=bool(weights.paths))
     recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"}))
-    memory = settings.compute.memory
-    with tracked("tune", settings, prepared=store.attrs), runtime.on_devices():
+    schedule = Schedule(settings.train.epochs, settings.train.epochs, defaults["learning_rate"], settings.seed)
+    # All that a trial depends on; more trials of the same study may follow.
+    data = repr((dict(store.attrs), read_split(store, "train").balance()))
+    backbone, searched = tables.read_json(DATA_DIR / "backbone" / "backbone.json"), plan._replace(n_trials=0)
+    key = (settings.model, recipe, schedule, searched, backbone, data, code_digest())
+    with (
+        workspace.resumable("tune", *key) as folder,
+        tracked("tune", settings, prepared=store.attrs, resume=folder),
+        runtime.on_devices(),
+    ):
         runs.tag(weights=weights.name, data_digest=str(store.attrs["digest"]))
-        best, trials = tune.search(
-            settings.model,
-            read_split(store, "train", memory=memory),
-            read_split(store, "val", memory=memory),
-            recipe,
-            weights=weights.paths,
-            seed=settings.seed,
-            **settings.tune.model_dump(),
-            trial_run=lambda number, values: runs.child_run(f"trial-{number}", values, killed_by=tune.Pruned),
+        found = tune.search(
+            tune.Task(
+                settings.model,
+                tuple(path.absolute() for path in weights.paths),
+                tune.Stored((DATA_DIR / "images.zarr").absolute(), settings.compute.memory, data),
+                recipe,
+                schedule,
+                plan.epochs,
+                folder,
+            ),
+            plan,
+            space=plan.space or space,
+            defaults={**recipe._asdict(), **defaults},
+            place=study.Place(
+                folder,
+                url=settings.compute.study_storage or "",
+                password=os.environ.get(credentials.STUDY_PASSWORD, ""),
+                name=f"pneumonia-{folder.name}",
+            ),
+            trial_run=lambda name, values: runs.child_run(name, values, killed_by=tune.Pruned),
+            workers=settings.compute.trial_workers,
+            dask=settings.compute.dask,
         )
-        tables.write_json(best, REPORTS_DIR / "tune" / "best.json")
-        tables.write_table(trials, REPORTS_DIR / "tune" / "trials.csv")
-        runs.log_metrics(best)
-        if len(trials):
-            runs.log_table(trials, "trials.json")
-            runs.log_figure(plots.trials(trials, title(settings)), "plots/trials.png")
-    pruned, failed = (int((trials["state"] == state).sum()) for state in ("pruned", "fail"))
-    diverged = f", {failed} failed (loss not finite)" if failed else ""
-    print(f"{count(len(trials), 'trial')} of {settings.model}, {pruned} pruned{diverged}")
-    result = f"trial {best['trial']}, validation AUC {best['val_auc']:.4f}" if len(trials) else "not tried"
-    show(f"best: learning_rate {best['learning_rate']:.2g}, dropout {best['dropout']:.2f}; {result}")
+        tables.write_json(found.best, REPORTS_DIR / "tune" / "best.json")
+        tables.write_table(found.trials, REPORTS_DIR / "tune" / "trials.csv")
+        tables.write_table(found.curves, REPORTS_DIR / "tune" / "curves.csv")
+        page = REPORTS_DIR / "tune" / "study.html"
+        for name, figure in search.write(page, *found, title(settings)):
+            runs.log_figure(figure, f"plots/{name}.png")
+        runs.log_file(page)
+        if (folder / study.JOURNAL).is_file():
+            runs.log_file(folder / study.JOURNAL)
+        if len(found.trials):
+            runs.log_table(found.trials, "trials.json")
+        runs.log_metrics({name: found.best[name] for name in ("val_auc", "trial") if name in found.best})
+    for line in tune.summary(found, settings.model, list(plan.space or space)):
+        show(line)
 
 
 if __name__ == "__main__":

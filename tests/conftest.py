@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,11 @@ from pneumonia.data import tables
 from pneumonia.training.recipe import Recipe
 
 pytest_plugins = ["tests.faults.table"]  # here, because the process that starts the workers reads no other conftest
+
+# A shell that starts the tests in the background lets them ignore these, and so would the programs that they start.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # The same examples every time and no time limit for one: a test must not depend on the day or on other work.
 settings.register_profile("steady", derandomize=True, deadline=None)

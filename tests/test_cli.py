@@ -14,7 +14,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from pneumonia import cli, compare, params, repro
 from pneumonia.data import tables
@@ -117,15 +117,71 @@ def test_versions_are_listed_with_alias_aucs_and_reason(stage: Any) -> None:
     assert "test_split" in done.output
 
 
+# --- optuna ---
+
+
+def optuna(monkeypatch: pytest.MonkeyPatch, program: str | None = "/bin/optuna-dashboard") -> tuple[Result, list[Any]]:
+    """What the command prints, and the calls of the program."""
+    calls: list[Any] = []
+
+    def call(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        calls.append((command, env))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(shutil, "which", lambda name, path: program)
+    monkeypatch.setattr(subprocess, "run", call)
+    return CliRunner().invoke(cli.main, ["optuna", "--port", "5999"]), calls
+
+
+def test_optuna_opens_the_last_search_that_was_interrupted(
+    stage_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("old", "new")):
+        journal = stage_project / ".resume" / "tune" / name / "study.log"
+        journal.parent.mkdir(parents=True)
+        journal.write_text("{}\n")
+        os.utime(journal, (number, number))
+    result, calls = optuna(monkeypatch)
+    assert result.exit_code == 0, result.output
+    ((command, _),) = calls
+    assert command[0] == "/bin/optuna-dashboard"
+    assert Path(command[1]) == stage_project / ".resume" / "tune" / "new" / "study.log"
+    assert command[2:] == ["--host", "127.0.0.1", "--port", "5999"]
+
+
+def test_optuna_gives_the_password_of_the_database_where_no_other_user_sees_it(
+    stage_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "postgresql+psycopg2://study@db/studies"
+    set_settings(Path("params.yaml"), {"compute.study_storage": url})
+    monkeypatch.setenv("PNEUMONIA_STUDY_PASSWORD", "s3cret")
+    _, calls = optuna(monkeypatch)
+    ((command, env),) = calls
+    assert command[1] == url
+    assert env["PGPASSWORD"] == "s3cret"
+
+
+def test_optuna_without_the_program_says_how_to_install_it(
+    stage_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, calls = optuna(monkeypatch, program=None)
+    assert result.output == "Error: optuna-dashboard is not installed; run: pip install -e '.[dashboard]'\n"
+    assert not calls
+
+
+def test_optuna_without_a_search_names_the_stage(stage_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, calls = optuna(monkeypatch)
+    assert result.output == "Error: no search of compact on phantom is known; run dvc repro tune first\n"
+    assert not calls
+
+
 # --- the command line itself ---
 
 
 def test_every_command_has_help_and_none_starts_work_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(params, "load", lambda: pytest.fail("started"))
-    assert set(cli.main.commands) == {
-        *("compare", "experiments", "predict", "register", "report", "repro", "restore", "rollback", "serve", "ui"),
-        *("forget", "versions"),
-    }
+    commands = "compare experiments forget optuna predict register report repro restore rollback serve ui versions"
+    assert set(cli.main.commands) == set(commands.split())
     for name in cli.main.commands:
         for option in ("--help", "-h"):
             assert "Usage:" in pneumonia(name, option)

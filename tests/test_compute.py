@@ -1,6 +1,7 @@
 """Where work runs never changes what comes out; a lost worker is one clear error."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -364,3 +365,69 @@ def test_the_code_digest_changes_with_the_code(tmp_path: Path, monkeypatch: pyte
         module.write_text("a = 2")
         assert pneumonia.code_digest() != before
         before = pneumonia.code_digest()
+
+
+def next_of(jobs: Sequence[object]) -> Callable[[], object | None]:
+    waiting = iter(jobs)
+    return lambda: next(waiting, None)
+
+
+def square(job: int) -> int:
+    return job * job
+
+
+def dies_at_three_alone(job: tuple[int, Path, int]) -> int:
+    return dies_at_three([job])
+
+
+def test_jobs_that_are_made_on_demand_have_all_their_results() -> None:
+    results = dict(compute.run_each(square, next_of(range(7)), workers=2, label="test"))
+    assert results == {number: number * number for number in range(7)}
+
+
+def test_jobs_on_a_cluster_each_have_their_result(dask: str) -> None:
+    results = dict(compute.run_each(square, next_of(range(5)), workers=1, label="test", dask=dask))
+    assert results == {number: number * number for number in range(5)}
+
+
+def test_a_worker_that_dies_without_work_is_replaced() -> None:
+    jobs = iter(range(3))
+
+    def next_job() -> int | None:
+        job = next(jobs, None)
+        if job == 2:  # both workers are free and started
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join()
+        return job
+
+    results = dict(compute.run_each(square, next_job, workers=1, label="test"))
+    assert results == {0: 0, 1: 1, 2: 4}
+
+
+def test_a_job_is_made_only_when_a_worker_is_free() -> None:
+    ended: list[int] = []
+    jobs = iter(range(5))
+
+    def next_job() -> int | None:
+        job = next(jobs, None)
+        assert job is None or len(ended) >= job - 1  # two workers: the third job is made after the first result
+        return job
+
+    for job, _ in compute.run_each(square, next_job, workers=2, label="test"):
+        ended.append(job)
+    assert sorted(ended) == list(range(5))
+
+
+def test_the_death_of_a_worker_repeats_its_job_and_no_other(tmp_path: Path) -> None:
+    jobs = [(number, tmp_path, 1) for number in range(5)]
+    results = [result for _, result in compute.run_each(dies_at_three_alone, next_of(jobs), workers=2, label="test")]
+    assert sorted(results) == list(range(5))
+    marks = sorted(path.name.split("-")[0] for path in tmp_path.iterdir())
+    assert marks == ["0", "1", "2", "3", "3", "4"]
+
+
+def test_a_job_whose_workers_die_again_and_again_is_one_line(tmp_path: Path) -> None:
+    jobs = [(3, tmp_path, 99)]
+    with pytest.raises(UserError, match=r"were killed 3 times.*lower compute\.trial_workers.*finished trials are kept"):
+        list(compute.run_each(dies_at_three_alone, next_of(jobs), workers=1, label="test"))

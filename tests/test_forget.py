@@ -1,7 +1,9 @@
 """After `forget` no byte of a project shows the patient, and later commands go on with what is left."""
 
+import base64
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,16 +17,20 @@ from click.testing import CliRunner
 from dvc.repo import Repo
 
 from pneumonia import UserError, cli, forget, leases, outs
-from pneumonia.data import store, tables
+from pneumonia.data import removal, store, tables
 from pneumonia.data.forgotten import FILE
+from pneumonia.data.removal import PAGE
 from pneumonia.names import file_name
+from pneumonia.report import page
 from pneumonia.tracking import runs, stored
 from pneumonia.workspace import sha256_bytes
+from stages import preprocess
 from tests.conftest import png
 
 PATIENTS = {"P0007": "train", "P0008": "val", "P0009": "test", "P0010": "train"}
 STAGES = {
     "fetch": ["data/raw", "data/manifest.csv", "data/boxes.csv"],
+    "validate": ["reports/data.html"],
     "rebalance": ["data/splits.csv"],
     "preprocess": ["data/images.zarr"],
     "evaluate": ["reports/predictions.csv", "reports/evaluation.json"],
@@ -84,6 +90,9 @@ def write_reports(names: Iterable[str]) -> None:
     # Its pictures have no names, and its text names nobody.
     Path("reports/model_card.html").write_text('<img alt="Test image 1" src="data:image/png;base64,AAAA">')
     Path("reports/model_card.md").write_text("AUC .9\n")
+    pictures = page.Thumbnails([page.Picture(f"{name}, normal: turned 90", FILMS[name]) for name in names])
+    for path in ("reports/data.html", "reports/report.html"):
+        Path(path).write_text(page.html("", "", [page.Section("Images", [pictures])]))
     Path("reports/data_docs/images.html").write_text("<td>P0007-1</td>")
     Path("reports/data_docs/other.html").write_text("<td>P0010-1</td>")
 
@@ -98,6 +107,8 @@ def log_runs() -> str:
         Path("before_after.png").write_bytes(b"picture of P0007")
         runs.log_file("before_after.png", "plots")
         Path("before_after.png").unlink()
+    with runs.start_run("validate", **options):
+        runs.log_file("reports/data.html")
     with runs.start_run("train", **options) as run_id:
         runs.tag(data_digest=digest, **{"mlflow.note.content": "![map](data:image/png;base64,AAAA)"})
         for path, folder in (("reports/saliency", "saliency"), ("reports/model_card.html", "card")):
@@ -129,11 +140,14 @@ def project(stage_project: Path) -> str:
     for path in ("tune/0815/study.log", "runs/x", "by_hand/fetch.json"):
         Path(".resume", path).parent.mkdir(parents=True, exist_ok=True)
         Path(".resume", path).write_text(json.dumps({"data/raw": outs.digest(Path("data/raw"))}))
+    Path(".resume/validate/0815").mkdir(parents=True)
+    shutil.copy("reports/data.html", ".resume/validate/0815")
     return log_runs()
 
 
 def shows(needles: Iterable[bytes]) -> list[str]:
-    """The files of the project that contain one of these bytes, or have one in their name."""
+    """The files of the project that contain one of these bytes, also as text in a page, or have one in their name."""
+    needles = [form for one in needles for form in (one, base64.b64encode(one))]
     files = [path for path in Path().rglob("*") if path.is_file()]
     return [str(path) for path in files if any(one in path.read_bytes() or one in os.fsencode(path) for one in needles)]
 
@@ -154,6 +168,7 @@ def test_no_byte_shows_a_forgotten_patient_and_the_others_stay(project: str) -> 
         "MLflow",
         "reports",
         "data",
+        "tables",
         "model stays",
     }
     assert any("pneumonia-phantom version 1 (patient in train): is tagged" in line for line in listed)
@@ -176,9 +191,14 @@ def test_no_byte_shows_a_forgotten_patient_and_the_others_stay(project: str) -> 
     splits = tables.read_table("data/splits.csv")
     assert set(splits["look_alike"]) == {""}
     assert store.open_store("data/images.zarr").attrs["digest"] == tables.data_digest(splits)
-    assert "Removed" in Path("reports/model_card.html").read_text()
+    commands = {"model_card.html": "make repro", "data.html": "make repro", "report.html": "pneumonia report"}
+    for name, command in commands.items():
+        assert Path("reports", name).read_text() == f"{PAGE.format(command=command)}\n"
+    (logged,) = Path("mlruns/artifacts").rglob("data.html")
+    assert logged.read_text() == f"{PAGE.format(command='make repro')}\n"
     assert Path("reports/model_card.md").read_text() == "AUC .9\n"
     assert not Path(".resume/tune").exists()
+    assert not Path(".resume/validate").exists()
     artifacts = Path("mlruns/artifacts", project, "artifacts")
     assert len(list((artifacts / "saliency").iterdir())) == 6
     assert not list(Path("mlruns/artifacts").rglob("before_after.png")), "it shows images without their names"
@@ -267,6 +287,61 @@ def test_images_that_are_read_in_place_stay_and_are_named(in_project: Path) -> N
     assert f"stays, it is not a part of this project: {place}" in forget.forget("P0007", yes=True)
     assert (place / "P0007-1.png").is_file()
     assert tables.read_table("data/manifest.csv").empty
+
+
+def test_files_that_are_links_into_the_cache_lose_the_patient_too(in_project: Path) -> None:
+    write_data({name: FILMS[name] for name in ("P0007-1", "P0010-1")})
+    definition = {"cmd": "echo", "outs": [*STAGES["fetch"], *STAGES["rebalance"], *STAGES["preprocess"]]}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"fetch": definition}}))
+    with Repo.init(".", no_scm=True) as repo, repo.config.edit() as config:
+        config["cache"]["type"] = "symlink"
+    with Repo(".") as repo:
+        repo.commit(force=True)
+    assert Path("data/manifest.csv").is_symlink()
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"fetch": definition | {"cmd": "echo other"}}}))
+    forget.forget("P0007", yes=True)
+    assert shows(needles("P0007")) == []
+    assert list(tables.read_table("data/manifest.csv")["image_id"]) == ["P0010-1"]
+    assert list(store.read_split(store.open_store("data/images.zarr"), "train").image_ids) == ["P0010-1"]
+    with Repo(".") as repo:
+        assert repo.status() == {"fetch": ["changed command"]}, "the outs are recorded, and nothing else"
+
+
+def test_a_page_that_stays_is_in_the_cache_again(in_project: Path) -> None:
+    """An earlier experiment has a saliency map of the patient, so that cached cards may show it; this one has none."""
+    write_data({name: FILMS[name] for name in ("P0007-1", "P0010-1")})
+    Path("reports/saliency").mkdir(parents=True)
+    Path("reports/model_card.html").write_text('<img alt="Test image 1" src="data:image/png;base64,AAAA">')
+    made = ["reports/saliency", "reports/model_card.html"]
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"explain": {"cmd": "echo", "outs": made}}}))
+    with Repo.init(".", no_scm=True) as repo:
+        for name in ("P0007-1", "P0010-1"):
+            picture = Path("reports/saliency", file_name(name, ".png"))
+            picture.write_bytes(FILMS[name][::-1])
+            repo.commit(force=True)
+            if name == "P0007-1":
+                picture.unlink()
+    forget.forget("P0007", yes=True)
+    assert "Test image 1" in Path("reports/model_card.html").read_text()
+    with Repo(".") as repo:
+        assert repo.status() == {}
+
+
+def test_the_picture_of_preprocess_has_as_many_images_as_forget_looks_for() -> None:
+    assert preprocess.N_EXAMPLES // 2 == forget._N_PREVIEWED
+
+
+def test_after_an_error_the_command_removes_the_rest(in_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    write_data({name: FILMS[name] for name in ("P0007-1", "P0010-1")})
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, "rewrite_store", full)
+        with pytest.raises(OSError, match="no space left"):
+            forget.forget("P0007", yes=True)
+    assert forget.forget("P0007", yes=True)[-1] == "Train again without this patient: make repro"
+    assert shows(needles("P0007")) == []
 
 
 def test_the_command_ends_in_one_line(in_project: Path) -> None:

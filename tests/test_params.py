@@ -49,7 +49,8 @@ def test_the_settings_of_the_project_are_right() -> None:
 
 def test_values_arrive_under_their_names() -> None:
     assert params.check(changed("validate.min_side", 65), "").validation.min_side == 65
-    assert params.check(changed("tune.learning_rate", [0.001, 0.01]), "").tune.learning_rate == (0.001, 0.01)
+    space = {"dropout": {"low": 0.0, "high": 0.4}, "batch_size": [16, 32]}
+    assert params.check(changed("tune.space", space), "").tune.space == space
     assert params.check(changed("fetch.url", None), "").fetch.url is None
 
 
@@ -74,8 +75,10 @@ def test_settings_are_read_from_the_current_folder(in_project: Path) -> None:
         ("validate.max_bad_fraction", 0),
         ("rebalance.test_fraction", 0.5),
         ("preprocess.clip_limit", 0),
-        ("tune.dropout", [0.2, 0.2]),
-        ("tune.dropout", [0, 0]),
+        ("tune.space", None),
+        ("tune.space", {"learning_rate": {"low": 1e-6, "high": 1.0, "log": True}}),
+        ("tune.space", {"dropout": {"low": 0, "high": 0.9, "step": 0.1}, "copies": {"low": 1, "high": 8, "step": 1}}),
+        ("tune.space", {"keep": ["best", "last"], "head_epochs": {"low": 0, "high": 3}}),
         ("train.augment", 1),
         ("promote.min_gain", 0),
         ("promote.min_sensitivity", 1),
@@ -151,14 +154,38 @@ def test_settings_cannot_be_changed_once_read() -> None:
             "rebalance.strategy = 'smote': input should be 'class_weight', 'oversample', 'undersample' or 'none'",
         ),
         # ranges
-        ("tune.learning_rate", [0.1, 0.01], "the lower bound 0.1 is above the upper bound 0.01"),
-        ("tune.dropout", [0.4, 0.1], "the lower bound 0.4 is above the upper bound 0.1"),
-        ("tune.dropout", [0.1, 1.0], "tune.dropout.1 = 1.0: input should be less than 1"),
-        ("tune.learning_rate", [0, 0.1], "tune.learning_rate.0 = 0: input should be greater than 0"),
-        ("tune.learning_rate", [0.001], "tune.learning_rate = [0.001]: give a list of two numbers"),
-        ("tune.learning_rate", [0.1, 0.2, 0.3], "tune.learning_rate = [0.1, 0.2, 0.3]: "),
-        ("tune.learning_rate", 0.001, "tune.learning_rate = 0.001: "),
-        ("tune.learning_rate", ["low", 0.1], "tune.learning_rate.0 = 'low': input should be a valid number"),
+        ("tune.space", {}, "give null for the space of the model, or a key with {low"),
+        ("tune.space", [1, 2], "give null for the space of the model, or a key with {low"),
+        ("tune.space", {"lr": [1, 2]}, "unknown key lr; known here: learning_rate, head_learning_rate, dropout, batch"),
+        ("tune.space", {"members": [1, 2]}, "unknown key members; known here: learning_rate"),
+        ("tune.space", {"dropout": [0.1]}, "dropout: [0.1] needs at least two values, all different"),
+        ("tune.space", {"dropout": [0.1, 0.1]}, "dropout: [0.1, 0.1] needs at least two values, all different"),
+        ("tune.space", {"dropout": [0.1, 1.0]}, "dropout = 1.0: input should be less than 1"),
+        ("tune.space", {"dropout": 0.1}, "dropout: 0.1 is not {low"),
+        ("tune.space", {"dropout": {"low": 0.1}}, "dropout: {'low': 0.1} is not {low"),
+        ("tune.space", {"dropout": {"low": 0.1, "high": 0.2, "mid": 0}}, "'mid': 0} is not {low"),
+        ("tune.space", {"dropout": {"low": 0.4, "high": 0.1}}, "dropout: the range from 0.4 to 0.1 is empty"),
+        ("tune.space", {"dropout": {"low": 0.4, "high": 0.4}}, "dropout: the range from 0.4 to 0.4 is empty"),
+        (
+            "tune.space",
+            {"dropout": {"low": 0, "high": 0.4, "log": True}},
+            "a log scale is true or false, and needs",
+        ),
+        ("tune.space", {"dropout": {"low": 0.1, "high": 0.4, "log": 1}}, "a log scale is true or false, and needs"),
+        ("tune.space", {"dropout": {"low": 0.1, "high": 0.4, "step": 0}}, "step = 0 must be above 0 and at most 0.3"),
+        ("tune.space", {"dropout": {"low": 0.1, "high": 0.4, "step": 1}}, "step = 1 must be above 0 and at most 0.3"),
+        (
+            "tune.space",
+            {"dropout": {"low": 0.1, "high": 0.4, "step": 0.1, "log": True}},
+            "dropout: give log or step, not both",
+        ),
+        ("tune.space", {"batch_size": {"low": 8, "high": 9.5}}, "batch_size = 9.5: input should be a valid integer"),
+        ("tune.space", {"batch_size": {"low": 8, "high": 16, "step": 0.5}}, "step = 0.5 must be a whole number"),
+        ("tune.space", {"keep": {"low": "best", "high": "last"}}, "keep: 'best' is a word, which has no range"),
+        ("tune.space", {"keep": ["best", "first"]}, "keep = 'first': input should be 'best' or 'last'"),
+        ("tune.space", {"learning_rate": {"low": 0, "high": 0.1}}, "learning_rate = 0: input should be greater than 0"),
+        ("tune.learning_rate", [0.001, 0.01], "is now a key of tune.space, for example space: {learning_rate: {low:"),
+        ("tune.sampler", "cma", "tune.sampler = 'cma': input should be 'tpe', 'random' or 'grid'"),
         # what `-S fetch=phantom` makes of a section
         ("fetch", "phantom", "fetch = 'phantom': input should be a valid dictionary"),
         ("validate", None, "validate = None: input should be a valid dictionary"),

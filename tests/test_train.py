@@ -80,7 +80,7 @@ def fit(model: Any, folder: Path, *, clean: bool = True, **changes: Any) -> pd.D
 def recipe_and_schedule(options: dict[str, Any]) -> tuple[Recipe, Schedule]:
     """Taken out of `options`; `pretrained` is true where the recipe is for a backbone that came with weights."""
     recipe = PLAIN._replace(**{name: options.pop(name) for name in Recipe._fields if name in options})
-    schedule = Schedule(**{name: options.pop(name) for name in Schedule._fields})
+    schedule = Schedule(**{name: options.pop(name) for name in Schedule._fields if name in options})
     return recipe.for_weights(["pretrained"] if options.pop("pretrained", False) else []), schedule
 
 
@@ -710,3 +710,18 @@ def test_a_batch_larger_than_an_epoch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.batch_size = 17 is larger than the 16 images of an epoch"):
         fit(toy_model(), tmp_path, train=split, batch_size=17)
     assert len(fit(toy_model(), tmp_path, train=split, batch_size=16, epochs=1)) == 1
+
+
+def test_a_fit_that_stops_early_follows_the_schedule_of_the_whole_one(tmp_path: Path) -> None:
+    """Its epochs are the first ones of the whole fit, not those of a shorter schedule."""
+    options: dict[str, Any] = {"epochs": 4, "augment": 0.5, "keep": "last", "learning_rate": 0.01}
+    whole = fit(toy_model(), tmp_path, **options)
+    part = fit(toy_model(), tmp_path, stop_after=2, **options)
+    columns = ["epoch", "loss", "val_loss", "val_auc", "learning_rate"]
+    pd.testing.assert_frame_equal(part[columns], whole[columns].head(2))
+
+
+def test_the_head_has_its_own_learning_rate(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 4, "head_epochs": 2, "learning_rate": 0.001}
+    history = fit(backbone_model(), tmp_path, pretrained=True, head_learning_rate=0.01, **options)
+    assert history["learning_rate"].tolist() == pytest.approx([0.01, 0, 0.001, 0], abs=1e-9)

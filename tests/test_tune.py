@@ -13,13 +13,18 @@ import pytest
 from pneumonia import UserError, train, tune
 from pneumonia.data.store import Split
 from pneumonia.models import networks, runtime
-from pneumonia.report import plots
-from pneumonia.training.features import Features
-from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch
+from pneumonia.report import search as page
+from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule
+from pneumonia.tuning import study as studies
 from tests.conftest import PLAIN
 
-GOOD_UP_TO = 0.2  # the middle of the range, which the first trial takes
-RATES = (1e-5, 1e-3)  # too low to turn a wrong network right
+GOOD_UP_TO = 0.2
+DEFAULTS = {"learning_rate": 1e-4, "dropout": 0.2}
+SPACE: dict[str, Any] = {
+    "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},  # too low to turn a wrong network right
+    "dropout": {"low": 0.0, "high": 0.4},
+}
+PLAN = tune.Plan(n_trials=6, epochs=3, sampler="tpe", pruner="median", space=None, repeat_best=0, repeat_seeds=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,17 +67,33 @@ def toy_split(n: int, seed: int) -> Split:
     )
 
 
+def toy_splits() -> tuple[Split, Split]:
+    return toy_split(16, 0), toy_split(40, 1)
+
+
+def flipped_splits() -> tuple[Split, Split]:
+    learnt, val = toy_splits()
+    return learnt._replace(labels=1 - learnt.labels), val
+
+
+def noise_splits() -> tuple[Split, Split]:
+    learnt, val = toy_splits()
+    return learnt, val._replace(labels=np.random.default_rng(3).permutation(val.labels))
+
+
 class Recorder:
     """Stands for the MLflow run of each trial."""
 
     def __init__(self) -> None:
-        self.settings: list[dict[str, float]] = []
+        self.names: list[str] = []
+        self.settings: list[dict[str, Any]] = []
         self.told: list[list[tuple[int, dict[str, float]]]] = []
         self.ended: list[type[BaseException] | None] = []
 
     @contextmanager
-    def trial_run(self, number: int, settings: Mapping[str, float]) -> Iterator[ReportEpoch]:
-        assert number == len(self.settings) == len(self.ended)  # the one before is closed
+    def trial_run(self, name: str, settings: Mapping[str, Any]) -> Iterator[ReportEpoch]:
+        assert len(self.settings) == len(self.ended)  # the one before is closed
+        self.names.append(name)
         self.settings.append(dict(settings))
         self.told.append([])
         try:
@@ -83,148 +104,166 @@ class Recorder:
         self.ended.append(None)
 
 
-Study = tuple[dict[str, float], pd.DataFrame, Recorder]
+Study = tuple[tune.Found, Recorder]
 
 
-def search(recipe: Recipe = PLAIN, *, flipped: bool = False, **changes: Any) -> Study:
-    recorder = Recorder()
-    options: dict[str, Any] = {
-        "weights": (),
-        "seed": 1,
-        "n_trials": 6,
-        "epochs": 4,
-        "learning_rate": RATES,
-        "dropout": (0.0, 0.4),
-        "trial_run": recorder.trial_run,
-    } | changes
-    learnt = toy_split(16, 0)
-    learnt = learnt._replace(labels=1 - learnt.labels) if flipped else learnt
-    best, trials = tune.search("tiny", learnt, toy_split(20, 1), recipe, **options)
-    return best, trials, recorder
+def search(
+    folder: Path,
+    recipe: Recipe = PLAIN,
+    *,
+    splits: Any = toy_splits,
+    space: Any = SPACE,
+    defaults: Mapping[str, Any] = DEFAULTS,
+    weights: tuple[Path, ...] = (),
+    seed: int = 1,
+    recorder: Recorder | None = None,
+    workers: int = 1,
+    **changes: Any,
+) -> Study:
+    recorder = recorder or Recorder()
+    plan = PLAN._replace(**changes)
+    task = tune.Task("tiny", weights, splits, recipe, Schedule(6, 6, 0.1, seed), plan.epochs, folder)
+    found = tune.search(
+        task,
+        plan,
+        space=space,
+        defaults={**recipe._asdict(), **defaults},
+        place=studies.Place(folder),
+        trial_run=recorder.trial_run,
+        workers=workers,
+    )
+    return found, recorder
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """One study for the tests that only look at it."""
-    return search()
+    return search(tmp_path_factory.mktemp("study"))
 
 
 def test_the_table_has_one_row_per_trial(study: Study) -> None:
-    _, trials, recorder = study
-    assert list(trials) == ["trial", "state", "val_auc", "learning_rate", "dropout"]
-    assert trials["trial"].tolist() == list(range(6))
-    assert trials[["learning_rate", "dropout"]].to_dict("records") == recorder.settings
+    found, recorder = study
+    assert list(found.trials) == ["trial", "state", "val_auc", "epochs", "learning_rate", "dropout"]
+    assert found.trials["trial"].tolist() == list(range(6))
+    assert found.trials[["learning_rate", "dropout"]].to_dict("records") == recorder.settings
+    assert recorder.names == [f"trial-{number}" for number in range(6)]
 
 
-def test_the_first_trial_takes_the_middle_of_the_ranges(study: Study) -> None:
-    _, trials, _ = study
-    assert trials["learning_rate"][0] == pytest.approx(1e-4)  # of a log scale: the geometric middle
-    assert trials["dropout"][0] == pytest.approx(0.2)
+def test_the_first_trial_takes_the_defaults(study: Study) -> None:
+    found, _ = study
+    assert found.trials.loc[0, ["learning_rate", "dropout"]].to_dict() == DEFAULTS
 
 
 def test_settings_stay_in_their_ranges_and_differ(study: Study) -> None:
-    _, trials, _ = study
-    assert trials["learning_rate"].between(*RATES).all()
-    assert trials["dropout"].between(0, 0.4).all()
-    assert trials["learning_rate"].nunique() == trials["dropout"].nunique() == 6
-    assert (trials["learning_rate"] < 1e-4).sum() >= 2  # a tenth of the range, but half of its log scale
+    found, _ = study
+    assert found.trials["learning_rate"].between(1e-5, 1e-3).all()
+    assert found.trials["dropout"].between(0, 0.4).all()
+    assert found.trials["learning_rate"].nunique() == found.trials["dropout"].nunique() == 6
 
 
-def test_a_trial_is_trained_with_its_learning_rate(study: Study) -> None:
-    _, trials, recorder = study
-    peaks = [told[0][1]["learning_rate"] for told in recorder.told]
-    assert peaks == pytest.approx(trials["learning_rate"].tolist())
-
-
-def test_a_trial_is_worth_its_best_epoch() -> None:
-    """Here of a network that starts wrong and is put right within the trial."""
-    options = {"learning_rate": (1.0, 1.0), "dropout": (0.4, 0.4), "n_trials": 1, "epochs": 3}
-    best, trials, recorder = search(**options)
-    reached = [values["val_auc"] for _, values in recorder.told[0]]
-    assert best["val_auc"] == trials["val_auc"][0] == max(reached) > min(reached)
-
-
-def test_a_trial_is_worth_its_last_epoch_where_that_is_kept() -> None:
-    """Here of a network that starts right and learns wrong labels."""
-    options = {"learning_rate": (1.0, 1.0), "dropout": (0.0, 0.0), "n_trials": 1, "epochs": 3}
-    best, trials, recorder = search(PLAIN._replace(keep="last"), flipped=True, **options)
-    reached = [values["val_auc"] for _, values in recorder.told[0]]
-    assert best["val_auc"] == trials["val_auc"][0] == reached[-1] < max(reached)
+def test_a_trial_follows_the_schedule_of_the_final_fit_and_is_cut(study: Study) -> None:
+    found, recorder = study
+    for row, told in zip(found.trials.itertuples(), recorder.told, strict=True):
+        rates = [values["learning_rate"] for _, values in told]
+        assert rates[0] == pytest.approx(row.learning_rate)
+        # A cosine over the five epochs after the first: at the end of a schedule of three it would be 0.
+        falls = [(1 + np.cos(np.pi * epoch / 5)) / 2 for epoch in range(len(rates))]
+        assert rates == pytest.approx([row.learning_rate * fall for fall in falls], rel=1e-3)
+        assert row.epochs == len(told) <= 3
 
 
 def test_the_best_has_the_highest_auc_of_the_complete_trials(study: Study) -> None:
-    best, trials, _ = study
-    complete = trials[trials["state"] == "complete"]
-    assert len(complete) < len(trials)
-    assert best["val_auc"] == complete["val_auc"].max() > 0.8
-    row = complete.set_index("trial").loc[best["trial"]]
-    assert (best["val_auc"], best["learning_rate"], best["dropout"]) == tuple(
-        row[["val_auc", "learning_rate", "dropout"]]
-    )
-    assert best["dropout"] <= GOOD_UP_TO
+    found, _ = study
+    complete = found.trials[found.trials["state"] == "complete"]
+    assert len(complete) < len(found.trials)
+    assert found.best["val_auc"] == complete["val_auc"].max() > 0.8
+    row = complete.set_index("trial").loc[found.best["trial"]]
+    assert found.best["values"] == row[["learning_rate", "dropout"]].to_dict()
+    assert found.best["values"]["dropout"] <= GOOD_UP_TO
 
 
 def test_a_trial_below_the_median_is_pruned_and_its_run_closed_so(study: Study) -> None:
-    _, trials, recorder = study
-    wrong = trials["dropout"].to_numpy() > GOOD_UP_TO + 1e-9
-    late = np.arange(6) >= 2  # of the first two there is no median yet
+    found, recorder = study
+    wrong = found.trials["dropout"].to_numpy() > GOOD_UP_TO + 1e-9
+    late = np.arange(6) >= 3  # the first three are not compared
     assert (wrong & late).sum() >= 1
-    assert (~wrong & late).sum() >= 1
     expected = np.where(wrong & late, "pruned", "complete")
-    assert trials["state"].tolist() == expected.tolist()
+    assert found.trials["state"].tolist() == expected.tolist()
     assert recorder.ended == [tune.Pruned if state == "pruned" else None for state in expected]
+    pruned = found.trials[found.trials["state"] == "pruned"]
+    assert pruned["val_auc"].between(0, 0.2).all()
+    assert (pruned["epochs"] < 3).all()
 
 
-def test_epochs_are_told_including_the_one_that_pruned(study: Study) -> None:
-    _, trials, recorder = study
-    for state, told in zip(trials["state"], recorder.told, strict=True):
-        assert [epoch for epoch, _ in told] == ([1, 2, 3] if state == "pruned" else [1, 2, 3, 4])
+def test_the_curves_are_those_that_were_reported(study: Study) -> None:
+    found, recorder = study
+    told = [(number, epoch, values["val_auc"]) for number, rows in enumerate(recorder.told) for epoch, values in rows]
+    assert list(found.curves[["trial", "epoch", "val_auc"]].itertuples(index=False, name=None)) == told
+    assert list(found.curves) == ["trial", "epoch", "loss", "val_loss", "val_auc"]
 
 
-def test_a_pruned_trial_keeps_the_auc_it_reached(study: Study) -> None:
-    _, trials, _ = study
-    pruned = trials[trials["state"] == "pruned"]
-    assert (pruned["val_auc"] < 0.2).all()
-    assert (pruned["val_auc"] >= 0).all()
+def test_a_trial_is_worth_its_best_epoch_or_its_last_one(tmp_path: Path) -> None:
+    """Here of a network that starts right and learns wrong labels."""
+    space = {"learning_rate": [1.0, 1.1]}
+    for keep, choose in (("best", max), ("last", lambda aucs: aucs[-1])):
+        (tmp_path / keep).mkdir()
+        found, recorder = search(
+            tmp_path / keep,
+            PLAIN._replace(keep=keep),
+            splits=flipped_splits,
+            space=space,
+            defaults={"learning_rate": 1.0, "dropout": 0.0},
+            n_trials=1,
+        )
+        aucs = [values["val_auc"] for _, values in recorder.told[0]]
+        assert aucs[-1] < max(aucs)
+        assert found.trials["val_auc"][0] == choose(aucs)
 
 
-def losses(told: list[tuple[int, dict[str, float]]]) -> list[float]:
-    return [values["loss"] for _, values in told]
+def test_values_of_the_recipe_are_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    fit = train.fit
+
+    def watched(*args: Any, **options: Any) -> pd.DataFrame:
+        sizes.append(args[3].batch_size)
+        return fit(*args, **options)
+
+    monkeypatch.setattr(train, "fit", watched)
+    found, _ = search(tmp_path, space={"batch_size": [4, 8]}, n_trials=2, epochs=1, sampler="grid")
+    assert sizes == found.trials["batch_size"].tolist() == [8, 4]
+    assert set(found.best["values"]) == {"learning_rate", "dropout", "batch_size"}
 
 
-@pytest.mark.slow
-def test_one_seed_gives_one_study_and_another_seed_another(study: Study) -> None:
-    _, trials, recorder = study
-    _, same, again = search(n_trials=3)
-    pd.testing.assert_frame_equal(same, trials.head(3))
-    assert [losses(told) for told in again.told] == [losses(told) for told in recorder.told[:3]]
-    _, other, _ = search(seed=2, n_trials=2, epochs=1)
-    assert other["dropout"][0] == trials["dropout"][0]
-    assert other["dropout"][1] != trials["dropout"][1]
+def test_an_interrupted_study_continues(tmp_path: Path, study: Study) -> None:
+    """Ended in the middle of a trial, it has the same trials as an uninterrupted one and repeats only that one."""
 
+    class Killed(BaseException):
+        pass
 
-def test_a_study_may_be_one_trial() -> None:
-    best, trials, recorder = search(n_trials=1, epochs=1)
-    assert best["trial"] == 0
-    assert trials["state"].tolist() == ["complete"]
-    assert [[epoch for epoch, _ in told] for told in recorder.told] == [[1]]
-
-
-def test_a_failing_trial_fails_the_study_and_closes_its_run() -> None:
     recorder = Recorder()
+    epochs = iter(range(100))
 
     @contextmanager
-    def trial_run(number: int, settings: Mapping[str, float]) -> Iterator[ReportEpoch]:
-        with recorder.trial_run(number, settings):
+    def trial_run(name: str, settings: Mapping[str, Any]) -> Iterator[ReportEpoch]:
+        with Recorder.trial_run(recorder, name, settings) as report:
 
-            def report(epoch: int, values: Mapping[str, float]) -> None:
-                raise OSError("disk full")
+            def stop(epoch: int, values: Mapping[str, float]) -> None:
+                report(epoch, values)
+                if next(epochs) == 7:
+                    raise Killed
 
-            yield report
+            yield stop
 
-    with pytest.raises(OSError, match="disk full"):
-        search(trial_run=trial_run)
-    assert recorder.ended == [OSError]
+    first = Recorder()
+    first.trial_run = trial_run  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        search(tmp_path, recorder=first)
+    found, again = search(tmp_path)
+    uninterrupted, _ = study
+    pd.testing.assert_frame_equal(found.trials, uninterrupted.trials)
+    pd.testing.assert_frame_equal(found.curves, uninterrupted.curves)
+    assert found.best == uninterrupted.best
+    assert set(recorder.names) & set(again.names) == {recorder.names[-1]}
 
 
 def diverging(monkeypatch: pytest.MonkeyPatch, trials: set[int]) -> None:
@@ -238,32 +277,68 @@ def diverging(monkeypatch: pytest.MonkeyPatch, trials: set[int]) -> None:
     monkeypatch.setattr(train, "fit", diverges)
 
 
-def test_a_trial_that_diverges_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_trial_takes_the_place_of_one_that_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diverging(monkeypatch, {1})
-    best, trials, recorder = search(n_trials=3, epochs=1)
-    assert trials["state"].tolist() == ["complete", "fail", "complete"]
-    assert trials["val_auc"].isna().tolist() == [False, True, False]
-    assert recorder.ended == [None, DivergedError, None]
-    assert best["trial"] in {0, 2}
+    found, recorder = search(tmp_path, n_trials=3, epochs=1)
+    assert found.trials["state"].tolist() == ["complete", "fail", "complete", "complete"]
+    assert found.trials["val_auc"].isna().tolist() == [False, True, False, False]
+    assert recorder.ended == [None, DivergedError, None, None]
     # At a lower level Optuna would print the traceback of a trial that fails.
     assert optuna.logging.get_verbosity() == optuna.logging.ERROR
-    plots.trials(trials, "title")
+    page.write(tmp_path / "study.html", found.best, found.trials, found.curves, found.importances, "tiny")
 
 
-def test_a_study_of_diverging_trials_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
-    diverging(monkeypatch, {0, 1})
-    with pytest.raises(UserError, match=r"not finite in any of 2 trials; lower tune.learning_rate = \[1e-05, 0.001\]"):
-        search(n_trials=2, epochs=1)
+def test_a_study_of_diverging_trials_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diverging(monkeypatch, set(range(9)))
+    with pytest.raises(UserError, match=r"not finite in any of 3 trials; lower the learning rates in tune\.space"):
+        search(tmp_path, n_trials=2, epochs=1)
 
 
-def test_what_cannot_be_learnt_is_refused_before_the_first_trial() -> None:
+def test_a_key_without_effect_is_refused(tmp_path: Path) -> None:
+    space = {"head_learning_rate": {"low": 0.001, "high": 0.01}}
+    with pytest.raises(UserError, match=r"^tune\.space\.head_learning_rate has no effect: tiny has no pretrained back"):
+        search(tmp_path, space=space, defaults={**DEFAULTS, "head_learning_rate": 0.001})
+
+
+def test_the_largest_batch_of_the_space_is_checked_before_the_first_trial(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with pytest.raises(UserError, match="4096 is larger than the 16 images of an epoch"):
+        search(tmp_path, space={"batch_size": [4, 4096]}, recorder=recorder)
+    assert recorder.names == []
+
+
+def test_more_workers_than_trials_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^compute\.trial_workers = 7 is more than tune\.n_trials = 6; lower it$"):
+        search(tmp_path, workers=7)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_learnt_is_refused_before_the_first_trial(tmp_path: Path) -> None:
     recorder = Recorder()
     with pytest.raises(UserError, match=r"train\.batch_size = 17 is larger than the 16 images"):
-        search(PLAIN._replace(batch_size=17), trial_run=recorder.trial_run)
+        search(tmp_path, PLAIN._replace(batch_size=17), recorder=recorder)
     assert recorder.settings == []
 
 
-def test_weights_of_the_backbone_reach_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_fails_ends_the_study_and_closes_the_run(tmp_path: Path) -> None:
+    recorder, made = Recorder(), Recorder()
+
+    @contextmanager
+    def trial_run(name: str, settings: Mapping[str, Any]) -> Iterator[ReportEpoch]:
+        with made.trial_run(name, settings):
+
+            def report(epoch: int, values: Mapping[str, float]) -> None:
+                raise OSError("disk full")
+
+            yield report
+
+    recorder.trial_run = trial_run  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="disk full"):
+        search(tmp_path, recorder=recorder)
+    assert made.ended == [OSError]
+
+
+def test_weights_of_the_backbone_reach_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files: list[Any] = []
 
     def watched(size: int, weights: tuple[str, ...], dropout: float) -> Any:
@@ -271,18 +346,62 @@ def test_weights_of_the_backbone_reach_every_trial(monkeypatch: pytest.MonkeyPat
         return build(size, weights, dropout)
 
     monkeypatch.setitem(networks.MODELS, "tiny", networks.MODELS["tiny"]._replace(build=watched))
-    search(n_trials=2, epochs=1, weights=(Path("data/backbone/backbone.h5"),))
+    search(tmp_path, n_trials=2, epochs=1, weights=(Path("data/backbone/backbone.h5"),))
     assert files == [("data/backbone/backbone.h5",)] * 2
 
 
-def test_no_trials_take_the_middle_untried() -> None:
-    best, trials, recorder = search(n_trials=0)
-    assert best == {"learning_rate": pytest.approx(1e-4), "dropout": 0.2}
-    assert len(trials) == len(recorder.settings) == 0
-    assert list(trials) == ["trial", "state", "val_auc", "learning_rate", "dropout"]
+def test_no_trials_take_the_defaults_untried(tmp_path: Path) -> None:
+    found, recorder = search(tmp_path, n_trials=0)
+    assert found.best == {"values": DEFAULTS, "verdict": "no search: the defaults of the model, untried"}
+    assert len(found.trials) == len(found.curves) == len(recorder.settings) == 0
+    assert page.write(tmp_path / "study.html", found.best, found.trials, found.curves, {}, "tiny") == []
 
 
-def test_what_a_frozen_backbone_computes_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_is_no_better_says_so(study: Study) -> None:
+    found, _ = study
+    if found.best["trial"] == 0:
+        assert found.best["verdict"] == "no trial is better than the defaults"
+    else:
+        assert found.best["gain"]["auc_low"] <= 0
+        assert found.best["verdict"].startswith("no better than the defaults: validation AUC +")
+
+
+def test_a_search_that_is_better_says_by_how_much(tmp_path: Path) -> None:
+    found, _ = search(tmp_path, defaults=DEFAULTS | {"dropout": 0.4}, n_trials=4)
+    gain = found.best["gain"]
+    first = found.trials["val_auc"][0]
+    assert gain["auc"] == pytest.approx(found.best["val_auc"] - first, abs=1e-6)
+    assert 0 < gain["auc_low"] < gain["auc"] <= gain["auc_high"] <= 1
+    assert gain["n"] == 40
+    assert found.best["verdict"].startswith("better than the defaults: validation AUC +")
+
+
+def test_where_nothing_was_learnt_the_defaults_are_kept(tmp_path: Path) -> None:
+    found, _ = search(tmp_path, splits=noise_splits, n_trials=3, epochs=1)
+    assert found.best["values"] == DEFAULTS
+    assert found.best["trial"] == 0
+    assert found.best["verdict"].startswith("nothing was learnt: the lower limit of the best validation AUC")
+
+
+def test_the_best_trials_are_repeated_with_other_seeds(tmp_path: Path) -> None:
+    found, recorder = search(tmp_path, n_trials=3, epochs=1, repeat_best=2, repeat_seeds=2, pruner="none")
+    repeats = [name for name in recorder.names if "seed" in name]
+    best = found.trials.sort_values("val_auc", ascending=False, kind="stable")["trial"].tolist()[:2]
+    assert repeats == [f"trial-{number}-seed-{seed}" for number in best for seed in (2, 3)]
+    means = found.trials.set_index("trial")["val_auc_mean"]
+    assert means.notna().sum() == 2
+    assert found.best["trial"] == means.idxmax()
+    named = zip(recorder.names, recorder.told, strict=True)
+    told = {name: max(values["val_auc"] for _, values in rows) for name, rows in named}
+    number = best[0]
+    parts = [told[f"trial-{number}"], told[f"trial-{number}-seed-2"], told[f"trial-{number}-seed-3"]]
+    assert means[number] == pytest.approx(np.mean(parts))
+    again, none = search(tmp_path, n_trials=3, epochs=1, repeat_best=2, repeat_seeds=2, pruner="none")
+    assert none.names == []
+    pd.testing.assert_frame_equal(again.trials, found.trials)
+
+
+def test_what_a_frozen_backbone_computes_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_backbone(size: int, weights: tuple[str, ...], dropout: float) -> Any:
         import keras
         from keras import layers
@@ -293,11 +412,11 @@ def test_what_a_frozen_backbone_computes_is_computed_once(monkeypatch: pytest.Mo
         logit = layers.Dense(1, name="logit")(layers.Dropout(dropout)(x))
         return keras.Model(pixels, layers.Activation("sigmoid", name="probability")(logit), name="tiny")
 
-    made: list[Features] = []
-    used: list[Features | None] = []
+    made: list[Any] = []
+    used: list[Any] = []
     compute, fit = tune.frozen_features, train.fit
 
-    def counted(*args: Any, **options: Any) -> Features:
+    def counted(*args: Any, **options: Any) -> Any:
         made.append(compute(*args, **options))
         return made[-1]
 
@@ -310,7 +429,21 @@ def test_what_a_frozen_backbone_computes_is_computed_once(monkeypatch: pytest.Mo
     )
     monkeypatch.setattr(tune, "frozen_features", counted)
     monkeypatch.setattr(train, "fit", watched)
-    _, trials, _ = search(n_trials=2, epochs=2)
+    found, _ = search(tmp_path, n_trials=2, epochs=2)
     assert len(made) == 1
-    assert len(used) == len(trials) == 2
-    assert all(one is made[0] for one in used)
+    assert len(used) == len(found.trials) == 2
+    for one in used:
+        np.testing.assert_array_equal(one.train, made[0].train)
+        np.testing.assert_array_equal(one.val, made[0].val)
+
+
+@pytest.mark.slow
+def test_one_seed_gives_one_study_and_another_seed_another(tmp_path: Path, study: Study) -> None:
+    uninterrupted, _ = study
+    for name in ("same", "other"):
+        (tmp_path / name).mkdir()
+    same, _ = search(tmp_path / "same")
+    pd.testing.assert_frame_equal(same.trials, uninterrupted.trials)
+    other, _ = search(tmp_path / "other", seed=2, n_trials=2, epochs=1)
+    assert other.trials["dropout"][0] == same.trials["dropout"][0]
+    assert other.trials["dropout"][1] != same.trials["dropout"][1]

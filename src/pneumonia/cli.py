@@ -6,7 +6,9 @@ Each command imports what it needs: pandas or MLflow would make the others slowe
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -289,7 +291,7 @@ def report() -> None:
     missing = overview.write(REPORT, REPORTS_DIR, _subject())
     _print(f"{'report':<22}{REPORT}")
     if missing:
-        _print(overview.without(missing))
+        _print(overview.missing_in_words(missing))
 
 
 @main.command()
@@ -381,6 +383,37 @@ def ui(port: int) -> None:
     from pneumonia.tracking import runs
 
     runs.serve(port)
+
+
+@main.command()
+@click.option("--port", default=8080, show_default=True, help="Port on 127.0.0.1.")
+def optuna(port: int) -> None:
+    """Open optuna-dashboard on the last search, on 127.0.0.1; stop it with Ctrl+C.
+
+    A search that is running or was interrupted comes first, then that of the last run of the stage tune.
+    """
+    program = shutil.which("optuna-dashboard", path=str(Path(sys.executable).parent))
+    if not program:
+        raise UserError("optuna-dashboard is not installed; run: pip install -e '.[dashboard]'")
+    settings = params.load()
+    storage = settings.compute.study_storage
+    if not storage:
+        from pneumonia.tracking import runs
+        from pneumonia.tuning import study
+
+        interrupted = (workspace.project_root() / ".resume" / "tune").glob(f"*/{study.JOURNAL}")
+        runs.open_store()
+        journal = max(interrupted, key=lambda path: path.stat().st_mtime, default=None)
+        journal = journal or runs.latest_artifact("tune", settings.data, settings.model, study.JOURNAL)
+        if not journal:
+            raise UserError(f"no search of {settings.model} on {settings.data} is known; run dvc repro tune first")
+        storage = str(journal)
+    click.echo(f"optuna-dashboard: http://127.0.0.1:{port} (stop with Ctrl+C)")
+    # In the environment, because other users see the arguments of a program; drivers of PostgreSQL read this variable.
+    password = os.environ.get(credentials.STUDY_PASSWORD)
+    variables = {**os.environ, **({"PGPASSWORD": password} if password else {})}
+    command = [program, storage, "--host", "127.0.0.1", "--port", str(port)]
+    sys.exit(subprocess.run(command, env=variables).returncode)
 
 
 @main.command()

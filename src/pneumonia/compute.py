@@ -1,6 +1,6 @@
 """Run work on many images in local processes or on a Dask cluster, both as a `concurrent.futures.Executor`.
 
-Results never depend on the number of workers or on the machines they run on.
+The results of `run` never depend on the number of workers or on the machines they run on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -68,6 +68,100 @@ def run(
             bar.update(len(part))
 
 
+def run_each(
+    function: Callable[[Job], Result],
+    next_job: Callable[[], Job | None],
+    *,
+    workers: int,
+    label: str,
+    dask: str | None = None,
+) -> Iterator[tuple[Job, Result]]:
+    """Jobs that are made when a worker is free, each with its result, in the order in which they end.
+
+    A job whose worker was killed is done again.
+
+    Args:
+        function: importable by name: it is sent to other processes.
+        next_job: returns a job, small and picklable, or None if there is none at present; called here, again after
+            each result.
+        workers: processes on this machine.
+        label: text of messages.
+        dask: as in `run`.
+
+    Raises:
+        UserError: workers were killed again and again; the cluster does not answer or cannot be used.
+    """
+    if dask:
+        with _client(dask, label) as client:
+            pool = client.get_executor(pure=False)
+            yield from _as_they_end([pool] * len(client.ncores()), function, next_job, label, lambda slot: pool)
+        return
+    # One pool for each worker: the death of one breaks its pool, and must not stop the others.
+    pools = [_pool(1) for _ in range(workers)]
+    try:
+
+        def again(slot: int) -> Executor:
+            pools[slot].shutdown(wait=False)
+            pools[slot] = _pool(1)
+            return pools[slot]
+
+        yield from _as_they_end(pools, function, next_job, label, again)
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()  # a job takes minutes; it is done again when the work goes on
+        raise
+    finally:
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
+
+
+def _as_they_end(
+    pools: Sequence[Executor],
+    function: Callable[[Job], Result],
+    next_job: Callable[[], Job | None],
+    label: str,
+    renewed: Callable[[int], Executor],
+) -> Iterator[tuple[Job, Result]]:
+    """Results from one pool for each slot; `renewed` gives another pool for a slot whose worker was killed."""
+    free, current = list(range(len(pools))), dict(enumerate(pools))
+    running: dict[Future[Result], tuple[int, Job]] = {}
+    losses = 0
+
+    def lost(slot: int, error: BrokenProcessPool) -> None:
+        nonlocal losses
+        losses += 1
+        if losses > MAX_LOSSES * len(pools):
+            raise UserError(
+                f"{label}: worker processes were killed {losses} times, most often for lack of memory; lower "
+                "compute.trial_workers and run again; finished trials are kept"
+            ) from error
+        tqdm.write(f"{label}: a worker process was killed; a new one does its work again")
+        current[slot] = renewed(slot)
+
+    def start(slot: int, job: Job) -> None:
+        try:
+            running[current[slot].submit(function, job)] = slot, job
+        except BrokenProcessPool as error:  # killed while it had nothing to do
+            lost(slot, error)
+            start(slot, job)
+
+    while True:
+        while free and (job := next_job()) is not None:
+            start(free.pop(), job)
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            slot, job = running.pop(future)
+            try:
+                result = future.result()
+            except BrokenProcessPool as error:
+                lost(slot, error)
+                start(slot, job)
+                continue
+            free.append(slot)
+            yield job, result
+
+
 def chunks(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
     """`jobs` in chunks of `size`; the last one may be smaller.
 
@@ -105,6 +199,11 @@ def _on_this_machine(
                     del submitted[number]
 
 
+def _pool(workers: int) -> Executor:
+    # Spawned, not forked: a forked child of a process with threads can hang.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
 @contextmanager
 def _processes(workers: int) -> Iterator[Executor]:
     # Python's helper process for pools ignores Ctrl-C and SIGTERM, but a terminal that closes would end it first.
@@ -113,8 +212,7 @@ def _processes(workers: int) -> Iterator[Executor]:
         resource_tracker.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-    # Spawned, not forked: a forked child of a process with threads can hang.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = _pool(workers)
     try:
         yield pool
     finally:
@@ -134,9 +232,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _on_cluster(
-    function: Callable[[Sequence[Job]], Result], parts: Sequence[Sequence[Job]], address: str, label: str
-) -> Iterator[Result]:
+@contextmanager
+def _client(address: str, label: str) -> Iterator[Client]:
+    """A client of a Dask cluster that has this project; its errors become those of the user."""
     # Imported here because it takes half a second, which a run on this machine does not need.
     from distributed import Client
     from distributed.comm.core import CommClosedError
@@ -151,6 +249,24 @@ def _on_cluster(
         ) from error
     with client:
         _require_same_project(client, address)
+        try:
+            yield client
+        except KilledWorker as error:
+            raise UserError(
+                f"{label}: several Dask workers died at the same work, most often for lack of memory; "
+                "start them with more memory, then run again; finished work is kept"
+            ) from error
+        except (CommClosedError, CancelledError) as error:
+            raise UserError(
+                f"{label}: the Dask scheduler at {address} has stopped ({type(error).__name__}); start it and run "
+                "again; finished work is kept"
+            ) from error
+
+
+def _on_cluster(
+    function: Callable[[Sequence[Job]], Result], parts: Sequence[Sequence[Job]], address: str, label: str
+) -> Iterator[Result]:
+    with _client(address, label) as client:
         # Dask itself gives the chunks of a dead worker to another one. `pure=False`: results of equal calls are not
         # shared, because the content of a file may have changed.
         pool = client.get_executor(pure=False)
@@ -167,16 +283,6 @@ def _on_cluster(
 
         try:
             yield from _results_in_order(pool, sum(client.ncores().values()), function, parts, {}, 0, result_of)
-        except KilledWorker as error:
-            raise UserError(
-                f"{label}: several Dask workers died at the same chunk of images, most often for lack of memory; "
-                "start them with more memory, then run again; finished chunks are kept"
-            ) from error
-        except (CommClosedError, CancelledError) as error:
-            raise UserError(
-                f"{label}: the Dask scheduler at {address} has stopped ({type(error).__name__}); start it and run "
-                "again; finished chunks are kept"
-            ) from error
         finally:
             pool.shutdown(wait=False)
 

@@ -19,11 +19,16 @@ from pneumonia import UserError
 USER, PASSWORD, QUERY = "PNEUMONIA_FETCH_USER", "PNEUMONIA_FETCH_PASSWORD", "PNEUMONIA_FETCH_QUERY"
 """Variables with the credentials for `fetch.url`: user and password, and the secret part of the query."""
 
+STUDY_PASSWORD = "PNEUMONIA_STUDY_PASSWORD"
+"""Variable with the password of the database at `compute.study_storage`."""
+
 MASK = "***"
 
 # Azure has `container@account`, git has `repository@revision`: no secrets. With `:` Azure's would be a password.
 _CONTAINER = ("abfs", "abfss", "adl", "az", "wasb", "wasbs")
 _REVISION = ("git", "github")
+# The user of a database is no secret without a password.
+_DATABASE = ("postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle")
 
 _SCHEME = r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
 # An address may be in the query of another one. They may be chained with `::`, which also occurs in an IPv6 host.
@@ -109,7 +114,9 @@ def refusal(key: str, address: str) -> str:
     if not secrets:
         return ""
     scheme = address.strip().partition("://")[0].lower()
-    if key != "fetch.url":
+    if key == "compute.study_storage":
+        instead = f" ({STUDY_PASSWORD})"
+    elif key != "fetch.url":
         instead = ""
     elif scheme in ("http", "https"):
         instead = f" (user: {USER} and {PASSWORD}, or a netrc file; query: {QUERY})"
@@ -135,7 +142,7 @@ def masked(text: str) -> str:
     values = (part.partition("=") for part in re.split("[&;]", query))
     # A short value that is no secret, such as a year, may be a part of other words. In an address its key hides it.
     hidden = (value for key, _, value in values if len(value) >= _LONG or _is_secret(_plain(key)))
-    for secret in (os.environ.get(PASSWORD, ""), query, *hidden):
+    for secret in (os.environ.get(PASSWORD, ""), os.environ.get(STUDY_PASSWORD, ""), query, *hidden):
         for form in (secret, unquote(secret), quote(secret, safe="")):
             if len(form) >= _SHORTEST:
                 text = text.replace(form, MASK)
@@ -165,7 +172,9 @@ def _plain(key: str) -> str:
 
 
 def _is_secret_user(scheme: str, user: str) -> bool:
-    return scheme.lower() not in _REVISION and (":" in user or scheme.lower() not in _CONTAINER)
+    scheme = scheme.lower()
+    needs_password = scheme in _CONTAINER or scheme.partition("+")[0] in _DATABASE
+    return scheme not in _REVISION and (":" in user or not needs_password)
 
 
 def _is_secret(key: str) -> bool:

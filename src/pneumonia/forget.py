@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -29,8 +30,7 @@ from pneumonia.data.traces import Traces
 CACHE = "DVC cache"
 MANIFEST, SPLITS = Path("data/manifest.csv"), Path("data/splits.csv")
 _N_PREVIEWED = 3
-"""Images of each class in the picture that `preprocess` logs."""
-
+"""Images of each class in the picture that the stage `preprocess` logs."""
 _STORE_NAMES = re.compile(r"zarr\.json$|image_ids/")
 _N_SHOWN = 4
 
@@ -41,7 +41,8 @@ class Findings(NamedTuple):
     Attributes:
         traces: what names the patient, or is an image.
         others: `uri` of the images and masks of other patients.
-        files: kind of place -> files, folders and image stores, in the order of their removal.
+        files: kind of place -> files, folders and image stores, in the order of their removal: what may be a link into
+            DVC's cache before the cache, and the tables last, because they tell which images are the patient's.
         store: URI of the MLflow store; empty if there is none.
         n_texts: of its database.
         learners: models that the patient was part of (`stored.Learner`).
@@ -73,24 +74,20 @@ def forget(patient: str, *, yes: bool) -> list[str]:
     if running := leases.held(root / ".resume" / "runs"):
         raise UserError(f"a stage runs in this project ({', '.join(running)}); wait until it ends, and run again")
     with outs.locked_dvc() as dvc:
-        found = find(patient, root, Path(dvc.cache.legacy.path) if dvc else root / ".dvc" / "cache")
-        if not found:
+        findings = find(patient, root, Path(dvc.cache.legacy.path) if dvc else root / ".dvc" / "cache")
+        if not findings:
             return [f"{patient} was forgotten before, and nothing of this patient is left"]
         remotes = dvc.config["remote"] if dvc else ()
-        found.kept.extend(f"the DVC remote {name} (dvc gc --workspace --cloud)" for name in remotes)
-        lines = _described(patient, found, root)
+        findings.kept.extend(f"the DVC remote {name} (dvc gc --workspace --cloud)" for name in remotes)
+        lines = _lines(patient, findings, root)
         if not yes:
             return [*lines, f"Nothing was removed. This removes it: pneumonia forget {shlex.quote(patient)} --yes"]
         as_written = outs.unchanged()
-        forgotten.add(root, patient, found.traces.digests)
-        changed = {f"{path.as_posix()}/" for paths in found.files.values() for path in paths}
-        of_stages = {
-            out: stage for out, stage in as_written.items() if any(one.startswith(f"{out}/") for one in changed)
-        }
+        forgotten.add(root, patient, findings.traces.digests)
         try:
-            remove(found, root)
-        finally:  # also what was rewritten before an error
-            outs.record_again(of_stages, dvc)
+            remove(findings, root)
+        finally:  # also what was rewritten before an error, and what only DVC's cache has lost
+            outs.record_again({out: stage for out, stage in as_written.items() if Path(out).exists()}, dvc)
     if dvc:  # names of files that DVC has seen; it makes this folder, which is outside of the project, again
         workspace.remove(Path(dvc.site_cache_dir))
     return [
@@ -131,7 +128,7 @@ def find(patient: str, root: Path, cache: Path) -> Findings | None:
     manifest = removal.rows_of(MANIFEST) if MANIFEST.is_file() else []
     others = traces.uris(row for row in manifest if not of.have_row(row))
     splits = _splits(known, patient)
-    logged = [unit for folder in folders for group in _groups(folder) for unit in removal.held([group], of, others)]
+    logged = [unit for folder in folders for group in _groups(folder) for unit in removal.search([group], of, others)]
     n_texts, learners = 0, []
     if store:
         unclear = _Splits((), True)
@@ -140,58 +137,64 @@ def find(patient: str, root: Path, cache: Path) -> Findings | None:
         logged += [path for path in pictures if path.is_file()]
         n_texts = stored.texts(root, store, _in_text(of, logged), remove=False)
         learners = stored.learners({digest: one.splits for digest, one in splits.items()}, _data_sets(rows))
+    in_data = removal.search(data, of, others)
     files = {
-        CACHE: _cached(cache, of),
         "temporary": _temporary(root, of),
         ".resume": _resumable(root),
         "MLflow": logged,
-        "reports": removal.held([Path("reports"), Path("dvc_plots")], of, others),
-        "data": sorted(removal.held(data, of, others), key=lambda path: (path.suffix == ".csv", path == MANIFEST)),
+        "reports": removal.search([Path("reports"), Path("dvc_plots")], of, others),
+        "data": [path for path in in_data if path.suffix != ".csv"],
+        CACHE: _cached(cache, of),
+        "tables": sorted((path for path in in_data if path.suffix == ".csv"), key=lambda path: path == MANIFEST),
     }
     kept = [*_sources(rows), *(f"the MLflow files in {place}" for place in elsewhere)]
     return Findings(of, others, files, store, n_texts, learners, kept)
 
 
-def remove(found: Findings, root: Path) -> None:
-    """Remove what was found, the manifest last: by it the images of the patient are known."""
+def remove(findings: Findings, root: Path) -> None:
+    """Remove what was found. After an error the command can be run again: what is left is then found again."""
     from pneumonia.tracking import stored
 
-    if found.store:
-        stored.texts(root, found.store, _in_text(found.traces, found.files["MLflow"]), remove=True)
-        for learner in found.learners:
+    if findings.store:
+        stored.texts(root, findings.store, _in_text(findings.traces, findings.files["MLflow"]), remove=True)
+        for learner in findings.learners:
             if learner.learnt:
                 stored.mark(learner, datetime.now(UTC).strftime("%Y-%m-%d"))
-    for kind, paths in found.files.items():
+    for path in findings.files["tables"]:
+        if path.is_symlink():  # into DVC's cache, if `cache.type` is `symlink`
+            with workspace.written_whole(path) as partial:
+                shutil.copyfile(path, partial)
+    for kind, paths in findings.files.items():
         for path in paths:
             if kind in (CACHE, "temporary", ".resume"):
                 workspace.remove(path)
                 with suppress(OSError):  # not empty; DVC fails at a run that it remembers without outs
                     path.parent.rmdir()
             else:
-                attributes = _new_digest(path, found.traces) if path.is_dir() else {}
-                removal.rewrite(path, found.traces, found.others, attributes)
+                attributes = _new_digest(path, findings.traces) if path.is_dir() else {}
+                removal.rewrite(path, findings.traces, findings.others, attributes)
             if kind == "MLflow" and path.is_file():
                 stored.record_predictions(path)
 
 
-def _described(patient: str, found: Findings, root: Path) -> list[str]:
+def _lines(patient: str, findings: Findings, root: Path) -> list[str]:
     """What was found, and what stays, as lines."""
-    lines = [f"{patient}: {_count(len(found.traces.digests), 'image file')}"]
-    for kind, paths in found.files.items():
+    lines = [f"{patient}: {_count(len(findings.traces.digests), 'image file')}"]
+    for kind, paths in findings.files.items():
         names = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
         if kind == CACHE and names:
             lines.append(f"{kind}: {_count(len(names), 'file')}, also of experiments")
         elif names:
             more = f" and {len(names) - _N_SHOWN} more" if len(names) > _N_SHOWN else ""
             lines.append(f"{kind}: {_count(len(names), 'file')}, {', '.join(names[:_N_SHOWN])}{more}")
-    if found.n_texts:
-        lines.append(f"MLflow database: {_count(found.n_texts, 'text')}")
-    for learner in found.learners:
+    if findings.n_texts:
+        lines.append(f"MLflow database: {_count(findings.n_texts, 'text')}")
+    for learner in findings.learners:
         versions = "".join(f", {name} version {version}" for name, version in learner.versions)
         what = f"patient in {', '.join(learner.splits)}" if learner.splits else "its splits are not known any more"
         remedy = "is tagged, train it again" if learner.learnt else "did not learn from it, but its figures include it"
         lines.append(f"model stays: {learner.name}{versions} ({what}): {remedy}")
-    return [*lines, *(f"stays, it is not a part of this project: {place}" for place in found.kept)]
+    return [*lines, *(f"stays, it is not a part of this project: {place}" for place in findings.kept)]
 
 
 def _count(n: int, noun: str) -> str:
@@ -207,13 +210,13 @@ class _Splits(NamedTuple):
 
 def _splits(known: Iterable[list[Row]], patient: str) -> dict[str, _Splits]:
     """Data digest of each known table of splits -> the patient in it."""
-    found = {}
+    splits_of = {}
     for table in map(pd.DataFrame, known):
         if {"split", "weight", "label", "sha256"} <= {*table}:
             of_patient = table[table["patient_id"] == patient]
             previewed = table.groupby("label").head(_N_PREVIEWED).index.isin(of_patient.index).any()
-            found[tables.data_digest(table)] = _Splits(tuple(sorted({*of_patient["split"]})), bool(previewed))
-    return found
+            splits_of[tables.data_digest(table)] = _Splits(tuple(sorted({*of_patient["split"]})), bool(previewed))
+    return splits_of
 
 
 def _in_text(of: Traces, logged: Iterable[Path]) -> Callable[[str], bool]:
@@ -288,12 +291,17 @@ def _cached(cache: Path, of: Traces) -> list[Path]:
 
 
 def _is_store_with(listing: Iterable[Mapping[str, str]], objects: Mapping[str, Path], of: Traces) -> bool:
-    """Whether a folder in the cache is an image store with images of the patient; only the names in it are read."""
-    wanted = {entry["relpath"]: entry["md5"] for entry in listing if _STORE_NAMES.search(entry["relpath"])}
-    if not wanted or any(md5 not in objects for md5 in wanted.values()):
+    """Whether a folder in the cache is an image store with images of the patient; only the names in it are read.
+
+    A store that has lost its names may have some, and nobody can use it any more.
+    """
+    names = {entry["relpath"]: entry["md5"] for entry in listing if _STORE_NAMES.search(entry["relpath"])}
+    if not names:
         return False
+    if any(md5 not in objects for md5 in names.values()):
+        return True
     with tempfile.TemporaryDirectory() as folder:
-        for name, md5 in wanted.items():
+        for name, md5 in names.items():
             link = Path(folder) / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(objects[md5].absolute())
@@ -304,7 +312,7 @@ def _temporary(root: Path, of: Traces) -> list[Path]:
     """What killed experiments have left, and logs of DVC's queue."""
     experiments = root / ".dvc" / "tmp" / "exps"
     folders = [*experiments.glob("standalone/*/"), *experiments.glob("tmp*/")]
-    return [*(folder for folder in folders if removal.held([folder], of)), *removal.held([experiments / "run"], of)]
+    return [*(folder for folder in folders if removal.search([folder], of)), *removal.search([experiments / "run"], of)]
 
 
 def _resumable(root: Path) -> list[Path]:

@@ -81,17 +81,17 @@ def record_again(stage_of: Mapping[str, str], repo: Any) -> None:
             made |= {out: digest(Path(out)) for out in made if stage_of.get(out) == stage}
             with workspace.written_whole(_by_hand_file(stage)) as partial:
                 partial.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    locked, changed = _locked(), []
-    for stage in repo.index.stages if repo else ():
-        recorded = locked.get(getattr(stage, "name", ""), {}).keys() & stage_of.keys()
-        for out in stage.outs:
-            if out.def_path in recorded:
-                out.save()
-                out.commit()
-        if recorded:
-            changed.append(stage)
-    if changed:
-        changed[0].dvcfile.dump_stages(changed, update_pipeline=False)
+    if repo and Path(LOCK).is_file():
+        from dvc.utils.serialize import modify_yaml
+
+        # Not with DVC's own writer of dvc.lock: it would also record a command that was changed and has not run.
+        tracked = {out.def_path: out for stage in repo.index.stages for out in stage.outs}
+        with modify_yaml(LOCK) as lock:
+            for entry in (one for stage in lock["stages"].values() for one in stage.get("outs", ())):
+                if entry["path"] in stage_of and (out := tracked.get(entry["path"])):
+                    out.save()
+                    out.commit()
+                    entry.update({key: value for key, value in out.dumpd().items() if key in ("md5", "size", "nfiles")})
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -18,21 +18,6 @@ from pneumonia import UserError, credentials
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-LearningRate = Annotated[float, Field(gt=0, le=1)]
-DropoutRate = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _check_range(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"the lower bound {bounds[0]} is above the upper bound {bounds[1]}")
-    return bounds
-
-
-def _from_list(value: Any) -> Any:
-    # YAML has lists but no tuples, and a strict tuple accepts only tuples.
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError("give a list of two numbers, [lowest, highest]")
-    return tuple(value)
 
 
 class Section(BaseModel):
@@ -72,15 +57,6 @@ class Preprocess(Section):
     clahe: Literal["before", "after"]
 
 
-class Tune(Section):
-    n_trials: Annotated[int, Field(ge=0)]
-    epochs: Annotated[int, Field(ge=1)]
-    learning_rate: Annotated[
-        tuple[LearningRate, LearningRate], BeforeValidator(_from_list), AfterValidator(_check_range)
-    ]
-    dropout: Annotated[tuple[DropoutRate, DropoutRate], BeforeValidator(_from_list), AfterValidator(_check_range)]
-
-
 class Train(Section):
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
@@ -97,6 +73,16 @@ class Train(Section):
     copies: Annotated[int, Field(ge=1)]
     unfreeze: Annotated[float, Field(ge=0, le=1)]
     layer_decay: Annotated[float, Field(gt=0, le=1)]
+
+
+class Tune(Section):
+    n_trials: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=1)]
+    sampler: Literal["tpe", "random", "grid"]
+    pruner: Literal["hyperband", "median", "none"]
+    space: Annotated[Any, AfterValidator(lambda space: _check_space(space))]
+    repeat_best: Annotated[int, Field(ge=0)]
+    repeat_seeds: Annotated[int, Field(ge=1, le=20)]
 
 
 class Evaluate(Section):
@@ -128,6 +114,8 @@ class Compute(Section):
     memory: Annotated[
         float, Field(ge=2.5)
     ]  # with less, a pool of `train` does not fit and each chunk is read many times
+    trial_workers: Annotated[int, Field(ge=1, le=1000)]
+    study_storage: str | None
 
 
 class Params(Section):
@@ -148,6 +136,69 @@ class Params(Section):
     export: Export
     promote: Promote
     compute: Compute
+
+
+SEARCHED: dict[str, Any] = {
+    "learning_rate": Annotated[float, Field(gt=0, le=1)],
+    "head_learning_rate": Annotated[float, Field(gt=0, le=1)],
+    "dropout": Annotated[float, Field(ge=0, lt=1)],
+    **{
+        name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        for name, field in Train.model_fields.items()
+        if name not in ("epochs", "patience", "members")  # the same for all trials
+    },
+}
+"""Keys that `tune.space` may have, with the values that each may take."""
+
+_FORM = "{low: 0.0003, high: 0.003, log: true}, {low: 0, high: 0.4, step: 0.1} or a list such as [16, 32]"
+
+
+def _check_space(space: Any) -> Any:
+    if space is None:
+        return None
+    if not isinstance(space, dict) or not space:
+        raise ValueError(f"give null for the space of the model, or a key with {_FORM}")
+    for key, choice in space.items():
+        if key not in SEARCHED:
+            raise ValueError(f"unknown key {key}; known here: {', '.join(SEARCHED)}")
+        _check_choice(key, choice)
+    return space
+
+
+def _check_choice(key: str, choice: Any) -> None:
+    if isinstance(choice, list):
+        if len({str(value) for value in choice}) < max(2, len(choice)):
+            raise ValueError(f"{key}: {choice} needs at least two values, all different")
+        for value in choice:
+            _check_value(key, value)
+        return
+    if not isinstance(choice, dict) or not {"low", "high"} <= set(choice) <= {"low", "high", "log", "step"}:
+        raise ValueError(f"{key}: {choice!r} is not {_FORM}")
+    low, high, log, step = choice["low"], choice["high"], choice.get("log", False), choice.get("step")
+    for value in (low, high):
+        if isinstance(value, str):
+            raise ValueError(f"{key}: {value!r} is a word, which has no range; give a list")
+        _check_value(key, value)
+    if not low < high:
+        raise ValueError(f"{key}: the range from {low} to {high} is empty; low must be below high")
+    if not isinstance(log, bool) or (log and low <= 0):
+        raise ValueError(f"{key}: a log scale is true or false, and needs low above 0, not {low}")
+    if step is not None and (
+        not isinstance(step, (int, float)) or isinstance(step, bool) or not 0 < step <= high - low
+    ):
+        raise ValueError(f"{key}: step = {step} must be above 0 and at most {high - low:g}")
+    if step and log:
+        raise ValueError(f"{key}: give log or step, not both")
+    if SEARCHED[key] == SEARCHED["batch_size"] and isinstance(step, float):
+        raise ValueError(f"{key}: step = {step} must be a whole number")
+
+
+def _check_value(key: str, value: Any) -> None:
+    try:
+        TypeAdapter(SEARCHED[key], config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ValueError(f"{key} = {value!r}: {problem[0].lower()}{problem[1:]}") from error
 
 
 def load(path: str | Path = "params.yaml") -> Params:
@@ -198,6 +249,11 @@ def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def _explain(source: str, problem: Any) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path) or "the file"
+    if problem["type"] == "extra_forbidden" and path in (["tune", "learning_rate"], ["tune", "dropout"]):
+        return (
+            f"{source}: {key} is now a key of tune.space, for example "
+            "space: {learning_rate: {low: 0.0005, high: 0.003, log: true}, dropout: {low: 0.0, high: 0.3}}"
+        )
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key}; known here: {', '.join(_known_keys(path[:-1]))}"
     if problem["type"] == "missing":

@@ -31,9 +31,8 @@ def own_images(place: str, settings: params.Params, root: Path) -> list[str]:
         raise UserError(f"{place}: DVC reads ${{ as a reference; rename the folder, or set fetch.url in params.yaml")
     fetch = settings.fetch.model_copy(update={"url": place, "sha256": None})
     changed = settings.model_copy(update={"data": "folder", "fetch": fetch})
-    params.check(
-        changed.model_dump(mode="json", by_alias=True), "params.yaml"
-    )  # refuses secrets before they are in a file
+    # Refuses a secret before it is in a file.
+    params.check(changed.model_dump(mode="json", by_alias=True), "params.yaml")
     # The checksum is of another archive.
     return ["data=folder", f"fetch.url={_quoted(place)}", *(["fetch.sha256=null"] if settings.fetch.sha256 else [])]
 

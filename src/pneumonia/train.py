@@ -170,17 +170,21 @@ def fit(
     check(train, val, recipe)
     rows = epoch_rows(train)
     steps = len(rows) // recipe.batch_size
+    stop = min(schedule.stop_after or schedule.epochs, schedule.epochs)
     history, arrays = read_backup(resume) if resume else ([], [])
     with (
         nullcontext(resume) if resume else tempfile.TemporaryDirectory() as folder,
-        progress_bar(schedule.epochs * steps, len(history) * steps, label, "batch") as bar,
+        progress_bar(stop * steps, len(history) * steps, label, "batch") as bar,
     ):
         for phase in phases(model, recipe, schedule):
             if len(history) > phase.last:
                 continue  # an earlier call was already in the next phase
+            if phase.first >= stop:
+                break
             if phase.name == "all":
                 networks.unfreeze(model, recipe.unfreeze)
-            rate = warmup_cosine(schedule.learning_rate, epochs=phase.last - phase.first, steps=steps)
+            peak = schedule.learning_rate if phase.name == "all" else schedule.head_learning_rate
+            rate = warmup_cosine(peak or schedule.learning_rate, epochs=phase.last - phase.first, steps=steps)
             network = _compiled(model, phase, rate, recipe)
             n_done = len(history) - phase.first
             average = RunningAverage(network, recipe.average, step=n_done * steps)
@@ -190,7 +194,8 @@ def fit(
             elif phase.first:
                 save_weights(model, kept)  # the best so far, from the phase before
             stopping = EarlyStopping(network, phase.patience, phase.first, history)
-            if len(history) < phase.last and not stopping.is_due():
+            last = min(phase.last, stop)
+            if len(history) < last and not stopping.is_due():
                 inputs: tuple[Any, Any] = (train.images, val.images)
                 if phase.name == "head":
                     inputs = features or frozen_features(
@@ -208,10 +213,18 @@ def fit(
                     callbacks.append(Backup(resume, network, average, history))
                 with runtime.fused_normalization():
                     network.fit(
-                        batches(inputs[0], train, rows, recipe, seed=schedule.seed, first_epoch=len(history)),
+                        batches(
+                            inputs[0],
+                            train,
+                            rows,
+                            recipe,
+                            seed=schedule.seed,
+                            size=networks.input_size(model),
+                            first_epoch=len(history),
+                        ),
                         steps_per_epoch=steps,
                         initial_epoch=len(history),
-                        epochs=phase.last,
+                        epochs=last,
                         shuffle=False,  # the stream is shuffled already
                         callbacks=as_keras(callbacks),
                         verbose=0,
@@ -280,7 +293,7 @@ def _compiled(model: Any, phase: Phase, rate: Any, recipe: Recipe) -> Any:
     inputs = model.get_layer("features").output if phase.name == "head" else model.input
     network = keras.Model(inputs, model.get_layer("logit").output)
     network.compile(
-        optimizer=adamw(rate, recipe, networks.depths(model)),
+        optimizer=adamw(rate, recipe, networks.depths(model), network.trainable_variables),
         loss=cross_entropy(recipe.label_smoothing),
         jit_compile=False,  # on a CPU compiling costs more than it saves
     )

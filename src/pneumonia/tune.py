@@ -1,129 +1,539 @@
-"""Search the hyper-parameters: an Optuna study whose weak trials are pruned early."""
+"""Search the hyper-parameters: an Optuna study whose weak trials are stopped early, and what the search was worth.
+
+An interrupted study continues where it was. Trials run in this process, in several ones, or on a Dask cluster.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
+import numpy as np
 import optuna
 import pandas as pd
+from filelock import FileLock
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
 
-from pneumonia import UserError, train
-from pneumonia.data.store import Split
+from pneumonia import UserError, compute, train, workspace
+from pneumonia.data.store import Split, open_store, read_split
+from pneumonia.metrics import ranking
+from pneumonia.models import runtime, scoring
 from pneumonia.training.features import Features, frozen_features
 from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule
+from pneumonia.tuning import study as studies
+from pneumonia.tuning.space import Space, Values, nearest
 
-TrialRun = Callable[[int, Mapping[str, float]], AbstractContextManager[ReportEpoch]]
-"""Opened around each trial with its number and hyper-parameters; its value is called after each epoch."""
+TrialRun = Callable[[str, Mapping[str, Any]], AbstractContextManager[ReportEpoch]]
+"""Opened around each trial with its name and hyper-parameters; its value is called after each epoch."""
+
+PRETRAINED_ONLY = ("head_learning_rate", "head_epochs", "copies", "unfreeze", "layer_decay")
+"""Keys of a space that act only on a pretrained backbone."""
 
 Pruned = optuna.TrialPruned
 """Ends a weak trial; raised inside `TrialRun`."""
 
+_ONE_AT_A_TIME = Lock()
+"""Keras has one session and one seed in a process, and a worker of Dask may have several threads."""
+
+LEVEL = 0.95
+"""Of the intervals that say what a search was worth."""
+
+
+class Plan(NamedTuple):
+    """How a study searches; section `tune` of params.yaml.
+
+    Attributes:
+        n_trials: complete and pruned trials, in all; 0 = the defaults, untried.
+        epochs: after which a trial ends. It follows the schedule of the final fit, which is longer.
+        sampler: a key of `study.SAMPLERS`.
+        pruner: a key of `study.PRUNERS`.
+        space: what is searched; None = the space of the model.
+        repeat_best: number of the best trials that are trained again with other seeds before one is chosen; 0 = none.
+        repeat_seeds: number of these seeds.
+    """
+
+    n_trials: int
+    epochs: int
+    sampler: str
+    pruner: str
+    space: Space | None
+    repeat_best: int
+    repeat_seeds: int
+
+
+class Task(NamedTuple):
+    """What a trial needs, in any process.
+
+    Attributes:
+        name: a key of `networks.MODELS`.
+        weights: files of the backbone; none = random weights.
+        splits: returns the train and the validation split, such as `Stored`; hashable, and can be sent.
+        recipe: of the final fit, without the values of a trial.
+        schedule: of the final fit, without the learning rates of a trial.
+        stop_after: epochs after which a trial ends.
+        folder: that survives a crash, for the features of a frozen backbone.
+    """
+
+    name: str
+    weights: tuple[Path, ...]
+    splits: Callable[[], tuple[Split, Split]]
+    recipe: Recipe
+    schedule: Schedule
+    stop_after: int
+    folder: Path
+
+
+class Job(NamedTuple):
+    """A fit of a study that can be sent to another process.
+
+    Attributes:
+        task: of the study.
+        chosen: values of the trial, with the defaults of what is not searched.
+        number: of the trial.
+        repeat: 0, or which of the further seeds it takes; then it is not pruned.
+        place, pruner: of the study.
+        threads: that TensorFlow may use; 0 = all cores.
+    """
+
+    task: Task
+    chosen: Values
+    number: int
+    repeat: int
+    place: studies.Place
+    pruner: str
+    threads: int = 0
+
+
+class Outcome(NamedTuple):
+    """How a fit of a study ended.
+
+    Attributes:
+        state: `complete`, `pruned` or `fail`.
+        value: validation AUC of the epoch that is kept, if it is complete.
+        curve: one row per epoch, as `train.fit` reports them.
+        scores: probabilities of the validation images, if it is complete.
+        problem: why it failed.
+    """
+
+    state: str
+    value: float | None
+    curve: list[dict[str, float]]
+    scores: list[float]
+    problem: str = ""
+
+
+class Found(NamedTuple):
+    """What a study found.
+
+    Attributes:
+        best: content of `best.json`: `values`, those of the final fit; `trial` and `val_auc`, after trials; `gain` over
+            the defaults with its interval, where both were tried to the end; `verdict` in words.
+        trials: one row per trial: `trial, state, val_auc, epochs`, then its values. With repeats `val_auc_mean` too.
+        curves: one row per epoch of each trial: `trial, epoch, loss, val_loss, val_auc`.
+        importances: share of each key in the differences between trials, 0-1; empty with too few trials.
+    """
+
+    best: dict[str, Any]
+    trials: pd.DataFrame
+    curves: pd.DataFrame
+    importances: Mapping[str, float]
+
+
+class Stored(NamedTuple):
+    """The splits of an image store, for a `Task`: read when they are called, in the process that needs them.
+
+    Attributes:
+        path: of the store, absolute.
+        memory: limit for the images of a split, GiB.
+        digest: of the images and of their weights, any text; a worker keeps the splits until it changes.
+    """
+
+    path: Path
+    memory: float
+    digest: str
+
+    def __call__(self) -> tuple[Split, Split]:
+        """The train and the validation split."""
+        store = open_store(self.path)
+        return read_split(store, "train", memory=self.memory), read_split(store, "val", memory=self.memory)
+
 
 def search(
-    name: str,
-    train_split: Split,
-    val_split: Split,
-    recipe: Recipe,
+    task: Task,
+    plan: Plan,
     *,
-    weights: Sequence[Path],
-    seed: int,
-    n_trials: int,
-    epochs: int,
-    learning_rate: tuple[float, float],
-    dropout: tuple[float, float],
+    space: Space,
+    defaults: Mapping[str, Any],
+    place: studies.Place,
     trial_run: TrialRun,
-) -> tuple[dict[str, float], pd.DataFrame]:
-    """The hyper-parameters with the best validation AUC, and a table of all trials.
+    workers: int = 1,
+    dask: str | None = None,
+) -> Found:
+    """The hyper-parameters with the best validation AUC, and tables of all trials.
 
-    The first trial takes the middle of each range: a study with few trials never ends below this guess. Without trials
-    the result is the middle. A trial is pruned if its AUC is below the median of the earlier trials at the same
-    epoch. A trial whose loss is not finite fails, and the study continues. The features of a frozen backbone are
-    computed once for all trials.
+    Trial 0 has the defaults: a search is never worse than they are on validation. A trial whose loss is not finite
+    fails, and another one takes its place. The features of a frozen backbone are computed once for all trials.
 
     Args:
-        name: a key of `networks.MODELS`.
-        train_split, val_split: of the image store.
-        recipe: of all trials, used `for_weights`.
-        weights: files of the backbone; none = random weights.
-        seed: of the sampler, and of the initial weights and the batches of each trial.
-        n_trials, epochs: number of trials, and of the epochs of each.
-        learning_rate, dropout: lowest and highest value; the learning rate is searched on a log scale.
+        task: what is trained.
+        plan: how to search; its `space` is not used here.
+        space: what is searched.
+        defaults: a value of each key of the space, and of others that trials use: `learning_rate`, `dropout`.
+        place: of the study. A study that is there continues; it must be of the same task, plan and space.
         trial_run: opened around each trial.
-
-    Returns:
-        The content of `best.json`: `learning_rate, dropout` and, after trials, `val_auc, trial`; and a table with one
-        row per trial: `trial, state, val_auc, learning_rate, dropout`, with the state `complete`, `pruned` or `fail`.
+        workers: processes on this machine that each train one trial, and divide the cores.
+        dask: address of a Dask scheduler whose workers train the trials; None = this machine.
 
     Raises:
-        UserError: as `train.check` says, before the first trial; weights of another architecture; a loss that is not
-            finite in every trial.
+        UserError: more workers than trials; a key of the space that has no effect; as `train.check` says, before the
+            first trial; weights of another architecture; a loss that is not finite in any trial; a storage that cannot
+            be used.
     """
-    guess = middle(learning_rate, dropout)
-    if n_trials == 0:
-        return guess, pd.DataFrame(columns=["trial", "state", "val_auc", *guess])
-    train.check(train_split, val_split, recipe)
-    recipe = recipe.for_weights(weights)
+    first = nearest(space, defaults)
+    if plan.n_trials == 0:
+        return _untried(_values(defaults, first))
+    if workers > plan.n_trials:
+        raise UserError(f"compute.trial_workers = {workers} is more than tune.n_trials = {plan.n_trials}; lower it")
+    _check_space(task, space)
+    if workers > 1 or dask:
+        tqdm.write("several trials run at once: their order, and so what is tried, may differ in another run")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # Optuna logs a failed trial as a warning with a traceback
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
-        # A small network stays near chance for its first epochs, whatever its settings.
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=3),
+    study = studies.open_study(place, plan.pruner, plan.epochs)
+    queue = studies.Queue(
+        study,
+        space,
+        first,
+        n_trials=plan.n_trials,
+        sampler=plan.sampler,
+        seed=task.schedule.seed,
+        shared=bool(place.url),
     )
-    study.enqueue_trial(guess)
-    features: Features | None = None
+    make = partial(_job, task, defaults, place, plan.pruner, 0 if workers == 1 else _threads(workers))
+    with studies.alive(place, queue.in_progress), _progress(study, queue.n_trials) as progress:
+        run = partial(_run_all, study, trial_run=trial_run, workers=workers, dask=dask)
+        trials: dict[int, optuna.Trial] = {}
 
-    def objective(trial: optuna.Trial) -> float:
-        import keras
+        def next_job() -> Job | None:
+            while True:
+                trial = queue.next()
+                if trial is None and queue.waits() and not queue.in_progress:
+                    time.sleep(1)  # another process has the last trials; one of them may be lost
+                    continue
+                break
+            if trial is None:
+                return None
+            trials[trial.number] = trial
+            return make(trial.number, trial.params)
 
-        nonlocal features
-        rate = trial.suggest_float("learning_rate", *learning_rate, log=True)
-        drop = trial.suggest_float("dropout", *dropout)
-        with trial_run(trial.number, trial.params) as report_epoch:
+        for job, outcome in run(next_job):
+            trial = trials.pop(job.number)
+            for name, value in (("curve", outcome.curve), ("scores", outcome.scores)):
+                studies.patiently(partial(trial.set_user_attr, name, value))
+            state = TrialState[outcome.state.upper()]
+            queue.tell(trial, outcome.value if state == TrialState.COMPLETE else None, state)
+            progress()
+        repeats = _repeats(study, plan, make)
+        for job, outcome in run(partial(next, iter(repeats), None)):
+            _add_repeat(study, job, outcome)
+            progress()
+    return _found(study, task, defaults, list(space))
 
-            def report(epoch: int, values: Mapping[str, float]) -> None:
-                report_epoch(epoch, values)
-                trial.report(values["val_auc"], step=epoch)
-                if trial.should_prune():
-                    raise optuna.TrialPruned
 
-            keras.utils.clear_session()
-            keras.utils.set_random_seed(seed)
-            model = train.start(name, weights, drop, train_split.images)
-            n_head = train.head_epochs(model, recipe, epochs)
-            if features is None and n_head:
-                features = frozen_features(model, train_split, val_split, recipe, epochs=n_head, seed=seed)
-            history = train.fit(  # without `resume`: an interrupted trial is short, and not continued
-                model,
-                train_split,
-                val_split,
-                recipe,
-                Schedule(epochs=epochs, patience=epochs, learning_rate=rate, seed=seed),
-                features=features,
-                report=report,
-                label=f"trial {trial.number + 1}/{n_trials}",
-            )
-        return float(history.loc[history["kept"], "val_auc"].iloc[0])
+def summary(found: Found, model: str, keys: Sequence[str]) -> list[str]:
+    """What a study found, in three lines of text.
 
-    study.optimize(objective, n_trials=n_trials, catch=DivergedError)
-    if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
-        raise UserError(
-            f"the loss is not finite in any of {n_trials} trials; lower tune.learning_rate = "
-            f"[{learning_rate[0]:g}, {learning_rate[1]:g}] and run again"
+    Args:
+        found: as `search` returns it.
+        model: name of the network.
+        keys: that were searched.
+    """
+    states = found.trials["state"].value_counts()
+    parts = [f"{n} {name}" for name in ("complete", "pruned", "fail") if (n := int(states.get(name, 0)))]
+    values = ((key, found.best["values"][key]) for key in keys)
+    chosen = ", ".join(f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {value}" for key, value in values)
+    if "trial" in found.best:
+        chosen = f"trial {found.best['trial']}, validation AUC {found.best['val_auc']:.4f}: {chosen}"
+    n = len(found.trials)
+    return [
+        f"{n} trial{'s' * (n != 1)} of {model}: {', '.join(parts) or 'the defaults, untried'}",
+        f"best: {chosen}",
+        found.best["verdict"],
+    ]
+
+
+def _check_space(task: Task, space: Space) -> None:
+    """Check before the first trial that each key has an effect and that a network can learn with the largest batch."""
+    for key in space:
+        if not task.weights and key in PRETRAINED_ONLY:
+            raise UserError(f"tune.space.{key} has no effect: {task.name} has no pretrained backbone here; remove it")
+    sizes = space.get("batch_size", [task.recipe.batch_size])
+    largest = sizes["high"] if isinstance(sizes, Mapping) else max(sizes)
+    train.check(*task.splits(), task.recipe._replace(batch_size=largest))
+
+
+def _job(
+    task: Task,
+    defaults: Mapping[str, Any],
+    place: studies.Place,
+    pruner: str,
+    threads: int,
+    number: int,
+    values: Mapping[str, Any],
+    repeat: int = 0,
+) -> Job:
+    return Job(task, _values(defaults, values), number, repeat, place, pruner, threads)
+
+
+def _run_all(
+    study: optuna.Study,
+    next_job: Callable[[], Job | None],
+    *,
+    trial_run: TrialRun,
+    workers: int,
+    dask: str | None,
+) -> Iterator[tuple[Job, Outcome]]:
+    """The jobs and how they ended; each one inside its run."""
+
+    def in_run(job: Job, fit: Callable[[ReportEpoch], Outcome]) -> Outcome:
+        name = f"trial-{job.number}" + (f"-seed-{job.repeat + 1}" if job.repeat else "")
+        outcome = None
+        try:
+            with trial_run(name, job.chosen) as report:
+                outcome = fit(report)
+                if outcome.state == "pruned":
+                    raise Pruned
+                if outcome.state == "fail":
+                    raise DivergedError(outcome.problem)
+        except (Pruned, DivergedError):
+            if outcome is None:
+                raise
+        return outcome
+
+    if workers == 1 and not dask:
+        while job := next_job():
+            yield job, in_run(job, partial(_fit, job, study))
+        return
+    for job, outcome in compute.run_each(_fit_elsewhere, next_job, workers=workers, dask=dask, label="tune"):
+        yield job, in_run(job, partial(_replayed, outcome))
+
+
+def _replayed(outcome: Outcome, report: ReportEpoch) -> Outcome:
+    """The outcome of a fit in another process, whose epochs are reported now."""
+    for epoch, row in enumerate(outcome.curve, start=1):
+        report(epoch, row)
+    return outcome
+
+
+def _fit_elsewhere(job: Job) -> Outcome:
+    """A fit in a process of its own: with its share of the cores, and the study opened again."""
+    with _ONE_AT_A_TIME, runtime.on_devices():
+        runtime.start_keras(threads=job.threads or None)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        return _fit(job, studies.join(job.place, job.pruner, job.task.stop_after), lambda epoch, values: None)
+
+
+def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
+    """Train the network of a trial."""
+    import keras
+
+    task, seed = job.task, job.task.schedule.seed
+    if job.repeat:
+        seed = int(np.random.SeedSequence((seed, 2, job.repeat)).generate_state(1)[0])
+    train_split, val_split = _splits(task.splits)
+    recipe = task.recipe.with_values(job.chosen).for_weights(task.weights)
+    trial = studies.patiently(lambda: studies.trial_of(study, job.number))
+    known = set(studies.patiently(study.get_trials)[job.number].intermediate_values)
+    curve: list[dict[str, float]] = []
+
+    def report(epoch: int, values: Mapping[str, float]) -> None:
+        curve.append(dict(values))
+        report_epoch(epoch, values)
+        if job.repeat:
+            return
+        if epoch not in known:  # an interrupted trial has reported some before
+            studies.patiently(lambda: trial.report(values["val_auc"], step=epoch))
+        if studies.patiently(trial.should_prune):
+            raise Pruned
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    model = train.start(task.name, task.weights, job.chosen["dropout"], train_split.images)
+    schedule = task.schedule._replace(
+        seed=seed,
+        stop_after=task.stop_after,
+        **{key: job.chosen[key] for key in ("learning_rate", "head_learning_rate") if key in job.chosen},
+    )
+    try:
+        history = train.fit(  # without `resume`: an interrupted trial is short, and trained again
+            model,
+            train_split,
+            val_split,
+            recipe,
+            schedule,
+            features=_features(task, model, recipe, train_split, val_split, seed),
+            report=report,
+            label=f"trial {job.number}",
         )
-    chosen = study.best_trial
-    best = {**chosen.params, "val_auc": float(study.best_value), "trial": chosen.number}
-    return best, pd.DataFrame([_row(trial) for trial in study.trials])
+    except Pruned:
+        return Outcome("pruned", None, curve, [])
+    except DivergedError as error:
+        return Outcome("fail", None, curve, [], str(error))
+    scores = scoring.predict_scores(model, val_split.images)
+    value = float(history.loc[history["kept"], "val_auc"].iloc[0])
+    return Outcome("complete", value, curve, np.round(scores, 7).tolist())
 
 
-def middle(learning_rate: Sequence[float], dropout: Sequence[float]) -> dict[str, float]:
-    """The middle of each range, of the learning rate on a log scale: a guess without trials."""
-    return {"learning_rate": (learning_rate[0] * learning_rate[1]) ** 0.5, "dropout": sum(dropout) / 2}
+@lru_cache(maxsize=1)
+def _splits(read: Callable[[], tuple[Split, Split]]) -> tuple[Split, Split]:
+    return read()
 
 
-def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    reached = trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
-    return {"trial": trial.number, "state": trial.state.name.lower(), "val_auc": reached, **trial.params}
+def _features(
+    task: Task, model: Any, recipe: Recipe, train_split: Split, val_split: Split, seed: int
+) -> Features | None:
+    """Features of the frozen backbone for the epochs of the head, computed once for all trials and processes."""
+    n_head = train.head_epochs(model, recipe, task.schedule.epochs)
+    if n_head == 0:
+        return None
+    settings = (recipe.augment, recipe.strength, min(recipe.copies, n_head), seed)
+    path = task.folder / f"features-{workspace.sha256_bytes(repr(settings).encode())[:12]}.npz"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            computed = frozen_features(model, train_split, val_split, recipe, epochs=n_head, seed=seed)
+            with workspace.written_whole(path) as partial_file, open(partial_file, "wb") as file:
+                np.savez(file, **computed._asdict())
+    return _read_features(path)
+
+
+@lru_cache(maxsize=1)
+def _read_features(path: Path) -> Features:
+    with np.load(path, allow_pickle=False) as saved:
+        return Features(saved["train"], saved["val"])
+
+
+def _threads(workers: int) -> int:
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+def _repeats(study: optuna.Study, plan: Plan, make: Callable[..., Job]) -> list[Job]:
+    """Fits of the best trials with further seeds; those of an earlier call are done."""
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    best = sorted(complete, key=lambda trial: (-_value(trial), trial.number))[: plan.repeat_best]
+    return [
+        make(trial.number, trial.params, repeat)
+        for trial in best
+        for repeat in range(1, plan.repeat_seeds + 1)
+        if f"{trial.number}/{repeat}" not in study.user_attrs
+    ]
+
+
+def _add_repeat(study: optuna.Study, job: Job, outcome: Outcome) -> None:
+    # An attribute of the study: those of a finished trial cannot be changed.
+    value = 0.5 if outcome.value is None else outcome.value
+    studies.patiently(lambda: study.set_user_attr(f"{job.number}/{job.repeat}", value))
+
+
+def _value(trial: FrozenTrial) -> float:
+    return float(trial.value) if trial.value is not None else 0.0
+
+
+def _values(defaults: Mapping[str, Any], searched: Mapping[str, Any]) -> Values:
+    """Values of a trial: those that are searched, and the defaults of those that params.yaml does not have."""
+    return {key: value for key, value in defaults.items() if key not in Recipe._fields} | dict(searched)
+
+
+def _untried(values: Values) -> Found:
+    columns = ["trial", "state", "val_auc", "epochs", *values]
+    empty = pd.DataFrame(columns=["trial", "epoch", "loss", "val_loss", "val_auc"])
+    best = {"values": values, "verdict": "no search: the defaults of the model, untried"}
+    return Found(best, pd.DataFrame(columns=columns), empty, {})
+
+
+def _found(study: optuna.Study, task: Task, defaults: Mapping[str, Any], keys: list[str]) -> Found:
+    trials = [trial for trial in study.get_trials() if trial.state.is_finished()]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    repeats: dict[int, list[float]] = {}
+    for name, value in study.user_attrs.items():
+        repeats.setdefault(int(name.split("/")[0]), []).append(float(value))
+    means = {n: float(np.mean([_value(study.trials[n]), *values])) for n, values in repeats.items()}
+    rows = [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "val_auc": trial.value
+            if trial.value is not None
+            else max(trial.intermediate_values.values(), default=None),
+            **({"val_auc_mean": means.get(trial.number)} if means else {}),
+            "epochs": len(trial.user_attrs.get("curve", ())),
+            **{key: trial.params.get(key) for key in keys},
+        }
+        for trial in trials
+    ]
+    curves = [
+        {"trial": trial.number, "epoch": epoch} | {name: row[name] for name in ("loss", "val_loss", "val_auc")}
+        for trial in trials
+        for epoch, row in enumerate(trial.user_attrs.get("curve", ()), start=1)
+    ]
+    candidates = [trial for trial in complete if not means or trial.number in means]
+    best = max(candidates, key=lambda trial: (means.get(trial.number, _value(trial)), -trial.number), default=None)
+    # A trial that was lost in a database is given again under another number.
+    first = next((trial for trial in complete if trial.params == trials[0].params), trials[0])
+    return Found(
+        _worth(best, first, task, defaults),
+        pd.DataFrame(rows),
+        pd.DataFrame(curves, columns=["trial", "epoch", "loss", "val_loss", "val_auc"]),
+        studies.importances(study),
+    )
+
+
+def _worth(best: FrozenTrial | None, first: FrozenTrial, task: Task, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `best.json`: the values, and what the search was worth, on validation images."""
+    if best is None:
+        return {"values": _values(defaults, first.params), "verdict": "no trial was completed; the defaults are kept"}
+    labels = _splits(task.splits)[1].labels.astype(int)
+    low, _ = ranking.auc_interval(labels, best.user_attrs["scores"], level=LEVEL)
+    chosen = {"values": _values(defaults, best.params), "trial": best.number, "val_auc": _value(best)}
+    if low <= 0.5:
+        tried = {} if first.value is None else {"trial": first.number, "val_auc": _value(first)}
+        return {
+            "values": _values(defaults, first.params),
+            **tried,
+            "verdict": f"nothing was learnt: the lower limit of the best validation AUC, {_value(best):.3f}, is "
+            f"{low:.3f}; the defaults are kept",
+        }
+    if best.number == first.number:
+        return chosen | {"verdict": "no trial is better than the defaults"}
+    if first.state != TrialState.COMPLETE:
+        how = "were stopped early" if first.state == TrialState.PRUNED else "failed"
+        return chosen | {"verdict": f"the defaults {how}; the gain over them is not known"}
+    gain = ranking.auc_difference(labels, first.user_attrs["scores"], best.user_attrs["scores"], level=LEVEL)
+    interval = f"{gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]"
+    better = "better than the defaults" if gain[1] > 0 else "no better than the defaults"
+    return chosen | {
+        "gain": dict(zip(("auc", "auc_low", "auc_high"), gain, strict=True)) | {"n": len(labels)},
+        "verdict": f"{better}: validation AUC {interval}, n = {len(labels)}; the best of several trials on the same "
+        "images looks better than it is",
+    }
+
+
+@contextmanager
+def _progress(study: optuna.Study, n_trials: int) -> Iterator[Callable[[], None]]:
+    """A bar of the trials that have ended, on a terminal; yields a function that moves it."""
+    with tqdm(total=n_trials, desc="tune", unit="trial", disable=None, leave=False, position=1) as bar:
+
+        def show() -> None:
+            if not bar.disable:
+                counts = studies.counts(study)
+                values = [_value(trial) for trial in study.get_trials(states=[TrialState.COMPLETE])]
+                bar.update(counts["complete"] + counts["pruned"] - bar.n)
+                bar.set_postfix({"pruned": counts["pruned"]} | ({"best": f"{max(values):.3f}"} if values else {}))
+
+        show()
+        yield show

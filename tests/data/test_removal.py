@@ -1,5 +1,6 @@
 """Each kind of file loses a patient and nothing else."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pandas as pd
 import pytest
 
 from pneumonia.data import removal, store, traces
-from pneumonia.names import file_name
+from pneumonia.names import file_name, printable
+from pneumonia.report import page
 from tests.data.test_traces import P1, ROW, packed
 
 
@@ -60,8 +62,9 @@ EMBEDS = '<img src="data:image/png;base64,AAAA">'
 @pytest.mark.parametrize(
     ("name", "content", "kept"),
     [
-        ("page.html", "<td>NORMAL/P1/a.png</td>", f"{removal.PAGE}\n"),
-        ("card.md", "most wrong: NORMAL/P1/a.png", f"{removal.PAGE}\n"),
+        ("data.html", "<td>NORMAL/P1/a.png</td>", f"{removal.PAGE.format(command='make repro')}\n"),
+        ("report.html", "<td>NORMAL/P1/a.png</td>", f"{removal.PAGE.format(command='pneumonia report')}\n"),
+        ("card.md", "most wrong: NORMAL/P1/a.png", f"{removal.PAGE.format(command='make repro')}\n"),
         ("notes.txt", "NORMAL/P1/a.png", None),
         ("rows.jsonl", '{"a": "NORMAL/P1/a.png"}\n{"a": 1}\n', '{"a": 1}\n'),
         (file_name("NORMAL/P1/a.png", ".png"), "picture", None),
@@ -73,10 +76,10 @@ def test_a_file_is_rewritten_replaced_or_deleted(tmp_path: Path, name: str, cont
     path = tmp_path / name
     path.write_text(content)
     (tmp_path / "other.html").write_text("other")
-    for found in removal.held([tmp_path], P1):
+    for found in removal.search([tmp_path], P1):
         removal.rewrite(found, P1, [], {})
     assert (path.read_text() if path.exists() else None) == kept
-    assert removal.held([tmp_path], P1) == []
+    assert removal.search([tmp_path], P1) == []
     assert (tmp_path / "other.html").read_text() == "other"
 
 
@@ -86,9 +89,24 @@ def test_a_page_may_embed_a_picture_of_the_patient_that_is_beside_it(tmp_path: P
         (tmp_path / folder / "card.html").write_text(EMBEDS)
         (tmp_path / folder / "style.css").write_text(EMBEDS)
     (tmp_path / "a" / file_name("NORMAL/P1/a.png", ".png")).touch()
-    assert {path.name for path in removal.held([tmp_path / "a"], P1)} >= {"card.html"}
-    assert "style.css" not in {path.name for path in removal.held([tmp_path / "a"], P1)}
-    assert removal.held([tmp_path / "b"], P1) == []
+    assert {path.name for path in removal.search([tmp_path / "a"], P1)} >= {"card.html"}
+    assert "style.css" not in {path.name for path in removal.search([tmp_path / "a"], P1)}
+    assert removal.search([tmp_path / "b"], P1) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["NORMAL/P\u202e7/a.png", "a  b|c.png", "IM~1.png", "Müller/1.png", "a&b's`x.png", "tab\tx.png", "x\udcffy.png"],
+)
+def test_a_page_that_shows_a_picture_is_found_whatever_the_name_of_the_image_is(tmp_path: Path, name: str) -> None:
+    pictures = page.Thumbnails([page.Picture(f"{printable(name)}, normal: turned 90", b"changed pixels")])
+    sections = [page.Section("Images", [page.Table(("image",), [(printable(name),)]), pictures])]
+    (tmp_path / "data.html").write_text(page.html("", "", sections), encoding="utf-8")
+    (tmp_path / "card.md").write_text(page.markdown("", "", sections), encoding="utf-8")
+    (tmp_path / "rows.html").write_text(f"<script>{json.dumps([name])}</script>", encoding="utf-8")
+    of = traces.of_rows(["P"], [{"image_id": name, "patient_id": "P"}])
+    assert [path.name for path in removal.search([tmp_path], of)] == ["card.md", "data.html", "rows.html"]
+    assert removal.search([tmp_path], P1) == []
 
 
 def test_a_file_without_a_suffix_is_known_by_its_content(tmp_path: Path) -> None:

@@ -359,8 +359,8 @@ def pages(attacked: Any, canary: Canary) -> dict[str, Path]:
     from tests.test_compare import compared
 
     folder, markup = attacked.folder, canary.markup("file")
-    command = [sys.executable, "-m", "pneumonia.cli", "predict", "data/raw/folder.zip", "--html", "answers.html"]
-    attacked.run(*command, PYTHONPATH="src")
+    for command in (["predict", "data/raw/folder.zip", "--html", "answers.html"], ["report"]):
+        attacked.run(sys.executable, "-m", "pneumonia.cli", *command, PYTHONPATH="src")
     titles = {"A": (markup, markup), "B": (markup, markup)}
     settings = {"A": {markup: markup}, "B": {markup: "other"}}
     comparison.write(folder / "compare.html", compared(), titles, settings, [(markup, PIXELS)])
@@ -368,6 +368,8 @@ def pages(attacked: Any, canary: Canary) -> dict[str, Path]:
     (report,) = (folder / "reports" / "data_docs" / "validations" / "images").rglob("*.html")
     return {
         "data report": report,
+        "data page": folder / "reports" / "data.html",
+        "run page": folder / "reports" / "report.html",
         "model card": folder / "reports" / "model_card.html",
         "comparison": folder / "compare.html",
         "answers": folder / "answers.html",
@@ -375,17 +377,22 @@ def pages(attacked: Any, canary: Canary) -> dict[str, Path]:
     }
 
 
+BEFORE = {
+    "data report": "the script ran",
+    "data page": "there was no such page",
+    "run page": "there was no such page",
+    "model card": "as now",
+    "comparison": "as now",
+    "answers": "as now",
+}
+
+
 def rows_of_pages(where: str) -> Callable[[Any], Any]:
     return pytest.mark.parametrize(
         "name",
         [
-            pytest.param(
-                name,
-                marks=pytest.mark.fault(
-                    where=f"{where}: {name}", before="the script ran" if name == "data report" else "as now"
-                ),
-            )
-            for name in ("data report", "model card", "comparison", "answers")
+            pytest.param(name, marks=pytest.mark.fault(where=f"{where}: {name}", before=before))
+            for name, before in BEFORE.items()
         ],
     )
 

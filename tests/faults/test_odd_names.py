@@ -291,4 +291,5 @@ def test_make_works_in_a_folder_with_an_odd_name(repo: Path, tmp_path: Path) -> 
     (root / ".venv" / ".complete").touch()
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # as `make test` is
     done = subprocess.run(["make", "repro"], cwd=root, env=outside, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["dvc repro", "ran dvc repro", "ran pneumonia register --if-missing"]
+    ran = ["ran dvc repro", "ran pneumonia register --if-missing", "ran pneumonia report"]
+    assert done.stdout.splitlines() == ["dvc repro", *ran]

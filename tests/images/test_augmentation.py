@@ -264,3 +264,24 @@ def test_pixels_stay_within_0_and_255(seed: int, height: int, width: int, fracti
     assert np.isfinite(distorted).all()
     assert distorted.min() >= 0
     assert distorted.max() <= 255
+
+
+def test_images_are_shrunk_as_the_network_would_shrink_them() -> None:
+    import keras
+    import tensorflow as tf
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 1), dtype=np.uint8)
+    shrunk = augmentation.shrink(tf.constant(pixels), 10)
+    expected = keras.layers.Resizing(10, 10)(pixels.astype(np.float32))
+    np.testing.assert_array_equal(shrunk, expected)
+    np.testing.assert_array_equal(keras.layers.Resizing(10, 10)(shrunk), shrunk)  # the network changes nothing
+
+
+@pytest.mark.parametrize("size", [24, 30, None])
+def test_images_are_never_enlarged(size: int | None) -> None:
+    import tensorflow as tf
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 1), dtype=np.uint8)
+    same = augmentation.shrink(tf.constant(pixels), size)
+    assert same.dtype == tf.float32
+    np.testing.assert_array_equal(same, pixels)

@@ -18,6 +18,7 @@ from pneumonia.metrics.decisions import (
     wilson_interval,
 )
 from pneumonia.metrics.ranking import (
+    auc_difference,
     auc_interval,
     average_precision,
     delong_test,
@@ -363,3 +364,32 @@ def test_curves_rise_and_average_precision_is_at_most_one(sample: tuple[list[int
     assert (np.diff(curve.thresholds) < 0).all()
     assert precision_recall_curve(*sample).recall[-1] == 1
     assert 0 < average_precision(*sample) <= 1
+
+
+def test_the_interval_of_a_difference_agrees_with_the_test_of_delong() -> None:
+    """An interval at level 1 - p ends at 0: both use the same variance."""
+    rng = np.random.default_rng(4)
+    y_true = rng.integers(0, 2, 60)
+    a, b = rng.normal(y_true, 1.5), rng.normal(y_true, 1.0)
+    p_value = delong_test(y_true, a, b)
+    difference, low, high = auc_difference(y_true, a, b, level=1 - p_value)
+    assert difference == pytest.approx(roc_auc(y_true, b) - roc_auc(y_true, a))
+    assert min(abs(low), abs(high)) == pytest.approx(0, abs=1e-9)
+    swapped = auc_difference(y_true, b, a, level=1 - p_value)
+    assert swapped == pytest.approx((-difference, -high, -low))
+
+
+def test_equal_scores_differ_by_nothing() -> None:
+    assert auc_difference([0, 1, 0, 1], [1, 2, 3, 4], [2, 4, 6, 8]) == (0.0, 0.0, 0.0)
+
+
+def test_the_interval_of_a_difference_covers_the_truth_in_nearly_95_of_100_samples() -> None:
+    rng = np.random.default_rng(7)
+    inside = 0
+    for _ in range(300):
+        y_true = np.arange(200) % 2
+        shared = rng.normal(size=200)
+        a, b = (y_true + shared + rng.normal(0, 0.5, 200) for _ in range(2))  # of the same true AUC
+        _, low, high = auc_difference(y_true, a, b)
+        inside += low <= 0 <= high
+    assert 0.91 <= inside / 300 <= 0.98

@@ -227,25 +227,30 @@ def test_the_summary_groups_the_layers_of_a_backbone_and_reads_each_in_one_piece
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "black", "white"),
-    [
-        ("compact", 128, 0, 1),
-        ("vanilla", 32, 0, 1),
-        ("conv4", 32, 0, 1),
-        ("shallow", 32, 0, 1),
-        ("mobilenet", 32, -1, 1),
-    ],
-)
-def test_pixels_arrive_in_the_range_the_network_was_made_for(name: str, size: int, black: float, white: float) -> None:
+def test_pixels_arrive_in_the_range_of_the_pretrained_backbone() -> None:
     import keras
 
-    model = networks.create_model(name, size=size)
+    model = networks.create_model("mobilenet", size=32)
     (rescaling,) = [one for one in model.layers if isinstance(one, keras.layers.Rescaling)]
     rescaled = keras.Model(model.inputs, rescaling.output)
     values = rescaled.predict(np.stack([np.zeros((40, 40, 1)), np.full((40, 40, 1), 255.0)]), verbose=0)
-    np.testing.assert_allclose(values.min(axis=(1, 2, 3)), [black, white], atol=1e-6)
-    np.testing.assert_allclose(values.max(axis=(1, 2, 3)), [black, white], atol=1e-6)
+    np.testing.assert_allclose(values.min(axis=(1, 2, 3)), [-1, 1], atol=1e-6)
+    np.testing.assert_allclose(values.max(axis=(1, 2, 3)), [-1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "size"), [("compact", 128), ("vanilla", 32), ("conv4", 32), ("shallow", 32)])
+def test_a_network_without_a_backbone_standardises_each_image(name: str, size: int) -> None:
+    import keras
+
+    model = networks.create_model(name, size=size)
+    standardised = keras.Model(model.inputs, model.get_layer("standardise").output)
+    film = np.random.default_rng(0).normal(100, 30, (size, size, 1))
+    images = np.stack([film, 0.4 * film + 50, np.full_like(film, 200)]).astype(np.float32)
+    values = standardised.predict(images, verbose=0)
+    np.testing.assert_allclose(values[:2].mean(axis=(1, 2, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(values[:2].std(axis=(1, 2, 3)), 1, atol=1e-3)
+    np.testing.assert_allclose(values[1], values[0], atol=1e-3)  # brightness and contrast have no effect
+    np.testing.assert_array_equal(values[2], 0)  # a blank image
 
 
 def test_the_logit_is_float32_also_in_mixed_precision() -> None:
@@ -374,7 +379,7 @@ def test_weights_of_another_architecture_are_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(("name", "size"), [("compact", 64), ("shallow", 8)])
+@pytest.mark.parametrize(("name", "size"), [("compact", 32), ("shallow", 8)])
 def test_a_size_too_small_for_the_layers_is_refused_in_one_line(name: str, size: int) -> None:
     with pytest.raises(UserError, match=rf"^size = {size}: the image is too small for {name}; its default is \d+$"):
         networks.create_model(name, size=size)

@@ -150,7 +150,7 @@ def write_reports(folder: Path) -> None:
     made = made_facts()
     for name in ("metrics", "evaluation", "validation", "rebalance", "explain"):
         tables.write_json(made[name], folder / f"{name}.json")
-    tables.write_json(made["chosen"], folder / "tune" / "best.json")
+    tables.write_json({"values": made["chosen"], "verdict": "no search"}, folder / "tune" / "best.json")
     tables.write_table(made["points"], folder / "plots" / "operating_points.csv")
     tables.write_table(made["history"], folder / "history.csv")
 

@@ -1,5 +1,6 @@
 """The page of the data: it names what was planted, shows it, and needs no network."""
 
+import base64
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pneumonia.data import traces
 from pneumonia.report import dataset
 from pneumonia.validate import Check, ValidationReport
 from tests.report.test_page import JPEG, Reader
@@ -138,6 +140,15 @@ def test_classes_are_compared_by_measures_and_kinds(source: str) -> None:
 
 def test_notes_of_the_reader_are_listed(source: str) -> None:
     assert "a window that shows nothing" in section(source, "notes")
+
+
+def test_each_picture_names_its_image_so_that_a_patient_can_be_removed(source: str) -> None:
+    contents = [base64.b64decode(url.partition(",")[2]) for url in Reader(source).sources]
+    names = {content.removeprefix(JPEG).decode() for content in contents if content.startswith(JPEG)}
+    assert len(names) == 2 + dataset.N_SHOWN + 4
+    for name in [*names, "<b>broken</b>\u202e"]:
+        assert traces.of_rows(["P"], [{"image_id": name, "patient_id": "P"}]).are_named_in(source), name
+    assert not traces.of_rows(["P"], [{"image_id": "i01", "patient_id": "P"}]).are_named_in(source)
 
 
 def test_data_without_a_defect_have_a_page_that_says_so(table: pd.DataFrame, tmp_path: Path) -> None:

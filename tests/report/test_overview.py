@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pneumonia import UserError
-from pneumonia.data import tables
+from pneumonia.data import removal, tables, traces
 from pneumonia.names import file_name
 from pneumonia.report import card, overview, page, plots
 from tests.report.test_card import figures, made_facts, write_reports
@@ -45,6 +45,8 @@ def reports(tmp_path: Path) -> Path:
     tables.write_json({"splits": splits}, folder / "rebalance.json")
     trials = {"trial": [0, 1], "state": ["complete", "pruned"], "val_auc": [0.75, None], "learning_rate": [1e-3, 2e-3]}
     tables.write_table(pd.DataFrame(trials | {"dropout": [0.1, 0.2]}), folder / "tune" / "trials.csv")
+    losses = {"loss": [0.6, 0.5], "val_loss": [0.6, 0.5], "val_auc": [0.7, 0.8]}
+    tables.write_table(pd.DataFrame({"trial": [0, 1], "epoch": [1, 1]} | losses), folder / "tune" / "curves.csv")
     tables.write_table(facts["history"].assign(member=1, loss=0.5, val_loss=0.6), folder / "history.csv")
     tables.write_table(predictions, folder / "predictions.csv")
     tables.write_json(facts["decision"], folder / "promotion.json")
@@ -86,7 +88,7 @@ def test_each_part_has_the_figures_of_its_reports(reports: Path) -> None:
     assert "it did not become champion: not higher" in section(source, "summary")
     data = section(source, "data")
     assert data.index("images whose width is &lt;odd&gt;") < data.index("images that look rotated")
-    assert "1 more expectations are met without exception." in data
+    assert "Expectations that are met without exception: 1." in data
     assert '<th scope="row">val</th><td class=short>151</td>' in section(source, "splits")
     assert '<th scope="row">1</th><td class=short>pruned</td><td class=short></td>' in section(source, "search")
     assert "5 epochs; kept: 3 (validation AUC 0.8000)." in section(source, "training")
@@ -142,8 +144,43 @@ def test_without_any_report_there_is_no_page(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_reports_of_another_version_are_one_line_that_names_the_stage(reports: Path) -> None:
-    tables.write_json({"parts": {}}, reports / "rebalance.json")
-    with pytest.raises(UserError, match=r"reports of rebalance have no 'splits', .* dvc repro -f -s rebalance"):
+@pytest.mark.parametrize(
+    ("stage", "key"), [("rebalance", "splits"), ("evaluate", "youden"), ("promote", "promoted"), ("train", "kept")]
+)
+def test_reports_of_another_version_are_one_line_that_names_the_stage(reports: Path, stage: str, key: str) -> None:
+    tables.write_json({stage: {}}, reports / LEFT_BY[stage])
+    with pytest.raises(UserError, match=rf"reports of {stage} have no '{key}', .* dvc repro -f -s {stage} writes"):
         overview.write(reports / "report.html", reports, "t")
     assert not (reports / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        ("tune", "tune/trials.csv"),
+        ("train", "history.csv"),
+        ("evaluate", "plots/operating_points.csv"),
+        ("evaluate", "plots/roc.png"),
+    ],
+)
+def test_a_damaged_report_is_one_line_that_names_the_stage(reports: Path, stage: str, name: str) -> None:
+    (reports / name).write_bytes(b"")
+    with pytest.raises(
+        UserError, match=rf"reports of {stage} are damaged \(.*\); dvc repro -f -s {stage} writes"
+    ) as error:
+        overview.write(reports / "report.html", reports, "t")
+    assert "\n" not in str(error.value)
+
+
+def test_each_saliency_picture_names_its_image_so_that_a_patient_can_be_removed(reports: Path) -> None:
+    test = tables.read_table(reports / "predictions.csv").query("split == 'test'")["image_id"]
+    with_picture, without = (
+        traces.of_rows(["P"], [{"image_id": name, "patient_id": "P"}]) for name in (test.iloc[0], test.iloc[-1])
+    )
+    (reports / "model_card.md").unlink()
+    written(reports, ["promote"])
+    assert removal.holds(reports / "report.html", with_picture)
+    (reports / "predictions.csv").unlink()
+    written(reports, ["evaluate", "promote"])
+    assert removal.holds(reports / "report.html", with_picture)
+    assert not removal.holds(reports / "report.html", without)

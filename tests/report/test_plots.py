@@ -373,19 +373,19 @@ def test_classes_stand_side_by_side_in_the_order_before_then_after() -> None:
 def test_trials_tells_pruned_from_complete() -> None:
     figure = trials()
     assert "3 trials" in figure.axes[0].get_title()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["complete (2)", "pruned (1)"]
-    complete, _, pruned, _ = figure.axes[0].collections
-    assert complete.get_offsets().tolist() == [[1e-3, 0.9], [3e-4, 0.8]]
-    assert pruned.get_offsets().tolist() == [[3e-3, 0.5]]
-    assert complete.get_paths()[0].vertices.shape != pruned.get_paths()[0].vertices.shape
-    assert figure.axes[1].get_ylabel() == "dropout"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["complete (2)", "pruned (1)", "best so far"]
+    complete, pruned, best = figure.axes[0].lines
+    assert list(zip(complete.get_xdata(), complete.get_ydata(), strict=True)) == [(0, 0.9), (2, 0.8)]
+    assert list(zip(pruned.get_xdata(), pruned.get_ydata(), strict=True)) == [(1, 0.5)]
+    assert complete.get_marker() != pruned.get_marker()
+    assert list(best.get_ydata()) == [0.9, 0.9]
 
 
 def test_a_study_of_one_trial_can_be_drawn() -> None:
     table = {"trial": [0], "state": ["complete"], "val_auc": [0.5], "learning_rate": [1e-3], "dropout": [0.2]}
     figure = plots.trials(pd.DataFrame(table), TITLE)
     figure.draw_without_rendering()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["complete (1)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["complete (1)", "best so far"]
 
 
 def test_before_after_says_both_sizes() -> None:

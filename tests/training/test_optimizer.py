@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pneumonia.models import runtime
-from pneumonia.training.optimizer import cross_entropy
+from pneumonia.training.optimizer import adamw, cross_entropy
+from tests.conftest import PLAIN
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,3 +44,20 @@ def test_gradients_of_the_loss_are_sums_of_two_at_most() -> None:
 
     assert most_terms(cross_entropy(0.05)) == 2
     assert most_terms(keras.losses.BinaryCrossentropy(from_logits=True)) > 2
+
+
+def test_weights_decay_by_the_share_that_papers_mean_and_biases_do_not() -> None:
+    """Without a gradient a step multiplies a kernel by 1 - rate * decay, as Loshchilov and Hutter (2019) define it."""
+    import keras
+    import tensorflow as tf
+
+    layers = [keras.layers.Dense(2), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+    network = keras.Sequential([keras.Input((3,)), *layers])
+    for variable in network.trainable_variables:
+        variable.assign(tf.ones_like(variable))
+    optimizer = adamw(lambda step: 0.1, PLAIN._replace(weight_decay=0.5), {}, network.trainable_variables)
+    optimizer.build(network.trainable_variables)
+    optimizer.apply_gradients([(tf.zeros_like(one), one) for one in network.trainable_variables])
+    for variable in network.trainable_variables:
+        expected = 1 - 0.1 * 0.5 if variable.name == "kernel" else 1.0
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-6, err_msg=variable.path)

@@ -20,7 +20,13 @@ import zarr
 from pneumonia import workspace
 from pneumonia.data.traces import KEYS, Traces, in_archive, rewrite_archive, without_entries
 
-PAGE = "Removed: it showed data of a patient who was removed. dvc repro writes a page of the present data again."
+PAGE = (
+    "Removed: this page showed a patient whose data were removed, or may have shown one. {command} writes such a page "
+    "again."
+)
+_COMMANDS = {"report.html": "pneumonia report", "compare.html": "pneumonia compare A B"}
+"""Page -> command that writes it; `make repro` writes the others."""
+
 PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp"}
 _PAGES = {".html", ".htm", ".md"}
 _EMBEDDED = re.compile("data:image/(png|jpeg|gif|webp)")
@@ -37,23 +43,23 @@ def units(folder: Path) -> Iterator[Path]:
             yield from () if path.is_dir() and path.is_symlink() else units(path)
 
 
-def held(folders: Iterable[Path], of: Traces, others: Collection[str] = ()) -> list[Path]:
+def search(folders: Iterable[Path], of: Traces, others: Collection[str] = ()) -> list[Path]:
     """The files and image stores below folders with something of the patients.
 
     Args:
         folders: they belong together: a page in them may embed pictures of them.
         others: `uri` of the images and masks of other patients.
     """
-    found = [unit for folder in folders for unit in units(folder)]
-    embedded = any(path.suffix in PICTURES and of.are_named_in(path.name) for path in found)
-    return [path for path in found if holds(path, of, others, embedded=embedded)]
+    paths = [unit for folder in folders for unit in units(folder)]
+    embedded = any(path.suffix in PICTURES and of.are_named_in(path.name) for path in paths)
+    return [path for path in paths if holds(path, of, others, embedded=embedded)]
 
 
 def holds(path: Path, of: Traces, others: Collection[str] = (), *, embedded: bool = False) -> bool:
     """Whether a file or an image store has something of the patients.
 
     Args:
-        others: as in `held`.
+        others: as in `search`.
         embedded: whether pages with pictures may show the patients, without a name.
     """
     if path.is_dir():
@@ -80,7 +86,7 @@ def rewrite(path: Path, of: Traces, others: Collection[str], attributes: Mapping
     """Write a file or an image store again without the patients, or delete it.
 
     Args:
-        others: as in `held`.
+        others: as in `search`.
         attributes: of an image store that change.
     """
     kind = "" if path.is_dir() else kind_of(path)
@@ -89,11 +95,16 @@ def rewrite(path: Path, of: Traces, others: Collection[str], attributes: Mapping
     elif kind == ".zip":
         rewrite_archive(path, of, others)
     elif kind in (*_WITHOUT, *_PAGES) and not of.are_named_in(path.name):
-        text = _WITHOUT[kind](text_of(path), of) if kind in _WITHOUT else f"{PAGE}\n"
+        text = _WITHOUT[kind](text_of(path), of) if kind in _WITHOUT else _sentence(path.name)
         with workspace.written_whole(path) as partial:
             partial.write_bytes(text.encode("utf-8", "surrogateescape"))
     else:
         path.unlink()
+
+
+def _sentence(name: str) -> str:
+    """What stands in the place of a page."""
+    return f"{PAGE.format(command=_COMMANDS.get(name, 'make repro'))}\n"
 
 
 def kind_of(path: Path) -> str:
@@ -113,8 +124,9 @@ def kind_of(path: Path) -> str:
 
 def text_of(path: Path) -> str:
     """The text of a file; empty for a binary one."""
-    content = path.read_bytes()
-    return "" if b"\0" in content[:4096] else content.decode("utf-8", "surrogateescape")
+    with open(path, "rb") as file:
+        head = file.read(4096)
+        return "" if b"\0" in head else (head + file.read()).decode("utf-8", "surrogateescape")
 
 
 def rows_of(path: Path) -> list[Row]:

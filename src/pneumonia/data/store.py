@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
-from pneumonia import UserError
+from pneumonia import UserError, workspace
 
 IMAGES_PER_CHUNK = 256
 """Images per chunk of the store: 12 MiB at 224 px; 5,856 images are 26 files."""
@@ -87,6 +87,10 @@ class Split(NamedTuple):
     weights: npt.NDArray[np.float32]
     repeats: npt.NDArray[np.int16]
     image_ids: npt.NDArray[Any]
+
+    def balance(self) -> str:
+        """Hex SHA-256 of the weights and repeats, which the digest of the data does not include."""
+        return workspace.sha256_bytes(self.weights.tobytes() + self.repeats.tobytes())
 
 
 def create_store(path: str | Path, attributes: dict[str, Any]) -> zarr.Group:

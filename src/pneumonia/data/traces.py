@@ -18,13 +18,13 @@ from typing import Any
 from urllib.parse import unquote
 
 from pneumonia import workspace
-from pneumonia.names import file_name
+from pneumonia.names import file_name, printable
 
 _MEMBER = re.compile(r"zip://(?P<member>.+)::.+")
 KEYS = ("patient_id", "image_id", "sha256")
 _TEXTS = {".csv", ".tsv", ".txt", ".md", ".xml", ".json", ".jsonl", ".yaml", ".yml", ".log", ".html", ".htm"}
-_SHORTEST = 4
-"""Length of a patient identifier that is searched in texts; a shorter one, such as `12`, occurs in every text."""
+_SHORTEST, _FEWEST_DIGITS = 4, 6
+"""Length of a patient identifier that is searched in texts; a shorter one, such as `12` or a year, occurs in many."""
 _GONE: Any = object()
 
 
@@ -47,15 +47,16 @@ class Traces:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        patients = {one for one in self.patients if len(one) >= _SHORTEST and not (one.isdigit() and len(one) < 6)}
+        patients = {one for one in self.patients if len(one) >= (_FEWEST_DIGITS if one.isdigit() else _SHORTEST)}
         names = patients | self.images | self.files | self.digests | {file_name(one, "") for one in self.images}
-        longest_first = sorted(filter(None, names), key=len, reverse=True)
+        longest_first = sorted({form for name in names if name for form in _written(name)}, key=len, reverse=True)
         # `P1-2` is not named by `P1-21` or by `P1-2-copy`.
         return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w-])" if names else r"(?!)")
 
     def are_named_in(self, text: str) -> bool:
-        """Whether a text names one of the patients or of their images, also escaped as in HTML or in a URL."""
-        forms = {text, html.unescape(text) if "&" in text else text, unquote(text) if "%" in text else text}
+        """Whether a text names one of the patients or of their images, also escaped as in HTML, Markdown or a URL."""
+        plain = html.unescape(text) if "&" in text else text
+        forms = {text, plain, re.sub(r"\\([`~(:])", r"\1", plain), unquote(text) if "%" in text else text}
         return any(map(self._pattern.search, forms))
 
     def have_row(self, row: Mapping[Any, Any]) -> bool:
@@ -74,6 +75,12 @@ def of_rows(patients: Iterable[str], rows: Iterable[Mapping[Any, Any]]) -> Trace
         frozenset(row["sha256"] for row in rows if row.get("sha256")),
         frozenset(int(row["bytes"]) for row in rows if row.get("bytes")),
     )
+
+
+def _written(name: str) -> set[str]:
+    """A name as it is, on pages (`names.printable`), in tables of Markdown (`report.page.markdown`), and in JSON."""
+    shown = printable(name)
+    return {name, shown, " ".join(shown.split()).replace("|", "/"), json.dumps(name)[1:-1]}
 
 
 def uris(rows: Iterable[Mapping[Any, Any]]) -> list[str]:

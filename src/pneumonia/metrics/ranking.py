@@ -178,6 +178,47 @@ def delong_test(y_true: ArrayLike, score_a: ArrayLike, score_b: ArrayLike, *, gr
     return math.erfc(difference / math.sqrt(2 * variance))
 
 
+def auc_difference(
+    y_true: ArrayLike,
+    score_a: ArrayLike,
+    score_b: ArrayLike,
+    *,
+    level: float = 0.95,
+    groups: ArrayLike | None = None,
+) -> tuple[float, float, float]:
+    """AUC of `score_b` less that of `score_a` on the same images, and its interval.
+
+    The interval is that of the normal approximation with the variance of `delong_test`, cut at -1 and 1. Scores that
+    order the images alike have the difference 0 and an interval of no width.
+
+    Args:
+        y_true: 0 or 1, shape (n,).
+        score_a, score_b: finite, any range, shape (n,).
+        level: of the interval, 0-1.
+        groups: patient ids of any type, shape (n,); None = each image is its own group.
+
+    Returns:
+        The difference, and the lower and upper limit of the interval, each -1 to 1.
+
+    Raises:
+        ValueError: as `roc_auc`, for either score.
+
+    >>> y_true = [0, 0, 0, 0, 1, 1, 1, 1]
+    >>> gain = auc_difference(y_true, [1, 5, 3, 6, 4, 2, 7, 8], [1, 2, 3, 5, 4, 6, 7, 8])
+    >>> print("{:.3f} [{:.3f}, {:.3f}]".format(*gain))
+    0.250 [-0.150, 0.650]
+    """
+    positive, a = check_scores(y_true, score_a)
+    _, b = check_scores(y_true, score_b)
+    need_both_classes(positive, "a comparison of AUCs")
+    (wins_a, losses_a), (wins_b, losses_b) = _placements(positive, a), _placements(positive, b)
+    wins, losses = wins_b - wins_a, losses_b - losses_a
+    difference = _auc(wins, losses)
+    variance = _delong_variance(wins, losses, sampling_units(groups, a.size), positive)
+    half_width = normal_quantile(level) * math.sqrt(variance)
+    return difference, max(-1.0, difference - half_width), min(1.0, difference + half_width)
+
+
 def roc_curve(y_true: ArrayLike, y_score: ArrayLike) -> RocCurve:
     """True and false positive rate at every distinct score; the area under the curve is `roc_auc`.
 

@@ -20,6 +20,22 @@ import pandas as pd
 from pneumonia import UserError
 from pneumonia.models import backbones
 
+_DROPOUT = {"low": 0.0, "high": 0.4}
+_DEFAULTS = {"learning_rate": 0.001, "dropout": 0.15}
+_SPACE: dict[str, dict[str, Any]] = {
+    "learning_rate": {"low": 0.0005, "high": 0.002, "log": True},
+    "dropout": _DROPOUT,
+}
+"""Of a network that starts from random weights."""
+
+_FINE_TUNED_DEFAULTS = {"learning_rate": 0.0005, "head_learning_rate": 0.003, "dropout": 0.15}
+_FINE_TUNED_SPACE: dict[str, dict[str, Any]] = {
+    "learning_rate": {"low": 0.0001, "high": 0.002, "log": True},
+    "head_learning_rate": {"low": 0.001, "high": 0.01, "log": True},
+    "dropout": _DROPOUT,
+}
+"""Of a pretrained one."""
+
 
 class Model(NamedTuple):
     """A row of `MODELS`.
@@ -34,6 +50,9 @@ class Model(NamedTuple):
         blocks: of the backbone, from input to output: the units of unfreezing and of the layer-wise learning rate. A
             name of a layer, or, with `_` at the end, the prefix of several.
         branches: prefixes of the layer names of parallel backbones.
+        defaults: values of training that are not in params.yaml; `head_learning_rate` is that of the epochs in which
+            only the head learns.
+        space: what a search varies by default, as in `tuning.space`.
     """
 
     build: Callable[[int, tuple[str, ...], float], Any]
@@ -43,16 +62,19 @@ class Model(NamedTuple):
     source: str
     blocks: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
+    defaults: Mapping[str, float] = _DEFAULTS
+    space: Mapping[str, Mapping[str, Any]] = _SPACE
 
 
 def _compact(size: int, weights: tuple[str, ...], dropout: float) -> Any:
     from keras import layers
 
     pixels, x = _input(size)
-    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    x = _standardised(x)
     for block, filters in enumerate((8, 8, 8, 32, 32, 32, 64), start=1):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{block}")(x)
-        x = layers.MaxPooling2D(name=f"pool{block}")(x)
+        if block < 7:  # 128 pixels -> 2 after six poolings
+            x = layers.MaxPooling2D(name=f"pool{block}")(x)
         # The first blocks have too few channels for dropout.
         x = layers.SpatialDropout2D(dropout if block > 3 else 0.0, name=f"drop{block}")(x)
     x = layers.Flatten(name="flatten")(x)
@@ -65,7 +87,7 @@ def _vanilla(size: int, weights: tuple[str, ...], dropout: float) -> Any:
     from keras import layers
 
     pixels, x = _input(size, channels=3)
-    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    x = _standardised(x)
     for block, filters in enumerate((32, 64), start=1):
         for place in (2 * block - 1, 2 * block):
             x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{place}")(x)
@@ -83,7 +105,7 @@ def _conv4(size: int, weights: tuple[str, ...], dropout: float) -> Any:
     from keras import layers
 
     pixels, x = _input(size)
-    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    x = _standardised(x)
     for block, filters in enumerate((32, 64, 128, 128), start=1):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{block}")(x)
         x = layers.MaxPooling2D(padding="same", name=f"pool{block}")(x)  # 150 -> 75 -> 38 -> 19 -> 10
@@ -97,7 +119,7 @@ def _shallow(size: int, weights: tuple[str, ...], dropout: float) -> Any:
     from keras import layers
 
     pixels, x = _input(size, channels=3)
-    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    x = _standardised(x)
     for block, filters in enumerate((32, 64), start=1):
         x = layers.Conv2D(filters, 3, activation="relu", name=f"conv{block}")(x)
         x = layers.MaxPooling2D(name=f"pool{block}")(x)  # 64 -> 62 -> 31 -> 29 -> 14
@@ -166,7 +188,7 @@ _IMAGENET: dict[str, Any] = {
 MODELS = {
     "compact": Model(
         build=_compact,
-        size=256,
+        size=128,
         explain="conv4",  # 32x32 cells; the best pointing game of all layers on validation images of the phantom
         weights_urls=(),
         source="seven conv+pool blocks, 77,633 parameters, as published for the Kermany set",
@@ -200,6 +222,8 @@ MODELS = {
         weights_urls=(_MOBILENET_V2,),
         source="Sandler et al. (2018), MobileNetV2, arXiv:1801.04381",
         blocks=_MOBILENET_V2_BLOCKS,
+        defaults=_FINE_TUNED_DEFAULTS,
+        space=_FINE_TUNED_SPACE,
     ),
     "densenet": Model(
         build=partial(_fine_tuned, "densenet", "DenseNet121", _IMAGENET),
@@ -209,6 +233,8 @@ MODELS = {
         source="Huang et al. (2017), DenseNet121, arXiv:1608.06993; for chest X-rays Rajpurkar et al. (2017), CheXNet, "
         "arXiv:1711.05225",
         blocks=_DENSENET_BLOCKS,
+        defaults=_FINE_TUNED_DEFAULTS,
+        space=_FINE_TUNED_SPACE,
     ),
     "fusion": Model(
         build=_fusion,
@@ -222,6 +248,8 @@ MODELS = {
             *(f"densenet_{block}" for block in _DENSENET_BLOCKS),
         ),
         branches=("mobilenet_", "densenet_"),
+        defaults=_FINE_TUNED_DEFAULTS,
+        space={key: _FINE_TUNED_SPACE[key] for key in ("head_learning_rate", "dropout")},  # the backbones never learn
     ),
 }
 
@@ -231,6 +259,12 @@ def model_row(name: str) -> Model:
     if name not in MODELS:
         raise UserError(f"model = {name!r} is unknown; known: {', '.join(MODELS)}")
     return MODELS[name]
+
+
+def search_space(name: str, *, pretrained: bool) -> tuple[Mapping[str, float], Mapping[str, Mapping[str, Any]]]:
+    """Defaults and search space of a model; without pretrained weights those of a network with random weights."""
+    row = model_row(name)
+    return (row.defaults, row.space) if pretrained or not row.weights_urls else (_DEFAULTS, _SPACE)
 
 
 def create_model(
@@ -270,6 +304,12 @@ def create_model(
         if size is None:
             raise
         raise UserError(f"size = {size}: the image is too small for {name}; its default is {row.size}") from error
+
+
+def input_size(model: Any) -> int | None:
+    """Side of the square that the network sees, pixels; None where it takes any size."""
+    sizes = [layer.height for layer in model.layers if layer.name == "resize"]
+    return int(sizes[0]) if sizes else None
 
 
 def depths(model: Any) -> dict[str, int]:
@@ -408,6 +448,16 @@ def _input(size: int, channels: int = 1) -> tuple[Any, Any]:
     pixels = layers.Input((None, None, 1), name="pixels")
     x = layers.Resizing(size, size, name="resize")(pixels)
     return pixels, x if channels == 1 else layers.Concatenate(name="gray_to_rgb")([x] * channels)
+
+
+def _standardised(pixels: Any) -> Any:
+    """Each image with mean 0 and variance 1; a blank one is 0.
+
+    A network with random weights leaves chance level in half of the epochs that it needs with pixels of 0-1.
+    """
+    from keras import layers
+
+    return layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, name="standardise")(pixels)
 
 
 def _classifier(name: str, pixels: Any, features: Any) -> Any:

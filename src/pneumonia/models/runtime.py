@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import resource
@@ -9,7 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,24 @@ MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 """Where a container says how much it may use; the second is that of older systems."""
+_MALLOC = {-1: 2_000_000_000, -2: 64 * 2**20, -3: 2_000_000_000}
+"""M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of mallopt(3), bytes. It is the pad that lets heaps stay."""
 
 
-def start_keras(seed: int | None = None) -> None:
+def start_keras(seed: int | None = None, *, threads: int | None = None) -> None:
     """Import TensorFlow without its start-up messages; with a `seed`, seed all random generators.
 
     What the user's `keras.json` says about numbers and channels has no effect.
+
+    Args:
+        seed: of Keras, NumPy and Python.
+        threads: that one operation may use; None = one for each core. Only the first call in a process can set it.
 
     Its C++ libraries write a dozen lines to stderr before they read any setting. These are collected during the import
     and printed only if it fails.
     """
     _require_memory()
+    _keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -45,6 +53,10 @@ def start_keras(seed: int | None = None) -> None:
             import keras
             import tensorflow as tf
 
+            if threads:
+                with suppress(RuntimeError):  # TensorFlow has started already
+                    tf.config.threading.set_intra_op_parallelism_threads(threads)
+                    tf.config.threading.set_inter_op_parallelism_threads(threads)
             tf.zeros(1)  # searches for devices, which writes further messages
         except BaseException:
             messages.seek(0)
@@ -58,6 +70,18 @@ def start_keras(seed: int | None = None) -> None:
     keras.config.set_image_data_format("channels_last")
     if seed is not None:
         keras.utils.set_random_seed(seed)
+
+
+def _keep_freed_memory() -> None:
+    """Let freed memory stay with the process, where the C library is glibc.
+
+    By default it gives large blocks back to the system, which clears each page of them before the next step of training
+    gets it again: a third of the time of `compact`. The process takes about 200 MB more.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, size in _MALLOC.items():
+            mallopt(option, size)
 
 
 def _require_memory() -> None:

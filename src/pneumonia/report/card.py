@@ -37,7 +37,7 @@ def reports(folder: Path) -> dict[str, Any]:
         )
     names = ("evaluation", "validation", "rebalance", "explain")
     parts: dict[str, Any] = {name: tables.read_json(folder / f"{name}.json") for name in names}
-    parts["chosen"] = tables.read_json(folder / "tune" / "best.json")
+    parts["chosen"] = tables.read_json(folder / "tune" / "best.json")["values"]
     saliency = sorted((folder / "saliency").glob("*.png"))[:N_SALIENCY]
     predictions = tables.read_table(folder / "predictions.csv")
     wrong = most_wrong(predictions, parts["evaluation"]["youden"]["threshold"])
@@ -116,7 +116,7 @@ def sections(
     validation: Mapping[str, Any],
     rebalance: Mapping[str, Any],
     explain: Mapping[str, Any],
-    chosen: Mapping[str, float],
+    chosen: Mapping[str, Any],
     history: pd.DataFrame,
     wrong: pd.DataFrame,
     settings: Mapping[str, Any],
@@ -131,7 +131,7 @@ def sections(
         decision: `promotion.json`, and `model_name`, `git_commit`, `dvc_lock_digest`.
         metrics, evaluation, validation, rebalance, explain: reports with these names.
         points: as `evaluate.operating_points` makes it.
-        chosen: `best.json` of `tune`.
+        chosen: hyper-parameters, `values` in `best.json` of `tune`.
         history: as `train.fit_members` returns it.
         wrong: as `most_wrong` returns it.
         settings: the parts of params.yaml that affect the result, with `preprocess`.

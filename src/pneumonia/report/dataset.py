@@ -156,7 +156,7 @@ def _distributions(table: pd.DataFrame, title: str) -> Section:
             Table(("median [quartiles]", *classes), rows),
             *([Table(("images", *classes), kinds)] if kinds else []),
             *(
-                Picture(f"{_capital(plots.MEASURES[name])}", plots.png(plots.measure(table, name, title)))
+                Picture(_capital(plots.MEASURES[name]), plots.png(plots.measure(table, name, title)))
                 for name in measured
                 if name in plots.MEASURES and len(valid)
             ),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pneumonia import UserError, workspace
+from pneumonia import UserError, reason, workspace
 from pneumonia.data import tables
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.names import file_name, printable
-from pneumonia.report import card, page, plots
+from pneumonia.report import card, page, plots, search
 from pneumonia.report.page import Block, Heading, Link, Picture, Section, Table
 
 PAGES = {
@@ -26,7 +27,7 @@ PAGES = {
 _FILES = {
     "validate": ("validation.json",),
     "rebalance": ("rebalance.json",),
-    "tune": ("tune/best.json", "tune/trials.csv"),
+    "tune": ("tune/best.json", "tune/trials.csv", "tune/curves.csv"),
     "train": ("history.csv",),
     "evaluate": ("evaluation.json", "predictions.csv", "plots/operating_points.csv"),
     "explain": ("explain.json", "saliency"),
@@ -72,38 +73,49 @@ def write(path: Path, folder: Path, title: str) -> list[str]:
     sections = [_summary(folder, missing)]
     for stage in _FILES:
         if stage not in missing:
-            try:
+            with _reports_of(stage, folder):
                 sections += _PARTS[stage](folder, title)
-            except KeyError as error:
-                raise UserError(
-                    f"{folder}: the reports of {stage} have no {error}, another version wrote them; dvc repro -f -s "
-                    f"{stage} writes them again"
-                ) from error
     lead = "One page for the whole run. It needs no other file and no network."
     with workspace.written_whole(path) as partial:
         partial.write_text(page.html(f"Run: {title}", lead, sections), encoding="utf-8")
     return missing
 
 
-def without(missing: Sequence[str]) -> str:
+@contextmanager
+def _reports_of(stage: str, folder: Path) -> Iterator[None]:
+    """Say in one line which stage has to run again if its reports lack an entry or cannot be read."""
+    again = f"dvc repro -f -s {stage} writes them again"
+    try:
+        yield
+    except KeyError as error:
+        message = f"{folder}: the reports of {stage} have no {error}, another version wrote them; {again}"
+        raise UserError(message) from error
+    except (ValueError, OSError) as error:  # also those of pandas and of Pillow
+        raise UserError(f"{folder}: the reports of {stage} are damaged ({reason(error)}); {again}") from error
+
+
+def missing_in_words(missing: Sequence[str]) -> str:
     """The missing stages in a sentence; "" if none is missing."""
     return f"Without {', '.join(missing)}: no reports of these stages." if missing else ""
 
 
 def _summary(folder: Path, missing: Sequence[str]) -> Section:
-    blocks: list[Block] = [without(missing)] if missing else []
+    blocks: list[Block] = [missing_in_words(missing)] if missing else []
     if "evaluate" not in missing:
-        youden = tables.read_json(folder / "evaluation.json")["youden"]
-        rows = [
-            (words, *(_cell(youden[split], name) for split in ("val", "test")))
-            for name, words in _FIGURES_OF_MERIT.items()
-        ]
+        with _reports_of("evaluate", folder):
+            youden = tables.read_json(folder / "evaluation.json")["youden"]
+            rows = [
+                (words, *(_cell(youden[split], name) for split in ("val", "test")))
+                for name, words in _FIGURES_OF_MERIT.items()
+            ]
         note = "At the Youden threshold, chosen on validation. Validation chooses; test only reports."
         blocks.append(Table(("", "validation", "test"), rows, note))
     if "promote" not in missing:
-        decision = tables.read_json(folder / "promotion.json")
-        state = "became champion" if decision["promoted"] else "did not become champion"
-        blocks.append(f"Registered as version {decision['version']}; it {state}: {printable(str(decision['reason']))}.")
+        with _reports_of("promote", folder):
+            decision = tables.read_json(folder / "promotion.json")
+            state = "became champion" if decision["promoted"] else "did not become champion"
+            why = printable(str(decision["reason"]))
+            blocks.append(f"Registered as version {decision['version']}; it {state}: {why}.")
     links = [Link(words, name) for name, words in PAGES.items() if (folder / name).is_file()]
     return Section("Summary", [*blocks, *links])
 
@@ -130,7 +142,7 @@ def _data(folder: Path, title: str) -> list[Section]:
                 f"{summary['look_alike_files']:,} images look like one of another patient.",
                 *([Table(("quarantined because", "images"), reasons)] if reasons else []),
                 *([Table(("what should not occur", "expectation", "occurs"), rows)] if rows else []),
-                f"{n_more} more expectations are met without exception.",
+                f"Expectations that are met without exception: {n_more}.",
             ],
         )
     ]
@@ -153,38 +165,17 @@ def _splits(folder: Path, title: str) -> list[Section]:
 
 
 def _search(folder: Path, title: str) -> list[Section]:
-    """What `tune` chose and tried; its own page, if there is one, has more figures."""
+    """What `tune` chose and tried; its own page has one figure more."""
     best = tables.read_json(folder / "tune" / "best.json")
-    chosen = [(str(name), _text(value)) for name, value in _flat(best)]
-    try:
-        trials = pd.read_csv(folder / "tune" / "trials.csv")
-    except ValueError as error:
-        raise UserError(f"{folder / 'tune' / 'trials.csv'} is no table; dvc repro makes it again") from error
-    blocks: list[Block] = [Table(("chosen", ""), chosen)]
-    if len(trials):
-        rows = [tuple(map(_text, row)) for row in trials.itertuples(index=False)]
-        blocks += [
-            Table(tuple(map(str, trials)), rows, "A pruned trial was stopped early."),
-            Picture("Validation AUC of the trials", plots.png(plots.trials(trials, title))),
-        ]
-    return [Section("Search", blocks)]
-
-
-def _flat(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    inner = [(name, value if isinstance(value, Mapping) else {name: value}) for name, value in values.items()]
-    return [pair for _, part in inner for pair in part.items()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.4g}"
-    return printable(str(value))
+    trials, curves = (pd.read_csv(folder / "tune" / f"{name}.csv") for name in ("trials", "curves"))
+    chosen, figures, tried = search.sections(best, trials, search.figures(trials, curves, {}, title))
+    return [Section("Search", [*chosen.blocks, *figures.blocks, *tried.blocks])]
 
 
 def _curves(folder: Path, title: str) -> list[Section]:
     history = pd.read_csv(folder / "history.csv")
-    kept = history[history["kept"]]
-    epochs = ", ".join(f"{row.epoch} (validation AUC {row.val_auc:.4f})" for row in kept.itertuples())
+    kept = history.loc[history["kept"], ["epoch", "val_auc"]]
+    epochs = ", ".join(f"{epoch} (validation AUC {auc:.4f})" for epoch, auc in kept.itertuples(index=False))
     return [
         Section(
             "Training",

@@ -330,20 +330,127 @@ def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
     return figure
 
 
+_STATES = {"complete": (BLUE, "o"), "pruned": (ORANGE, "X"), "fail": (GRAY, "v")}
+"""Colour and marker of a trial, by its state."""
+
+
 def trials(table: pd.DataFrame, title: str) -> Figure:
-    """Validation AUC of each trial against its learning rate, coloured by its dropout; pruned trials are crosses."""
-    with _figure("learning rate", "validation AUC", f"{title}\nn = {len(table)} trials") as (figure, axes):
-        axes.set_xscale("log")
-        colours = {"cmap": "viridis", "vmin": table["dropout"].min(), "vmax": table["dropout"].max()}
+    """Validation AUC of each trial in their order, and the best of the complete ones so far."""
+    with _figure("trial", "validation AUC", f"{title}\nn = {len(table)} trials") as (figure, axes):
         for state, part in table.groupby("state"):
-            marker = "o" if state == "complete" else "X"
-            points = axes.scatter(
-                part["learning_rate"], part["val_auc"], c=part["dropout"], s=70, marker=marker, **colours
-            )
-            axes.scatter([], [], color=GRAY, s=70, marker=marker, label=f"{state} ({len(part)})")
-        figure.colorbar(points, label="dropout")
+            colour, marker = _STATES[str(state)]
+            axes.plot(part["trial"], part["val_auc"], marker, color=colour, label=f"{state} ({len(part)})")
+        complete = table[table["state"] == "complete"]
+        axes.step(complete["trial"], complete["val_auc"].cummax(), color=GRAY, where="post", label="best so far")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         _legend(figure)
     return figure
+
+
+def trial_curves(curves: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure:
+    """Validation AUC of each trial by epoch; the best one is thick."""
+    states, values = table.set_index("trial")["state"], table.set_index("trial")["val_auc"]
+    best = values[states == "complete"].idxmax() if (states == "complete").any() else None
+    with _figure("epoch", "validation AUC", f"{title}\nn = {len(table)} trials") as (figure, axes):
+        for number, part in curves.groupby("trial"):
+            colour, marker = _STATES[states.loc[number]]
+            style = {"linewidth": 2.5} if number == best else {"linewidth": 1, "alpha": 0.7}
+            label = f"best: trial {best}" if number == best else None
+            axes.plot(part["epoch"], part["val_auc"], color=colour, label=label, **style)
+            axes.plot(part["epoch"].iloc[-1:], part["val_auc"].iloc[-1:], marker, color=colour)
+        axes.axhline(0.5, color=GRAY, linestyle=":", label="chance")
+        for state in states.unique():
+            colour, marker = _STATES[str(state)]
+            axes.plot([], [], marker, color=colour, label=str(state))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _legend(figure)
+    return figure
+
+
+def importances(shares: Mapping[str, float], title: str) -> Figure:
+    """Share of each hyper-parameter in the differences between trials."""
+    ordered = sorted(shares.items(), key=lambda item: item[1])
+    heading = f"{title}\nfANOVA, complete trials"
+    with _figure("share of the differences between trials", "", heading, height=1.8 + 0.4 * len(ordered)) as parts:
+        figure, axes = parts
+        bars = axes.barh([name for name, _ in ordered], [share for _, share in ordered], color=BLUE)
+        axes.bar_label(bars, fmt="%.2f", padding=3, size=8)
+        axes.set_xlim(0, 1.05)
+    return figure
+
+
+def slices(table: pd.DataFrame, keys: list[str], title: str) -> Figure:
+    """Validation AUC of the trials against each hyper-parameter; one that spans a factor of ten has a log scale."""
+    n_columns = min(3, len(keys))
+    n_rows = -(-len(keys) // n_columns)
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(n_rows, n_columns, figsize=(3.6 * n_columns, 3.2 * n_rows), squeeze=False)
+        figure.suptitle(f"{title}\nn = {len(table)} trials")
+        for axes in grid.flat[len(keys) :]:
+            axes.set_visible(False)
+        for axes, key in zip(grid.flat, keys, strict=False):
+            places, labels = _places(table[key])
+            for state, part in table.groupby("state"):
+                colour, marker = _STATES[str(state)]
+                axes.plot(places[part.index], part["val_auc"], marker, color=colour, label=state)
+            axes.set_xlabel(key)
+            _scale(axes, table[key], labels)
+        grid[0, 0].set_ylabel("validation AUC")
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    plt.close(figure)
+    return figure
+
+
+def parallel(table: pd.DataFrame, keys: list[str], title: str) -> Figure:
+    """Each trial as a line through its hyper-parameters to its validation AUC, which is also its colour."""
+    columns = [*keys, "val_auc"]
+    known = table.dropna(subset=["val_auc"])
+    low, high = known["val_auc"].min(), known["val_auc"].max()
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(max(5, 2.1 * len(columns)), 4.6))
+        axes.set_title(f"{title}\nn = {len(known)} trials")
+        heights = {}
+        for column in columns:
+            places, labels = _places(known[column])
+            values = np.log(places) if _is_log(known[column]) else places
+            span = values.max() - values.min()
+            heights[column] = (values - values.min()) / span if span else values * 0 + 0.5
+            names = labels or [f"{known[column].min():.3g}", f"{known[column].max():.3g}"]
+            for height, name in zip(np.linspace(0, 1, len(names)), names, strict=True):
+                axes.annotate(name, (columns.index(column), height), xytext=(5, 0), textcoords="offset points", size=8)
+        for row in known.index:
+            share = (known["val_auc"][row] - low) / (high - low) if high > low else 1.0
+            line = [heights[column][row] for column in columns]
+            style = "-" if known["state"][row] == "complete" else "--"
+            axes.plot(range(len(columns)), line, style, color=plt.get_cmap("viridis")(share), linewidth=1.5)
+        axes.set_xticks(range(len(columns)), [*keys, "validation AUC"])
+        axes.set_yticks([])
+        axes.grid(axis="x", alpha=1)
+        axes.plot([], [], "-", color=GRAY, label="complete")
+        axes.plot([], [], "--", color=GRAY, label="pruned")
+        figure.legend(loc="outside lower center", ncols=2)
+    plt.close(figure)
+    return figure
+
+
+def _places(values: pd.Series) -> tuple[pd.Series, list[str]]:
+    """Values on an axis: numbers as they are; words as 0, 1, … with their names."""
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return values.astype(float), []
+    names = sorted(values.dropna().astype(str).unique())
+    return values.astype(str).map({name: float(place) for place, name in enumerate(names)}), names
+
+
+def _is_log(values: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(values) and values.min() > 0 and values.max() / values.min() >= 10)
+
+
+def _scale(axes: Any, values: pd.Series, labels: list[str]) -> None:
+    if labels:
+        axes.set_xticks(range(len(labels)), labels)
+    elif _is_log(values):
+        axes.set_xscale("log")
 
 
 def before_after(pairs: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], str]], title: str) -> Figure:

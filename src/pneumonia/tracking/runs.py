@@ -210,7 +210,7 @@ def start_run(
     with as_user_error(uri):
         experiment = _experiment(data)
         _require_artifacts(experiment, str(mlflow.get_experiment(experiment).artifact_location))
-        recorded_run = _recorded_run(resume)
+        recorded_run = _recorded_run(resume, params)
     lease = leases.take(*_leases(uri, workspace.project_root()))
     tags = {
         "stage": stage,
@@ -255,17 +255,19 @@ def _end_run(status: str, lease: leases.Lease) -> None:
     leases.release(lease)
 
 
-def _recorded_run(resume: Path | None) -> str | None:
-    """The run id in `resume`, if this store has the run."""
+def _recorded_run(resume: Path | None, params: Mapping[str, Any]) -> str | None:
+    """The run id in `resume`, if this store has the run, with the same settings: those of a run cannot be changed."""
     if not resume or not (resume / "run_id").is_file():
         return None
     run_id = (resume / "run_id").read_text(encoding="utf-8")
     try:
-        return str(mlflow.get_run(run_id).info.run_id)
+        run = mlflow.get_run(run_id)
     except MlflowException as error:
         if error.error_code not in UNKNOWN:
             raise
         return None  # it was in another store, or was removed
+    is_same = all(run.data.params.get(name, str(value)) == str(value) for name, value in params.items())
+    return run_id if is_same else None
 
 
 @contextmanager
@@ -604,6 +606,20 @@ def _downloaded_predictions(run_id: str, folder: str) -> tuple[str, Path | None]
 def was_evaluated(run_id: str) -> bool:
     """Whether `evaluate` has logged its figures to a train run; then it has logged predictions too."""
     return _known(lambda: "val.auc" in mlflow.get_run(run_id).data.metrics)
+
+
+def latest_artifact(stage: str, data: str, model: str, path: str) -> Path | None:
+    """A file that the last finished run of a stage has logged, in the cache of this machine; None if there is none."""
+    client = mlflow.MlflowClient()
+    with as_user_error(mlflow.get_tracking_uri()):
+        experiment = client.get_experiment_by_name(registered_name(data))
+        if not experiment:
+            return None
+        query = f"tags.stage = '{stage}' and tags.model = '{model}' and attributes.status = 'FINISHED'"
+        for run in client.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time DESC"]):
+            if path in [artifact.path for artifact in client.list_artifacts(run.info.run_id)]:
+                return Path(client.download_artifacts(run.info.run_id, path))
+    return None
 
 
 def artifact_place(run_id: str) -> str:

@@ -79,8 +79,7 @@ def folders(root: Path, uri: str) -> tuple[list[Path], list[str]]:
 
 def previews() -> dict[str, str]:
     """Id of each `preprocess` run -> digest of its splits: its picture shows images without their names as text."""
-    found = _runs("preprocess")
-    return {str(run.info.run_id): str(run.data.tags.get("data_digest", "")) for run in found}
+    return {str(run.info.run_id): str(run.data.tags.get("data_digest", "")) for run in _runs("preprocess")}
 
 
 def learners(splits_of: Mapping[str, tuple[str, ...]], data_sets: Collection[str]) -> list[Learner]:

@@ -34,6 +34,7 @@ def batches(
     recipe: Recipe,
     *,
     seed: int,
+    size: int | None = None,
     first_epoch: int = 0,
 ) -> Any:
     """An endless tf.data stream of training batches.
@@ -85,7 +86,7 @@ def batches(
         draw = tf.stack([np.int64(seed), step])
         if not features:
             inputs = augmentation.distort(
-                tf.cast(inputs, tf.float32), fraction=recipe.augment, strength=recipe.strength, seed=draw
+                augmentation.shrink(inputs, size), fraction=recipe.augment, strength=recipe.strength, seed=draw
             )
         return augmentation.mixup(inputs, label, weight, alpha=recipe.mixup, seed=draw)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pneumonia.data.store import Split
 from pneumonia.images import augmentation
-from pneumonia.models import backbones
+from pneumonia.models import backbones, networks
 from pneumonia.training.batches import epoch_order
 from pneumonia.training.callbacks import progress_bar
 from pneumonia.training.recipe import Recipe
@@ -61,7 +61,7 @@ def frozen_features(
         def run(images: Any, order: npt.NDArray[np.intp], fraction: float, first: int) -> Iterator[tuple[Any, Any]]:
             for begin in range(0, len(order), batch_size):
                 rows = order[begin : begin + batch_size]
-                pixels = tf.cast(images[rows][..., None], tf.float32)
+                pixels = augmentation.shrink(tf.constant(images[rows][..., None]), networks.input_size(model))
                 draw = tf.constant([seed, first + begin], tf.int64)
                 distorted = augmentation.distort(pixels, fraction=fraction, strength=recipe.strength, seed=draw)
                 yield rows, compute(distorted)

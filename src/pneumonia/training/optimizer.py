@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pneumonia.training.recipe import Recipe
@@ -48,22 +48,29 @@ def warmup_cosine(peak: float, *, epochs: int, steps: int) -> Any:
     )
 
 
-def adamw(rate: Any, recipe: Recipe, depths: Mapping[str, int]) -> Any:
+def adamw(rate: Any, recipe: Recipe, depths: Mapping[str, int], variables: Sequence[Any]) -> Any:
     """AdamW; where `recipe.layer_decay` is not 1, one for each block of the backbone.
 
+    Biases and normalisations do not decay: their size says nothing of how complex a network is.
+
     Args:
+        variables: those that learn.
         rate: learning rate of the head, as `warmup_cosine` makes it.
         recipe: weight decay and layer decay.
         depths: as `networks.depths` returns them; empty without a backbone.
     """
     import keras
 
+    undecayed = [one for one in variables if len(one.shape) < 2]
+
     def at(depth: int) -> Any:
         class Decayed(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
             def __call__(self, step: Any) -> Any:
                 return rate(step) * recipe.layer_decay**depth
 
-        return keras.optimizers.AdamW(Decayed(), weight_decay=recipe.weight_decay, clipnorm=1.0)
+        optimizer = keras.optimizers.AdamW(Decayed(), weight_decay=recipe.weight_decay, clipnorm=1.0)
+        optimizer.exclude_from_weight_decay(var_list=undecayed)
+        return optimizer
 
     if recipe.layer_decay == 1 or not depths:
         return at(0)

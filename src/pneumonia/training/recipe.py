@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pneumonia import UserError
 
@@ -48,6 +48,10 @@ class Recipe(NamedTuple):
     unfreeze: float
     layer_decay: float
 
+    def with_values(self, values: Mapping[str, Any]) -> Recipe:
+        """The recipe with those of the values that are its fields, such as what a search found."""
+        return self._replace(**{key: value for key, value in values.items() if key in self._fields})
+
     def for_weights(self, weights: Sequence[object]) -> Recipe:
         """The recipe as it is for pretrained weights; without any, all layers learn from the first epoch, at one rate.
 
@@ -65,9 +69,13 @@ class Schedule(NamedTuple):
         patience: epochs of the last phase without a better validation AUC after which a fit with `keep: best` stops.
         learning_rate: peak of AdamW's learning rate.
         seed: of the order of the images and of their augmentation. The initial weights are the caller's.
+        head_learning_rate: the peak while only the head learns; None = `learning_rate`.
+        stop_after: epochs after which the fit ends, on its way along the schedule; None = all of them.
     """
 
     epochs: int
     patience: int
     learning_rate: float
     seed: int
+    head_learning_rate: float | None = None
+    stop_after: int | None = None

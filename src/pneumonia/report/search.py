@@ -1,0 +1,86 @@
+"""The page of a search: what it was worth, its trials, and figures that show how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pneumonia import workspace
+from pneumonia.report import page, plots
+
+_FACTS = ("trial", "state", "val_auc", "val_auc_mean", "epochs")
+"""Columns of `trials.csv` that are not hyper-parameters."""
+
+
+def write(
+    path: Path,
+    best: Mapping[str, Any],
+    trials: pd.DataFrame,
+    curves: pd.DataFrame,
+    importances: Mapping[str, float],
+    title: str,
+) -> list[tuple[str, Any]]:
+    """Write the page, complete or not at all; returns its figures with their names.
+
+    Args:
+        path: of the HTML file.
+        best: content of `best.json`.
+        trials, curves: as in `trials.csv` and `curves.csv`.
+        importances: share of each hyper-parameter in the differences between trials, 0-1; may be empty.
+        title: model and data set.
+    """
+    drawn = figures(trials, curves, importances, title)
+    lead = (
+        "Validation images choose the hyper-parameters. Their AUC is too high for the trial that was chosen, since it "
+        "is the best of several. The test images have no part in this."
+    )
+    with workspace.written_whole(path) as partial:
+        partial.write_text(page.html(f"Search: {title}", lead, sections(best, trials, drawn)), encoding="utf-8")
+    return [(name, figure) for name, _, figure in drawn]
+
+
+def figures(
+    trials: pd.DataFrame, curves: pd.DataFrame, importances: Mapping[str, float], title: str
+) -> list[tuple[str, str, Any]]:
+    """Names, captions and figures of a search; none where no trial has an AUC."""
+    if not trials["val_auc"].notna().any():
+        return []
+    keys = [str(name) for name in trials if name not in _FACTS]
+    drawn = [
+        ("trials", "Each trial, in order", plots.trials(trials, title)),
+        ("curves", "Validation AUC by epoch", plots.trial_curves(curves, trials, title)),
+        ("slices", "Validation AUC by hyper-parameter", plots.slices(trials, keys, title)),
+        ("parallel", "Trials as lines through their hyper-parameters", plots.parallel(trials, keys, title)),
+    ]
+    if importances:
+        caption = "What made the difference; with few trials this is uncertain"
+        drawn.append(("importances", caption, plots.importances(importances, title)))
+    return drawn
+
+
+def sections(
+    best: Mapping[str, Any], trials: pd.DataFrame, drawn: Sequence[tuple[str, str, Any]]
+) -> list[page.Section]:
+    """What a search chose, its figures, and all trials."""
+    chosen = [(name, _text(value)) for name, value in best["values"].items()]
+    if "trial" in best:
+        chosen = [("trial", str(best["trial"])), ("validation AUC", f"{best['val_auc']:.4f}"), *chosen]
+    rows = [tuple(_text(value) for value in row) for row in trials.itertuples(index=False)]
+    note = (
+        "A pruned trial was stopped early; its AUC is the best that it had reached. The loss of a failed one was not "
+        "finite, or its process was lost."
+    )
+    return [
+        page.Section("What was chosen", [page.Table(("", ""), chosen), f"{best['verdict']}."]),
+        page.Section("Figures", [page.Picture(caption, plots.png(figure)) for _, caption, figure in drawn]),
+        page.Section("Trials", [page.Table(tuple(str(name) for name in trials), rows, note)]),
+    ]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.4g}"
+    return "" if value is None else str(value)
