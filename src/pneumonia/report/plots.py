@@ -380,7 +380,7 @@ def importances(shares: Mapping[str, float], title: str) -> Figure:
 
 
 def slices(table: pd.DataFrame, keys: list[str], title: str) -> Figure:
-    """Validation AUC of the trials against each hyper-parameter; one that spans a factor of ten has a log scale."""
+    """Validation AUC of the trials against each hyper-parameter; a rate that spans a factor of ten has a log scale."""
     n_columns = min(3, len(keys))
     n_rows = -(-len(keys) // n_columns)
     with plt.rc_context(_STYLE):
@@ -434,6 +434,10 @@ def parallel(table: pd.DataFrame, keys: list[str], title: str) -> Figure:
     return figure
 
 
+_RATES = ("learning_rate", "head_learning_rate", "weight_decay")
+"""Hyper-parameters whose ratios matter, not their differences."""
+
+
 def _places(values: pd.Series) -> tuple[pd.Series, list[str]]:
     """Values on an axis: numbers as they are; words as 0, 1, … with their names."""
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
@@ -443,7 +447,7 @@ def _places(values: pd.Series) -> tuple[pd.Series, list[str]]:
 
 
 def _is_log(values: pd.Series) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(values) and values.min() > 0 and values.max() / values.min() >= 10)
+    return values.name in _RATES and bool(values.min() > 0 and values.max() / values.min() >= 10)
 
 
 def _scale(axes: Any, values: pd.Series, labels: list[str]) -> None:
@@ -451,6 +455,8 @@ def _scale(axes: Any, values: pd.Series, labels: list[str]) -> None:
         axes.set_xticks(range(len(labels)), labels)
     elif _is_log(values):
         axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", nbins=4)
 
 
 def before_after(pairs: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], str]], title: str) -> Figure:
