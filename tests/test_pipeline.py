@@ -16,7 +16,12 @@ from pneumonia import params
 ROOT = Path(__file__).resolve().parent.parent
 STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 SETTINGS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 
 # Outs with figures in them: their stages depend on the module that draws.
 FIGURES = ("reports/saliency", "reports/plots", "reports/data.html")

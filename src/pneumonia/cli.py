@@ -182,6 +182,22 @@ def restore(version: str) -> None:
 
 
 @main.command()
+def doctor() -> None:
+    """Say what is on this machine, what is wrong with it, and what helps.
+
+    The exit status is 1 if `make repro` cannot run here.
+    """
+    from pneumonia import doctor as examination
+
+    wrong = 0
+    for finding in examination.examine():
+        wrong += finding.level == "wrong"
+        _print(f"{finding.level:<6}{finding.what:<10}{credentials.masked(finding.text)}")
+    if wrong:
+        sys.exit(1)
+
+
+@main.command()
 @click.argument("patient")
 @click.option("--yes", is_flag=True, help="Remove it. Without this option nothing is changed.")
 def forget(patient: str, yes: bool) -> None:

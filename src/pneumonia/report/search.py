@@ -53,7 +53,11 @@ def figures(
         ("trials", "Each trial, in order", plots.trials(trials, title)),
         ("curves", "Validation AUC by epoch", plots.trial_curves(curves, trials, title)),
         ("slices", "Validation AUC by hyper-parameter", plots.slices(trials, keys, title)),
-        ("parallel", "Trials as lines through their hyper-parameters; the lighter, the higher the AUC", plots.parallel(trials, keys, title)),
+        (
+            "parallel",
+            "Trials as lines through their hyper-parameters; the lighter, the higher the AUC",
+            plots.parallel(trials, keys, title),
+        ),
     ]
     if importances:
         caption = "What made the difference; with few trials this is uncertain"
