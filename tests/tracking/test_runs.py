@@ -512,3 +512,19 @@ def test_an_error_of_the_store_says_nothing_about_a_run(
     monkeypatch.setattr(mlflow.MlflowClient, "list_artifacts", fail)
     with pytest.raises(UserError, match=r"cannot be used .*the disk is gone"):
         ask("0" * 32)
+
+
+def test_links_lead_to_the_runs_and_the_models_in_the_view_for_training(root: Path) -> None:
+    runs.open_store()
+    with runs.start_run("tune", data="phantom", model="compact", synthetic=True, params={}):
+        pass
+    mlflow.MlflowClient().create_registered_model("pneumonia-phantom")
+    (of_runs, runs_link), (of_model, model_link) = runs.links(5001)
+    (experiment,) = [one for one in mlflow.MlflowClient().search_experiments() if one.name != "Default"]
+    assert of_runs == f"runs of {experiment.name}"
+    view = "workflowType=machine_learning"
+    assert runs_link == f"http://127.0.0.1:5001/#/experiments/{experiment.experiment_id}/runs?{view}"
+    assert (of_model, model_link) == (
+        "model pneumonia-phantom",
+        f"http://127.0.0.1:5001/#/models/pneumonia-phantom?{view}",
+    )

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
 import pandas as pd
@@ -37,6 +37,7 @@ from pneumonia.data import tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import COLUMNS
+from pneumonia.names import printable
 from pneumonia.tracking import place, sqlite
 from pneumonia.tracking.errors import UNKNOWN, as_user_error
 
@@ -711,6 +712,22 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
+def links(port: int) -> list[tuple[str, str]]:
+    """Pages of the MLflow UI of the open store, with what they show: the runs of each data set, each registered model.
+
+    The address of the UI alone opens a page for language models; `workflowType` selects that for training.
+    """
+    client, address, view = mlflow.MlflowClient(), f"http://127.0.0.1:{port}/#", "workflowType=machine_learning"
+    experiments = [one for one in client.search_experiments() if one.name != "Default"]
+    return [
+        *((f"runs of {one.name}", f"{address}/experiments/{one.experiment_id}/runs?{view}") for one in experiments),
+        *(
+            (f"model {one.name}", f"{address}/models/{quote(one.name)}?{view}")
+            for one in client.search_registered_models()
+        ),
+    ]
+
+
 def serve(port: int) -> None:
     """Replace this process by the MLflow UI of the store, on 127.0.0.1 only."""
     uri = open_store()
@@ -719,5 +736,7 @@ def serve(port: int) -> None:
     # Its helper processes are for jobs, which this project does not use.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     print(f"MLflow UI: http://127.0.0.1:{port} (stop with Ctrl+C)", flush=True)
+    for name, link in links(port):
+        print(f"  {printable(name)}: {link}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
