@@ -111,6 +111,17 @@ GENTLE = {"train.augment": 0.5, "train.strength": 1.0}
 # validation and on images taken unlike their class; 24 looks were known. `conv4` uses it without its own trial; 27 were
 # known.
 GENTLER = FROM_SCRATCH | UNWEIGHED | GENTLE
+EARLIER = {
+    "tune.n_trials": 3,
+    "tune.epochs": 10,
+    "tune.learning_rate": [0.0005, 0.003],
+    "tune.dropout": [0.0, 0.3],
+    "train.epochs": 40,
+    "train.batch_size": 32,
+    "train.weight_decay": 0.0005,
+}
+"""Defaults of params.yaml when the rows up to look 36 were trained, where they have changed since."""
+
 ROWS = [
     Row("chest_xray", "mobilenet", (1, 2, 3), FINE_TUNED, "6 epochs"),
     Row("chest_xray", "mobilenet", (1, 2, 3), LONGER, "12 epochs"),
@@ -180,8 +191,9 @@ def summary(table: pd.DataFrame) -> str:
         table: docs/results.csv. For several seeds the mean is shown, with the lowest and the highest in brackets.
     """
     labels = {
-        (row.data, row.model, recipe(row.settings)): f"`{row.model}`" + (f", {row.note}" if row.note else "")
+        (row.data, row.model, recipe(row.settings, earlier=earlier)): f"`{row.model}`{row.note and ', ' + row.note}"
         for row in ROWS
+        for earlier in (True, False)
     }
     in_rows = pd.Series([key in labels for key in zip(table["data"], table["model"], table["recipe"], strict=True)])
     has_figures = table["test_auc"].notna()
@@ -294,9 +306,19 @@ def params_with(settings: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def recipe(settings: Mapping[str, Any]) -> str:
-    """Digest of all settings of data and training: runs of one network with the same digest can be compared."""
+def recipe(settings: Mapping[str, Any], *, earlier: bool = False) -> str:
+    """Digest of all settings of data and training: runs of one network with the same digest can be compared.
+
+    Args:
+        settings: differences from params.yaml.
+        earlier: with the defaults `EARLIER`: the digest that the rows of that time have in the table.
+    """
     values = params_with(settings)
+    if earlier:
+        values["tune"] = {}
+        for name, default in EARLIER.items():
+            section, key = name.split(".")
+            values[section][key] = settings.get(name, default)
     if values["train"]["members"] == 1:
         del values["train"]["members"]  # as in rows that are older than this setting
     if values["rebalance"]["official_test"] == "use":

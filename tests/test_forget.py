@@ -45,6 +45,12 @@ FILMS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow sets the variable itself, in any earlier test of this process."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 def write_data(films: dict[str, bytes]) -> None:
     """What the data stages write, of films whose names begin with the patient."""
     Path("data/raw").mkdir(parents=True)

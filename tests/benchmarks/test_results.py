@@ -156,7 +156,7 @@ def test_rows_are_made_by_the_code_of_the_clone(tmp_path: Path, monkeypatch: pyt
 def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(results, "recipe", lambda settings: FIGURES["recipe"])
+    monkeypatch.setattr(results, "recipe", lambda settings, earlier: FIGURES["recipe"])
     monkeypatch.setattr(results, "ROWS", [ROW, results.Row("chest_xray", "shallow", (1,), {}, "noted")])
     add()
     add(recipe="5680256f", test_auc=0.5)  # of a recipe no longer asked for

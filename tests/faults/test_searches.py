@@ -29,7 +29,7 @@ pytestmark = [
 
 N_TRIALS = 12
 SEARCH = {"tune.n_trials": N_TRIALS, "tune.epochs": 3, "train.epochs": 4, "tune.pruner": "median"}
-MINUTES = 5
+MINUTES = 8
 
 
 @pytest.fixture(scope="module")

@@ -137,16 +137,33 @@ def test_a_database_of_sqlite_keeps_a_study_and_gives_lost_trials_again(
     assert trial
     number, chosen = trial.number, trial.params
     with sqlite3.connect(tmp_path / "study.db") as database:  # its process is gone for long
-        study_id = first.study._storage.get_study_id_from_name(studies.NAME)
-        first.study._storage.record_heartbeat(  # type: ignore[attr-defined]
-            first.study._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        )
         database.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
     second = queue(tmp_path, url=url)
     run(second)
     trials = second.study.get_trials()
     assert trials[number].state == TrialState.FAIL
     assert [one.params for one in trials if one.state == TrialState.COMPLETE].count(chosen) == 1
+    assert studies.counts(second.study)["complete"] == 6
+
+
+def test_a_trial_that_never_gave_a_sign_of_life_is_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    monkeypatch.setattr(studies, "HEARTBEAT", 1)
+    assert queue(tmp_path, url=url).next()
+    with sqlite3.connect(tmp_path / "study.db") as database:  # its process was killed before it gave one
+        assert database.execute("DELETE FROM trial_heartbeats").rowcount == 1
+    second = queue(tmp_path, url=url)
+    trial = second.next()
+    assert trial
+    assert trial.number == 1
+    with sqlite3.connect(tmp_path / "study.db") as database:  # it has one now; no other follows
+        changed = database.execute(
+            "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour') WHERE trial_id = 1"
+        )
+        assert changed.rowcount == 1
+    second.tell(trial, 0.5, TrialState.COMPLETE)
+    run(second)
+    assert second.study.get_trials()[0].state == TrialState.FAIL
     assert studies.counts(second.study)["complete"] == 6
 
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import optuna
@@ -218,6 +218,7 @@ class Queue:
             n_trials = min(n_trials, len(self.combinations))
         self.n_trials = n_trials
         self.in_progress: set[int] = set()
+        self.signed: set[int] = set()
         trials = patiently(study.get_trials)
         if not trials:
             patiently(lambda: study.enqueue_trial(first))
@@ -235,9 +236,8 @@ class Queue:
             trial = optuna.Trial(self.study, self.interrupted.pop(0))
             self.in_progress.add(trial.number)
             return trial
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            patiently(lambda: optuna.storages.fail_stale_trials(self.study))
+        if self.shared:
+            self._give_lost_trials_again()
         trials = patiently(self.study.get_trials)
         states = [trial.state for trial in trials]
         n_failed = states.count(TrialState.FAIL)
@@ -262,10 +262,27 @@ class Queue:
             warnings.filterwarnings("ignore", "Heartbeat of storage")  # `alive` sends the signs of life
             trial = patiently(lambda: self.study.ask(self.distributions))
         self.in_progress.add(trial.number)
-        if self.shared:  # a trial that never sent a sign of life would not be known as lost
-            storage = cast(optuna.storages.RDBStorage, self.study._storage)
-            patiently(lambda: storage.record_heartbeat(trial._trial_id))
+        if self.shared:
+            self._sign(trial._trial_id)
         return trial
+
+    def _give_lost_trials_again(self) -> None:
+        """Enqueue the values of trials whose signs of life stay away.
+
+        Optuna does not look at a trial that never gave one: its process was killed before, or the database went away
+        while the trial was made. Such a trial gets one sign here, once, and is lost if no other follows.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            patiently(lambda: optuna.storages.fail_stale_trials(self.study))
+        for trial in patiently(self.study.get_trials):
+            if trial.state == TrialState.RUNNING and trial.number not in self.in_progress | self.signed:
+                self.signed.add(trial.number)
+                self._sign(trial._trial_id)
+
+    def _sign(self, trial_id: int) -> None:
+        storage = cast(Any, self.study._storage)
+        patiently(lambda: storage.record_heartbeat(trial_id))
 
     def tell(self, trial: optuna.Trial, value: float | None, state: TrialState) -> None:
         """Record how a trial ended."""
