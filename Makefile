@@ -50,7 +50,7 @@ compare: setup  ## compare two models: make compare A=champion B=2 (version, run
 ui: setup  ## open the MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001)
 	@pneumonia ui --port $(PORT)
 
-test: $(VENV)/.complete  ## run what CI runs, about 8 minutes on 2 cores
+test: $(VENV)/.complete  ## run what CI runs, about 12 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.complete  ## run all tests, also the slow ones
