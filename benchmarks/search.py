@@ -39,8 +39,8 @@ SPACE: dict[str, Any] = {
 }
 
 
-class OutOfTimeError(Exception):
-    """The CPU seconds of a search are used up."""
+class OutOfTimeError(BaseException):
+    """The CPU seconds of a search are used up; no error, because KerasTuner would go on after one."""
 
 
 @lru_cache(maxsize=1)
@@ -87,7 +87,7 @@ class Clock:
 def _task(archive: str, folder: Path, seed: int) -> tune.Task:
     recipe = Recipe(**load().train.model_dump(exclude={"epochs", "patience", "members"})).for_weights(())
     schedule = Schedule(EPOCHS, EPOCHS, 0.001, seed)
-    return tune.Task("shallow", (), Archive((archive,)), recipe, schedule, STOP_AFTER, folder)
+    return tune.Task("shallow", (), Archive((archive,)), recipe, schedule, folder)
 
 
 def _search(
@@ -102,7 +102,7 @@ def _search(
     plan = tune.Plan(n_trials, STOP_AFTER, sampler, pruner, SPACE, 0, 1)
     defaults = {**task.recipe._asdict(), **networks.search_space("shallow", pretrained=False)[0]}
     place = studies.Place(task.folder)
-    tune.search(task, plan, space=SPACE, defaults=defaults, place=place, trial_run=trial_run, workers=workers)
+    tune.search(task, plan, defaults=defaults, place=place, trial_run=trial_run, workers=workers)
 
 
 def ours(task: tune.Task, clock: Clock, *, sampler: str, pruner: str) -> None:

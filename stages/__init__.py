@@ -144,7 +144,7 @@ def is_synthetic(params: Params) -> bool:
 
 def origin(params: Params) -> str:
     """The data set in the title of a figure."""
-    return f"{params.data}{' (synthetic)' if is_synthetic(params) else ''}"
+    return sources.in_titles(params.data)
 
 
 def title(params: Params) -> str:

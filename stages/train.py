@@ -2,7 +2,7 @@
 
 from pneumonia import code_digest, params, train, workspace
 from pneumonia.data import tables
-from pneumonia.data.store import open_store, read_split, stored_preparation
+from pneumonia.data.store import balance, open_store, read_split, stored_preparation
 from pneumonia.models import backbones, networks, runtime, scoring
 from pneumonia.report import plots
 from pneumonia.tracking import runs
@@ -24,10 +24,9 @@ def main() -> None:
     schedule = Schedule(epochs, patience, values["learning_rate"], settings.seed, values.get("head_learning_rate"))
     digest = str(store.attrs["digest"])
     # The digest of the data does not include image weights; the weights of a backbone can change under the same name.
-    balance = train_split.balance()
     backbone_record = tables.read_json(DATA_DIR / "backbone" / "backbone.json")
     selectors = (settings.model, settings.seed)
-    key = (selectors, settings.train, values, backbone_record, dict(store.attrs), balance, code_digest())
+    key = (selectors, settings.train, values, backbone_record, dict(store.attrs), balance(store), code_digest())
     folder = workspace.resumable("train", *key)
     with folder as resume, tracked("train", settings, resume=resume, prepared=store.attrs) as run_id:
         runs.tag(weights=weights.name)

@@ -4,7 +4,7 @@ import os
 
 from pneumonia import code_digest, credentials, params, tune, workspace
 from pneumonia.data import tables
-from pneumonia.data.store import open_store, read_split
+from pneumonia.data.store import balance, open_store
 from pneumonia.models import backbones, networks, runtime
 from pneumonia.report import search
 from pneumonia.tracking import runs
@@ -18,12 +18,12 @@ def main() -> None:
     runtime.start_keras(settings.seed)
     store = open_store(DATA_DIR / "images.zarr")
     weights = backbones.read(DATA_DIR / "backbone")
-    plan = tune.Plan(**settings.tune.model_dump())
     defaults, space = networks.search_space(settings.model, pretrained=bool(weights.paths))
+    plan = tune.Plan(**settings.tune.model_dump() | {"space": settings.tune.space or space})
     recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"}))
     schedule = Schedule(settings.train.epochs, settings.train.epochs, defaults["learning_rate"], settings.seed)
     # All that a trial depends on; more trials of the same study may follow.
-    data = repr((dict(store.attrs), read_split(store, "train").balance()))
+    data = repr((dict(store.attrs), balance(store)))
     backbone, searched = tables.read_json(DATA_DIR / "backbone" / "backbone.json"), plan._replace(n_trials=0)
     key = (settings.model, recipe, schedule, searched, backbone, data, code_digest())
     with (
@@ -39,11 +39,9 @@ def main() -> None:
                 tune.Stored((DATA_DIR / "images.zarr").absolute(), settings.compute.memory, data),
                 recipe,
                 schedule,
-                plan.epochs,
                 folder,
             ),
             plan,
-            space=plan.space or space,
             defaults={**recipe._asdict(), **defaults},
             place=study.Place(
                 folder,
@@ -67,7 +65,7 @@ def main() -> None:
         if len(found.trials):
             runs.log_table(found.trials, "trials.json")
         runs.log_metrics({name: found.best[name] for name in ("val_auc", "trial") if name in found.best})
-    for line in tune.summary(found, settings.model, list(plan.space or space)):
+    for line in tune.summary(found, settings.model, list(plan.space)):
         show(line)
 
 

@@ -24,7 +24,7 @@ SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},  # too low to turn a wrong network right
     "dropout": {"low": 0.0, "high": 0.4},
 }
-PLAN = tune.Plan(n_trials=6, epochs=3, sampler="tpe", pruner="median", space=None, repeat_best=0, repeat_seeds=2)
+PLAN = tune.Plan(n_trials=6, epochs=3, sampler="tpe", pruner="median", space=SPACE, repeat_best=0, repeat_seeds=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,12 +121,11 @@ def search(
     **changes: Any,
 ) -> Study:
     recorder = recorder or Recorder()
-    plan = PLAN._replace(**changes)
-    task = tune.Task("tiny", weights, splits, recipe, Schedule(6, 6, 0.1, seed), plan.epochs, folder)
+    plan = PLAN._replace(space=space, **changes)
+    task = tune.Task("tiny", weights, splits, recipe, Schedule(6, 6, 0.1, seed), folder)
     found = tune.search(
         task,
         plan,
-        space=space,
         defaults={**recipe._asdict(), **defaults},
         place=studies.Place(folder),
         trial_run=recorder.trial_run,

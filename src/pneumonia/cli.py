@@ -460,8 +460,7 @@ def _subject() -> str:
 
     record = MODELS_DIR / "run.json"
     known = tables.read_json(record) if record.is_file() else params.load().model_dump()
-    synthetic = " (synthetic)" if sources.source(known["data"]).synthetic else ""
-    return f"{known['model']} on {known['data']}{synthetic}"
+    return f"{known['model']} on {sources.in_titles(known['data'])}"
 
 
 def _pictures(disagreements: Any, memory: float) -> list[tuple[str, bytes]]:

@@ -131,10 +131,7 @@ def _as_they_end(
         nonlocal losses
         losses += 1
         if losses > MAX_LOSSES * len(pools):
-            raise UserError(
-                f"{label}: worker processes were killed {losses} times, most often for lack of memory; lower "
-                "compute.trial_workers and run again; finished trials are kept"
-            ) from error
+            raise _killed(label, losses, "compute.trial_workers", "trials") from error
         tqdm.write(f"{label}: a worker process was killed; a new one does its work again")
         current[slot] = renewed(slot)
 
@@ -160,6 +157,13 @@ def _as_they_end(
                 continue
             free.append(slot)
             yield job, result
+
+
+def _killed(label: str, losses: int, setting: str, kept: str) -> UserError:
+    return UserError(
+        f"{label}: worker processes were killed {losses} times, most often for lack of memory; lower {setting} and run "
+        f"again; finished {kept} are kept"
+    )
 
 
 def chunks(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
@@ -188,10 +192,7 @@ def _on_this_machine(
         except BrokenProcessPool as error:
             losses += 1
             if losses > MAX_LOSSES:
-                raise UserError(
-                    f"{label}: worker processes were killed {losses} times, most often for lack of memory; lower "
-                    f"compute.workers (now {workers}) and run again; finished chunks are kept"
-                ) from error
+                raise _killed(label, losses, f"compute.workers (now {workers})", "chunks") from error
             tqdm.write(f"{label}: a worker process was killed; a new one does its images again")
             # All unfinished chunks of a broken pool have failed; finished results are kept.
             for number, future in list(submitted.items()):

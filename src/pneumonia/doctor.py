@@ -25,6 +25,9 @@ SECONDS = 5.0
 """Patience with a server."""
 
 
+Level = Literal["ok", "note", "wrong"]
+
+
 class Finding(NamedTuple):
     """One line of the answer.
 
@@ -35,21 +38,21 @@ class Finding(NamedTuple):
     """
 
     what: str
-    level: Literal["ok", "note", "wrong"]
+    level: Level
     text: str
 
 
+Answer = tuple[Level, str]
+
+
 def examine() -> Iterator[Finding]:
-    """The findings, one after the other; a check that fails in an unknown way is a finding too."""
+    """The findings, one after the other; what a check cannot use is one too, in the words of its error."""
     for what, check in CHECKS.items():
         try:
             level, text = check()
         except (UserError, OSError) as error:
             level, text = "wrong", str(error)
         yield Finding(what, level, text)
-
-
-Answer = tuple[Literal["ok", "note", "wrong"], str]
 
 
 def _python() -> Answer:

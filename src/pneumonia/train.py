@@ -37,7 +37,7 @@ from pneumonia.training.callbacks import (
 )
 from pneumonia.training.features import Features, frozen_features
 from pneumonia.training.optimizer import adamw, cross_entropy, warmup_cosine
-from pneumonia.training.recipe import Recipe, ReportEpoch, Schedule
+from pneumonia.training.recipe import Recipe, ReportEpoch, Schedule, derived_seed
 
 
 def start(
@@ -309,7 +309,7 @@ def _scores(phase: Phase, inputs: Any) -> npt.NDArray[np.float64]:
 
 
 def _member_seed(seed: int, number: int) -> int:
-    return seed if number == 1 else int(np.random.SeedSequence((seed, number - 1)).generate_state(1)[0])
+    return seed if number == 1 else derived_seed(seed, number - 1)
 
 
 def _counted_on(report: ReportEpoch, n_done: int) -> ReportEpoch:

@@ -26,7 +26,7 @@ from pneumonia.data.store import Split, open_store, read_split
 from pneumonia.metrics import ranking
 from pneumonia.models import runtime, scoring
 from pneumonia.training.features import Features, frozen_features
-from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule
+from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule, derived_seed
 from pneumonia.tuning import study as studies
 from pneumonia.tuning.space import Space, Values, nearest
 
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
         epochs: after which a trial ends. It follows the schedule of the final fit, which is longer.
         sampler: a key of `study.SAMPLERS`.
         pruner: a key of `study.PRUNERS`.
-        space: what is searched; None = the space of the model.
+        space: what is searched.
         repeat_best: number of the best trials that are trained again with other seeds before one is chosen; 0 = none.
         repeat_seeds: number of these seeds.
     """
@@ -63,7 +63,7 @@ class Plan(NamedTuple):
     epochs: int
     sampler: str
     pruner: str
-    space: Space | None
+    space: Space
     repeat_best: int
     repeat_seeds: int
 
@@ -77,7 +77,6 @@ class Task(NamedTuple):
         splits: returns the train and the validation split, such as `Stored`; hashable, and can be sent.
         recipe: of the final fit, without the values of a trial.
         schedule: of the final fit, without the learning rates of a trial.
-        stop_after: epochs after which a trial ends.
         folder: that survives a crash, for the features of a frozen backbone.
     """
 
@@ -86,7 +85,6 @@ class Task(NamedTuple):
     splits: Callable[[], tuple[Split, Split]]
     recipe: Recipe
     schedule: Schedule
-    stop_after: int
     folder: Path
 
 
@@ -94,20 +92,20 @@ class Job(NamedTuple):
     """A fit of a study that can be sent to another process.
 
     Attributes:
-        task: of the study.
+        task, plan: of the study.
         chosen: values of the trial, with the defaults of what is not searched.
         number: of the trial.
         repeat: 0, or which of the further seeds it takes; then it is not pruned.
-        place, pruner: of the study.
+        place: of the study.
         threads: that TensorFlow may use; 0 = all cores.
     """
 
     task: Task
+    plan: Plan
     chosen: Values
     number: int
     repeat: int
     place: studies.Place
-    pruner: str
     threads: int = 0
 
 
@@ -169,7 +167,6 @@ def search(
     task: Task,
     plan: Plan,
     *,
-    space: Space,
     defaults: Mapping[str, Any],
     place: studies.Place,
     trial_run: TrialRun,
@@ -183,8 +180,7 @@ def search(
 
     Args:
         task: what is trained.
-        plan: how to search; its `space` is not used here.
-        space: what is searched.
+        plan: how to search.
         defaults: a value of each key of the space, and of others that trials use: `learning_rate`, `dropout`.
         place: of the study. A study that is there continues; it must be of the same task, plan and space.
         trial_run: opened around each trial.
@@ -196,37 +192,33 @@ def search(
             first trial; weights of another architecture; a loss that is not finite in any trial; a storage that cannot
             be used.
     """
-    first = nearest(space, defaults)
+    first = nearest(plan.space, defaults)
     if plan.n_trials == 0:
         return _untried(_values(defaults, first))
     if workers > plan.n_trials:
         raise UserError(f"compute.trial_workers = {workers} is more than tune.n_trials = {plan.n_trials}; lower it")
-    _check_space(task, space)
+    _check_space(task, plan.space)
     if workers > 1 or dask:
         tqdm.write("several trials run at once: their order, and so what is tried, may differ in another run")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # Optuna logs a failed trial as a warning with a traceback
     study = studies.open_study(place, plan.pruner, plan.epochs)
     queue = studies.Queue(
         study,
-        space,
+        plan.space,
         first,
         n_trials=plan.n_trials,
         sampler=plan.sampler,
         seed=task.schedule.seed,
         shared=bool(place.url),
     )
-    make = partial(_job, task, defaults, place, plan.pruner, 0 if workers == 1 else _threads(workers))
+    make = partial(_job, task, plan, defaults, place, 0 if workers == 1 else _threads(workers))
     with studies.alive(place, queue.in_progress), _progress(study, queue.n_trials) as progress:
         run = partial(_run_all, study, trial_run=trial_run, workers=workers, dask=dask)
         trials: dict[int, optuna.Trial] = {}
 
         def next_job() -> Job | None:
-            while True:
-                trial = queue.next()
-                if trial is None and queue.waits() and not queue.in_progress:
-                    time.sleep(1)  # another process has the last trials; one of them may be lost
-                    continue
-                break
+            while (trial := queue.next()) is None and queue.waits() and not queue.in_progress:
+                time.sleep(1)  # another process has the last trials; one of them may be lost
             if trial is None:
                 return None
             trials[trial.number] = trial
@@ -243,7 +235,7 @@ def search(
         for job, outcome in run(partial(next, iter(repeats), None)):
             _add_repeat(study, job, outcome)
             progress()
-    return _found(study, task, defaults, list(space))
+    return _found(study, task, defaults, list(plan.space))
 
 
 def summary(found: Found, model: str, keys: Sequence[str]) -> list[str]:
@@ -275,20 +267,20 @@ def _check_space(task: Task, space: Space) -> None:
             raise UserError(f"tune.space.{key} has no effect: {task.name} has no pretrained backbone here; remove it")
     sizes = space.get("batch_size", [task.recipe.batch_size])
     largest = sizes["high"] if isinstance(sizes, Mapping) else max(sizes)
-    train.check(*task.splits(), task.recipe._replace(batch_size=largest))
+    train.check(*_splits(task.splits), task.recipe._replace(batch_size=largest))
 
 
 def _job(
     task: Task,
+    plan: Plan,
     defaults: Mapping[str, Any],
     place: studies.Place,
-    pruner: str,
     threads: int,
     number: int,
     values: Mapping[str, Any],
     repeat: int = 0,
 ) -> Job:
-    return Job(task, _values(defaults, values), number, repeat, place, pruner, threads)
+    return Job(task, plan, _values(defaults, values), number, repeat, place, threads)
 
 
 def _run_all(
@@ -336,7 +328,7 @@ def _fit_elsewhere(job: Job) -> Outcome:
     with _ONE_AT_A_TIME, runtime.on_devices():
         runtime.start_keras(threads=job.threads or None)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        return _fit(job, studies.join(job.place, job.pruner, job.task.stop_after), lambda epoch, values: None)
+        return _fit(job, studies.join(job.place, job.plan.pruner, job.plan.epochs), lambda epoch, values: None)
 
 
 def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
@@ -345,7 +337,7 @@ def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
 
     task, seed = job.task, job.task.schedule.seed
     if job.repeat:
-        seed = int(np.random.SeedSequence((seed, 2, job.repeat)).generate_state(1)[0])
+        seed = derived_seed(seed, 2, job.repeat)
     train_split, val_split = _splits(task.splits)
     recipe = task.recipe.with_values(job.chosen).for_weights(task.weights)
     trial = studies.patiently(lambda: studies.trial_of(study, job.number))
@@ -367,7 +359,7 @@ def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
     model = train.start(task.name, task.weights, job.chosen["dropout"], train_split.images)
     schedule = task.schedule._replace(
         seed=seed,
-        stop_after=task.stop_after,
+        stop_after=job.plan.epochs,
         **{key: job.chosen[key] for key in ("learning_rate", "head_learning_rate") if key in job.chosen},
     )
     try:

@@ -24,7 +24,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> "Project":
 @pytest.fixture
 def project(finished: "Project", tmp_path: Path) -> "Project":
     """A copy of the finished project, at another place."""
-    copied = copy.copy(finished)
-    copied.folder = tmp_path / "project"
-    shutil.copytree(finished.folder, copied.folder, symlinks=True)
-    return copied
+    return copied(finished, tmp_path / "project")
+
+
+def copied(project: "Project", folder: Path) -> "Project":
+    """A project with all its files at another place."""
+    other = copy.copy(project)
+    other.folder = folder
+    shutil.copytree(project.folder, folder, symlinks=True)
+    return other

@@ -611,17 +611,21 @@ def test_tensorflow_does_not_start_in_a_container_in_which_it_would_be_killed(
         runtime.start_keras()
 
 
+def rows_of(before: dict[str, str]) -> list[Any]:
+    """A parameter for each place, which is a row of the table: what was run -> how it ended before."""
+    return [pytest.param(where, marks=pytest.mark.fault(where=where, before=ended)) for where, ended in before.items()]
+
+
 @pytest.mark.parametrize(
     "command",
-    [
-        pytest.param(command, marks=pytest.mark.fault(where=command, before=before))
-        for command, before in {
+    rows_of(
+        {
             "stages.backbone": "a traceback of MemoryError, for ever",
             "stages.promote": "waited for ever",
             "stages.fetch": "a traceback of ImportError",
             "pneumonia.cli predict x.png": "a row with an error for each image",
-        }.items()
-    ],
+        }
+    ),
 )
 @pytest.mark.fault(injected="ulimit -v 800000", now="one line, exit status 1")
 def test_without_memory_for_the_libraries_nothing_starts(command: str, in_project: Path, repo: Path) -> None:
@@ -645,15 +649,14 @@ def run_limited(command: str, kilobytes: int, folder: Path, repo: Path) -> subpr
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
-    [
-        pytest.param(stage, marks=pytest.mark.fault(where=stage, before=before))
-        for stage, before in {
+    rows_of(
+        {
             "train": "aborted: std::bad_alloc",
             "evaluate": "aborted: std::bad_alloc",
             "explain": "a line that blames the MLflow store",
             "export": "as without a limit",
-        }.items()
-    ],
+        }
+    ),
 )
 @pytest.mark.fault(injected="ulimit -v 4000000", now="one line, exit status 1")
 def test_a_stage_with_too_little_memory_says_so(stage: str, stage_project: Path, repo: Path) -> None:

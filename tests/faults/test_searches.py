@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
+from tests.faults.conftest import copied
+
 if TYPE_CHECKING:
     from tests.test_end_to_end import Project
 
@@ -45,12 +47,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def project(prepared: Project, tmp_path: Path) -> Project:
-    from tests.test_end_to_end import Project
-
-    copied = Project.__new__(Project)
-    copied.__dict__.update(prepared.__dict__, folder=tmp_path / "project")
-    shutil.copytree(prepared.folder, copied.folder, symlinks=True)
-    return copied
+    return copied(prepared, tmp_path / "project")
 
 
 class Search:

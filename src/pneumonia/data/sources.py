@@ -116,3 +116,12 @@ def source(data: str) -> Source:
     if data not in DATASETS:
         raise UserError(f"data = {data!r} is unknown; known: {', '.join(DATASETS)}")
     return DATASETS[data]
+
+
+def in_titles(name: str) -> str:
+    """A data set in the title of a figure or page, which says whether its images are synthetic.
+
+    >>> in_titles("phantom"), in_titles("chest_xray")
+    ('phantom (synthetic)', 'chest_xray')
+    """
+    return f"{name}{' (synthetic)' if source(name).synthetic else ''}"

@@ -88,10 +88,6 @@ class Split(NamedTuple):
     repeats: npt.NDArray[np.int16]
     image_ids: npt.NDArray[Any]
 
-    def balance(self) -> str:
-        """Hex SHA-256 of the weights and repeats, which the digest of the data does not include."""
-        return workspace.sha256_bytes(self.weights.tobytes() + self.repeats.tobytes())
-
 
 def create_store(path: str | Path, attributes: dict[str, Any]) -> zarr.Group:
     """An empty image store with `attributes` (data set, digest)."""
@@ -155,6 +151,13 @@ def read_split(store: zarr.Group, split: str, *, memory: float | None = None) ->
     limit = math.inf if memory is None else memory * _GIB
     images = Pixels(stored, limit / 2) if stored.nbytes > limit else np.asarray(stored[:])
     return Split(images, **{name: np.asarray(array[:]) for name, array in arrays.items()})
+
+
+def balance(store: zarr.Group) -> str:
+    """Hex SHA-256 of the weights and repeats of the train split, which the digest of the data does not include."""
+    group = cast(zarr.Group, store["train"])
+    arrays = (cast(zarr.Array[Any], group[name]) for name in ("weights", "repeats"))
+    return workspace.sha256_bytes(b"".join(np.asarray(array[:]).tobytes() for array in arrays))
 
 
 def lungs(store: zarr.Group, split: str) -> zarr.Array[Any] | None:

@@ -74,8 +74,8 @@ def sections(
         chosen = [("trial", str(best["trial"])), ("validation AUC", f"{best['val_auc']:.4f}"), *chosen]
     rows = [tuple(_text(value) for value in row) for row in trials.itertuples(index=False)]
     note = (
-        "A pruned trial was stopped early; its AUC is the best that it had reached. The loss of a failed one was not "
-        "finite, or its process was lost."
+        "A pruned trial was stopped early; its AUC is that of its last epoch. The loss of a failed one was not finite, "
+        "or its process was lost."
     )
     return [
         page.Section("What was chosen", [page.Table(("", ""), chosen), f"{best['verdict']}."]),

@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, S
 from tqdm import tqdm
 
 from pneumonia import UserError, reason
+from pneumonia.training.recipe import derived_seed
 from pneumonia.tuning import space as spaces
 from pneumonia.tuning.space import Space, Values
 
@@ -256,7 +257,7 @@ class Queue:
             if not left:
                 return None
             patiently(lambda: self.study.enqueue_trial(left[0]))
-        seed = int(np.random.SeedSequence((self.seed, n_asked)).generate_state(1)[0])
+        seed = derived_seed(self.seed, n_asked)
         self.study.sampler = SAMPLERS[self.sampler](seed, self.n_trials)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Heartbeat of storage")  # `alive` sends the signs of life
