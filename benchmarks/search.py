@@ -131,18 +131,19 @@ def keras_tuner_hyperband(task: tune.Task, clock: Clock) -> None:
             return networks.create_model("shallow", dropout=self.values["dropout"])
 
         def fit(self, hp: Any, model: Any, *args: Any, **options: Any) -> float:
-            train_split, val_split = task.splits()
             keras.utils.set_random_seed(task.schedule.seed)
+            # A network that has passed a round goes on with its weights, for the epochs that are left.
+            n_epochs = int(options.get("epochs", STOP_AFTER)) - int(options.get("initial_epoch", 0))
             history = train.fit(
                 model,
-                train_split,
-                val_split,
+                *task.splits(),
                 task.recipe.with_values(self.values),
-                task.schedule._replace(
-                    learning_rate=self.values["learning_rate"], stop_after=int(options.get("epochs", STOP_AFTER))
-                ),
+                task.schedule._replace(learning_rate=self.values["learning_rate"], stop_after=n_epochs),
                 report=lambda epoch, row: clock.tell(row["val_auc"]),
             )
+            for callback in options.get("callbacks", ()):
+                if path := getattr(callback, "filepath", None):  # where the next round looks for the weights
+                    model.save_weights(path)
             return -float(history["val_auc"].max())
 
     tuner = keras_tuner.Hyperband(
