@@ -325,10 +325,11 @@ def _replayed(outcome: Outcome, report: ReportEpoch) -> Outcome:
 
 def _fit_elsewhere(job: Job) -> Outcome:
     """A fit in a process of its own: with its share of the cores, and the study opened again."""
-    with _ONE_AT_A_TIME, runtime.on_devices():
+    with _ONE_AT_A_TIME:
         runtime.start_keras(threads=job.threads or None)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        return _fit(job, studies.join(job.place, job.plan.pruner, job.plan.epochs), lambda epoch, values: None)
+        with runtime.on_devices():
+            return _fit(job, studies.join(job.place, job.plan.pruner, job.plan.epochs), lambda epoch, values: None)
 
 
 def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:

@@ -127,6 +127,7 @@ def test_the_trial_of_a_killed_worker_is_trained_again(project: Project) -> None
     os.kill(workers[1], signal.SIGKILL)
     output = search.end()
     assert "a worker process was killed; a new one does its work again" in output
+    assert "absl::InitializeLog" not in output  # messages of TensorFlow about its start
     require_every_trial_once(project)
 
 

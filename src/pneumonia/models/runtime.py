@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import resource
@@ -45,6 +46,7 @@ def start_keras(seed: int | None = None, *, threads: int | None = None) -> None:
     _require_memory()
     _keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several processes share a GPU
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as messages:
@@ -65,6 +67,7 @@ def start_keras(seed: int | None = None, *, threads: int | None = None) -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+    gc.freeze()  # what the imports made stays: a full collection, which Keras starts for each network, skips it
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
