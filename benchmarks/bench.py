@@ -37,7 +37,10 @@ from pneumonia.training.recipe import Recipe, Schedule
 
 RECIPE = Recipe(
     batch_size=32,
+    image_size=None,
     weight_decay=5e-4,
+    crop=1.0,
+    flip=False,
     augment=0.0,
     strength=1.0,
     mixup=0.0,

@@ -213,7 +213,7 @@ def judge(
     guess, _ = networks.search_space(model_name, pretrained=bool(weights))
     recipe = Recipe(**{name: options[name] for name in Recipe._fields})
     members, history = train.fit_members(
-        lambda: train.start(model_name, weights, guess["dropout"], train_split.images),
+        lambda: train.start(model_name, weights, guess["dropout"], train_split.images, size=recipe.image_size),
         options["members"],
         train_split,
         val_split,

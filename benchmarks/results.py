@@ -321,6 +321,9 @@ def recipe(settings: Mapping[str, Any], *, earlier: bool = False) -> str:
             values[section][key] = settings.get(name, default)
     if values["train"]["members"] == 1:
         del values["train"]["members"]  # as in rows that are older than this setting
+    for name, default in {"image_size": None, "crop": 1.0, "flip": False}.items():  # these too
+        if values["train"][name] == default:
+            del values["train"][name]
     if values["rebalance"]["official_test"] == "use":
         del values["rebalance"]["official_test"]
     relevant = {name: values[name] for name in ("rebalance", "preprocess", "tune", "train")}

@@ -20,6 +20,7 @@ def main() -> None:
     train_split = read_split(store, "train", memory=memory)
     recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"})).with_values(values)
     recipe = recipe.for_weights(weights.paths)
+    network = (settings.model, weights.paths, values["dropout"], train_split.images)
     epochs, patience = settings.train.epochs, settings.train.patience
     schedule = Schedule(epochs, patience, values["learning_rate"], settings.seed, values.get("head_learning_rate"))
     digest = str(store.attrs["digest"])
@@ -34,7 +35,7 @@ def main() -> None:
         runs.log_dataset(train_split.image_ids, train_split.labels, data=settings.data, digest=digest, context="train")
         with runtime.on_devices():
             members, history = train.fit_members(
-                lambda: train.start(settings.model, weights.paths, values["dropout"], train_split.images),
+                lambda: train.start(*network, size=recipe.image_size),
                 settings.train.members,
                 train_split,
                 read_split(store, "val", memory=memory),

@@ -175,7 +175,10 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 PLAIN = Recipe(
     batch_size=8,
+    image_size=None,
     weight_decay=0.0,
+    crop=1.0,
+    flip=False,
     augment=0.0,
     strength=1.0,
     mixup=0.0,

@@ -50,7 +50,7 @@ class Rebalance(Section):
 
 class Preprocess(Section):
     image_size: Annotated[int, Field(ge=16, le=2048)]
-    aspect: Literal["pad", "squash"]
+    aspect: Literal["pad", "cover", "squash"]
     crop: Annotated[float, Field(ge=0, le=0.4)]
     clip_limit: Annotated[float, Field(ge=0, le=40)]
     tile_grid: Annotated[int, Field(ge=1, le=64)]
@@ -60,8 +60,11 @@ class Preprocess(Section):
 class Train(Section):
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
+    image_size: Annotated[int, Field(ge=16, le=2048)] | None
     patience: Annotated[int, Field(ge=1)]
     weight_decay: Annotated[float, Field(ge=0, le=1)]
+    crop: Annotated[float, Field(gt=0, le=1)]
+    flip: bool
     augment: Annotated[float, Field(ge=0, le=1)]
     strength: Annotated[float, Field(ge=0, le=3)]
     mixup: Annotated[float, Field(ge=0, le=10)]

@@ -46,6 +46,7 @@ def start(
     dropout: float,
     images: npt.NDArray[np.uint8] | Pixels,
     *,
+    size: int | None = None,
     n_images: int = 512,
 ) -> Any:
     """A new network, ready for `fit`.
@@ -55,9 +56,10 @@ def start(
         weights: files of its backbone; none = random weights.
         dropout: share of channels dropped in training, 0-1.
         images: uint8 (n, height, width), of the train split.
+        size: side of its input in pixels; None = that of its row in `MODELS`.
         n_images: number of images used for statistics that the weights lack, see `backbones.unfold`.
     """
-    model = networks.create_model(name, weights=weights, dropout=dropout)
+    model = networks.create_model(name, weights=weights, dropout=dropout, size=size)
     if weights:
         backbones.unfold(model, images[:: max(1, len(images) // n_images)])
     return model

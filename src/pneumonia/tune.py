@@ -357,7 +357,8 @@ def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    model = train.start(task.name, task.weights, job.chosen["dropout"], train_split.images)
+    images, size = train_split.images, recipe.image_size
+    model = train.start(task.name, task.weights, job.chosen["dropout"], images, size=size)
     schedule = task.schedule._replace(
         seed=seed,
         stop_after=job.plan.epochs,
@@ -395,7 +396,8 @@ def _features(
     n_head = train.head_epochs(model, recipe, task.schedule.epochs)
     if n_head == 0:
         return None
-    settings = (recipe.augment, recipe.strength, min(recipe.copies, n_head), seed)
+    changes = (recipe.image_size, recipe.crop, recipe.flip, recipe.augment, recipe.strength)
+    settings = (*changes, min(recipe.copies, n_head), seed)
     path = task.folder / f"features-{workspace.sha256_bytes(repr(settings).encode())[:12]}.npz"
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():

@@ -285,3 +285,52 @@ def test_images_are_never_enlarged(size: int | None) -> None:
     same = augmentation.shrink(tf.constant(pixels), size)
     assert same.dtype == tf.float32
     np.testing.assert_array_equal(same, pixels)
+
+
+def crop(
+    images: NDArray, *, smallest: float, size: int | None = None, flip: bool = False, seed: tuple[int, int] = (1, 0)
+) -> NDArray[np.float32]:
+    import tensorflow as tf
+
+    pixels = tf.constant(np.asarray(images)[..., None], tf.uint8)
+    draw = tf.constant(seed, tf.int64)
+    return augmentation.crop(pixels, size, smallest=smallest, flip=flip, seed=draw).numpy()[..., 0]
+
+
+def test_without_crops_an_image_is_only_shrunk_as_the_network_does() -> None:
+    import tensorflow as tf
+
+    np.testing.assert_array_equal(crop(NOISE, smallest=1.0), NOISE)
+    shrunk = augmentation.shrink(tf.constant(NOISE[..., None]), 8).numpy()[..., 0]
+    np.testing.assert_array_equal(crop(NOISE, smallest=1.0, size=8), shrunk)
+
+
+def test_a_crop_is_a_part_of_the_image_of_the_area_and_proportions_that_were_asked_for() -> None:
+    """On an image that is its own x (or y) coordinate, the first and last values of a crop are its sides."""
+    n, smallest = 400, 0.3
+    across, down = (crop(np.stack([grid] * n), smallest=smallest, size=24) for grid in (ACROSS, DOWN))
+    sides = {"x": (across[:, 0, 0], across[:, 0, -1]), "y": (down[:, 0, 0], down[:, -1, 0])}
+    for low, high in sides.values():
+        assert low.min() >= 0
+        assert high.max() <= SIDE - 1 + 1e-3
+        assert (low.min() < 3, high.max() > SIDE - 4) == (True, True), "crops reach every side"
+    width, height = ((high - low) / (SIDE - 1) for low, high in sides.values())
+    area, ratio = width * height, width / height
+    assert (area.min() >= smallest * 3 / 4 - 1e-3, area.max() <= 1 + 1e-3) == (True, True)
+    assert 0.5 < np.mean(area) < 0.7  # 0.65, less what long crops lose at the sides
+    assert (ratio.min() > 3 / 4 - 1e-3, ratio.max() < 4 / 3 + 1e-3, ratio.max() - ratio.min() > 0.4) == (True,) * 3
+    np.testing.assert_array_equal(across[:, 0], across[:, -1])  # nothing is turned or sheared
+
+
+def test_a_flip_mirrors_a_random_half_of_the_images_from_left_to_right() -> None:
+    flipped = crop(NOISE, smallest=1.0, flip=True)
+    mirrored = np.array([np.array_equal(after, before[:, ::-1]) for after, before in zip(flipped, NOISE, strict=True)])
+    same = np.array([np.array_equal(after, before) for after, before in zip(flipped, NOISE, strict=True)])
+    assert (mirrored ^ same).all()
+    assert 8 <= mirrored.sum() <= 24
+
+
+def test_the_same_seed_gives_the_same_crops_and_another_one_others() -> None:
+    first, again, other = (crop(NOISE, smallest=0.3, flip=True, seed=(1, step)) for step in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)

@@ -50,7 +50,7 @@ def test_the_defaults_of_a_preparation_are_those_of_params_yaml(repo: Path) -> N
 
 @pytest.mark.parametrize(
     "other",
-    [{"size": 65}, {"clip_limit": 2.5}, {"tile_grid": 4}, {"aspect": "squash"}, {"crop": 0.1}, {"clahe": "before"}],
+    [{"size": 65}, {"clip_limit": 2.5}, {"tile_grid": 4}, {"aspect": "cover"}, {"crop": 0.1}, {"clahe": "before"}],
 )
 def test_a_preparation_survives_json_and_its_digest_tells_every_setting_apart(other: dict[str, Any]) -> None:
     preparation = Preparation(**({"size": 64} | other))
@@ -69,7 +69,7 @@ def test_the_digest_of_a_preparation_survives_a_report_and_does_not_depend_on_th
     assert Preparation(size=64, clip_limit=0).digest == Preparation(size=64, clip_limit=0.0).digest
 
 
-@pytest.mark.parametrize("aspect", ["pad", "squash"])
+@pytest.mark.parametrize("aspect", ["pad", "cover", "squash"])
 @pytest.mark.parametrize("settings", [PLAIN, CLAHE, {"clip_limit": 2.0, "tile_grid": 64}])
 @pytest.mark.parametrize(
     ("height", "width"), [(300, 500), (500, 300), (200, 200), (1, 1), (3, 2), (1000, 3), (3, 1000), (33, 57)]
@@ -131,8 +131,21 @@ def test_padding_is_black_and_the_rest_is_not(height: int, width: int) -> None:
     assert (~inside).any()
 
 
-def test_squashing_fills_the_square() -> None:
-    assert (prepare(np.full((40, 80), 200, np.uint8), Preparation(size=64, aspect="squash", **PLAIN)) == 200).all()
+@pytest.mark.parametrize("aspect", ["cover", "squash"])
+def test_covering_and_squashing_fill_the_square(aspect: str) -> None:
+    assert (prepare(np.full((40, 80), 200, np.uint8), Preparation(size=64, aspect=aspect, **PLAIN)) == 200).all()
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_covering_keeps_the_middle_of_the_longer_side_as_it_is(wide: bool) -> None:
+    image, middle = noise(64, 101), slice(19, 83)  # 37 columns too many: 19 at the left, 18 at the right
+    expected = image[:, middle]
+    if not wide:
+        image, expected = image.T.copy(), expected.T
+    np.testing.assert_array_equal(prepare(image, Preparation(size=64, aspect="cover", **PLAIN)), expected)
+    # What lies outside the square has no part in the equalisation.
+    how = Preparation(size=64, aspect="cover", **EQUALISED)
+    np.testing.assert_array_equal(prepare(image, how), prepare(np.ascontiguousarray(expected), how))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +209,7 @@ def test_clahe_works_tile_by_tile() -> None:
     width=st.integers(1, 120),
     height=st.integers(1, 120),
     crop=st.floats(0, 0.4),
-    aspect=st.sampled_from(["pad", "squash"]),
+    aspect=st.sampled_from(["pad", "cover", "squash"]),
     clahe=st.sampled_from(["before", "after"]),
 )
 def test_a_crop_prepares_the_middle_of_the_image(width: int, height: int, crop: float, aspect: str, clahe: str) -> None:
@@ -313,7 +326,7 @@ def bounds(mask: npt.NDArray[np.bool_]) -> list[int]:
     size=st.integers(32, 256),
     width=st.integers(40, 400),
     height=st.integers(40, 400),
-    aspect=st.sampled_from(["pad", "squash"]),
+    aspect=st.sampled_from(["pad", "cover", "squash"]),
     crop=st.one_of(st.just(0.0), st.floats(0, 0.4)),
     place=st.tuples(*[st.floats(0, 1)] * 4),
 )
@@ -345,6 +358,12 @@ def test_boxes_of_known_places() -> None:
         [0, 0, 100, 100],
         [50, 50, 25, 25],
     ]
+    assert to_store(boxes, 400, 200, Preparation(size=100, aspect="cover")).tolist() == [
+        [0, 0, 100, 100],
+        [50, 50, 50, 25],
+    ]
+    (outside,) = to_store(np.array([[0, 0, 90, 200]]), 400, 200, Preparation(size=100, aspect="cover"))
+    assert outside[2] == 0
     assert to_store(np.zeros((0, 4)), 400, 200, Preparation(size=100, aspect="pad")).shape == (0, 4)
 
 
@@ -396,7 +415,7 @@ def test_boxes_follow_the_size_of_their_own_image() -> None:
     assert geometry.boxes_in_store(boxes.iloc[:0], splits, geometry.Preparation(size=100, aspect="pad")) == {}
 
 
-@pytest.mark.parametrize("aspect", ["pad", "squash"])
+@pytest.mark.parametrize("aspect", ["pad", "cover", "squash"])
 def test_a_mask_lies_where_its_image_lies(aspect: str) -> None:
     """The same picture as image and as mask has its centre at the same place, to a tenth of a pixel."""
     rng = np.random.default_rng(2)

@@ -381,7 +381,9 @@ def test_weights_of_another_architecture_are_refused_in_one_line(
 
 @pytest.mark.parametrize(("name", "size"), [("compact", 32), ("shallow", 8)])
 def test_a_size_too_small_for_the_layers_is_refused_in_one_line(name: str, size: int) -> None:
-    with pytest.raises(UserError, match=rf"^size = {size}: the image is too small for {name}; its default is \d+$"):
+    with pytest.raises(
+        UserError, match=rf"^an input of {size} pixels is too small for {name}; train\.image_size: null is \d+$"
+    ):
         networks.create_model(name, size=size)
 
 

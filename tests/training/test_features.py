@@ -31,6 +31,10 @@ def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentat
     ):
         assert (np.abs(one - other).max(axis=1) > 1e-5).all()
     np.testing.assert_array_equal(copied.val, plain.val)
+    cropped = frozen_features(model, split, val, PLAIN._replace(crop=0.5, copies=3), epochs=9, seed=1, batch_size=8)
+    assert cropped.train.shape == (3, 20, 4)
+    assert (np.abs(cropped.train[0] - cropped.train[1]).max(axis=1) > 1e-5).all()
+    np.testing.assert_array_equal(cropped.val, plain.val)
     again = frozen_features(model, split, val, recipe, epochs=9, seed=1, batch_size=8)
     np.testing.assert_array_equal(copied.train, again.train)
     fewer = frozen_features(model, split, val, recipe, epochs=2, seed=1, batch_size=8)

@@ -1,6 +1,6 @@
 """Augmentation of training batches: differences as between two X-rays of one patient, and mixtures of two images.
 
-It works on TensorFlow tensors in the input pipeline and is not part of the saved model. There are no flips: they would
+It works on TensorFlow tensors in the input pipeline and is not part of the saved model. Flips are off by default: they
 move the heart to the other side.
 """
 
@@ -23,6 +23,9 @@ MAX_SHARPNESS = 1.0  # of the details that a blur by 1.2 pixels removes; added, 
 MAX_NOISE = 10.0  # gray levels, standard deviation
 MAX_ERASED = 0.3  # of the side, of a rectangle
 
+CROP_STRETCH = math.log(4 / 3)
+"""Largest natural logarithm of the ratio of width and height of a crop, as is usual for ImageNet."""
+
 
 def shrink(pixels: Any, size: int | None) -> Any:
     """Images at the size of the network that will see them, if that is smaller: distorting them is then cheaper.
@@ -39,6 +42,40 @@ def shrink(pixels: Any, size: int | None) -> Any:
     if size is None or pixels.shape[1] <= size:
         return tf.cast(pixels, tf.float32)
     return tf.image.resize(pixels, (size, size))
+
+
+def crop(pixels: Any, size: int | None, *, smallest: float, flip: bool, seed: Any) -> Any:
+    """A random part of each image, enlarged to the input of the network; with smallest = 1 the whole image.
+
+    Crops of random size and proportions take away what a network could learn from the frame of an image: where its
+    corners are, how large the lungs are in it, and which proportions it has.
+
+    Args:
+        pixels: tensor (n, side, side, 1), 0-255.
+        size: side of the network's input in pixels; None = any.
+        smallest: smallest share of the area that is kept, above 0; the share is drawn uniformly from there to 1.
+        flip: whether a random half of the images is mirrored, left to right.
+        seed: int64 tensor (2,); the same seed gives the same result.
+
+    Returns:
+        float32 tensor (n, size, size, 1), 0-255.
+
+    Source: Szegedy et al. (2015), arXiv:1409.4842, section 6.
+    """
+    import tensorflow as tf
+
+    n, side = pixels.shape[0], size or pixels.shape[1]
+    draws = tf.random.stateless_uniform((5, n), seed=seed + 3)
+    if smallest < 1:
+        ratio = tf.exp((2 * draws[1] - 1) * CROP_STRETCH)
+        area = smallest + (1 - smallest) * draws[0]
+        width, height = (tf.minimum(tf.sqrt(part), 1.0) for part in (area * ratio, area / ratio))
+        left, top = draws[2] * (1 - width), draws[3] * (1 - height)
+        corners = tf.stack([top, left, top + height, left + width], axis=1)
+        pixels = tf.image.crop_and_resize(tf.cast(pixels, tf.float32), corners, tf.range(n), (side, side))
+    else:
+        pixels = shrink(pixels, size)
+    return tf.where((draws[4] < 0.5)[:, None, None, None], tf.reverse(pixels, axis=[2]), pixels) if flip else pixels
 
 
 def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:

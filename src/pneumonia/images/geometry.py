@@ -30,7 +30,8 @@ class Preparation:
         size: pixels, side of the square.
         clip_limit: contrast limit of CLAHE, in multiples of a flat histogram; 0 = no CLAHE.
         tile_grid: CLAHE tiles along each side.
-        aspect: `pad` keeps the proportions and fills with black; `squash` stretches to the square.
+        aspect: `pad` keeps the proportions and fills with black; `cover` keeps them, fills the square with the middle
+            of the image and leaves out the rest of its longer side; `squash` stretches to the square.
         crop: share of the width and of the height that is removed at each side: collimators, letters, frames.
         clahe: `after` equalises the resized image, `before` the cropped source in full resolution.
     """
@@ -68,7 +69,7 @@ class Preparation:
 
 
 class Placement(NamedTuple):
-    """Position of the image content in the square of the store, in pixels of the store."""
+    """Position of the image content in the square of the store, in pixels of the store; parts may lie outside."""
 
     x: int
     y: int
@@ -79,7 +80,8 @@ class Placement(NamedTuple):
 def prepare(image: Gray, preparation: Preparation) -> Gray:
     """An image as networks get it: cropped, resized, equalised, padded.
 
-    It is shrunk by area, against aliasing. The black border does not count in the equalisation.
+    It is shrunk by area, against aliasing. The black border, or what lies outside the square, does not count in the
+    equalisation of the resized image.
 
     Args:
         image: uint8 (height, width), 0-255.
@@ -93,7 +95,7 @@ def prepare(image: Gray, preparation: Preparation) -> Gray:
     place, content = _crop(image, preparation)
     if preparation.clahe == "before":
         content = _equalise(content, preparation)
-    content = _resize(content, place)
+    content = _visible(_resize(content, place), place, preparation.size)
     if preparation.clahe == "after":
         content = _equalise(content, preparation)
     return _pad(content, place, preparation.size)
@@ -103,8 +105,8 @@ def prepare_mask(mask: Gray, preparation: Preparation) -> Gray:
     """A mask with the geometry of `prepare`: uint8 (size, size), 0 or 255."""
     place, content = _crop(mask, preparation)
     # Resized like the image, then thresholded: nearest-neighbour resizing would shift it by half a pixel of the store.
-    binary = np.where(_resize(content, place) > 127, 255, 0).astype(np.uint8)
-    return _pad(binary, place, preparation.size)
+    visible = _visible(_resize(content, place), place, preparation.size)
+    return _pad(np.where(visible > 127, 255, 0).astype(np.uint8), place, preparation.size)
 
 
 def placement(width: int, height: int, preparation: Preparation) -> Placement:
@@ -112,11 +114,13 @@ def placement(width: int, height: int, preparation: Preparation) -> Placement:
 
     >>> placement(400, 200, Preparation(size=100, aspect="pad"))
     Placement(x=0, y=25, width=100, height=50)
+    >>> placement(400, 200, Preparation(size=100, aspect="cover"))
+    Placement(x=-50, y=0, width=200, height=100)
     """
     size = preparation.size
     if preparation.aspect == "squash":
         return Placement(0, 0, size, size)
-    scale = size / max(width, height)
+    scale = size / (max if preparation.aspect == "pad" else min)(width, height)
     new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
     return Placement((size - new_width) // 2, (size - new_height) // 2, new_width, new_height)
 
@@ -132,18 +136,21 @@ def to_store(
         preparation: of the store.
 
     Returns:
-        float (n, 4): x, y, width, height in pixels of the store. A box is clipped to the crop; a box outside it has
-        width or height 0.
+        float (n, 4): x, y, width, height in pixels of the store. A box is clipped to the part of the image that is in
+        the store; a box outside it has width or height 0.
     """
     cut_x, cut_y = _margins(width, height, preparation.crop)
     kept_width, kept_height = width - 2 * cut_x, height - 2 * cut_y
     place = placement(kept_width, kept_height, preparation)
-    left, top, across, down = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T
-    right, bottom = np.clip(left + across - cut_x, 0, kept_width), np.clip(top + down - cut_y, 0, kept_height)
-    left, top = np.clip(left - cut_x, 0, kept_width), np.clip(top - cut_y, 0, kept_height)
     scale_x, scale_y = place.width / kept_width, place.height / kept_height
-    scaled = (left * scale_x + place.x, top * scale_y + place.y, (right - left) * scale_x, (bottom - top) * scale_y)
-    return np.stack(scaled, axis=1)
+    x, y, across, down = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T
+
+    def placed(at: npt.NDArray[np.float64], scale: float, start: int, length: int) -> npt.NDArray[np.float64]:
+        return np.clip(at * scale + start, max(start, 0), min(start + length, preparation.size))
+
+    left, right = (placed(at - cut_x, scale_x, place.x, place.width) for at in (x, x + across))
+    top, bottom = (placed(at - cut_y, scale_y, place.y, place.height) for at in (y, y + down))
+    return np.stack((left, top, right - left, bottom - top), axis=1)
 
 
 def boxes_in_store(
@@ -185,6 +192,12 @@ def _resize(content: Gray, place: Placement) -> Gray:
     return np.asarray(cv2.resize(smaller, place[2:], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
+def _visible(content: Gray, place: Placement, size: int) -> Gray:
+    """The part of the resized content that is in the square."""
+    y, x = max(0, -place.y), max(0, -place.x)
+    return np.ascontiguousarray(content[y : y + size, x : x + size])
+
+
 def _equalise(image: Gray, preparation: Preparation) -> Gray:
     if preparation.clip_limit == 0:
         return image
@@ -194,5 +207,6 @@ def _equalise(image: Gray, preparation: Preparation) -> Gray:
 
 def _pad(content: Gray, place: Placement, size: int) -> Gray:
     square = np.zeros((size, size), np.uint8)
-    square[place.y : place.y + place.height, place.x : place.x + place.width] = content
+    y, x = max(0, place.y), max(0, place.x)
+    square[y : y + content.shape[0], x : x + content.shape[1]] = content
     return square

@@ -303,7 +303,9 @@ def create_model(
     except ValueError as error:
         if size is None:
             raise
-        raise UserError(f"size = {size}: the image is too small for {name}; its default is {row.size}") from error
+        raise UserError(
+            f"an input of {size} pixels is too small for {name}; train.image_size: null is {row.size}"
+        ) from error
 
 
 def input_size(model: Any) -> int | None:

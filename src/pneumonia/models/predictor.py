@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Values of keys that `predictor.json` may lack. `unusual` None: no image is called unusual."""
 
-WAYS = {"aspect": ("pad", "squash"), "clahe": ("after", "before")}
+WAYS = {"aspect": ("pad", "cover", "squash"), "clahe": ("after", "before")}
 """Known values of settings of the preparation."""
 
 CLIP = 5e-8

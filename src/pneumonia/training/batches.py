@@ -85,9 +85,8 @@ def batches(
     def augmented(inputs: Any, label: Any, weight: Any, step: Any) -> tuple[Any, Any, Any]:
         draw = tf.stack([np.int64(seed), step])
         if not features:
-            inputs = augmentation.distort(
-                augmentation.shrink(inputs, size), fraction=recipe.augment, strength=recipe.strength, seed=draw
-            )
+            cropped = augmentation.crop(inputs, size, smallest=recipe.crop, flip=recipe.flip, seed=draw)
+            inputs = augmentation.distort(cropped, fraction=recipe.augment, strength=recipe.strength, seed=draw)
         return augmentation.mixup(inputs, label, weight, alpha=recipe.mixup, seed=draw)
 
     stream = tf.data.Dataset.from_generator(generate, output_signature=signature)

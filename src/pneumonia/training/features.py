@@ -40,7 +40,7 @@ def frozen_features(
 ) -> Features:
     """Features of all images; of the train images `recipe.copies` times, each time with another distortion.
 
-    One copy is enough where the recipe distorts no images. There are never more copies than epochs.
+    One copy is enough where the recipe changes no images. There are never more copies than epochs.
 
     Args:
         model: as `train.start` makes it, with a backbone.
@@ -53,24 +53,27 @@ def frozen_features(
     import tensorflow as tf
 
     body, _ = backbones.halves(model)
-    n_copies, n = min(recipe.copies, epochs) if recipe.augment else 1, len(train.labels)
+    is_changed = bool(recipe.augment) or recipe.crop < 1 or recipe.flip
+    n_copies, n = min(recipe.copies, epochs) if is_changed else 1, len(train.labels)
     copies = np.empty((n_copies, n, body.output.shape[-1]), np.float32)
     compute = tf.function(lambda pixels: body(pixels, training=False), reduce_retracing=True)
     with progress_bar(n_copies * n + len(val.labels), 0, "features", "image") as bar:
 
-        def run(images: Any, order: npt.NDArray[np.intp], fraction: float, first: int) -> Iterator[tuple[Any, Any]]:
+        def run(images: Any, order: npt.NDArray[np.intp], recipe: Recipe, first: int) -> Iterator[tuple[Any, Any]]:
             for begin in range(0, len(order), batch_size):
                 rows = order[begin : begin + batch_size]
-                pixels = augmentation.shrink(tf.constant(images[rows][..., None]), networks.input_size(model))
+                pixels, size = tf.constant(images[rows][..., None]), networks.input_size(model)
                 draw = tf.constant([seed, first + begin], tf.int64)
-                distorted = augmentation.distort(pixels, fraction=fraction, strength=recipe.strength, seed=draw)
+                cropped = augmentation.crop(pixels, size, smallest=recipe.crop, flip=recipe.flip, seed=draw)
+                distorted = augmentation.distort(cropped, fraction=recipe.augment, strength=recipe.strength, seed=draw)
                 yield rows, compute(distorted)
                 bar.update(len(rows))
 
         for copy in range(n_copies):
             # `distort` expects shuffled batches: in a fixed order the same images would stay untouched in each copy.
             order = epoch_order(np.arange(n), train.images, np.random.default_rng((seed, copy)))
-            for rows, values in run(train.images, order, recipe.augment, copy * n):
+            for rows, values in run(train.images, order, recipe, copy * n):
                 copies[copy, rows] = values
-        val_batches = run(val.images, np.arange(len(val.labels)), 0.0, 0)
+        unchanged = recipe._replace(crop=1.0, flip=False, augment=0.0)
+        val_batches = run(val.images, np.arange(len(val.labels)), unchanged, 0)
         return Features(copies, np.concatenate([np.asarray(values, np.float32) for _, values in val_batches]))

@@ -31,7 +31,11 @@ class Recipe(NamedTuple):
 
     Attributes:
         batch_size: images per step.
+        image_size: side of the network's input in pixels; None = that of its row in `MODELS`.
         weight_decay: of AdamW.
+        crop: smallest share of the area that a random crop of a train image keeps, as in `augmentation.crop`; 1 = no
+            crops.
+        flip: whether train images are mirrored at random, left to right.
         augment: fraction of the images that are distorted, 0-1.
         strength: factor of the distortion, as in `augmentation.distort`.
         mixup: alpha of `augmentation.mixup`; 0 = no mixup.
@@ -47,7 +51,10 @@ class Recipe(NamedTuple):
     """
 
     batch_size: int
+    image_size: int | None
     weight_decay: float
+    crop: float
+    flip: bool
     augment: float
     strength: float
     mixup: float
