@@ -481,14 +481,20 @@ def _found(study: optuna.Study, task: Task, defaults: Mapping[str, Any], keys: l
     # A trial that was lost in a database is given again under another number.
     first = next((trial for trial in complete if trial.params == trials[0].params), trials[0])
     return Found(
-        _worth(best, first, task, defaults),
+        _worth(best, first, complete, task, defaults),
         pd.DataFrame(rows),
         pd.DataFrame(curves, columns=["trial", "epoch", "loss", "val_loss", "val_auc"]),
         studies.importances(study),
     )
 
 
-def _worth(best: FrozenTrial | None, first: FrozenTrial, task: Task, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _worth(
+    best: FrozenTrial | None,
+    first: FrozenTrial,
+    complete: Sequence[FrozenTrial],
+    task: Task,
+    defaults: Mapping[str, Any],
+) -> dict[str, Any]:
     """The content of `best.json`: the values, and what the search was worth, on validation images."""
     if best is None:
         return {"values": _values(defaults, first.params), "verdict": "no trial was completed; the defaults are kept"}
@@ -503,18 +509,25 @@ def _worth(best: FrozenTrial | None, first: FrozenTrial, task: Task, defaults: M
             "verdict": f"nothing was learnt: the lower limit of the best validation AUC, {_value(best):.3f}, is "
             f"{low:.3f}; the defaults are kept",
         }
+
+    def over_defaults(trial: FrozenTrial) -> tuple[tuple[float, float, float], str]:
+        gain = ranking.auc_difference(labels, first.user_attrs["scores"], trial.user_attrs["scores"], level=LEVEL)
+        return gain, f"validation AUC {gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}], n = {len(labels)}"
+
     if best.number == first.number:
-        return chosen | {"verdict": "no trial is better than the defaults"}
+        verdict = "no trial is better than the defaults"
+        if others := [trial for trial in complete if trial.number != first.number]:
+            second = max(others, key=lambda trial: (_value(trial), -trial.number))
+            verdict += f"; the best of the others is trial {second.number}: {over_defaults(second)[1]}"
+        return chosen | {"verdict": verdict}
     if first.state != TrialState.COMPLETE:
         how = "were stopped early" if first.state == TrialState.PRUNED else "failed"
         return chosen | {"verdict": f"the defaults {how}; the gain over them is not known"}
-    gain = ranking.auc_difference(labels, first.user_attrs["scores"], best.user_attrs["scores"], level=LEVEL)
-    interval = f"{gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]"
+    gain, difference = over_defaults(best)
     better = "better than the defaults" if gain[1] > 0 else "no better than the defaults"
     return chosen | {
         "gain": dict(zip(("auc", "auc_low", "auc_high"), gain, strict=True)) | {"n": len(labels)},
-        "verdict": f"{better}: validation AUC {interval}, n = {len(labels)}; the best of several trials on the same "
-        "images looks better than it is",
+        "verdict": f"{better}: {difference}; the best of several trials on the same images looks better than it is",
     }
 
 

@@ -358,7 +358,8 @@ def trial_curves(curves: pd.DataFrame, table: pd.DataFrame, title: str) -> Figur
             label = f"best: trial {best}" if number == best else None
             axes.plot(part["epoch"], part["val_auc"], color=colour, label=label, **style)
             axes.plot(part["epoch"].iloc[-1:], part["val_auc"].iloc[-1:], marker, color=colour)
-        axes.axhline(0.5, color=GRAY, linestyle=":", label="chance")
+        if curves["val_auc"].min() < 0.7:  # else the line would press the curves together
+            axes.axhline(0.5, color=GRAY, linestyle=":", label="chance")
         for state in states.unique():
             colour, marker = _STATES[str(state)]
             axes.plot([], [], marker, color=colour, label=str(state))

@@ -72,7 +72,9 @@ def sections(
     chosen = [(name, _text(value)) for name, value in best["values"].items()]
     if "trial" in best:
         chosen = [("trial", str(best["trial"])), ("validation AUC", f"{best['val_auc']:.4f}"), *chosen]
-    rows = [tuple(_text(value) for value in row) for row in trials.itertuples(index=False)]
+    aucs = trials.filter(like="val_auc")
+    shown = trials.assign(**aucs.map(lambda auc: "" if pd.isna(auc) else f"{auc:.4f}"))
+    rows = [tuple(_text(value) for value in row) for row in shown.itertuples(index=False)]
     note = (
         "A pruned trial was stopped early; its AUC is that of its last epoch. The loss of a failed one was not finite, "
         "or its process was lost."
