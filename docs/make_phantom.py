@@ -8,6 +8,7 @@ import numpy as np
 from pneumonia.data import phantom
 
 CELL, COLUMNS = 240, 5
+CAPTION = 20
 COLOURS = {"normal": (0, 0, 0), "bacteria": (40, 200, 255), "virus": (255, 180, 60)}  # blue, green, red
 
 
@@ -21,12 +22,12 @@ def tile(one: phantom.Radiograph) -> np.ndarray:
             (round((x + width) * scale), round((y + height) * scale)),
         )
         cv2.rectangle(picture, corner, opposite, COLOURS[one.subtype], 1, cv2.LINE_AA)
-    cell = np.full((CELL, CELL, 3), 24, np.uint8)
+    cell = np.full((CELL + CAPTION, CELL, 3), 24, np.uint8)
     top, left = (CELL - picture.shape[0]) // 2, (CELL - picture.shape[1]) // 2
     cell[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    said = f"{one.subtype} (synthetic), {one.view}, {one.sex} {one.age}"
-    for colour, width in (((0, 0, 0), 3), ((90, 255, 120), 1)):  # an outline, legible on any gray
-        cv2.putText(cell, said, (6, CELL - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.36, colour, width, cv2.LINE_AA)
+    caption = f"{one.subtype} (synthetic), {one.view}, {one.sex} {one.age}"
+    # Once, on its own ground: an outline has other widths of letters, and would be a second caption.
+    cv2.putText(cell, caption, (8, CELL + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
     return cell
 
 
