@@ -230,7 +230,9 @@ figcaption { padding: .4rem .25rem 0; color: var(--soft); font-size: .88rem; }
 {% elif block is table %}
 {# Reached with the keyboard, because it may scroll. -#}
 <div class="wide" tabindex="0"><table>
-<thead><tr>{% for cell in block.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+<thead><tr>
+{%- for cell in block.header %}{% if cell %}<th scope="col">{{ cell }}</th>{% else %}<td></td>{% endif %}{% endfor -%}
+</tr></thead>
 <tbody>
 {% for row in block.rows %}
 <tr><th scope="row">{{ row[0] }}</th>
