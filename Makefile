@@ -56,11 +56,12 @@ test: $(VENV)/.complete  ## run what CI runs, about 12 minutes on 2 cores
 test-all: $(VENV)/.complete  ## run all tests, also the slow ones
 	$(PYTEST)
 
-lint: $(VENV)/.complete  ## check style, types and layers
+lint: $(VENV)/.complete  ## check style, types, layers and the documentation, which is built in site/
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 bench: setup  ## measure the figures that the documents state
 	python -m benchmarks.bench

@@ -1,0 +1,30 @@
+"""What `mkdocs.yml` needs besides settings: links that leave `docs/`, access by keyboard, examples in docstrings."""
+
+import re
+from typing import Any
+
+from griffe import Extension, Object
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
+    """The text of a page in which a link such as `../params.yaml` is the address of the file in the repository."""
+    return re.sub(r"\]\(\.\./([^)\s]+)\)", rf"]({config.extra['repository']}/blob/main/\1)", markdown)
+
+
+def on_post_page(output: str, *, page: Any, config: Any) -> str:
+    """The page with a name for the search, and with code that the keyboard reaches, because it may scroll."""
+    output = re.sub(r'(<div class="md-search"[^>]* role="dialog")', r'\1 aria-label="Search"', output)
+    return re.sub(r"(<pre>(?:<span></span>)?<code)>", r'\1 tabindex="0">', output)
+
+
+class Doctests(Extension):
+    """Doctests of this project have no heading; with one they are shown as code."""
+
+    def on_object(self, *, obj: Object, **_: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = re.sub(
+                r"^>>> .*?(?=\n\n|\Z)",
+                lambda match: "Examples:\n" + re.sub("^", "    ", match[0], flags=re.MULTILINE),
+                obj.docstring.value,
+                flags=re.MULTILINE | re.DOTALL,
+            )
