@@ -33,7 +33,7 @@ def test_the_cells_run_in_order_and_the_network_learns(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=1500,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert "quarantined: " in run.stdout
