@@ -1,4 +1,4 @@
-"""What `mkdocs.yml` needs besides settings: links that leave `docs/`, the name of the search, examples in docstrings."""
+"""What `mkdocs.yml` needs besides settings: links out of `docs/`, the name of the search, examples in docstrings."""
 
 import re
 from typing import Any

@@ -284,9 +284,12 @@ def test_own_images_run_by_the_s_of_dvc_and_it_is_said_that_params_yaml_stays_ch
     assert calls == [["-m", "dvc", "exp", "run", "-S", "data=folder", "-S", "fetch.url='my films'"]]
     assert said.startswith("dvc exp run -S data=folder -S")
     assert said.endswith(repro.NOTE)
+    assert repro.FIRST_RUN in said
+    Path("dvc.lock").touch()
+    assert repro.FIRST_RUN not in pneumonia("repro", "my films", expect=3)
     assert "no such folder" in pneumonia("repro", "other", expect=1)
     pneumonia("repro", expect=3)
-    assert calls[1:] == [["-m", "dvc", "repro"]]
+    assert calls[2:] == [["-m", "dvc", "repro"]]
 
 
 @pytest.mark.slow  # DVC runs an experiment

@@ -288,6 +288,8 @@ def repro(data: str | None) -> None:
     chosen = running.own_images(data, params.load(), workspace.project_root())
     command = ["exp", "run", *(part for setting in chosen for part in ("-S", setting))]
     _print(f"dvc {shlex.join(command)}")
+    if not (workspace.project_root() / "dvc.lock").exists():
+        _print(running.FIRST_RUN)
     done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=workspace.project_root())
     _print(textwrap.fill(running.NOTE, 80))
     sys.exit(done.returncode)

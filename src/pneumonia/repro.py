@@ -8,6 +8,9 @@ from pathlib import Path
 
 from pneumonia import UserError, params
 
+FIRST_RUN = "First run: DVC warns of each file that no stage has made yet. That is as it should be."
+"""For a project without dvc.lock; `dvc exp run` tries to check out what is not there."""
+
 NOTE = (
     "params.yaml keeps these settings: later runs use the same images. To go back: git checkout params.yaml, or set "
     "data and fetch.url there"
