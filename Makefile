@@ -54,7 +54,7 @@ test: $(VENV)/.complete  ## run what CI runs, about 12 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.complete  ## run all tests, also the slow ones
-	$(PYTEST)
+	$(PYTEST) --hypothesis-profile=thorough
 
 lint: $(VENV)/.complete  ## check style, types, layers and the documentation, which is built in site/
 	ruff check .

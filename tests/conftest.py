@@ -33,7 +33,8 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
         signal.signal(number, usual)
 
 # The same examples every time and no time limit for one: a test must not depend on the day or on other work.
-settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("steady", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("thorough", settings.get_profile("steady"), max_examples=200)  # of `make test-all`
 settings.load_profile("steady")
 
 # Names as in the Kermany set: patients with several images, numbers that occur twice, and one of each kind in `val`.

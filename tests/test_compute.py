@@ -71,6 +71,7 @@ def test_results_come_in_the_order_of_the_jobs(workers: int) -> None:
     assert parts == [[0, 1, 4, 9], [16, 25, 36, 49], [64, 81]]
 
 
+@pytest.mark.slow
 def test_order_is_kept_when_later_jobs_finish_first(tmp_path: Path) -> None:
     jobs = [(number, tmp_path) for number in range(6)]
     results = list(compute.run(first_waits_for_third, compute.chunks(jobs, 1), workers=2, label="test"))
@@ -115,6 +116,7 @@ def test_an_error_of_a_worker_arrives_as_it_is(workers: int) -> None:
         list(compute.run(refused, compute.chunks(range(6), 2), workers=workers, label="test"))
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_worker_is_not_dressed_up_as_a_mistake_of_the_user() -> None:
     with pytest.raises(ZeroDivisionError, match="a bug"):
         list(compute.run(crashed, compute.chunks(range(4), 2), workers=2, label="test"))
@@ -259,6 +261,7 @@ def test_work_on_a_cluster_is_done_by_its_workers(dask: str) -> None:
     assert len(found) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_cluster_that_dies_costs_its_chunk_and_nothing_else(tmp_path: Path) -> None:
     jobs = [(number, tmp_path, 1) for number in range(8)]
     (tmp_path / "cluster").mkdir()
@@ -390,6 +393,7 @@ def test_jobs_on_a_cluster_each_have_their_result(dask: str) -> None:
     assert results == {number: number * number for number in range(5)}
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_without_work_is_replaced() -> None:
     jobs = iter(range(3))
 
@@ -427,6 +431,7 @@ def test_the_death_of_a_worker_repeats_its_job_and_no_other(tmp_path: Path) -> N
     assert marks == ["0", "1", "2", "3", "3", "4"]
 
 
+@pytest.mark.slow
 def test_a_job_whose_workers_die_again_and_again_is_one_line(tmp_path: Path) -> None:
     jobs = [(3, tmp_path, 99)]
     with pytest.raises(UserError, match=r"were killed 3 times.*lower compute\.trial_workers.*finished trials are kept"):

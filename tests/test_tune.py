@@ -202,6 +202,7 @@ def test_the_curves_are_those_that_were_reported(study: Study) -> None:
     assert list(found.curves) == ["trial", "epoch", "loss", "val_loss", "val_auc"]
 
 
+@pytest.mark.slow
 def test_a_trial_is_worth_its_best_epoch_or_its_last_one(tmp_path: Path) -> None:
     """Here of a network that starts right and learns wrong labels."""
     space = {"learning_rate": [1.0, 1.1]}
@@ -277,6 +278,7 @@ def diverging(monkeypatch: pytest.MonkeyPatch, trials: set[int]) -> None:
     monkeypatch.setattr(train, "fit", diverges)
 
 
+@pytest.mark.slow
 def test_another_trial_takes_the_place_of_one_that_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diverging(monkeypatch, {1})
     found, recorder = search(tmp_path, n_trials=3, epochs=1)
@@ -288,6 +290,7 @@ def test_another_trial_takes_the_place_of_one_that_diverges(tmp_path: Path, monk
     page.write(tmp_path / "study.html", found.best, found.trials, found.curves, found.importances, "tiny")
 
 
+@pytest.mark.slow
 def test_a_study_of_diverging_trials_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diverging(monkeypatch, set(range(9)))
     with pytest.raises(UserError, match=r"not finite in any of 3 trials; lower the learning rates in tune\.space"):
@@ -338,6 +341,7 @@ def test_a_store_that_fails_ends_the_study_and_closes_the_run(tmp_path: Path) ->
     assert made.ended == [OSError]
 
 
+@pytest.mark.slow
 def test_weights_of_the_backbone_reach_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files: list[Any] = []
 
@@ -370,6 +374,7 @@ def test_a_search_that_is_no_better_says_so(study: Study) -> None:
         assert found.best["verdict"].startswith("no better than the defaults: validation AUC +")
 
 
+@pytest.mark.slow
 def test_a_search_that_is_better_says_by_how_much(tmp_path: Path) -> None:
     found, _ = search(tmp_path, defaults=DEFAULTS | {"dropout": 0.4}, n_trials=4)
     gain = found.best["gain"]
@@ -387,6 +392,7 @@ def test_where_nothing_was_learnt_the_defaults_are_kept(tmp_path: Path) -> None:
     assert found.best["verdict"].startswith("nothing was learnt: the lower limit of the best validation AUC")
 
 
+@pytest.mark.slow
 def test_the_best_trials_are_repeated_with_other_seeds(tmp_path: Path) -> None:
     found, recorder = search(tmp_path, n_trials=3, epochs=1, repeat_best=2, repeat_seeds=2, pruner="none")
     repeats = [name for name in recorder.names if "seed" in name]
@@ -405,6 +411,7 @@ def test_the_best_trials_are_repeated_with_other_seeds(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again.trials, found.trials)
 
 
+@pytest.mark.slow
 def test_what_a_frozen_backbone_computes_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_backbone(size: int, weights: tuple[str, ...], dropout: float) -> Any:
         import keras

@@ -46,6 +46,7 @@ def test_who_judges_teaches_nothing_and_test_takes_no_part() -> None:
     assert set(role[~others]) == {"", "judge"}
 
 
+@pytest.mark.slow
 def test_the_images_that_judge_were_taken_as_the_other_class_is() -> None:
     table = splits()
     role = roles(table)

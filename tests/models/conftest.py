@@ -24,7 +24,10 @@ def keras_started() -> None:
     runtime.start_keras(1)
 
 
-@pytest.fixture(scope="session", params=networks.MODELS)
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name == "fusion" else name for name in networks.MODELS],
+)
 def model(request: pytest.FixtureRequest) -> Any:
     runtime.start_keras(1)
     with shallow_densenets():
