@@ -370,7 +370,7 @@ def _figures() -> dict[str, Any]:
     test_metrics, at_target = metrics["test"], evaluation["target_sensitivity"]["test"]
     figures = {
         "val_auc": metrics["val"]["auc"],
-        "val_robust_auc": metrics["val"]["robust_auc"],
+        "val_robust_auc": evaluation["robustness"]["mean"],
         "test_auc": test_metrics["auc"],
         "test_auc_low": test_metrics["auc_low"],
         "test_auc_high": test_metrics["auc_high"],

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
 
+_LONG = ("tune", "train")
+"""Stages whose use of the machine is logged."""
 _WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 
 
@@ -121,6 +123,7 @@ def tracked(
         else Preparation.from_attributes(prepared),
         parent=parent,
         resume=resume,
+        system_metrics=stage in _LONG,
     )
 
 

@@ -24,7 +24,6 @@ def main() -> None:
         predictions, platt = evaluate.calibrated(scored)
         headline, full = evaluate.judge(predictions, platt, **settings.evaluate.model_dump())
         full["robustness"] = evaluate.robustness(model, read_split(store, "val", memory=memory))
-        headline["val"]["robust_auc"] = full["robustness"]["mean"]
         audit = full["stress"] = evaluate.audit(model, store, splits, level=settings.evaluate.level, memory=memory)
         curves = evaluate.curves(predictions, headline["threshold"], level=settings.evaluate.level)
         points = evaluate.operating_points(full)
@@ -46,13 +45,13 @@ def main() -> None:
             "confusion": plots.confusion(curves["confusion"], heading),
             "stress": plots.stress(audit, heading),
         }
-        runs.log_metrics(headline)
+        runs.log_metrics(evaluate.metrics(full))
         runs.log_table(predictions, "predictions.json")
         runs.log_table(points, "operating_points.json")
         for name, figure in figures.items():
             plots.save(figure, REPORTS_DIR / "plots" / f"{name}.png")
             runs.log_figure(figure, f"plots/{name}.png", trained)
-        runs.mirror(trained, headline, {runs.PREDICTIONS: REPORTS_DIR / "predictions.csv"})
+        runs.mirror(trained, evaluate.metrics(full), runs.evaluation(REPORTS_DIR))
     for line in evaluate.summary(full):
         show(line)
     print(points.replace(r" \[.*", "", regex=True).to_string(index=False))

@@ -57,9 +57,9 @@ def main() -> None:
             seed=settings.seed,
         )
         tables.write_json(scores, REPORTS_DIR / "explain.json")
-        runs.log_metrics(scores)
+        runs.log_metrics({"saliency": scores})
         runs.log_file(REPORTS_DIR / "saliency", "saliency")
-        runs.mirror(trained, scores, {"saliency": REPORTS_DIR / "saliency"})
+        runs.mirror(trained, {"saliency": scores["smoothgrad"]}, {"saliency": REPORTS_DIR / "saliency"})
     print(f"{count(len(chosen), 'saliency picture')} in reports/saliency")
     for name, row in scores.items():
         pointing = "no known boxes"

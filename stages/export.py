@@ -26,7 +26,6 @@ def main() -> None:
         folder.mkdir()
         content = export.facts(
             record,
-            tables.read_json(REPORTS_DIR / "metrics.json"),
             tables.read_json(REPORTS_DIR / "evaluation.json"),
             tables.read_json(REPORTS_DIR / "rebalance.json")["splits"],
             source=sources.source(record["data"])._asdict(),
@@ -40,7 +39,7 @@ def main() -> None:
             exported, val.images, scores.loc[val.image_ids].to_numpy(), options.max_difference
         )
         runs.tag(predictor_digest=exported.digest, weights=record["weights"], data_digest=record["data_digest"])
-        runs.log_metrics({"max_difference": difference})
+        runs.log_metrics({"export": {"max_difference": difference}})
         runs.log_file(folder / "predictor.json")
     show(
         f"models/predictor: scores of {len(val.labels)} validation images differ from Keras by at most "

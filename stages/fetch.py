@@ -30,7 +30,8 @@ def main() -> None:
             context="fetch",
         )
         runs.tag(licence=row.licence, citation=row.citation, archive_sha256=record.get("sha256", "used in place"))
-        runs.log_metrics({"n_images": len(manifest), "n_pneumonia": manifest["label"].sum(), "n_boxes": len(boxes)})
+        counts = manifest.groupby(["source_split", "label", "subtype"], dropna=False).size().reset_index(name="images")
+        runs.log_table(counts, "images.json")
     show(f"{settings.data}: {row.title} ({row.licence})")
     counts = ", ".join(f"{n} {subtype}" for subtype, n in manifest["subtype"].value_counts().items())
     patients = count(manifest["patient_id"].nunique(), "patient")

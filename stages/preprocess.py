@@ -40,7 +40,7 @@ def main() -> None:
             resume=resume,
         )
         rate = n_prepared / (time.perf_counter() - start)
-        runs.log_metrics({"images_per_second": rate, "n_images": len(splits)})
+        runs.log_metrics({"preprocess": {"images_per_second": rate}})
     n_kept = len(splits) - n_prepared
     print(f"{count(len(splits), 'image')} at {preparation.size} px in data/images.zarr, {rate:.0f} images/s")
     if n_kept:

@@ -22,7 +22,7 @@ def main() -> None:
     metrics = tables.read_json(REPORTS_DIR / "metrics.json")
     trained = train_run(settings, record)
     # Again, for a run that was created again: later candidates are compared on these predictions.
-    runs.mirror(trained, metrics, {runs.PREDICTIONS: REPORTS_DIR / "predictions.csv"})
+    runs.mirror(trained, metrics, runs.evaluation(REPORTS_DIR))
     with tracked("promote", settings, parent=trained.run_id, prepared=record):
         outcome = registry.submit(
             record,
@@ -35,18 +35,18 @@ def main() -> None:
             predictor=predictor,
             test_split=reports["rebalance"].get("test_split", ""),
         )
-        version, champion, decision, tags = outcome
+        version, champion, decision, facts = outcome
         report = {"version": version, "champion_version": champion, **promote.as_report(decision)}
         sections = card.sections(
             **reports,
-            metrics=metrics,
             record=record,
-            decision=report | {"model_name": runs.registered_name(record["data"]), **tags},
+            decision=report | {"model_name": runs.registered_name(record["data"]), **facts},
             settings=settings.model_dump(by_alias=True, exclude={"compute", "explain", "export"}),
             network=networks.MODELS[record["model"]].source,
             source=sources.source(settings.data)._asdict(),
         )
         tables.write_json(report, REPORTS_DIR / "promotion.json")
+        runs.log_file(REPORTS_DIR / "promotion.json")
         card.write(REPORTS_DIR, f"Model card: {title(settings)}", sections)
         registry.link_card(record["data"], version, trained, REPORTS_DIR / "model_card.html")
     print(f"registered {runs.registered_name(record['data'])} version {version}; champion is version {champion}")

@@ -38,7 +38,11 @@ def main() -> None:
             digest=tables.data_digest(splits),
             context="rebalance",
         )
-        runs.log_metrics(summary)
+        runs.log_table(rebalance.counts(summary["splits"]), "splits.json")
+        for path in (DATA_DIR / "splits.csv", REPORTS_DIR / "rebalance.json"):
+            runs.log_file(path)
+        if acquisition:
+            runs.log_metrics({"acquisition": acquisition})
         runs.log_figure(
             plots.classes(summary["splits"], f"{origin(settings)}: images per split, {options.strategy}"),
             "plots/classes.png",

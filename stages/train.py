@@ -42,7 +42,7 @@ def main() -> None:
                 recipe,
                 schedule,
                 resume=resume,
-                report=lambda epoch, values: runs.log_metrics(values, step=epoch),
+                report=runs.log_epoch,
             )
         model = networks.ensemble(members)
         scoring.save_model(model, MODELS_DIR / "model.keras")

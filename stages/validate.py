@@ -28,7 +28,6 @@ def main() -> None:
         runs.log_dataset(
             table["image_id"], table["label"], data=settings.data, digest=tables.data_digest(table), context="validate"
         )
-        runs.log_metrics(report.summary)
         runs.log_table(findings, "findings.json")
         runs.log_figure(plots.measures(table, f"{origin(settings)}: measures"), "plots/measures.png")
         runs.log_file(docs, "data_docs")
@@ -46,6 +45,7 @@ def main() -> None:
         validate.require_enough(table, limits.max_bad_fraction)
         tables.write_table(table, DATA_DIR / "valid.csv")
         tables.write_json(report.summary, REPORTS_DIR / "validation.json")
+        runs.log_file(REPORTS_DIR / "validation.json")
         page.replace(REPORTS_DIR / "data.html")
     outcome = f"{len(report.failed)} not met (only reported, the run goes on):" if report.failed else "all met"
     show(f"{len(report.summary['expectations'])} expectations, {outcome}")

@@ -32,6 +32,7 @@ NO_DEPENDENCY = {
     "src/pneumonia/params.py",
     "stages/__init__.py",
     *(str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("__init__.py")),
+    "src/pneumonia/tracking/descriptions.py",
     "src/pneumonia/tracking/errors.py",
     "src/pneumonia/tracking/runs.py",
     "src/pneumonia/tracking/restore.py",

@@ -260,13 +260,21 @@ def test_the_gain_must_be_more_than_asked() -> None:
     assert decision.reason.startswith("not higher by more than 0.12 (promote.min_gain): validation AUC 1.0000")
 
 
-def test_a_decision_becomes_tags_in_words() -> None:
-    tags = promote.as_tags(decide(table(PERFECT), table(GOOD), threshold=0.75, min_sensitivity=0.7))
-    assert tags["promoted"] == "false"
-    assert tags["gate_min_gain"] == "passed: 0.1111, limit 0"
-    assert tags["gate_min_sensitivity"] == "failed: 0.6667, limit 0.7"
-    assert tags["p_value"] == f"{ranking.delong_test(LABELS, GOOD, PERFECT):.6g}"
-    assert "test_difference" not in tags
+def test_a_decision_becomes_two_tags_and_its_figures_metrics() -> None:
+    decision = decide(table(PERFECT), table(GOOD), threshold=0.75, min_sensitivity=0.7)
+    assert promote.as_tags(decision) == {"promoted": "false", "reason": decision.reason}
+    figures = promote.as_metrics(decision)
+    assert figures["val"] == {
+        "auc": 1.0,
+        "champion_auc": ranking.roc_auc(LABELS, GOOD),
+        "p_value": ranking.delong_test(LABELS, GOOD, PERFECT),
+    }
+    assert figures["test"] == {}, "there are no common test images"
+    assert figures["gate"] == pytest.approx(
+        {"min_gain": 1 / 9, "min_sensitivity": 2 / 3, "max_ece": figures["gate"]["max_ece"]}
+    )
+    alone = promote.as_metrics(decide(table(PERFECT), None))
+    assert set(alone["val"]) == {"auc"}
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------
@@ -504,7 +512,9 @@ def test_the_registry_has_the_last_word_and_the_reason_says_why() -> None:
     better, worse = decide(table(PERFECT), table(GOOD)), decide(table(GOOD), table(PERFECT))
     back = promote.settled(better, 2, 1, {"rolled_back_at": "now"})
     assert not back.promoted
-    assert back.reason.endswith("; but it was rolled back; without its tag rolled_back_at it would compete again")
+    assert back.reason.endswith(
+        "; but it was rolled back; without its tag registry.rolled_back_at it would compete again"
+    )
     assert promote.settled(better, 2, 3, {}).reason.endswith("; but version 3 is better by the comparisons in the tags")
     assert promote.settled(worse, 2, 2, {}).promoted
 

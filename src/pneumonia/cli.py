@@ -25,6 +25,8 @@ DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports"
 PAGE, REPORT = REPORTS_DIR / "compare.html", REPORTS_DIR / "report.html"
 COLUMNS = r"Experiment|^(data|model)$|(val|test)\.auc$"
 """Columns of `dvc exp show` that fit a line of 80 characters."""
+BEST_FIRST = ("--sort-by", "reports/metrics.json:val.auc", "--sort-order", "desc")
+"""Validation chooses. DVC refuses a column that no experiment has."""
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 DATA = click.option("--data", help="Data set of the models; default: the one in params.yaml.")
@@ -247,7 +249,7 @@ def register(if_missing: bool, without_champion: bool) -> None:
         trained = runs.ensure_train_run(
             record, synthetic=synthetic, model_path=MODELS_DIR / "model.keras", history=REPORTS_DIR / "history.csv"
         )
-        runs.mirror(trained, metrics, {runs.PREDICTIONS: REPORTS_DIR / "predictions.csv"})
+        runs.mirror(trained, metrics, runs.evaluation(REPORTS_DIR))
         with runs.start_run(
             "promote",
             data=record["data"],
@@ -437,8 +439,12 @@ def optuna(port: int) -> None:
 @main.command()
 @AS_JSON
 def experiments(as_json: bool) -> None:
-    """Show DVC experiments with data, model and AUCs."""
-    columns = ["--json"] if as_json else ["--no-pager", "--drop", ".*", "--keep", COLUMNS]
+    """Show DVC experiments with data, model and AUCs.
+
+    Those of a commit are sorted by validation AUC, the highest first; before them those without figures.
+    """
+    order = BEST_FIRST if (workspace.project_root() / REPORTS_DIR / "metrics.json").is_file() else ()
+    columns = ["--json"] if as_json else ["--no-pager", "--drop", ".*", "--keep", COLUMNS, *order]
     done = subprocess.run([sys.executable, "-m", "dvc", "exp", "show", *columns], cwd=workspace.project_root())
     sys.exit(done.returncode)
 

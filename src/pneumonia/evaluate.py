@@ -20,21 +20,11 @@ from pneumonia.metrics.report import bootstrap_interval, classification_report
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.models import scoring
 
-HEADLINE = (
-    "n",
-    "n_positive",
-    "auc",
-    "auc_low",
-    "auc_high",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "precision",
-    "f1",
-    "brier",
-    "ece",
-)
-"""The figures of each split in `metrics.json`; `evaluation.json` has all figures with their intervals."""
+HEADLINE = {
+    "val": ("auc",),
+    "test": ("n", "auc", "auc_low", "auc_high", "accuracy", "sensitivity", "specificity"),
+}
+"""The figures of each split in `metrics.json`, as many as a table of experiments shows; `evaluation.json` has all."""
 
 GROUPS = ("subtype", "sex", "age", "view")
 """Columns of the manifest that define subgroups of test, if the source has them."""
@@ -133,11 +123,10 @@ def judge(
     youden = full["youden"]
     headline = {
         "threshold": youden["threshold"],
-        **{split: {name: youden[split][name] for name in HEADLINE if name in youden[split]} for split in splits},
-    }
-    after_calibration = youden["calibrated"]["test"]
-    headline["test"] |= {
-        f"{name}_calibrated": after_calibration[name] for name in ("brier", "ece") if name in after_calibration
+        **{
+            split: {name: youden[split][name] for name in names if name in youden[split]}
+            for split, names in HEADLINE.items()
+        },
     }
     return headline, {
         "level": level,
@@ -172,6 +161,23 @@ def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
             row | {name: format_with_interval(test, name) for name in ("accuracy", "sensitivity", "specificity")}
         )
     return pd.DataFrame(rows)
+
+
+def metrics(full: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the stage for MLflow: at the Youden threshold, calibrated, and under changes of the images.
+
+    Args:
+        full: `evaluation.json`, with `robustness` and the audit as `stress`.
+    """
+    youden = full["youden"]
+    return {
+        "threshold": youden["threshold"],
+        "val": youden["val"] | {"robust_auc": full["robustness"]["mean"]},
+        "test": youden["test"],
+        "calibrated": youden["calibrated"]["test"],
+        "robustness": full["robustness"],
+        "stress": {name: part["auc"] for name, part in full["stress"]["auc"].items()},
+    }
 
 
 def summary(full: Mapping[str, Any]) -> list[str]:

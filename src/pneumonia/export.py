@@ -100,7 +100,6 @@ def fit_usual(
 
 def facts(
     record: Mapping[str, Any],
-    metrics: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     splits: Mapping[str, Mapping[str, Any]],
     *,
@@ -113,16 +112,15 @@ def facts(
 
     Args:
         record: `models/run.json`.
-        metrics, evaluation: the reports of these names.
+        evaluation: the report of this name.
         splits: `splits` of `rebalance.json`.
         source: of the data: `title, licence, citation, synthetic`.
         network: description of the architecture.
         preparation: of the images.
         usual: as `fit_usual` returns it.
     """
-    train, test = splits["train"], metrics["test"]
+    train, reported = splits["train"], evaluation["youden"]
     names = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
-    reported = evaluation["youden"]["test"] | test
     return {
         "schema": predictor.SCHEMA,
         "target": "pneumonia",
@@ -144,8 +142,8 @@ def facts(
         "operating_points": {point: _point(evaluation[point]) for point in POINTS},
         "figures": {
             "level": evaluation["level"],
-            "val": {"n": metrics["val"]["n"], "n_positive": metrics["val"]["n_positive"], "auc": metrics["val"]["auc"]},
-            "test": {name: reported[name] for name in ("n", "n_positive", *names) if name in reported},
+            "val": {name: reported["val"][name] for name in ("n", "n_positive", "auc")},
+            "test": {name: reported["test"][name] for name in ("n", "n_positive", *names) if name in reported["test"]},
         },
         "saliency": {"method": SALIENCY},
         "digests": {name: record[name] for name in ("model_sha256", "data_digest")},

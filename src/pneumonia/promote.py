@@ -174,7 +174,7 @@ def settled(decision: Decision, version: int, champion: int, tags: Mapping[str, 
     if version == champion:
         return decision._replace(promoted=True, reason="the champion, by the comparisons noted in its tags")
     if "rolled_back_at" in tags:
-        why = "it was rolled back; without its tag rolled_back_at it would compete again"
+        why = "it was rolled back; without its tag registry.rolled_back_at it would compete again"
     else:
         why = f"version {champion} is better by the comparisons in the tags"
     return decision._replace(promoted=False, reason=f"{decision.reason}; but {why}")
@@ -231,7 +231,7 @@ def state(tags: Mapping[str, str]) -> dict[str, str]:
 
     So they are not lost with a version that is deleted.
     """
-    return {key: value for key, value in tags.items() if key in _STATE or key.startswith(_AGAINST)}
+    return {key: value for key, value in tags.items() if key in _STATE or is_comparison(key)}
 
 
 def as_report(decision: Decision) -> dict[str, Any]:
@@ -241,14 +241,20 @@ def as_report(decision: Decision) -> dict[str, Any]:
 
 
 def as_tags(decision: Decision) -> dict[str, str]:
-    """The decision as tags of a version: one per gate, the figures, and last the reason, which completes them."""
-    report = as_report(decision)
-    figures = {name: f"{report[name]:.6g}" for name in ("p_value", "test_difference", "test_p_value") if name in report}
-    gates = {
-        f"gate_{gate.name}": f"{'passed' if gate.passed else 'failed'}: {gate.value:.4g}, limit {gate.limit:g}"
-        for gate in decision.gates
-    }
-    return {"promoted": str(decision.promoted).lower()} | gates | figures | {"reason": decision.reason}
+    """The decision as tags of a version; last the reason, which completes them."""
+    return {"promoted": str(decision.promoted).lower(), "reason": decision.reason}
+
+
+def as_metrics(decision: Decision) -> dict[str, dict[str, float]]:
+    """The decision as metrics of the run of `promote`: validation, then what is only reported, then the gates."""
+    val = {"auc": decision.auc, "champion_auc": decision.champion_auc, "p_value": decision.p_value}
+    test = {"difference": decision.test_difference, "p_value": decision.test_p_value}
+    gates = {gate.name: gate.value for gate in decision.gates}
+    return {"val": _known(val), "test": _known(test), "gate": gates}
+
+
+def _known(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------
@@ -351,6 +357,11 @@ def auc_gain(challenger: pd.DataFrame, holder: pd.DataFrame) -> Gain:
 def against(holder: int, gain: Gain) -> dict[str, str]:
     """The tag with the result of a version against the train run with the `run_number` `holder`."""
     return {f"{_AGAINST}{holder}": f"{gain.auc!r} on {gain.smaller}"}
+
+
+def is_comparison(tag: str) -> bool:
+    """Whether `against` makes a tag of this name."""
+    return tag.startswith(_AGAINST)
 
 
 def _models(registry: Tags) -> Tags:

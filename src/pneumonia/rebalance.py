@@ -383,6 +383,16 @@ def _patients_left_out_of_train(
     return f"{patients.nunique()} patients of train are left out: they are {where} (such as {patients.iloc[0]})"
 
 
+def counts(splits: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The numbers and the age of each split as a table, for MLflow.
+
+    Args:
+        splits: of `summarise`.
+    """
+    rows = [{"split": name, **part} for name, part in splits.items()]
+    return pd.json_normalize(rows, sep="_").drop(columns="sex", errors="ignore")
+
+
 def _left_out_of_official_patients(valid: pd.DataFrame, kept: set[str]) -> list[dict[str, Any]]:
     """How many patients of each official split have images elsewhere that are left out for this reason."""
     rows, groups = _valid_rows(valid)

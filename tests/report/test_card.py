@@ -73,7 +73,6 @@ def made_facts() -> dict[str, Any]:
             "dvc_lock_digest": "e" * 64,
             "gates": [{"name": "min_sensitivity", "value": 0.7, "limit": 0.8, "passed": False}],
         },
-        "metrics": headline,
         "evaluation": full,
         "points": evaluate.operating_points(full),
         "validation": {
@@ -148,7 +147,7 @@ def facts() -> dict[str, Any]:
 def write_reports(folder: Path) -> None:
     """What the stages before `promote` leave in `reports/`, as far as the card reads it."""
     made = made_facts()
-    for name in ("metrics", "evaluation", "validation", "rebalance", "explain"):
+    for name in ("evaluation", "validation", "rebalance", "explain"):
         tables.write_json(made[name], folder / f"{name}.json")
     tables.write_json({"values": made["chosen"], "verdict": "no search"}, folder / "tune" / "best.json")
     tables.write_table(made["points"], folder / "plots" / "operating_points.csv")
@@ -194,12 +193,12 @@ def pairs(facts: dict[str, Any], **changes: Any) -> dict[str, str]:
 
 def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> None:
     text = " ".join(rendered(facts).text.split())
-    test = facts["metrics"]["test"]
+    test = facts["evaluation"]["youden"]["test"]
     assert (
         f"AUC {test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}] on 100 test images (50 pneumonia)"
         in text
     )
-    val = facts["metrics"]["val"]
+    val = facts["evaluation"]["youden"]["val"]
     stated = f"{val['auc']:.3f} [{val['auc_low']:.3f}, {val['auc_high']:.3f}]"
     assert f"The AUC on validation, which selects models, is {stated}." in text
     for fact in (
@@ -286,7 +285,8 @@ def test_notes_say_how_intervals_and_groups_are_made(facts: dict[str, Any]) -> N
 
 def test_the_threshold_is_told_as_the_reports_keep_it(facts: dict[str, Any]) -> None:
     """Fewer digits could decide otherwise about an image whose score is next to it."""
-    values = pairs(facts, metrics=facts["metrics"] | {"threshold": 0.50619575})
+    youden = facts["evaluation"]["youden"] | {"threshold": 0.50619575}
+    values = pairs(facts, evaluation=facts["evaluation"] | {"youden": youden})
     assert values["Pneumonia from"].startswith("a score of 0.50619575 (")
 
 
@@ -312,7 +312,7 @@ def test_the_summary_leaves_out_the_specificity_of_a_test_split_without_normals(
 
 
 def test_the_auc_stands_once_above_the_operating_points_and_in_none_of_their_rows(facts: dict[str, Any]) -> None:
-    test = facts["metrics"]["test"]
+    test = facts["evaluation"]["youden"]["test"]
     interval = f"{test['auc']:.3f} [{test['auc_low']:.3f}, {test['auc_high']:.3f}]"
     said = f"AUC {interval} on 100 images, the same for all thresholds"
     blocks = next(one.blocks for one in card.sections(**facts) if one.title == "Performance on test")
@@ -590,7 +590,7 @@ def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path:
     assert all(len(one.content) < 700_000 for one in pictures["saliency"])
     assert Image.open(io.BytesIO(pictures["saliency"][0].content)).size in ((1000, 562), (1000, 563))
     (tmp_path / "card").mkdir()
-    others = {name: facts[name] for name in ("metrics", "record", "decision", "settings", "network", "source")}
+    others = {name: facts[name] for name in ("record", "decision", "settings", "network", "source")}
     card.write(tmp_path / "card", "Card", card.sections(**read, **others))
     assert len(Reader((tmp_path / "card/model_card.html").read_text()).sources) == 2 + 2 + card.N_SALIENCY
     assert (tmp_path / "card/model_card.md").read_text().startswith("# Card")

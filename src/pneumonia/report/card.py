@@ -24,7 +24,7 @@ from pneumonia.report.page import Block, Picture, Section, Table
 
 
 def reports(folder: Path) -> dict[str, Any]:
-    """The reports of the stages as arguments of `sections`, except `metrics.json`, which `promote` reads itself.
+    """The reports of the stages as arguments of `sections`.
 
     Args:
         folder: `reports/`.
@@ -110,7 +110,6 @@ def sections(
     *,
     record: Mapping[str, Any],
     decision: Mapping[str, Any],
-    metrics: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     points: pd.DataFrame,
     validation: Mapping[str, Any],
@@ -129,7 +128,7 @@ def sections(
     Args:
         record: `models/run.json`.
         decision: `promotion.json`, and `model_name`, `git_commit`, `dvc_lock_digest`.
-        metrics, evaluation, validation, rebalance, explain: reports with these names.
+        evaluation, validation, rebalance, explain: reports with these names.
         points: as `evaluate.operating_points` makes it.
         chosen: hyper-parameters, `values` in `best.json` of `tune`.
         history: as `train.fit_members` returns it.
@@ -139,7 +138,8 @@ def sections(
         source: of the data: `title, licence, citation, patients, reference_standard, public_test, synthetic`.
         pictures: under `performance`, `calibration`, `stress`, `saliency` and `failures`.
     """
-    test = metrics["test"]
+    youden = evaluation["youden"]
+    val, test = youden["val"], youden["test"]
     synthetic = " The images are synthetic: the figures say nothing about patients." if source["synthetic"] else ""
     members = settings["train"]["members"]
     of_several = f"mean logit of {members} networks, each " if members > 1 else ""
@@ -151,7 +151,7 @@ def sections(
             [
                 f"AUC {format_with_interval(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia); "
                 f"no stage of this run used their labels for a choice.{_public_test_note(source, rebalance)} The AUC "
-                f"on validation, which selects models, is {format_with_interval(metrics['val'], 'auc')}.{synthetic}",
+                f"on validation, which selects models, is {format_with_interval(val, 'auc')}.{synthetic}",
                 Table(
                     ("", ""),
                     [
@@ -164,8 +164,11 @@ def sections(
                         ("Pretrained weights", _without_folder("weights", record["weights"])),
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
                         ("Output", "score from 0 to 1"),
-                        ("Pneumonia from", f"a score of {metrics['threshold']:.8g} (Youden, chosen on validation)"),
-                        *_sensitivity_and_specificity(evaluation["youden"]["test"]),
+                        (
+                            "Pneumonia from",
+                            f"a score of {youden['threshold']:.8g} (Youden, chosen on validation)",
+                        ),
+                        *_sensitivity_and_specificity(test),
                     ],
                 ),
             ],
@@ -386,8 +389,8 @@ class _Confusion(NamedTuple):
 
 def _confusion(test: Mapping[str, Any]) -> _Confusion:
     n_negative = test["n"] - test["n_positive"]
-    true_positives = round(test["sensitivity"] * test["n_positive"])
-    true_negatives = round(test["specificity"] * n_negative)
+    true_positives = round(test.get("sensitivity", 0.0) * test["n_positive"])
+    true_negatives = round(test.get("specificity", 0.0) * n_negative)
     return _Confusion(true_positives, test["n_positive"] - true_positives, true_negatives, n_negative - true_negatives)
 
 

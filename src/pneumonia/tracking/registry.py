@@ -25,12 +25,28 @@ from pneumonia import UserError, promote, workspace
 from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import FACTS, NETWORK, Predictor
-from pneumonia.tracking import errors, restore, runs
+from pneumonia.tracking import descriptions, errors, restore, runs
+
+PREFIX = "registry."
+"""Of tags that this module reads; versions of earlier releases have them without it."""
+READ = frozenset(
+    {
+        # Facts: what decides between versions, and the digest of all of them.
+        *("val_auc", "val_digest", "val_smaller", "eligible", "min_common", "min_gain", "facts_digest"),
+        *("test_auc", "model_sha256", "dvc_lock_digest", "predictor_digest"),  # shown, restored, answered with
+        *("promoted", "reason", "crowned_at", "rolled_back_at", "predictions_lost_at", "without_champion"),
+        *(promote.SAME_RUN, promote.REGISTRATION),
+    }
+)
+"""Tags with the prefix, and those with the result of a comparison (`promote.against`)."""
+FOR_PEOPLE = (*("model", "weights", "data", "target", "preparation", "validation AUC", "test_split", "verdict"),)
+"""Tags without the prefix. All other facts of a version are in an artifact of its train run (`record_path`)."""
 
 CHAMPION = "champion"
 ROLLED_BACK = "rolled_back_at"
 LOST = "predictions_lost_at"
 PREDICTOR = "predictor_digest"
+FACTS_DIGEST = "facts_digest"
 PREDICTOR_FILES = "artifacts/predictor"
 """Folder of the predictor within the model of a version."""
 WITHOUT = "without_champion"
@@ -92,7 +108,7 @@ def register(
     of a registered run is a new version with the tag `same_run_as` and the `promote.state` of the run. The predictor
     that was registered last is in use (`promote.newest`), also if it was registered before. An existing version keeps
     its tags and its decision, unless a fact has changed: then all tags are set again and the tag `reason` is removed.
-    A version without it has no decision yet.
+    A version without it has no decision yet. Tags are those in `READ` and `FOR_PEOPLE`.
 
     Args:
         predictor: of the folder that the version will contain.
@@ -108,7 +124,8 @@ def register(
         if not _versions(data, run, predictor.digest):
             model_id = runs.log_predictor(run, predictor.folder)
             known = _of_run(registry, min(earlier)) if earlier else {}
-            created = mlflow.register_model(f"models:/{model_id}", name, tags=tags | origin | known)
+            made = _as_stored(tags | {FACTS_DIGEST: _digest(tags)} | origin | known)
+            created = mlflow.register_model(f"models:/{model_id}", name, tags=made)
             new_version = int(created.version)
             version = min(_versions(data, run, predictor.digest))
             if version != new_version:  # on a server another process has registered the same run at the same time
@@ -179,15 +196,19 @@ def _next_registration(registry: Registry, version: int) -> dict[str, str]:
 
 def _renew(data: str, version: int, facts: Mapping[str, str], origin: Mapping[str, str]) -> None:
     """Set the tags of a version again; if a fact has changed, its decision is removed."""
-    name, client = runs.registered_name(data), mlflow.MlflowClient()
-    tags = client.get_model_version(name, str(version)).tags
-    if facts.items() <= tags.items():
+    tags = version_tags(data)[version]
+    digest = _digest(facts)
+    # A version of an earlier release has no digest, but all facts as tags.
+    if tags[FACTS_DIGEST] == digest if FACTS_DIGEST in tags else facts.items() <= tags.items():
         kept = {key: tags[key] for key in origin.keys() & tags.keys() - {"dvc_lock_digest"}}
         tag_version(data, version, {**origin, **kept})
         return
-    if "reason" in tags:
-        client.delete_model_version_tag(name, str(version), "reason")
-    tag_version(data, version, {**facts, **origin})
+    remove_tag(data, version, "reason")
+    tag_version(data, version, {**facts, FACTS_DIGEST: digest, **origin})
+
+
+def _digest(facts: Mapping[str, str]) -> str:
+    return workspace.sha256_bytes(json.dumps(facts, sort_keys=True).encode())
 
 
 def champion(data: str) -> Champion | None:
@@ -202,9 +223,21 @@ def champion(data: str) -> Champion | None:
 
 
 def version_tags(data: str) -> Registry:
-    """The tags of all versions of a data set's model, by version number."""
+    """The tags of all versions of a data set's model, by version number; without prefix."""
     versions = mlflow.search_model_versions(filter_string=f"name = '{runs.registered_name(data)}'")
-    return {int(version.version): dict(version.tags) for version in versions}
+    return {int(version.version): _tags(version) for version in versions}
+
+
+def _tags(version: ModelVersion) -> dict[str, str]:
+    """The tags of a version without prefix; of two that then have the same name, the one with the prefix counts."""
+    own = {name.removeprefix(PREFIX): text for name, text in version.tags.items() if name.startswith(PREFIX)}
+    return {name: text for name, text in version.tags.items() if not name.startswith(PREFIX)} | own
+
+
+def _as_stored(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as the store has them: with prefix or for people; others are not stored."""
+    read = {f"{PREFIX}{name}": text for name, text in tags.items() if name in READ or promote.is_comparison(name)}
+    return read | {name: text for name, text in tags.items() if name in FOR_PEOPLE}
 
 
 class Outcome(NamedTuple):
@@ -214,13 +247,13 @@ class Outcome(NamedTuple):
         version: number of its version.
         champion: number of the present champion.
         decision: on the version.
-        tags: facts and origin of the version.
+        facts: of the version, and its origin.
     """
 
     version: int
     champion: int
     decision: promote.Decision
-    tags: dict[str, Any]
+    facts: dict[str, Any]
 
 
 def submit(
@@ -263,14 +296,19 @@ def submit(
     data, conditions = record["data"], {"threshold": metrics["threshold"], **limits}
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
     facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
+    facts |= promote.facts(predictions, **conditions)
     origin = lineage(model_path, record) | {"test_split": test_split}
+    people = {"data": f"{data}, synthetic" if synthetic else data, "target": predictor.facts.get("target", "pneumonia")}
+    people |= {"validation AUC": f"{float(facts['val_auc']):.3f}"}
+    if preparation := Preparation.from_attributes(record):
+        people["preparation"] = descriptions.short_preparation(preparation.as_dict())
     with runs.registry_lock():  # so that a rollback sees no version without a decision
-        version = register(data, run, predictor, {**facts, **promote.facts(predictions, **conditions)}, origin)
+        version = register(data, run, predictor, facts, origin | people)
         first = promote.canonical(version_tags(data), version)
         known = version_tags(data)
         for one in promote.same_run(known, first):
             if LOST in known[one]:  # its predictions have been logged again
-                mlflow.MlflowClient().delete_model_version_tag(runs.registered_name(data), str(one), LOST)
+                remove_tag(data, one, LOST)
         left_out = _leave_out_lost(data, first) if without_champion else []
         registry, (holder, displaced) = set_champion(data, by_evidence(data))
         for lost in left_out:
@@ -293,9 +331,17 @@ def submit(
         for one in promote.same_run(registry, first)[1:]:
             if "reason" not in registry[one]:
                 record_decision(data, one, other)
-    runs.log_metrics(decision._asdict() | {"gates": {gate.name: gate.value for gate in decision.gates}})
+        report = {"version": version, **facts, **origin, "decision": promote.as_report(decision)}
+        mlflow.MlflowClient().log_dict(run.run_id, report, record_path(version))
+        describe(data)
+    runs.log_metrics(promote.as_metrics(decision))
     runs.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
     return Outcome(version, promote.newest(registry, holder), decision, facts | origin)
+
+
+def record_path(version: int) -> str:
+    """Artifact of a train run with all facts of one of its versions, and the decision on it at its time."""
+    return f"registry/version_{version}.json"
 
 
 def require_comparable(record: Mapping[str, Any]) -> None:
@@ -349,7 +395,7 @@ def _leave_out_lost(data: str, version: int) -> list[int]:
         if not rival or _has_predictions(data, rival):
             return left_out
         left_out.append(rival)
-        _tag_run(data, rival, {LOST: _now(), "promoted": "false"})
+        _tag_run(data, rival, {LOST: _now(), "promoted": "false", "verdict": "left out, its predictions are lost"})
         _tag_run(data, version, {WITHOUT: ", ".join(map(str, left_out))})
 
 
@@ -379,15 +425,16 @@ def versions(data: str) -> pd.DataFrame:
         {
             "version": int(version.version),
             "alias": CHAMPION if holder and holder.version == int(version.version) else "",
-            "model": version.tags.get("model", ""),
+            "model": tags.get("model", ""),
             "data": data,
-            "val_auc": _digits(version.tags.get("val_auc")),
-            "test_auc": _digits(version.tags.get("test_auc")),
-            "test_split": version.tags.get("test_split", ""),
+            "val_auc": _digits(tags.get("val_auc")),
+            "test_auc": _digits(tags.get("test_auc")),
+            "test_split": tags.get("test_split", ""),
             "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-            "why": version.tags.get("reason", ""),
+            "why": tags.get("reason", ""),
         }
         for version in sorted(models, key=lambda version: -int(version.version))
+        for tags in [_tags(version)]
     ]
     facts = ["version", "alias", "model", "data", "val_auc", "test_auc", "test_split", "registered", "why"]
     return pd.DataFrame(rows, columns=facts)
@@ -456,7 +503,7 @@ def roll_back(
             raise UserError(f"{name}: no version to go back to, {state}; train and promote another model instead")
         target, excluded = rollback
         for version in excluded:
-            _tag_run(data, version, {ROLLED_BACK: _now(), "promoted": "false"})
+            _tag_run(data, version, {ROLLED_BACK: _now(), "promoted": "false", "verdict": "rolled back"})
         tags, choice = set_champion(data, choose)
         how = "again" if choice[0] == target else "now, promoted at the same time"
         result = f"version {promote.newest(tags, choice[0])} is champion {how}"
@@ -468,6 +515,7 @@ def roll_back(
             else:
                 action = f"set aside with version {current.version}"
             record_decision(data, version, {"reason": f"{action}: {result}"})  # only now the new champion is known
+        describe(data)
     return f"{name}: {result}"
 
 
@@ -518,26 +566,27 @@ def predictor(source: str, cache: Path) -> tuple[Path, str, str]:
                 f"{source}: no such registered model, alias or version (versions of {name}: {known}); "
                 "make repro registers one, --model FOLDER takes a predictor without a registry"
             ) from error
-        if PREDICTOR not in version.tags:
+        digest = _tags(version).get(PREDICTOR)
+        if not digest:
             raise UserError(
                 f"{source} is version {version.version}, which an earlier release registered without a predictor; "
                 f"dvc repro makes a new version with one{OR_A_FOLDER}"
             )
-        folder, digest = cache / version.tags[PREDICTOR], version.tags[PREDICTOR]
+        folder = cache / digest
         if not _is_complete(folder, digest):  # without a lock: the cache may be read-only
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):
                 if not _is_complete(folder, digest):
-                    _copy_predictor(source, version, folder)
+                    _copy_predictor(source, version, digest, folder)
     return folder, str(version.version), str(version.run_id)
 
 
-def _copy_predictor(source: str, version: ModelVersion, folder: Path) -> None:
+def _copy_predictor(source: str, version: ModelVersion, digest: str, folder: Path) -> None:
     """Copy the predictor of a version from the store; a damaged one leaves no folder."""
     with tempfile.TemporaryDirectory() as download:
         model = mlflow.artifacts.download_artifacts(str(version.source), dst_path=download)
         found = Path(model) / PREDICTOR_FILES
-        if not _is_complete(found, version.tags[PREDICTOR]):
+        if not _is_complete(found, digest):
             place = runs.version_place(version)
             raise UserError(
                 f"{source} is version {version.version}, but files of its predictor are missing or damaged in {place}; "
@@ -573,19 +622,31 @@ def network(run_id: str, folder: Path) -> Path:
 
 
 def link_card(data: str, version: int, run: runs.TrainRun, path: Path) -> None:
-    """Log the model card, if there is one, to the train run, and tag the version with its address."""
+    """Log the model card, if there is one, to the train run; the texts of the run and of the version then link it."""
     if not path.is_file():
         return
     mlflow.MlflowClient().log_artifact(run.run_id, str(path), "card")
-    tag_version(data, version, {"model_card": f"runs:/{run.run_id}/card/{path.name}"})
+    runs.describe(run.run_id)
+    with runs.registry_lock():
+        _describe_version(data, version)
+        describe(data)
 
 
 def tag_version(data: str, version: int, tags: Mapping[str, str]) -> None:
-    """Set tags of a version."""
-    for key, value in tags.items():
+    """Set tags of a version, those in `READ` and `FOR_PEOPLE`."""
+    for key, value in _as_stored(tags).items():
         retry_on_conflict(
             mlflow.MlflowClient().set_model_version_tag, runs.registered_name(data), str(version), key, value
         )
+
+
+def remove_tag(data: str, version: int, tag: str) -> None:
+    """Remove a tag in `READ` of a version, also if an earlier release has set it."""
+    name, client = runs.registered_name(data), mlflow.MlflowClient()
+    known = client.get_model_version(name, str(version)).tags
+    for stored in (f"{PREFIX}{tag}", tag):
+        if stored in known:
+            client.delete_model_version_tag(name, str(version), stored)
 
 
 def _tag_run(data: str, version: int, tags: Mapping[str, str]) -> None:
@@ -595,9 +656,50 @@ def _tag_run(data: str, version: int, tags: Mapping[str, str]) -> None:
 
 
 def record_decision(data: str, version: int, tags: Mapping[str, str]) -> None:
-    """Record the decision on a version as its tags; the `reason` is also its description in the registry."""
-    mlflow.MlflowClient().update_model_version(runs.registered_name(data), str(version), tags["reason"])
-    tag_version(data, version, tags)
+    """Record the decision on a version as its tags; the `reason` is also the first line of its description."""
+    verdict = {"verdict": _VERDICTS[tags["promoted"]]} if "promoted" in tags else {}
+    tag_version(data, version, {**verdict, **tags})
+    _describe_version(data, version)
+
+
+_VERDICTS = {"true": "became champion", "false": "did not become champion"}
+
+
+def _describe_version(data: str, version: int) -> None:
+    one = mlflow.MlflowClient().get_model_version(runs.registered_name(data), str(version))
+    text = descriptions.of_version(_tags(one).get("reason", ""), _evidence(str(one.run_id)))
+    mlflow.MlflowClient().update_model_version(one.name, str(version), text)
+
+
+def describe(data: str) -> None:
+    """Write the description of the registered model and the note of its experiment: they name the champion.
+
+    A text that the user has written stays.
+    """
+    name, client, holder = runs.registered_name(data), mlflow.MlflowClient(), champion(data)
+    if not holder:
+        return
+    shown = descriptions.Holder(holder.version, version_tags(data)[holder.version], _evidence(holder.run_id))
+    model = client.get_registered_model(name)
+    if descriptions.is_own(model.description or ""):
+        client.update_registered_model(name, descriptions.of_registered(data, name, shown))
+    for key, value in {"data": data, "target": shown.tags.get("target", "pneumonia")}.items():
+        if model.tags.get(key) != value:
+            retry_on_conflict(client.set_registered_model_tag, name, key, value)
+    experiment = client.get_experiment_by_name(name)
+    if experiment and descriptions.is_own(experiment.tags.get(runs.NOTE, "")):
+        note = descriptions.of_experiment(data, name, shown)
+        client.set_experiment_tag(experiment.experiment_id, runs.NOTE, note)
+
+
+def _evidence(run_id: str) -> descriptions.Evidence:
+    """What the store has of a train run, which may be deleted."""
+    try:
+        return runs.evidence(run_id)
+    except MlflowException as error:
+        if error.error_code not in errors.UNKNOWN:
+            raise
+        return descriptions.Evidence("", run_id, {}, False, {}, "")
 
 
 def lineage(model_path: Path, record: Mapping[str, Any]) -> dict[str, str]:
@@ -739,7 +841,7 @@ def _versions(data: str, run: runs.TrainRun, predictor_digest: str = "") -> list
     """The versions of a train run; with a digest, only those with this predictor."""
     query = f"name = '{runs.registered_name(data)}' and run_id = '{run.run_id}'"
     versions = mlflow.MlflowClient().search_model_versions(query)
-    return [int(one.version) for one in versions if predictor_digest in ("", one.tags.get(PREDICTOR))]
+    return [int(one.version) for one in versions if predictor_digest in ("", _tags(one).get(PREDICTOR))]
 
 
 def retry_on_conflict(change: Callable[..., object], *arguments: str) -> None:

@@ -38,7 +38,7 @@ from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import COLUMNS
 from pneumonia.names import printable
-from pneumonia.tracking import place, sqlite
+from pneumonia.tracking import descriptions, place, sqlite
 from pneumonia.tracking.errors import UNKNOWN, as_user_error
 
 PREDICTIONS = "evaluation/predictions.csv"
@@ -48,8 +48,40 @@ REGISTRY_SECONDS = 600
 """Time for which a process waits for others that register models. Each of them takes seconds, or a minute where it
 creates the run of a model from another store; but twenty may come at once."""
 
+EVALUATION = "evaluation.json"
+"""Artifact of a train run with all its figures."""
+
 PREDICTIONS_DIGEST = "predictions_sha256"
 """Tag of a train run with the SHA-256 of that artifact; runs of earlier versions have none."""
+
+HEADLINES = (
+    "threshold",
+    "val/auc",
+    "val/robust_auc",
+    "test/auc",
+    "test/auc_low",
+    "test/auc_high",
+    "test/accuracy",
+    "test/sensitivity",
+    "test/specificity",
+    "saliency/pointing_game",
+    "saliency/energy_in_box",
+)
+"""Metrics of later stages that a train run and its LoggedModel have, too; all others are only on the run of the stage
+that computed them. At most 12: more do not fit a screen."""
+
+EVALUATED = ("val/auc", "val.auc")
+"""Metric of an evaluated train run; runs of earlier versions have the second name."""
+
+NOTE = "mlflow.note.content"
+"""Tag of a run or an experiment with the text that the UI shows."""
+
+PICTURE_WIDTH = 480
+"""Pixels of a picture in a description: the UI shows it in its own size, beside a sidebar."""
+
+_EPOCH = {"loss": "train_loss"}
+_NOT_OF_EPOCH = ("epoch", "kept", "member")
+_COUNT = re.compile(r"(.*/)?n(_\w+)?")
 
 REGISTERED = "registered.json"
 """File of a registered model with its version. `answering` reads it; that module is loaded without this one."""
@@ -192,6 +224,7 @@ def start_run(
     parent: str | None = None,
     resume: Path | None = None,
     preparation: Preparation | None = None,
+    system_metrics: bool = False,
 ) -> Iterator[str]:
     """A run of one stage, with its name; yields the run id.
 
@@ -206,6 +239,7 @@ def start_run(
         parent: id of the parent run.
         resume: an existing folder that survives a crash; a run recorded there is resumed, a new one is recorded.
         preparation: of the images, logged as params `preparation.size` etc., its digest as a tag.
+        system_metrics: log the use of processor, memory, disk and network every 10 s, by a thread of MLflow.
     """
     uri = open_store()
     with as_user_error(uri):
@@ -229,9 +263,10 @@ def start_run(
             run = mlflow.start_run(
                 run_id=recorded_run,
                 experiment_id=experiment,
-                run_name=stage,
+                run_name=descriptions.stage_run(stage, data, model),
                 parent_run_id=parent,
                 tags={name: value for name, value in tags.items() if value},
+                log_system_metrics=system_metrics,
             )
             if resume:
                 (resume / "run_id").write_text(run.info.run_id, encoding="utf-8")
@@ -275,18 +310,30 @@ def _recorded_run(resume: Path | None, params: Mapping[str, Any]) -> str | None:
 def child_run(
     name: str, params: Mapping[str, Any], *, killed_by: type[Exception]
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A child of the current run; yields a function that logs metrics per epoch.
+    """A child of the current run, with its tags; yields a function that logs metrics per epoch.
 
     `killed_by` marks it KILLED, and so does a signal.
+
+    Args:
+        name: such as `trial 3`.
+        params: settings to log.
+        killed_by: the exception of a trial that is stopped early.
     """
-    parent = mlflow.active_run()
-    assert parent, "a child run is opened inside start_run"
-    owner = {OWNER: parent.data.tags[OWNER]}
-    mlflow.start_run(nested=True, run_name=name, experiment_id=parent.info.experiment_id, tags=owner)
+    active = mlflow.active_run()
+    assert active, "a child run is opened inside start_run"
+    parent = mlflow.get_run(active.info.run_id)  # with the tags that it got since
+    tags = {key: value for key, value in parent.data.tags.items() if not key.startswith("mlflow.")}
+    mlflow.start_run(
+        nested=True,
+        run_name=descriptions.trial_run(tags["model"], name, params),
+        experiment_id=parent.info.experiment_id,
+        tags=tags | {"trial": name},
+        log_system_metrics=False,
+    )
     status = "FAILED"
     try:
         mlflow.log_params(dict(params))
-        yield lambda epoch, values: log_metrics(values, step=epoch)
+        yield log_epoch
         status = "FINISHED"
     except (killed_by, *_ENDED):
         status = "KILLED"
@@ -300,9 +347,33 @@ def log_params(values: Mapping[str, Any]) -> None:
     mlflow.log_params(dict(values))
 
 
-def log_metrics(values: Mapping[str, float], *, step: int | None = None) -> None:
-    """Log numbers of the current run; nested tables are flattened: `{"test": {"auc": ..}}` becomes `test.auc`."""
-    mlflow.log_metrics(_numbers(values), step=step)
+def log_metrics(values: Mapping[str, Any]) -> None:
+    """Log numbers of the current run; nested tables are flattened: `{"test": {"auc": ..}}` becomes `test/auc`.
+
+    The UI makes a section of what is before the `/`. Counts (`n`, `n_positive`, ...) are left out: they belong into
+    tables.
+    """
+    figures = {name: value for name, value in _numbers(values).items() if not _COUNT.fullmatch(name)}
+    _log_batch(str(_current().info.run_id), figures)
+
+
+def log_epoch(epoch: int, values: Mapping[str, Any]) -> None:
+    """Log the figures of an epoch of the current run, as `epoch/train_loss`, `epoch/val_auc`, ..."""
+    figures = {f"epoch/{_EPOCH.get(name, name)}": value for name, value in values.items() if name not in _NOT_OF_EPOCH}
+    _log_batch(str(_current().info.run_id), figures, step=epoch)
+
+
+def _log_batch(run_id: str, figures: Mapping[str, float], *, step: int = 0, model_id: str | None = None) -> None:
+    """Log figures to a run and, if it is named, to a LoggedModel. `mlflow.log_metrics` would take the last model."""
+    now = time.time_ns() // 1_000_000
+    metrics = [Metric(name, float(value), now, step, model_id=model_id) for name, value in figures.items()]
+    mlflow.MlflowClient().log_batch(run_id, metrics=metrics)
+
+
+def _current() -> mlflow.entities.Run:
+    run = mlflow.active_run()
+    assert run, "figures are logged inside start_run"
+    return run
 
 
 def log_figure(figure: Any, path: str, *also: TrainRun) -> None:
@@ -491,9 +562,8 @@ def _adopt(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, hist
         preparation=Preparation.from_attributes(record),
     ) as run_id:
         tag(original_run_id=record["run_id"], data_digest=record["data_digest"], weights=record["weights"])
-        # Reports of earlier versions have no such columns.
-        for row in pd.read_csv(history).drop(columns=["kept", "member"], errors="ignore").to_dict("records"):
-            log_metrics({str(name): value for name, value in row.items()}, step=int(row["epoch"]))
+        for row in pd.read_csv(history).to_dict("records"):
+            log_epoch(int(row["epoch"]), {str(name): value for name, value in row.items()})
         runtime.start_keras()
         model_id = log_model(loading.load_model(model_path), model_path)
         tag(model_id=model_id)
@@ -532,12 +602,21 @@ def find_train_run(record: Mapping[str, Any]) -> TrainRun | None:
     return TrainRun(adopted[0].info.run_id, adopted[0].data.tags["model_id"], adopted=False) if adopted else None
 
 
+def evaluation(reports: Path) -> dict[str, Path]:
+    """The files of `evaluate` that a train run has: all figures, and the scores for later comparisons.
+
+    Args:
+        reports: the folder `reports`.
+    """
+    return {EVALUATION: reports / EVALUATION, PREDICTIONS: reports / "predictions.csv"}
+
+
 def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path]) -> None:
-    """Log figures and files of a later stage to the train run and its LoggedModel.
+    """Log the headlines and files of a later stage to the train run and its LoggedModel; name and describe the run.
 
     Args:
         run: the train run.
-        metrics: numbers; nested tables are flattened.
+        metrics: numbers; nested tables are flattened. Only `HEADLINES` are logged.
         files: artifact folder or file -> local path.
     """
     client = mlflow.MlflowClient()
@@ -547,11 +626,81 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
         elif path.is_dir():
             client.log_artifacts(run.run_id, str(path), target)
         else:
-            client.log_artifact(run.run_id, str(path), str(Path(target).parent))
-    # Last: a run with `val.auc` has its predictions (`was_evaluated`), also if this process is killed.
-    now = time.time_ns() // 1_000_000
-    values = [Metric(name, value, now, 0, model_id=run.model_id) for name, value in _numbers(metrics).items()]
-    client.log_batch(run.run_id, metrics=values)
+            client.log_artifact(run.run_id, str(path), Path(target).parent.as_posix().strip("."))
+    # After the files: a run with `val/auc` has its predictions (`was_evaluated`), also if this process is killed.
+    headlines = {name: value for name, value in _numbers(metrics).items() if name in HEADLINES}
+    _log_batch(run.run_id, headlines, model_id=run.model_id)
+    describe(run.run_id)
+
+
+def describe(run_id: str) -> None:
+    """Name a train run, and write its description, from what the store has of it."""
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    if "val/auc" not in run.data.metrics:
+        return
+    model, data = (run.data.tags.get(name, "?") for name in ("model", "data"))
+    client.update_run(run_id, name=descriptions.train_run(data, model, run.data.metrics["val/auc"]))
+    client.set_tag(run_id, NOTE, descriptions.of_model(evidence(run_id, draw=True)))
+
+
+def evidence(run_id: str, *, draw: bool = False) -> descriptions.Evidence:
+    """What the store has of a trained model, for descriptions.
+
+    Args:
+        run_id: of its train run.
+        draw: log small copies of its figures, which a description can show.
+    """
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    pictures = _pictures(run_id)
+    if draw:
+        for path in pictures:
+            _log_small(run_id, path)
+    small = _paths(run_id, "description")
+    return descriptions.Evidence(
+        str(run.info.experiment_id),
+        run_id,
+        _figures(run_id),
+        run.data.tags.get("synthetic") == "true",
+        {_small(path): words for path, words in pictures.items() if _small(path) in small},
+        next(iter(_paths(run_id, "card")), ""),
+    )
+
+
+def _figures(run_id: str) -> dict[str, Any]:
+    """The figures at the threshold of the model; empty for a run of an earlier version, which has no such artifact."""
+    if EVALUATION not in _paths(run_id, ""):
+        return {}
+    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=EVALUATION)
+    full = tables.read_json(path)
+    return {**full["youden"], "level": full["level"]}
+
+
+def _pictures(run_id: str) -> dict[str, str]:
+    """Artifacts of a train run for its description -> what they show: the ROC curve, and maps of one image."""
+    curves = [path for path in _paths(run_id, "plots") if path == "plots/roc.png"]
+    maps = [path for path in _paths(run_id, "saliency") if path.endswith(".png")][:1]
+    return dict.fromkeys(curves, "ROC curve") | dict.fromkeys(maps, "Saliency maps")
+
+
+def _paths(run_id: str, folder: str) -> list[str]:
+    return [str(one.path) for one in mlflow.MlflowClient().list_artifacts(run_id, folder)]
+
+
+def _small(path: str) -> str:
+    """Artifact with a small copy of a picture, under its name: so `pneumonia forget` finds that of a patient."""
+    return f"description/{Path(path).name}"
+
+
+def _log_small(run_id: str, path: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / Path(path).name
+        with Image.open(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)) as image:
+            picture = image.convert("RGB")
+            picture.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH), Image.Resampling.LANCZOS)
+            picture.save(copy, "PNG", optimize=True)
+        mlflow.MlflowClient().log_artifact(run_id, str(copy), str(Path(_small(path)).parent))
 
 
 def _log_predictions(run_id: str, path: Path) -> None:
@@ -606,7 +755,7 @@ def _downloaded_predictions(run_id: str, folder: str) -> tuple[str, Path | None]
 
 def was_evaluated(run_id: str) -> bool:
     """Whether `evaluate` has logged its figures to a train run; then it has logged predictions too."""
-    return _known(lambda: "val.auc" in mlflow.get_run(run_id).data.metrics)
+    return _known(lambda: any(name in mlflow.get_run(run_id).data.metrics for name in EVALUATED))
 
 
 def latest_artifact(stage: str, data: str, model: str, path: str) -> Path | None:
@@ -666,7 +815,8 @@ def _require_artifacts(experiment_id: str, location: str) -> None:
     folder = Path(place.readable(location))
     if not folder.is_absolute() or folder.is_dir():  # a server has its own place
         return
-    evaluated = mlflow.MlflowClient().search_runs([experiment_id], "metrics.`val.auc` >= 0")
+    client = mlflow.MlflowClient()
+    evaluated = [run for name in EVALUATED for run in client.search_runs([experiment_id], f"metrics.`{name}` >= 0")]
     if any(_root(run.info.artifact_uri) == location for run in evaluated):
         raise UserError(
             f"the folder {folder} with the artifacts of the MLflow store is missing; mount its disk, or put it back "
@@ -680,6 +830,7 @@ def _experiment(data: str) -> str:
     if experiment:
         return str(experiment.experiment_id)
     tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its view for training
+    tags[NOTE] = descriptions.of_experiment(data, name, None)
     location = None  # a server has its own place for artifacts
     if database := database_path(mlflow.get_tracking_uri()):
         location = place.artifacts(database)
@@ -706,7 +857,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _numbers(value, f"{prefix}{name}.")
+            flat |= _numbers(value, f"{prefix}{name}/")
         elif isinstance(value, (int, float)):
             flat[f"{prefix}{name}"] = float(value)
     return flat
@@ -717,7 +868,7 @@ def links(port: int) -> list[tuple[str, str]]:
 
     The address of the UI alone opens a page for language models; `workflowType` selects that for training.
     """
-    client, address, view = mlflow.MlflowClient(), f"http://127.0.0.1:{port}/#", "workflowType=machine_learning"
+    client, address, view = mlflow.MlflowClient(), f"http://127.0.0.1:{port}/#", descriptions.VIEW
     experiments = [one for one in client.search_experiments() if one.name != "Default"]
     return [
         *((f"runs of {one.name}", f"{address}/experiments/{one.experiment_id}/runs?{view}") for one in experiments),
