@@ -206,9 +206,10 @@ def test_no_patient_is_in_two_splits(project: Project) -> None:
 
 
 def test_every_stage_left_one_run_and_trials_are_under_their_study(project: Project) -> None:
-    assert sorted(run.data.tags["stage"] for run in project.runs() if "stage" in run.data.tags) == sorted(STAGES)
+    stages = [run.data.tags["stage"] for run in project.runs()]
+    assert sorted(stage for stage in stages if stage != "trial") == sorted(STAGES)
     (study,) = project.runs("tune")
-    trials = [run for run in project.runs() if run.info.run_name.startswith("trial-")]
+    trials = project.runs("trial")
     assert len(trials) == SMALL["tune.n_trials"]
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {study.info.run_id}
     assert {run.info.experiment_id for run in trials} == {study.info.experiment_id}
@@ -228,20 +229,27 @@ def test_judgements_lie_under_the_train_run_with_pictures(project: Project) -> N
     }
     assert {"plots/roc.png", "plots/history.png", "plots/architecture.png", "architecture.json"} <= artifacts
     assert any(path.startswith("saliency/") for path in artifacts)
-    assert train.data.metrics["test.auc"] == pytest.approx(project.report("metrics.json")["test"]["auc"])
-    history = project.client.get_metric_history(record["run_id"], "val_auc")
+    assert train.data.metrics["test/auc"] == pytest.approx(project.report("metrics.json")["test"]["auc"])
+    history = project.client.get_metric_history(record["run_id"], "epoch/val_auc")
     assert [point.step for point in history] == [1, 2]
     assert train.inputs.dataset_inputs
+
+
+def facts_of(client: mlflow.MlflowClient, version: Any) -> dict[str, Any]:
+    """What the store says of a version, as the registry has recorded it."""
+    path = client.download_artifacts(str(version.run_id), f"registry/version_{version.version}.json")
+    return dict(json.loads(Path(path).read_text()))
 
 
 def test_champion_loads_by_its_alias_and_scores_as_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
 
     client = project.client
     version = client.get_model_version_by_alias("pneumonia-phantom", "champion")
-    assert version.tags["synthetic"] == "true"
-    assert version.tags["git_commit"] == project.run("git", "rev-parse", "HEAD").strip()
-    assert len(version.tags["dvc_lock_digest"]) == 64, "DVC has noted the training by the time of promotion"
-    assert version.tags["model_sha256"] == workspace.sha256_file(project.folder / "models/model.keras")
+    assert version.tags["data"] == "phantom, synthetic"
+    assert facts_of(client, version)["git_commit"] == project.run("git", "rev-parse", "HEAD").strip()
+    lock = version.tags["registry.dvc_lock_digest"]
+    assert len(lock) == 64, "DVC has noted the training by the time of promotion"
+    assert version.tags["registry.model_sha256"] == workspace.sha256_file(project.folder / "models/model.keras")
     uri = f"sqlite:///{project.folder}/mlruns/mlflow.db"
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.setenv(name, uri)  # MLflow sets them itself below, and leaves them so
@@ -321,7 +329,7 @@ def test_a_queued_experiment_logs_to_the_same_store(project: Project) -> None:
     def versions() -> dict[int, float]:
         """Their validation AUC."""
         registered = project.client.search_model_versions("name = 'pneumonia-phantom'")
-        return {int(one.version): float(one.tags["val_auc"]) for one in registered}
+        return {int(one.version): float(one.tags["registry.val_auc"]) for one in registered}
 
     before, earlier = {run.info.run_id for run in project.runs()}, versions()
     text = (project.folder / "params.yaml").read_text()
@@ -366,7 +374,7 @@ def test_an_empty_store_gets_a_champion_again(project: Project) -> None:
     adopted = client.get_run(str(version.run_id))
     record = json.loads((project.folder / "models/run.json").read_text())
     assert adopted.data.tags["original_run_id"] == record["run_id"]
-    assert adopted.data.metrics["test.auc"] == pytest.approx(project.report("metrics.json")["test"]["auc"])
+    assert adopted.data.metrics["test/auc"] == pytest.approx(project.report("metrics.json")["test"]["auc"])
     # Asked again, it finds what it needs and makes nothing.
     n_runs = len(client.search_runs([adopted.info.experiment_id]))
     project.pneumonia(*register, **elsewhere)
@@ -589,7 +597,7 @@ def test_two_networks_go_through_as_one(project: Project) -> None:
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     assert history["kept"].sum() == 2
     run_id = json.loads((project.folder / "models/run.json").read_text())["run_id"]
-    assert [one.step for one in project.client.get_metric_history(run_id, "val_auc")] == [1, 2, 3, 4]
+    assert [one.step for one in project.client.get_metric_history(run_id, "epoch/val_auc")] == [1, 2, 3, 4]
     assert "mean logit of 2 networks, each compact" in (project.folder / "reports/model_card.html").read_text()
 
 
@@ -607,9 +615,9 @@ def test_the_files_of_a_version_come_back(tmp_path: Path) -> None:
     project.dvc("checkout")
     project.dvc("exp", "run", "--temp", "--name", "other-owl", "-S", "train.epochs=4")
     versions = project.client.search_model_versions("name = 'pneumonia-phantom'")
-    tags = {int(one.version): one.tags for one in versions}
-    assert [tags[version].get("dvc_experiment") for version in (1, 2, 3, 4)] == [None, None, "muddy-toad", "other-owl"]
-    assert len({one["model_sha256"] for one in tags.values()}) == 4
+    facts = {int(one.version): facts_of(project.client, one) for one in versions}
+    assert [facts[version].get("dvc_experiment") for version in (1, 2, 3, 4)] == [None, None, "muddy-toad", "other-owl"]
+    assert len({one["model_sha256"] for one in facts.values()}) == 4
 
     def restore(version: int | str, expect: int = 0) -> str:
         said = project.pneumonia("restore", str(version), expect=expect)
@@ -619,7 +627,7 @@ def test_the_files_of_a_version_come_back(tmp_path: Path) -> None:
     def is_there(version: int) -> bool:
         settings = YAML(typ="safe").load((project.folder / "params.yaml").read_text())
         return (
-            workspace.sha256_file(project.folder / "models/model.keras") == tags[version]["model_sha256"]
+            workspace.sha256_file(project.folder / "models/model.keras") == facts[version]["model_sha256"]
             and project.report("promotion.json")["version"] == version
             and settings["train"]["epochs"] == version
         )
@@ -678,7 +686,7 @@ def test_a_killed_train_goes_on_from_its_last_epoch_in_the_same_run(project: Pro
         assert project.stages_run(project.dvc("repro", "train")) == ["train"]
     (run,) = [run for run in project.runs("train") if run.info.run_id not in started]
     assert run.info.status == "FINISHED"
-    history = project.client.get_metric_history(run.info.run_id, "val_auc")
+    history = project.client.get_metric_history(run.info.run_id, "epoch/val_auc")
     steps = [one.step for one in history]
     assert sorted(set(steps)) == list(range(1, 41))
     # The epoch in which it was killed may be done twice, those before are not.
@@ -691,7 +699,7 @@ def test_a_killed_train_goes_on_from_its_last_epoch_in_the_same_run(project: Pro
 def epochs_logged(project: Project, known: set[str]) -> set[int]:
     """Epochs of the new train run that the store knows of."""
     new = [run.info.run_id for run in project.runs("train") if run.info.run_id not in known]
-    return {one.step for run_id in new for one in project.client.get_metric_history(run_id, "val_auc")}
+    return {one.step for run_id in new for one in project.client.get_metric_history(run_id, "epoch/val_auc")}
 
 
 @pytest.mark.slow

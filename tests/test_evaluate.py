@@ -258,18 +258,29 @@ def test_robustness_reads_each_chunk_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_headline_has_the_keys_of_the_contract() -> None:
-    headline, _ = judge(predictions())
-    assert list(headline) == ["threshold", "val", "test"]
-    expected = (
-        "n n_positive auc auc_low auc_high accuracy sensitivity specificity precision f1 brier ece".split()  # noqa: SIM905
-    )
-    assert list(headline["val"]) == expected
-    assert list(headline["test"]) == [*expected, "brier_calibrated", "ece_calibrated"]
+    headline, full = judge(predictions())
+    assert {name: list(part) for name, part in headline.items() if name != "threshold"} == {
+        "val": ["auc"],
+        "test": ["n", "auc", "auc_low", "auc_high", "accuracy", "sensitivity", "specificity"],
+    }
+    for name, part in ("val", headline["val"]), ("test", headline["test"]):
+        assert part.items() <= full["youden"][name].items()
 
 
-def test_headline_figures_are_those_of_scikit_learn() -> None:
+def test_mlflow_gets_the_figures_of_both_splits_and_of_changed_images() -> None:
+    _, full = judge(predictions())
+    full |= {"robustness": {"clean": 0.9, "mean": 0.8}, "stress": {"auc": {"blur": {"auc": 0.7, "auc_low": 0.6}}}}
+    figures = evaluate.metrics(full)
+    assert figures["val"] == full["youden"]["val"] | {"robust_auc": 0.8}
+    assert figures["test"] == full["youden"]["test"]
+    assert figures["calibrated"] == full["youden"]["calibrated"]["test"]
+    assert (figures["threshold"], figures["stress"]) == (full["youden"]["threshold"], {"blur": 0.7})
+
+
+def test_figures_at_the_threshold_are_those_of_scikit_learn() -> None:
     table = predictions()
-    headline, _ = judge(table)
+    _, full = judge(table)
+    headline = full["youden"]
     for split in ("val", "test"):
         y_true, y_score = part(table, split)
         y_pred = (y_score >= headline["threshold"]).astype(int)
@@ -394,7 +405,7 @@ def crooked(*, test_share: float = 0.3, n: int = 2000) -> pd.DataFrame:
 
 def test_calibration_changes_probabilities_and_decisions_at_one_half_and_nothing_else() -> None:
     table = crooked(test_share=0.7)
-    headline, full = judge(table)
+    _, full = judge(table)
     for point in POINTS:
         before, after = full[point]["test"], full[point]["calibrated"]["test"]
         assert after["auc"] == before["auc"]
@@ -404,8 +415,6 @@ def test_calibration_changes_probabilities_and_decisions_at_one_half_and_nothing
         assert all(same) if point != "one_half" else not any(same)
     assert full["one_half"]["threshold"] == full["one_half"]["calibrated"]["threshold"] == 0.5
     assert full["one_half"]["calibrated"]["test"]["accuracy"] > full["one_half"]["test"]["accuracy"]
-    for name in ("brier", "ece"):
-        assert headline["test"][f"{name}_calibrated"] == full["youden"]["calibrated"]["test"][name]
 
 
 def test_calibrated_thresholds_are_the_chosen_ones_on_the_other_scale() -> None:
@@ -577,7 +586,7 @@ def judged() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any], dict[str, pd
     table = predictions()
     headline, full = judge(table)
     table, _ = evaluate.calibrated(table)
-    return table, headline, full, evaluate.curves(table, headline["threshold"], level=0.95)
+    return table, full["youden"], full, evaluate.curves(table, headline["threshold"], level=0.95)
 
 
 Judged = tuple[pd.DataFrame, dict[str, Any], dict[str, Any], dict[str, pd.DataFrame]]

@@ -158,7 +158,6 @@ REPORTS: dict[str, Any] = {
         "data_digest": "d",
         "made_with": {"Keras": "3"},
     },
-    "metrics": {"val": {"n": 8, "n_positive": 4, "auc": 0.95}, "test": {"n": 9, "n_positive": 5, "auc": 0.9}},
     "evaluation": {
         "level": 0.95,
         "calibration": {"slope": 0.5, "bias": 1.0},
@@ -166,7 +165,16 @@ REPORTS: dict[str, Any] = {
             point: {
                 "threshold": 0.5,
                 "calibrated": {"threshold": 0.73105858},
-                "test": {"sensitivity": 0.8, "sensitivity_low": 0.6, "sensitivity_high": 0.9, "ece": 0.1},
+                "val": {"n": 8, "n_positive": 4, "auc": 0.95},
+                "test": {
+                    "n": 9,
+                    "n_positive": 5,
+                    "auc": 0.9,
+                    "ece": 0.1,
+                    "sensitivity": 0.8,
+                    "sensitivity_low": 0.6,
+                    "sensitivity_high": 0.9,
+                },
             }
             for point in export.POINTS
         },

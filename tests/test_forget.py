@@ -22,7 +22,7 @@ from pneumonia.data.forgotten import FILE
 from pneumonia.data.removal import PAGE
 from pneumonia.names import file_name
 from pneumonia.report import page
-from pneumonia.tracking import runs, stored
+from pneumonia.tracking import descriptions, runs, stored
 from pneumonia.workspace import sha256_bytes
 from stages import preprocess
 from tests.conftest import png
@@ -212,9 +212,9 @@ def test_no_byte_shows_a_forgotten_patient_and_the_others_stay(project: str) -> 
 
     assert len(runs.logged_predictions(project)) == 6, "later models are compared on these"
     tags = mlflow.MlflowClient().get_run(project).data.tags
-    assert tags["mlflow.note.content"] == stored.REMOVED
+    assert tags["mlflow.note.content"] == descriptions.REMOVED
     version = mlflow.MlflowClient().get_model_version("pneumonia-phantom", "1")
-    assert version.description == stored.REMOVED
+    assert version.description == descriptions.REMOVED
     assert "make repro" in version.tags[stored.LEARNT_FROM_REMOVED] == tags[stored.LEARNT_FROM_REMOVED]
 
     outs.require_unchanged({out: stage for stage, made in STAGES.items() for out in made})

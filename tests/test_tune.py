@@ -146,7 +146,7 @@ def test_the_table_has_one_row_per_trial(study: Study) -> None:
     assert list(found.trials) == ["trial", "state", "val_auc", "epochs", "learning_rate", "dropout"]
     assert found.trials["trial"].tolist() == list(range(6))
     assert found.trials[["learning_rate", "dropout"]].to_dict("records") == recorder.settings
-    assert recorder.names == [f"trial-{number}" for number in range(6)]
+    assert recorder.names == [f"trial {number}" for number in range(6)]
 
 
 def test_the_first_trial_takes_the_defaults(study: Study) -> None:
@@ -397,14 +397,14 @@ def test_the_best_trials_are_repeated_with_other_seeds(tmp_path: Path) -> None:
     found, recorder = search(tmp_path, n_trials=3, epochs=1, repeat_best=2, repeat_seeds=2, pruner="none")
     repeats = [name for name in recorder.names if "seed" in name]
     best = found.trials.sort_values("val_auc", ascending=False, kind="stable")["trial"].tolist()[:2]
-    assert repeats == [f"trial-{number}-seed-{seed}" for number in best for seed in (2, 3)]
+    assert repeats == [f"trial {number} · seed {seed}" for number in best for seed in (2, 3)]
     means = found.trials.set_index("trial")["val_auc_mean"]
     assert means.notna().sum() == 2
     assert found.best["trial"] == means.idxmax()
     named = zip(recorder.names, recorder.told, strict=True)
     told = {name: max(values["val_auc"] for _, values in rows) for name, rows in named}
     number = best[0]
-    parts = [told[f"trial-{number}"], told[f"trial-{number}-seed-2"], told[f"trial-{number}-seed-3"]]
+    parts = [told[f"trial {number}"], told[f"trial {number} · seed 2"], told[f"trial {number} · seed 3"]]
     assert means[number] == pytest.approx(np.mean(parts))
     again, none = search(tmp_path, n_trials=3, epochs=1, repeat_best=2, repeat_seeds=2, pruner="none")
     assert none.names == []

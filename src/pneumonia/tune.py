@@ -294,7 +294,7 @@ def _run_all(
     """The jobs and how they ended; each one inside its run."""
 
     def in_run(job: Job, fit: Callable[[ReportEpoch], Outcome]) -> Outcome:
-        name = f"trial-{job.number}" + (f"-seed-{job.repeat + 1}" if job.repeat else "")
+        name = f"trial {job.number}" + (f" · seed {job.repeat + 1}" if job.repeat else "")
         outcome = None
         try:
             with trial_run(name, job.chosen) as report:

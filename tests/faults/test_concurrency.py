@@ -216,13 +216,13 @@ def test_a_busy_store_loses_nothing(root: Path) -> None:
         pass
     with often_held(root / "mlruns" / "mlflow.db"), start("tune"):
         for number in range(3):
-            with runs.child_run(f"trial-{number}", {"dropout": 0.1}, killed_by=ZeroDivisionError) as report:
+            with runs.child_run(f"trial {number}", {"dropout": 0.1}, killed_by=ZeroDivisionError) as report:
                 for epoch in range(1, 4):
                     report(epoch, {"val_auc": 0.5 + epoch / 10})
-    trials = [one for one in all_runs() if one.info.run_name.startswith("trial-")]
+    trials = [one for one in all_runs() if "trial" in one.data.tags]
     assert [one.info.status for one in trials] == ["FINISHED"] * 3
     for trial in trials:
-        history = mlflow.MlflowClient().get_metric_history(trial.info.run_id, "val_auc")
+        history = mlflow.MlflowClient().get_metric_history(trial.info.run_id, "epoch/val_auc")
         assert [(one.step, one.value) for one in history] == [(1, 0.6), (2, 0.7), (3, 0.8)]
 
 
@@ -320,6 +320,6 @@ def test_three_copies_of_a_project_lose_nothing_in_one_store(project: Project, t
             assert content(client, run) == content(client, first)
     assert [int(one.version) for one in client.search_model_versions("name = 'pneumonia-phantom'")] == [1]
     (train,) = runs_in(client, "tags.stage = 'train'")
-    assert len(client.get_metric_history(train.info.run_id, "val.auc")) >= 3
+    assert len(client.get_metric_history(train.info.run_id, "val/auc")) >= 3
     with closing(sqlite3.connect(shared / "mlflow.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -119,12 +119,17 @@ class Stage:
         }
 
     def runs(self) -> list[tuple[str, str, str]]:
-        """Id, name and status of the runs in the store."""
+        """Id, stage and status of the runs in the store; those of trials with their number."""
         with closing(sqlite3.connect(self.project.folder / "mlruns/mlflow.db")) as database:
-            return database.execute("SELECT run_uuid, name, status FROM runs ORDER BY start_time").fetchall()
+            return database.execute(
+                "SELECT runs.run_uuid, coalesce(trial.value, stage.value), status FROM runs "
+                "LEFT JOIN tags AS stage ON stage.run_uuid = runs.run_uuid AND stage.key = 'stage' "
+                "LEFT JOIN tags AS trial ON trial.run_uuid = runs.run_uuid AND trial.key = 'trial' "
+                "ORDER BY start_time"
+            ).fetchall()
 
     def new_runs(self) -> list[tuple[str, str]]:
-        """Name and status of the runs since the first call."""
+        """Stage and status of the runs since the first call."""
         return [(name, status) for run_id, name, status in self.runs() if run_id not in self.known]
 
     def left(self) -> list[str]:
@@ -212,7 +217,7 @@ def test_a_stage_ends_in_order(project: Project, name: str, number: signal.Signa
     runs = stage.new_runs()
     assert runs[0] == (name, "KILLED")
     if name == "tune":
-        assert runs[1:] == [("trial-0", "FINISHED"), ("trial-1", "KILLED")]
+        assert runs[1:] == [("trial 0", "FINISHED"), ("trial 1", "KILLED")]
     else:
         assert runs[1:] == []
 

@@ -103,8 +103,8 @@ def require_every_trial_once(project: Project) -> None:
     (study,) = project.runs("tune")
     assert study.info.status == "FINISHED"
     children = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
-    done = [run.data.tags["mlflow.runName"] for run in children if "val_auc" in run.data.metrics]
-    assert {f"trial-{number}" for number in trials["trial"]} <= set(done)
+    done = [run.data.tags["trial"] for run in children if "epoch/val_auc" in run.data.metrics]
+    assert {f"trial {number}" for number in trials["trial"]} <= set(done)
 
 
 @pytest.mark.fault(injected="kill -9 of all processes in trial 5 of 12", before="all trials lost, two runs RUNNING")

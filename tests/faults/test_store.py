@@ -75,7 +75,7 @@ def inside(call: Operation) -> Callable[[Path], Operation]:
 
 
 def trial() -> None:
-    with runs.child_run("trial-0", {"learning_rate": 0.1}, killed_by=ZeroDivisionError) as report:
+    with runs.child_run("trial 0", {"learning_rate": 0.1}, killed_by=ZeroDivisionError) as report:
         report(1, {"val_auc": 0.5})
 
 
@@ -286,7 +286,7 @@ def two_trials() -> None:
         runs.tag(weights="none", data_digest="da7a")
         for number, pruned in enumerate((False, True)):
             try:
-                with runs.child_run(f"trial-{number}", {"dropout": 0.1}, killed_by=ZeroDivisionError) as report:
+                with runs.child_run(f"trial {number}", {"dropout": 0.1}, killed_by=ZeroDivisionError) as report:
                     report(1, {"val_auc": 0.5})
                     if pruned:
                         raise ZeroDivisionError
@@ -384,7 +384,7 @@ def test_a_trial_that_cannot_be_logged_ends_the_study(root: Path, monkeypatch: p
                 epochs=1,
                 learning_rate=(0.1, 0.2),
                 dropout=(0.1, 0.2),
-                trial_run=lambda number, values: runs.child_run(f"trial-{number}", values, killed_by=tune.Pruned),
+                trial_run=lambda number, values: runs.child_run(f"trial {number}", values, killed_by=tune.Pruned),
             )
 
     study()

@@ -175,7 +175,7 @@ CHANGED_OUTS = [
     ("explain", "data/boxes.csv", edit_table(lambda table: table[1:]), "a box removed", UNNOTICED),
     ("explain", "models/model.keras", replace, "another network", UNNOTICED),
     ("explain", "reports/predictions.csv", set_first("label", 1), "a label flipped", UNNOTICED),
-    ("export", "reports/metrics.json", edit_json(threshold=0.4), "another threshold", UNNOTICED),
+    ("promote", "reports/metrics.json", edit_json(threshold=0.4), "another threshold", UNNOTICED),
     ("export", "reports/evaluation.json", edit_json(level=0.5), "another level of the intervals", UNNOTICED),
     ("export", "reports/rebalance.json", edit_json(splits={}), "another count of patients", UNNOTICED),
     ("export", "reports/predictions.csv", edit_table(lambda table: table[::-1]), "rows in another order", UNNOTICED),

@@ -149,6 +149,7 @@ def write_reports(folder: Path) -> None:
     made = made_facts()
     for name in ("evaluation", "validation", "rebalance", "explain"):
         tables.write_json(made[name], folder / f"{name}.json")
+    tables.write_json(figures()[1], folder / "metrics.json")
     tables.write_json({"values": made["chosen"], "verdict": "no search"}, folder / "tune" / "best.json")
     tables.write_table(made["points"], folder / "plots" / "operating_points.csv")
     tables.write_table(made["history"], folder / "history.csv")

@@ -155,6 +155,12 @@ def predictions_of(number: int, first_image: int = 0) -> pd.DataFrame:
     return table.assign(patient_id=table["image_id"], split="val", label=LABELS, score=scores)
 
 
+def write_predictions(predictions: pd.DataFrame, path: Path) -> None:
+    """Those on validation, and the same on test."""
+    test = predictions.assign(split="test", image_id="test-" + predictions["image_id"])
+    tables.write_table(pd.concat([predictions, test]), path)
+
+
 def write_settings(folder: Path, **limits: float) -> None:
     """A params.yaml for the models below, whatever an experiment has left in that of the checkout."""
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
@@ -162,15 +168,22 @@ def write_settings(folder: Path, **limits: float) -> None:
     set_settings(folder / "params.yaml", {"data": "phantom", "model": "compact", "weights": "none", **chosen})
 
 
-def candidate(folder: Path, predictions: pd.DataFrame) -> Path:
-    """A folder with all that the stage `promote` reads, of a model that was trained in the store of this moment."""
-    with start() as run_id:
-        model_id = empty_model(run_id)
+def candidate(folder: Path, predictions: pd.DataFrame, run_id: str | None = None) -> Path:
+    """A folder with all that the stage `promote` reads, of a model that was trained in the store of this moment.
+
+    Args:
+        folder: to write to.
+        predictions: of the model on validation; those on test are the same.
+        run_id: of its train run; None = a new one.
+    """
+    if run_id is None:
+        with start() as run_id:
+            pass
+    model_id = empty_model(run_id)
     tables.write_json(RECORD | {"run_id": run_id, "model_id": model_id}, folder / "models" / "run.json")
     predictors.write(folder / "models" / "predictor", data="phantom", synthetic=True)
     (folder / "models" / "model.keras").write_bytes(MODEL)
-    test = predictions.assign(split="test", image_id="test-" + predictions["image_id"])
-    tables.write_table(pd.concat([predictions, test]), folder / "reports/predictions.csv")
+    write_predictions(predictions, folder / "reports/predictions.csv")
     write_reports(folder / "reports")
     figures = tables.read_json(folder / "reports" / "metrics.json")
     tables.write_json(figures | {"threshold": 0.2}, folder / "reports" / "metrics.json")

@@ -113,16 +113,16 @@ def test_facts_that_change_ask_for_a_new_decision_and_others_do_not(
         assert registry.register("phantom", trained, answering, facts, origin) == 1
         return tags_of(1)
 
-    known({"val_auc": 0.8}, git_commit="a")
+    known({"val_auc": 0.8}, test_split="drawn")
     registry.tag_version("phantom", 1, {"reason": "the first"})
-    decided = {"val_auc": "0.8", "git_commit": "a", "reason": "the first"}
-    assert known({"val_auc": 0.8}, git_commit="b") == decided
-    assert known({"val_auc": 0.8}, dvc_experiment="muddy-toad") == decided | {"dvc_experiment": "muddy-toad"}
-    assert known({"val_auc": 0.9}, git_commit="b") == {
-        "val_auc": "0.9",
-        "git_commit": "b",
-        "dvc_experiment": "muddy-toad",
-    }
+    decided = {"val_auc": "0.8", "test_split": "drawn", "reason": "the first"}
+    assert known({"val_auc": 0.8}, test_split="official") == decided
+    assert known({"val_auc": 0.8}, target="bacteria") == decided | {"target": "bacteria"}
+    assert known({"val_auc": 0.8, "limit": 3}, test_split="official") == {
+        "val_auc": "0.8",
+        "test_split": "official",
+        "target": "bacteria",
+    }, "a fact that is no tag has changed"
 
 
 def test_a_run_that_another_process_registers_at_the_same_moment_keeps_one_version(
@@ -270,7 +270,7 @@ def test_a_run_that_was_rolled_back_stays_out_when_its_first_version_is_deleted(
     tags = registry.version_tags("phantom")
     assert {tags[version]["same_run_as"] for version in (6, 7)} == {"2"}
     for version in (6, 7):
-        mlflow.MlflowClient().delete_model_version_tag("pneumonia-phantom", str(version), "rolled_back_at")
+        mlflow.MlflowClient().delete_model_version_tag("pneumonia-phantom", str(version), "registry.rolled_back_at")
     assert promoted(better, again, val_auc=0.9) == (7, 7), "without the tag it competes again"
 
 
@@ -738,11 +738,17 @@ def assert_history_is_complete(promotions: list[dict[str, Any]], aucs: list[floa
     for promotion, auc in zip(promotions, aucs, strict=True):
         tags, version = versions[promotion["version"]], version_of(promotion["version"])
         assert float(tags["val_auc"]) == pytest.approx(auc)
-        assert tags["reason"] == version.description == promotion["reason"]
+        assert tags["reason"] == version.description.split("\n")[0] == promotion["reason"]
         assert promotion["promoted"] == (promotion["version"] == promotion["champion_version"])
     judged = [run for run in all_runs() if run.data.tags.get("stage") == "promote"]
     assert [run.info.status for run in judged] == ["FINISHED"] * len(promotions)
     assert "crowned_at" in versions[registry.champion("phantom").version]
+
+
+def record_of(number: int) -> dict[str, Any]:
+    """All facts of a version, and the decision."""
+    path = mlflow.MlflowClient().download_artifacts(version_of(number).run_id, registry.record_path(number))
+    return dict(tables.read_json(path))
 
 
 def test_a_version_says_what_it_is_and_what_was_decided(stage: Any) -> None:
@@ -754,14 +760,26 @@ def test_a_version_says_what_it_is_and_what_was_decided(stage: Any) -> None:
         ("max_ece", False),
     ]
     assert not {"champion_auc", "p_value", "test_difference", "test_p_value"} & set(promotion)
-    tags = registry.version_tags("phantom")[1]
-    said = {"model": "compact", "weights": "none", "data_digest": "da7a", "synthetic": "true"}
-    said |= {"model_sha256": RECORD["model_sha256"]}
-    assert (said | {"eligible": "false", "promoted": "true", "reason": promotion["reason"]}).items() <= tags.items()
-    assert tags["gate_max_ece"].startswith("failed: 0.07")
-    assert json.loads(tags["preparation"]) == RECORD["preparation"]
-    assert tags["preparation_digest"] == Preparation(size=64).digest
-    assert version_of(1).description == promotion["reason"]
+    tags = version_of(1).tags
+    assert {name: text for name, text in tags.items() if not name.startswith("registry.")} == {
+        "model": "compact",
+        "weights": "none",
+        "data": "phantom, synthetic",
+        "target": "pneumonia",
+        "preparation": "64 px, pad, CLAHE 2",
+        "validation AUC": "0.993",
+        "test_split": "drawn, official left out",
+        "verdict": "became champion",
+    }, "at most 8 for people"
+    read = {"eligible": "false", "promoted": "true", "reason": promotion["reason"]}
+    read |= {"model_sha256": RECORD["model_sha256"]}
+    assert {f"registry.{name}": text for name, text in read.items()}.items() <= tags.items()
+    facts = record_of(1)
+    assert facts["decision"]["gates"] == promotion["gates"]
+    assert {"data_digest": "da7a", "synthetic": "true", "max_ece": "0.01"}.items() <= facts.items()
+    assert json.loads(facts["preparation"]) == RECORD["preparation"]
+    assert facts["preparation_digest"] == Preparation(size=64).digest
+    assert version_of(1).description.startswith(f"{promotion['reason']}\n\n| &emsp; | validation")
 
     promotion = stage(2)
     assert (promotion["version"], promotion["champion_version"], promotion["promoted"]) == (2, 2, True)
@@ -824,8 +842,8 @@ def test_what_was_decided_stays_as_it_was_when_a_version_is_promoted_again(stage
         assert again["promoted"] == (number == 2)
     assert [decided(version) for version in (1, 2, 3)] == before
     stage(3, max_ece=0.01)
-    assert decided(1)[0]["gate_max_ece"].startswith("failed: ")
-    assert decided(1)[0]["reason"] == decided(1)[1]
+    assert [gate["passed"] for gate in record_of(1)["decision"]["gates"]][-1] is False
+    assert decided(1)[0]["reason"] == decided(1)[1].split("\n")[0]
     assert decided(1)[1].startswith("not higher: ")
     assert [decided(version) for version in (2, 3)] == before[1:]
 
@@ -840,7 +858,7 @@ def test_rollbacks_walk_back_and_what_was_rolled_back_stays_out(stage: Any, caps
     assert (tags[4]["eligible"], tags[4]["promoted"]) == ("true", "false")
     again = stage(1)
     assert (again["version"], again["champion_version"], again["promoted"]) == (4, 2, False)
-    assert "but it was rolled back; without its tag rolled_back_at it would compete again" in again["reason"]
+    assert "but it was rolled back; without its tag registry.rolled_back_at it would compete again" in again["reason"]
     stage(None, "rollback")
     assert registry.champion("phantom").version == 1
     capsys.readouterr()
@@ -852,7 +870,7 @@ def test_rollbacks_walk_back_and_what_was_rolled_back_stays_out(stage: Any, caps
     assert stage(0)["champion_version"] == 6
     stage(None, "rollback")
     assert registry.champion("phantom").version == 5
-    mlflow.MlflowClient().delete_model_version_tag("pneumonia-phantom", "4", "rolled_back_at")
+    mlflow.MlflowClient().delete_model_version_tag("pneumonia-phantom", "4", "registry.rolled_back_at")
     assert stage(2)["champion_version"] == 4, "it competes again"
 
 

@@ -128,7 +128,7 @@ def test_a_run_says_which_stage_data_model_and_settings_it_had(root: Path, monke
         assert run_of(run_id).info.status == "RUNNING"
     run = run_of(run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "tune"
+    assert run.info.run_name == "tune · mobilenet · phantom"
     assert mlflow.get_experiment(run.info.experiment_id).name == "pneumonia-phantom"
     assert run.data.params == {"tune.n_trials": "4", "dropout": "[0.0, 0.4]"}
     tags = {
@@ -187,15 +187,22 @@ class StopHere(Exception):  # noqa: N818 - as `TrialPruned`, no error
 
 
 def test_a_trial_is_a_finished_run_under_its_study(root: Path) -> None:
-    with start("tune") as parent, runs.child_run("trial-0", {"dropout": 0.2}, killed_by=StopHere) as report:
-        report(1, {"val_auc": 0.7})
-        report(2, {"val_auc": 0.8})
-        child = mlflow.active_run().info.run_id
+    values = {"learning_rate": 0.00112}
+    with start("tune") as parent:
+        runs.tag(data_digest="da7a")
+        with runs.child_run("trial 0", values, killed_by=StopHere) as report:
+            report(1, {"val_auc": 0.7})
+            report(2, {"val_auc": 0.8})
+            child = mlflow.active_run().info.run_id
     run = run_of(child)
-    assert (run.info.run_name, run.info.status) == ("trial-0", "FINISHED")
+    assert (run.info.run_name, run.info.status) == ("compact · trial 0 · lr 1.1e-3", "FINISHED")
     assert run.data.tags["mlflow.parentRunId"] == parent
-    assert run.data.params == {"dropout": "0.2"}
-    steps = mlflow.MlflowClient().get_metric_history(child, "val_auc")
+    own = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+    of_study = {name: value for name, value in run_of(parent).data.tags.items() if not name.startswith("mlflow.")}
+    assert own == of_study | {"stage": "trial", "trial": "trial 0"}
+    assert own["data_digest"] == "da7a"
+    assert run.data.params == {"learning_rate": "0.00112"}
+    steps = mlflow.MlflowClient().get_metric_history(child, "epoch/val_auc")
     assert [(one.step, one.value) for one in steps] == [(1, 0.7), (2, 0.8)]
     assert run_of(parent).data.metrics == {}
 
@@ -235,7 +242,7 @@ def test_a_run_that_could_not_be_closed_is_left_to_the_next_command(
 @pytest.mark.parametrize(("error", "status"), [(StopHere, "KILLED"), (SystemExit, "KILLED"), (OSError, "FAILED")])
 def test_a_pruned_trial_is_killed_and_a_broken_one_failed(root: Path, error: type[BaseException], status: str) -> None:
     def trial() -> None:
-        with runs.child_run("trial-0", {}, killed_by=StopHere):
+        with runs.child_run("trial 0", {}, killed_by=StopHere):
             raise error
 
     with start("tune") as parent:
@@ -243,21 +250,23 @@ def test_a_pruned_trial_is_killed_and_a_broken_one_failed(root: Path, error: typ
             trial()
         assert mlflow.active_run().info.run_id == parent
         runs.log_metrics({"val_auc": 0.9})
-    (child,) = (run for run in all_runs() if run.info.run_name == "trial-0")
+    (child,) = (run for run in all_runs() if run.info.run_name == "compact · trial 0")
     assert child.info.status == status
     assert child.data.tags["mlflow.parentRunId"] == parent
     assert (run_of(parent).info.status, run_of(parent).data.metrics) == ("FINISHED", {"val_auc": 0.9})
 
 
-def test_nested_numbers_get_dotted_names_and_words_stay_out(root: Path) -> None:
+def test_nested_numbers_get_names_with_a_slash_and_words_and_counts_stay_out(root: Path) -> None:
     with start() as run_id:
-        runs.log_metrics({"threshold": 0.5, "test": {"n": 160, "auc": 0.9}, "promoted": True, "reason": "higher"})
-        runs.log_metrics({"loss": 0.25}, step=3)
+        test = {"n": 160, "n_positive": 120, "auc": 0.9, "negative": 0.1}
+        runs.log_metrics({"threshold": 0.5, "n": 9, "test": test, "reason": "higher"})
+        runs.log_epoch(3, {"epoch": 3, "member": 1, "loss": 0.25, "val_auc": 0.8})
         runs.log_params({"learning_rate": 0.001})
         runs.tag(weights="imagenet")
     run = run_of(run_id)
-    assert run.data.metrics == {"threshold": 0.5, "test.n": 160, "test.auc": 0.9, "promoted": 1, "loss": 0.25}
-    assert mlflow.MlflowClient().get_metric_history(run_id, "loss")[0].step == 3
+    figures = {"threshold": 0.5, "test/auc": 0.9, "test/negative": 0.1}
+    assert run.data.metrics == figures | {"epoch/train_loss": 0.25, "epoch/val_auc": 0.8}
+    assert mlflow.MlflowClient().get_metric_history(run_id, "epoch/train_loss")[0].step == 3
     assert run.data.params == {"seed": "1", "learning_rate": "0.001"}
     assert run.data.tags["weights"] == "imagenet"
 
@@ -326,10 +335,10 @@ def test_figures_of_a_later_stage_reach_the_run_and_its_model(
     (tmp_path / "predictions.csv").write_text("sha256\n")
     files = {runs.PREDICTIONS: tmp_path / "predictions.csv", "saliency": tmp_path / "saliency"}
     with start("evaluate", parent=trained.run_id) as later:
-        runs.mirror(trained, {"threshold": 0.5, "test": {"auc": 0.9}}, files)
-    assert run_of(trained.run_id).data.metrics == {"threshold": 0.5, "test.auc": 0.9}
+        runs.mirror(trained, {"threshold": 0.5, "test": {"auc": 0.9, "f1": 0.8}}, files)
+    assert run_of(trained.run_id).data.metrics == {"threshold": 0.5, "test/auc": 0.9}
     on_model = {one.key: one.value for one in mlflow.get_logged_model(trained.model_id).metrics}
-    assert on_model == {"threshold": 0.5, "test.auc": 0.9}
+    assert on_model == {"threshold": 0.5, "test/auc": 0.9}
     assert artifacts(trained.run_id, "evaluation") == [runs.PREDICTIONS]
     assert artifacts(trained.run_id, "saliency") == ["saliency/a.png"]
     assert run_of(later).data.metrics == {}
@@ -451,7 +460,7 @@ def test_an_unknown_run_is_adopted_once(record: dict[str, Any], restored: dict[s
     again = runs.ensure_train_run(record, **restored)
     assert again == runs.find_train_run(RECORD) == adopted._replace(adopted=False)
     (run,) = all_runs()
-    assert (run.info.run_name, run.info.status) == ("train", "FINISHED")
+    assert (run.info.run_name, run.info.status) == ("train · compact · phantom", "FINISHED")
     tags = {"stage": "train", "original_run_id": "0" * 32, "data_digest": "da7a", "weights": "none", "model": "compact"}
     assert (tags | {"model_id": adopted.model_id}).items() <= run.data.tags.items()
 
@@ -463,9 +472,10 @@ def test_an_adopted_run_has_the_history_and_the_model(
     tables.write_table(history, restored["history"])
     adopted = runs.ensure_train_run(record, **restored)
     assert run_of(adopted.run_id).data.params["preparation.size"] == "64"
-    steps = mlflow.MlflowClient().get_metric_history(adopted.run_id, "val_auc")
+    steps = mlflow.MlflowClient().get_metric_history(adopted.run_id, "epoch/val_auc")
     assert [(one.step, one.value) for one in steps] == [(1, 0.75), (2, 0.875)]
-    assert set(run_of(adopted.run_id).data.metrics) == {"epoch", "loss", "val_loss", "val_auc", "learning_rate"}
+    names = {f"epoch/{name}" for name in ("train_loss", "val_loss", "val_auc", "learning_rate")}
+    assert set(run_of(adopted.run_id).data.metrics) == names
     loaded = mlflow.tensorflow.load_model(f"models:/{adopted.model_id}")
     np.testing.assert_allclose(scoring.predict_scores(loaded, IMAGES), scoring.predict_scores(model, IMAGES), atol=1e-6)
 

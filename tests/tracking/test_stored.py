@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from pneumonia import workspace
-from pneumonia.tracking import runs, stored
+from pneumonia.tracking import descriptions, runs, stored
 from tests.tracking.conftest import run_of, start
 
 SPLITS = {"seen": ("train", "val"), "tested": ("test",), "without": ()}
@@ -68,7 +68,7 @@ def test_texts_are_replaced_and_what_the_database_has_kept_of_them_is_overwritte
     assert run_of(run_id).data.tags["note"] == secret
     assert stored.texts(root, uri, lambda text: "P0007" in text, remove=True) == 1
     tags = run_of(run_id).data.tags
-    assert (tags["note"], tags["other"]) == (stored.REMOVED, "film of P0008")
+    assert (tags["note"], tags["other"]) == (descriptions.REMOVED, "film of P0008")
     assert b"P0007" not in database.read_bytes()
     assert b"P0008" in database.read_bytes()
 

@@ -17,6 +17,8 @@ VIEW = "workflowType=machine_learning"
 """Part of an address: the UI opens its view for training, and not the one for language models."""
 
 SYNTHETIC = "The images are synthetic: the figures say nothing about patients."
+REMOVED = "Removed together with the data of a patient. A new training writes such a text again."
+"""What `pneumonia forget` leaves of a text that named a patient."""
 OWN_TEXT = "_The workflow writes this text again at each promotion; without this line it keeps yours._"
 """Last line of texts that change with the champion."""
 
@@ -140,7 +142,7 @@ def of_experiment(data: str, name: str, holder: Holder | None) -> str:
 
 def is_own(text: str) -> bool:
     """Whether a text is of this module, or there is none: another one is the user's and stays."""
-    return not text or OWN_TEXT in text
+    return text in ("", REMOVED) or OWN_TEXT in text
 
 
 def short_preparation(values: Mapping[str, object]) -> str:

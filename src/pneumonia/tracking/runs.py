@@ -310,7 +310,7 @@ def _recorded_run(resume: Path | None, params: Mapping[str, Any]) -> str | None:
 def child_run(
     name: str, params: Mapping[str, Any], *, killed_by: type[Exception]
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A child of the current run, with its tags; yields a function that logs metrics per epoch.
+    """A child of the current run, with its tags but the stage `trial`; yields a function that logs metrics per epoch.
 
     `killed_by` marks it KILLED, and so does a signal.
 
@@ -327,7 +327,7 @@ def child_run(
         nested=True,
         run_name=descriptions.trial_run(tags["model"], name, params),
         experiment_id=parent.info.experiment_id,
-        tags=tags | {"trial": name},
+        tags=tags | {"stage": "trial", "trial": name},
         log_system_metrics=False,
     )
     status = "FAILED"
@@ -696,7 +696,8 @@ def _small(path: str) -> str:
 def _log_small(run_id: str, path: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / Path(path).name
-        with Image.open(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)) as image:
+        original = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)
+        with Image.open(original) as image:
             picture = image.convert("RGB")
             picture.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH), Image.Resampling.LANCZOS)
             picture.save(copy, "PNG", optimize=True)

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from pneumonia import workspace
 from pneumonia.credentials import masked
 from pneumonia.tracking import place, runs, sqlite
+from pneumonia.tracking.descriptions import REMOVED
 from pneumonia.tracking.errors import UNKNOWN, as_user_error
 
 LEARNT_FROM_REMOVED = "registry.learnt_from_removed"
@@ -26,8 +27,6 @@ LEARNT_FROM_REMOVED = "registry.learnt_from_removed"
 
 PREVIEW = "plots/before_after.png"
 """Artifact of a `preprocess` run: a picture of the first images of the splits."""
-
-REMOVED = "Removed together with the data of a patient. A new training writes such a text again."
 
 _ANY_RUN = 50_000
 
