@@ -264,17 +264,16 @@ def test_a_decision_becomes_two_tags_and_its_figures_metrics() -> None:
     decision = decide(table(PERFECT), table(GOOD), threshold=0.75, min_sensitivity=0.7)
     assert promote.as_tags(decision) == {"promoted": "false", "reason": decision.reason}
     figures = promote.as_metrics(decision)
-    assert figures["val"] == {
+    assert figures["promotion"] == {
         "auc": 1.0,
         "champion_auc": ranking.roc_auc(LABELS, GOOD),
         "p_value": ranking.delong_test(LABELS, GOOD, PERFECT),
     }
-    assert figures["test"] == {}, "there are no common test images"
     assert figures["gate"] == pytest.approx(
         {"min_gain": 1 / 9, "min_sensitivity": 2 / 3, "max_ece": figures["gate"]["max_ece"]}
     )
     alone = promote.as_metrics(decide(table(PERFECT), None))
-    assert set(alone["val"]) == {"auc"}
+    assert set(alone["promotion"]) == {"auc"}
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------

@@ -246,15 +246,13 @@ def as_tags(decision: Decision) -> dict[str, str]:
 
 
 def as_metrics(decision: Decision) -> dict[str, dict[str, float]]:
-    """The decision as metrics of the run of `promote`: validation, then what is only reported, then the gates."""
-    val = {"auc": decision.auc, "champion_auc": decision.champion_auc, "p_value": decision.p_value}
-    test = {"difference": decision.test_difference, "p_value": decision.test_p_value}
-    gates = {gate.name: gate.value for gate in decision.gates}
-    return {"val": _known(val), "test": _known(test), "gate": gates}
-
-
-def _known(figures: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if value is not None}
+    """The decision as metrics of the run of `promote`; figures without a comparison are left out."""
+    names = ("auc", "champion_auc", "p_value", "test_difference", "test_p_value")
+    report = as_report(decision)
+    return {
+        "promotion": {name: report[name] for name in names if name in report},
+        "gate": {gate.name: gate.value for gate in decision.gates},
+    }
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------
