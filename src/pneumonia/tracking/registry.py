@@ -22,6 +22,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pneumonia import UserError, promote, workspace
+from pneumonia.data import tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import FACTS, NETWORK, Predictor
@@ -332,7 +333,7 @@ def submit(
             if "reason" not in registry[one]:
                 record_decision(data, one, other)
         report = {"version": version, **facts, **origin, "decision": promote.as_report(decision)}
-        mlflow.MlflowClient().log_dict(run.run_id, report, record_path(version))
+        mlflow.MlflowClient().log_dict(run.run_id, tables.rounded(report), record_path(version))
         describe(data)
     runs.log_metrics(promote.as_metrics(decision))
     runs.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
