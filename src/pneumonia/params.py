@@ -94,6 +94,7 @@ class Evaluate(Section):
 
 
 class Explain(Section):
+    methods: Annotated[list[str], Field(min_length=1)]
     n_images: Annotated[int, Field(ge=1)]
     n_scored: Annotated[int, Field(ge=1)]
     n_samples: Annotated[int, Field(ge=1)]

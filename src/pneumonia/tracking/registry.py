@@ -263,6 +263,8 @@ def submit(
     data, conditions = record["data"], {"threshold": metrics["threshold"], **limits}
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
     facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
+    if (maps := predictor.facts["saliency"]).get("verdict"):
+        facts["saliency"] = f"{maps['method']}: {maps['verdict']}"
     origin = lineage(model_path, record) | {"test_split": test_split}
     with runs.registry_lock():  # so that a rollback sees no version without a decision
         version = register(data, run, predictor, {**facts, **promote.facts(predictions, **conditions)}, origin)
