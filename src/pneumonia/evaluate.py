@@ -240,7 +240,10 @@ def audit(
     hidden = "middle" if masks is None else "lungs"
 
     def occluded(block: npt.NDArray[np.uint8], first: int) -> dict[str, npt.NDArray[np.uint8]]:
-        kept = stress.middle(*block.shape[1:]) if masks is None else np.asarray(masks[first : first + len(block)]) > 0
+        kept = np.broadcast_to(stress.middle(*block.shape[1:]), block.shape)
+        if masks is not None:
+            lung = np.asarray(masks[first : first + len(block)]) > 0
+            kept = np.where(lung.any(axis=(1, 2), keepdims=True), lung, kept)  # an image may have no mask
         return {f"{hidden}_only": stress.occluded(block, kept), f"{hidden}_hidden": stress.occluded(block, ~kept)}
 
     scores = _scores_under(model, split.images, (*stress.STRESSES, *stress.REPORTED), occluded)

@@ -31,6 +31,7 @@ class Fetch(Section):
     seed: Seed
     classes: dict[Literal["normal", "pneumonia"], list[str]]
     max_left_out: Annotated[float, Field(ge=0, le=1)]
+    lungs: str | None
 
 
 class Validate(Section):
