@@ -172,7 +172,7 @@ def stress(audit: Mapping[str, Any], title: str) -> Figure:
         axes.axvline(audit["auc"]["clean"]["auc"], color=BLUE, linestyle=":")
         for place, name in enumerate(names):
             report = audit["auc"][name]
-            colour = ORANGE if name.endswith(("_hidden", "_only")) else BLUE
+            colour = ORANGE if name.endswith(("_hidden", "_only", "_lungs", "_surroundings")) else BLUE
             axes.plot([report["auc_low"], report["auc_high"]], [place, place], color=colour)
             axes.plot(report["auc"], place, "o", color=colour, markersize=5)
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
