@@ -215,6 +215,7 @@ function draw() {
 function open(large) {
   state.large = large;
   byId("large").hidden = !large;
+  document.body.className = large ? "open" : "";
   if (!large) { byId("films").children[state.current]?.focus(); return; }
   const film = state.shown[state.current];
   const methods = Object.entries(film.maps).map(([name, map]) => element("figure", {},
@@ -273,6 +274,7 @@ _TEMPLATE = """\
   --band: #1b222b; --accent: #6cb2ff; --wrong: #ff8a80; } }
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
+.open { overflow: hidden; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 header, main { max-width: 76rem; margin: 0 auto; padding: 1rem; }
 h1 { margin: 0; font-size: 1.5rem; line-height: 1.2; overflow-wrap: anywhere; }
