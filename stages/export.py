@@ -32,6 +32,7 @@ def main() -> None:
             network=networks.MODELS[record["model"]].source,
             preparation=stored_preparation(store),
             usual=export.fit_usual(read_split(store, "train", memory=memory).images, val.images, options.false_alarms),
+            explained=tables.read_json(REPORTS_DIR / "explain.json"),
         )
         export.write(folder, export.convert(loading.load_model(MODELS_DIR / "model.keras")), content)
         exported = Predictor(folder)

@@ -188,7 +188,11 @@ def test_reports_keep_their_contracts(project: Project) -> None:
     assert {"n", "n_positive", "auc", "auc_low", "auc_high", "accuracy", "sensitivity", "brier"} <= set(metrics["test"])
     assert metrics["test"]["auc_low"] <= metrics["test"]["auc"] <= metrics["test"]["auc_high"]
     explained = project.report("explain.json")
-    assert all({"pointing_game", "energy_in_box", "ms_per_image"} <= set(row) for row in explained.values())
+    figures = {"pointing_game", "energy_in_box", "randomisation_corr", "ms_per_image", "verdict"}
+    assert all(figures <= set(row) for row in explained["methods"].values())
+    assert explained["default"] in explained["methods"]
+    assert {"train_boxes", "uniform_in_lungs"} < set(explained["baselines"])
+    assert list(project.report("saliency.json")) == ["pointing_game"]
     promotion = project.report("promotion.json")
     assert promotion["promoted"] is True
     assert promotion["version"] == promotion["champion_version"] == 1

@@ -186,6 +186,7 @@ REPORTS: dict[str, Any] = {
 def facts(**changes: Any) -> dict[str, Any]:
     source = {"title": "t", "licence": "l", "citation": "c", "synthetic": False}
     given = {"source": source, "network": "n", "preparation": {"size": 32}, "usual": predictors.usual_gray(9.0)}
+    given["explained"] = {"default": "hires_cam", "methods": {"hires_cam": {"verdict": "cannot be told (n = 3)"}}}
     return export.facts(*REPORTS.values(), **given | changes)
 
 
@@ -224,3 +225,7 @@ def test_a_model_of_synthetic_data_says_so_first() -> None:
     source = {"title": "t", "licence": "l", "citation": "c", "synthetic": True}
     assert "synthetic radiographs: this score means nothing for a patient" in facts(source=source)["caution"]
     assert "Not a medical device" in facts()["caution"]
+
+
+def test_the_predictor_names_the_method_of_its_maps_with_the_verdict() -> None:
+    assert facts()["saliency"] == {"method": "hires_cam", "verdict": "cannot be told (n = 3)"}

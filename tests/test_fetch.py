@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import re
+import shutil
 import struct
 import sys
 import tarfile
@@ -12,7 +13,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -1070,3 +1071,37 @@ def test_the_official_splits_of_a_source_are_counted() -> None:
     splits = listed(source_split=["test", "train", "train", "val"])
     assert fetch.official_splits(splits) == "official splits: train 2, val 1, test 1"
     assert fetch.official_splits(listed(source_split=["test", "", "", ""])) == "official splits: test 1, none 3"
+
+
+# --- lung masks ---
+
+
+@pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "folder"])
+def test_lung_masks_come_along_and_missing_ones_are_counted(
+    in_project: Path, capsys: pytest.CaptureFixture[str], as_zip: bool
+) -> None:
+    path = plain(in_project / "mine.zip")
+    names = list(fetched("chest_xray", path).manifest["uri"].str.removeprefix("zip://").str.partition("::")[0])
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:6, 1:4] = 255
+    content = png(mask)
+    with zipfile.ZipFile(in_project / "masks.zip", "w") as archive:
+        for name in names[1:]:
+            archive.writestr(str(PurePosixPath("lungs", name).with_suffix(".png")), content)
+    place = in_project / "masks.zip"
+    if not as_zip:
+        shutil.unpack_archive(place, in_project / "masks")
+        place = in_project / "masks"
+    capsys.readouterr()
+    manifest = fetched("chest_xray", path, lungs=str(place)).manifest
+    assert manifest["lung_mask_uri"].ne("").sum() == len(names) - 1
+    assert f"NOTE: lung masks are missing for 1 of {len(names)} images, such as " in capsys.readouterr().out
+    for uri in manifest["lung_mask_uri"][manifest["lung_mask_uri"] != ""]:
+        assert uri.endswith("::data/raw/lungs.zip")
+        np.testing.assert_array_equal(decode.read_image(uri), mask)
+
+
+def test_the_phantom_keeps_its_own_lung_masks(in_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = fetched("phantom", None, lungs="/nowhere").manifest
+    assert "fetch.lungs is ignored" in capsys.readouterr().out
+    assert manifest["lung_mask_uri"].ne("").all()

@@ -260,3 +260,11 @@ def test_maps_without_tensorflow_are_one_line(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(predict, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="--saliency needs TensorFlow, which is not installed"):
         predict.load_network(predict.resolve(folder), predict.load(folder))
+
+
+def test_a_model_whose_methods_all_fail_shows_no_map_and_says_so_in_one_line() -> None:
+    facts = {"saliency": {"method": "grad_cam", "verdict": "no better than anatomy"}}
+    line = "no saliency maps: every method that was measured is excluded (Grad-CAM: no better than anatomy)"
+    assert predict.no_maps(facts) == line
+    assert predict.no_maps({"saliency": {"method": "grad_cam", "verdict": "cannot be told (n = 3)"}}) == ""
+    assert predict.no_maps({"saliency": {"method": "smoothgrad"}}) == "", "a predictor of an earlier version"

@@ -126,7 +126,8 @@ def test_lungs_are_stored_where_every_image_has_a_mask(write_manifest: Manifest,
         lungs = np.asarray(open_store(tmp_path / "with.zarr")[f"{split}/lungs"][:])
         assert lungs.dtype == np.uint8
         np.testing.assert_array_equal(lungs, [prepare_mask(mask, Preparation(size=24, aspect="pad", crop=0.1))])
-        assert "lungs" not in open_store(tmp_path / "partly.zarr")[split]
+        partly = np.asarray(open_store(tmp_path / "partly.zarr")[f"{split}/lungs"][:])
+        np.testing.assert_array_equal(partly, 0 * lungs if split == "val" else lungs)
         assert "lungs" not in open_store(tmp_path / "without.zarr")[split]
 
 
@@ -294,3 +295,22 @@ def test_on_a_full_disk_the_old_store_stays_and_with_more_space_the_run_goes_on(
     write(splits, store, resume=resume, size=128)
     assert prepared == [f"{n:02}" for n in range(n_before - 4, 60)], "the chunk that did not fit, and those after it"
     assert contents(store) == contents(tmp_path / "whole.zarr")
+
+
+def test_a_mask_of_another_size_lies_where_the_lungs_are() -> None:
+    """The same proportions are resized; a film that was squashed to a square stretches its mask as it was stretched."""
+    mask = np.zeros((60, 80), np.uint8)
+    mask[15:45, 20:40] = 255
+    for height, width in ((120, 160), (90, 121), (100, 100)):
+        fitted = preprocess.fitted(mask, height, width, names=("m.png", "f.png"))
+        assert set(np.unique(fitted)) == {0, 255}
+        rows, columns = np.nonzero(fitted)
+        edges = (rows.min() / height, (rows.max() + 1) / height, columns.min() / width, (columns.max() + 1) / width)
+        np.testing.assert_allclose(edges, (1 / 4, 3 / 4, 1 / 4, 1 / 2), atol=0.012)
+    assert preprocess.fitted(mask, 60, 80, names=("", "")) is mask
+
+
+def test_a_mask_of_another_film_is_one_line_with_both_sizes() -> None:
+    message = r"m\.png: a lung mask of 80 x 60 pixels for the film f\.png of 60 x 80: the proportions differ by 78%"
+    with pytest.raises(UserError, match=message):
+        preprocess.fitted(np.zeros((60, 80), np.uint8), 80, 60, names=("m.png", "f.png"))

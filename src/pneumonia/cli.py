@@ -341,6 +341,9 @@ def predict(
 
     source = predicting.resolve(_address(model))
     predictor = predicting.open_predictor(source, operating_point)
+    if saliency and (cause := predicting.no_maps(predictor.facts)):
+        click.echo(cause, err=True)
+        saliency = None
     network = predicting.load_network(source, predictor) if saliency else None
     items, n_skipped = predicting.find(paths)
     if not items:

@@ -33,9 +33,6 @@ MARGIN = 1.2
 patient, up to 3.4 % of the films of other patients were beyond it, and up to 1 % with this margin. Other pictures are
 mostly several times as far away."""
 
-SALIENCY = "smoothgrad"
-"""The default saliency method: its maximum lies in a known box more often than that of Grad-CAM."""
-
 _SYNTHETIC = "Trained on synthetic radiographs: this score means nothing for a patient."
 _RESEARCH = "For research. Not a medical device, and not tested on patients of your hospital."
 
@@ -107,6 +104,7 @@ def facts(
     network: str,
     preparation: Mapping[str, Any],
     usual: Mapping[str, Any],
+    explained: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of `predictor.json`; `write` adds the digest of the network.
 
@@ -118,6 +116,7 @@ def facts(
         network: description of the architecture.
         preparation: of the images.
         usual: as `fit_usual` returns it.
+        explained: `explain.json`.
     """
     train, reported = splits["train"], evaluation["youden"]
     names = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
@@ -145,7 +144,7 @@ def facts(
             "val": {name: reported["val"][name] for name in ("n", "n_positive", "auc")},
             "test": {name: reported["test"][name] for name in ("n", "n_positive", *names) if name in reported["test"]},
         },
-        "saliency": {"method": SALIENCY},
+        "saliency": {"method": explained["default"], "verdict": explained["methods"][explained["default"]]["verdict"]},
         "digests": {name: record[name] for name in ("model_sha256", "data_digest")},
         "made_with": record["made_with"],
         "unusual": dict(usual),

@@ -31,6 +31,7 @@ from pneumonia.data import (
     download,
     forgotten,
     layouts,
+    masks,
     own,
     phantom,
     sheets,
@@ -75,6 +76,7 @@ def fetch(
     resume: Path,
     classes: Mapping[str, Sequence[str]] | None = None,
     max_left_out: float = 0.05,
+    lungs: str | None = None,
     credentials: Credentials = NO_CREDENTIALS,
     removed: Forgotten = NOBODY,
 ) -> Fetched:
@@ -91,6 +93,8 @@ def fetch(
         resume: an existing folder that survives a crash, for the part of a download that has arrived.
         classes: class -> further names of it, in folders and tables of `data` = folder.
         max_left_out: largest share of the files that may be left out, 0-1.
+        lungs: folder or zip archive with lung masks, pictures with the names of the images: path or fsspec URL, as
+            `url`. They are copied to `lungs.zip`. The phantom ignores it.
         credentials: for an archive at `url`; nothing of them is stored.
         removed: patients that are left out: an archive is written again without them.
 
@@ -138,6 +142,10 @@ def fetch(
             manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out, place_name)
             manifest, boxes = _without_removed(manifest, boxes, removed, unfinished)
         record = {"url": url or origin.url, "sha256": arrived}
+    if lungs and origin.synthetic:
+        print(f"data = {data} has its own lung masks: fetch.lungs is ignored")
+    elif lungs:
+        manifest = _with_lungs(manifest, lungs, folder, resume)
     facts = {name: getattr(origin, name) for name in ("title", "licence", "citation", "patients")}
     whole = {"data": data, **facts, **record, "n_images": len(manifest), **counts}
     tables.write_json(whole, folder / "source.json")
@@ -257,6 +265,25 @@ def _without_removed(
     _note(f"{gone.sum():,} of {len(manifest):,} images are left out: pneumonia forget has removed their patients")
     boxes = boxes[~boxes["image_id"].isin(theirs["image_id"])]
     return others.reset_index(drop=True), boxes.reset_index(drop=True)
+
+
+def _with_lungs(manifest: pd.DataFrame, url: str, folder: Path, resume: Path) -> pd.DataFrame:
+    """The manifest with `lung_mask_uri`, empty for an image without a mask."""
+    address, target = _address(url), folder / "lungs.zip"
+    uris = dict(zip(manifest["image_id"], manifest["uri"], strict=True))
+    if files.is_folder(address):
+        mask_of = masks.store(files.in_folder(address), uris, target)
+    else:
+        part = resume / f"lungs-{workspace.sha256_bytes(address.encode())[:12]}"  # of this address only
+        part.mkdir(exist_ok=True)
+        download.download_file(address, part / "masks.zip", resume=part)
+        with files.in_archive(part / "masks.zip", place=url) as place:
+            mask_of = masks.store(place, uris, target)
+    n_missing = len(manifest) - len(mask_of)
+    if n_missing:
+        missing = next(name for name in manifest["image_id"] if name not in mask_of)
+        _note(f"lung masks are missing for {n_missing:,} of {len(manifest):,} images, such as {missing}")
+    return manifest.assign(lung_mask_uri=manifest["image_id"].map(mask_of).fillna(""))
 
 
 def _by_number(names_by_reason: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str]]]:

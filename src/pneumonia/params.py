@@ -31,6 +31,7 @@ class Fetch(Section):
     seed: Seed
     classes: dict[Literal["normal", "pneumonia"], list[str]]
     max_left_out: Annotated[float, Field(ge=0, le=1)]
+    lungs: str | None
 
 
 class Validate(Section):
@@ -94,6 +95,7 @@ class Evaluate(Section):
 
 
 class Explain(Section):
+    methods: Annotated[list[str], Field(min_length=1)]
     n_images: Annotated[int, Field(ge=1)]
     n_scored: Annotated[int, Field(ge=1)]
     n_samples: Annotated[int, Field(ge=1)]

@@ -30,12 +30,13 @@ from pneumonia import UserError, compute, files, reason, workspace
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
 from pneumonia.models.predictor import COLUMNS, Prediction, Predictor
 from pneumonia.names import printable
+from pneumonia.saliency import verdicts
 
 CHUNK = 64
 """Images that a worker process scores at once."""
 
 N_SAMPLES = 16
-"""Noisy copies of an image that SmoothGrad averages, as `explain.n_samples` by default."""
+"""Of methods that average or integrate, as `explain.n_samples` by default."""
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _JUNK = ("__MACOSX/", "/.", "/~$")
@@ -364,6 +365,22 @@ def _shares(row: Mapping[str, Any]) -> tuple[str, str]:
     return shares
 
 
+def no_maps(facts: Mapping[str, Any]) -> str:
+    """Why no map of a predictor is shown, in one line; empty if maps are shown.
+
+    Args:
+        facts: `predictor.json`.
+    """
+    verdict = str(facts["saliency"].get("verdict", ""))
+    if not verdicts.is_excluded(verdict):
+        return ""
+    return f"no saliency maps: every method that was measured is excluded ({_method_in_words(facts)})"
+
+
+def _method_in_words(facts: Mapping[str, Any]) -> str:
+    return verdicts.in_words(facts["saliency"].get("method", ""), facts["saliency"].get("verdict", "not measured"))
+
+
 def load_network(model: Source, predictor: Predictor) -> Any:
     """The Keras network of a predictor, for saliency maps.
 
@@ -410,7 +427,7 @@ def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence
             prepared = predictor.prepare(item.uri)
         except UserError:  # its row says why it has no answer
             continue
-        (values,) = method(network, prepared[None], n_samples=N_SAMPLES, seed=0)
+        (values,) = method(network, prepared[None], n_samples=N_SAMPLES, seed=explain.SEED)
         with workspace.written_whole(path) as partial:
             partial.write_bytes(_encoded(_overlaid(prepared, values)))
 

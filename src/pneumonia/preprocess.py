@@ -16,10 +16,13 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from pneumonia import compute, files, workspace
+from pneumonia import UserError, compute, files, workspace
 from pneumonia.data import store, tables
 from pneumonia.images import decode, geometry
 from pneumonia.images.geometry import Gray, Preparation
+
+MAX_STRETCH = 0.02
+"""Largest difference of the proportions of a lung mask and its film, which rounding can explain."""
 
 
 def write_store(
@@ -52,8 +55,8 @@ def write_store(
     Raises:
         UserError: an image cannot be read, or has changed since `fetch` listed it.
     """
-    # A split has masks for all images or for none.
-    with_lungs = "lung_mask_uri" in splits and bool(splits["lung_mask_uri"].ne("").all())
+    # An image without a mask, among others with masks, has one of zeros.
+    with_lungs = "lung_mask_uri" in splits and bool(splits["lung_mask_uri"].ne("").any())
     rows_of = {
         split: splits[splits["split"] == split].sort_values("image_id", ignore_index=True) for split in tables.SPLITS
     }
@@ -73,15 +76,16 @@ def write_store(
     parts = []
     for split, table in rows_of.items():
         arrays = [group[split]["images"], *([group[split]["lungs"]] if with_lungs else [])]
-        masks = table["lung_mask_uri"].map(files.absolute) if with_lungs else [""] * len(table)
-        jobs = list(zip(table["uri"].map(files.absolute), table["sha256"], masks, strict=True))
+        masks = table["lung_mask_uri"] if with_lungs else [""] * len(table)
+        mask_uris = [files.absolute(uri) if uri else "" for uri in masks]
+        jobs = list(zip(table["uri"].map(files.absolute), table["sha256"], mask_uris, strict=True))
         for number, part in enumerate(compute.chunks(jobs, store.IMAGES_PER_CHUNK)):
             note = finished / f"{split}-{number}"
             # A file in `.resume` may have lost its end or changed since: Zarr would read other pixels without an error.
             if not note.is_file() or note.read_text(encoding="utf-8") != _digest_of_chunk(unfinished, arrays, number):
                 pending.append((arrays, number, note))
                 parts.append(part)
-    function = partial(_prepare_chunk, preparation=preparation)
+    function = partial(_prepare_chunk, preparation=preparation, with_lungs=with_lungs)
     results = compute.run(function, parts, workers=workers, label="preprocess", dask=dask)
     for (arrays, number, note), result in zip(pending, results, strict=True):
         start = number * store.IMAGES_PER_CHUNK
@@ -115,14 +119,40 @@ def _digest_of_chunk(folder: Path, arrays: Sequence[Any], number: int) -> str:
     return " ".join(map(workspace.sha256_file, paths)) if all(one.is_file() for one in paths) else ""
 
 
-def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, preparation: Preparation) -> list[Gray]:
-    """The images, and the masks if there are any: uint8 (n, size, size)."""
+def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, preparation: Preparation, with_lungs: bool) -> list[Gray]:
+    """The images, and the masks if asked for: uint8 (n, size, size)."""
     cv2.setNumThreads(1)  # the processes already use all cores; threads of OpenCV would slow them down
     pixels = np.zeros((len(jobs), preparation.size, preparation.size), np.uint8)
     masks = np.zeros_like(pixels)
     for row, (uri, sha256, mask_uri) in enumerate(jobs):
         content = decode.read_unchanged(uri, sha256)
-        pixels[row] = geometry.prepare(decode.decode(content), preparation)
+        image = decode.decode(content)
+        pixels[row] = geometry.prepare(image, preparation)
         if mask_uri:
-            masks[row] = geometry.prepare_mask(decode.read_image(mask_uri), preparation)
-    return [pixels, masks] if jobs[0][2] else [pixels]
+            mask = fitted(decode.read_image(mask_uri), *image.shape, names=(mask_uri, uri))
+            masks[row] = geometry.prepare_mask(mask, preparation)
+    return [pixels, masks] if with_lungs else [pixels]
+
+
+def fitted(mask: Gray, height: int, width: int, *, names: tuple[str, str]) -> Gray:
+    """A mask in the size of its film: resized if the proportions agree, or stretched as a square film was squashed.
+
+    Args:
+        mask: uint8, 0 or 255.
+        height, width: of the film, pixels.
+        names: of mask and film, for the message.
+
+    Raises:
+        UserError: the proportions differ by more than `MAX_STRETCH`, and the film is no square.
+    """
+    if mask.shape == (height, width):
+        return mask
+    stretch = (mask.shape[1] / mask.shape[0]) / (width / height)
+    if width != height and abs(stretch - 1) > MAX_STRETCH:
+        raise UserError(
+            f"{names[0]}: a lung mask of {mask.shape[1]} x {mask.shape[0]} pixels for the film {names[1]} of "
+            f"{width} x {height}: the proportions differ by {abs(stretch - 1):.0%}; is it the mask of another film? "
+            "Remove it, then run: dvc repro -f -s fetch"
+        )
+    resized = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.where(resized > 127, np.uint8(255), np.uint8(0))

@@ -48,7 +48,7 @@ MIDDLE = {
     "tune": ("pneumonia.training.callbacks:Validate.on_epoch_end", 2, "before"),  # in its second trial
     "train": ("pneumonia.training.callbacks:Backup.on_epoch_end", 1, "after"),
     "evaluate": ("pneumonia.evaluate:audit", 1, "before"),
-    "explain": ("pneumonia.explain:score", 1, "before"),  # its pictures are written, its report is not
+    "explain": ("pneumonia.explain:headline", 1, "before"),  # its pictures are written, its report is not
     "export": ("pneumonia.export:require_same_scores", 1, "before"),  # the folder is complete under another name
     "promote": ("pneumonia.report.card:write", 1, "before"),  # the version is registered
 }

@@ -139,6 +139,45 @@ def test_only_what_is_kept_is_seen() -> None:
     np.testing.assert_array_equal(stress.occluded(IMAGES, masks), IMAGES * masks)
 
 
+def test_a_box_is_the_smallest_around_a_mask() -> None:
+    mask = np.zeros((20, 30), bool)
+    mask[4, 7] = mask[10, 20] = True
+    box = stress.box_of(mask)
+    assert box == (4, 11, 7, 21)
+    assert box.mask(20, 30).sum() == 7 * 14
+    assert stress.box_of(np.zeros((20, 20), bool)) == stress.box_of(stress.middle(20, 20))
+
+
+def test_the_common_box_holds_nearly_all_boxes_and_is_not_widened_by_a_single_one() -> None:
+    rng = np.random.default_rng(1)
+    boxes = [
+        stress.Box(int(a), int(b), int(c), int(d))
+        for a, b, c, d in rng.integers((10, 60, 10, 60), (30, 80, 30, 80), (200, 4))
+    ]
+    common = stress.common_box(boxes)
+    inside = [
+        common.top <= one.top and common.bottom >= one.bottom and common.left <= one.left and common.right >= one.right
+        for one in boxes
+    ]
+    assert np.mean(inside) >= 0.95
+    assert stress.common_box([*boxes, stress.Box(0, 99, 0, 99)]) == common
+
+
+def test_a_swap_shows_the_lungs_of_one_film_in_the_place_of_those_of_the_other() -> None:
+    film, other = np.full((100, 100), 50, np.uint8), np.full((100, 100), 200, np.uint8)
+    film[30:50, 20:60], film[35:40, 25:30] = 80, 250
+    box, place = stress.Box(30, 50, 20, 60), stress.Box(40, 80, 10, 90)
+    swap = stress.swapped(film, box, other, place)
+    assert (swap[:30] == 200).all()
+    assert (swap[:, :2] == 200).all()
+    assert abs(int(swap[60, 50]) - 80) <= 1
+    # Twice as large, because the lungs of the other film are: rows 35-40 become 50-60, columns 25-30 become 20-30.
+    np.testing.assert_allclose(np.argwhere(swap > 240).mean(axis=0), (54.5, 24.5), atol=1.1)
+    assert (np.diff(swap[:40, 50].astype(int)) <= 0).all(), "the border is soft"
+    assert len(np.unique(swap[30:50, 50])) > 5
+    np.testing.assert_array_equal(stress.swapped(film, box, film, box), film)
+
+
 @given(arrays(np.uint8, st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(1, 40))))
 def test_any_images_are_taken(images: np.ndarray) -> None:
     for name in ALL:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pneumonia import UserError, explain
 from pneumonia.models import loading, networks, scoring
-from pneumonia.saliency import grad_cam
+from pneumonia.saliency import grad_cam, network
 from tests.conftest import half_precision, shallow_densenets
 from tests.models.conftest import IMAGES, SIZES, python, with_own_statistics
 
@@ -409,9 +409,11 @@ def test_an_ensemble_has_the_mean_logit_of_its_members_and_their_mean_map(tmp_pa
     np.testing.assert_allclose(logit(scoring.predict_scores(loaded, pixels)), (one + other) / 2, atol=1e-5)
     assert not np.allclose(one, other)
     assert loaded.count_params() == 2 * members[0].count_params() == networks.summary(loaded)["parameters"].sum()
-    inner = [grad_cam._cam(member, "conv2")(pixels[..., None].astype(np.float32)) for member in members]
-    both = grad_cam._cam(loaded, "conv2")(pixels[..., None].astype(np.float32))
-    np.testing.assert_allclose(both, (inner[0] + inner[1]) / 2, rtol=1e-4, atol=1e-6)
+    inner = [network.features(member)(pixels[..., None].astype(np.float32)) for member in members]
+    both = network.features(loaded)(pixels[..., None].astype(np.float32))
+    for of_member, of_ensemble in zip(inner, both, strict=True):
+        for alone, together in zip(of_member[0], of_ensemble, strict=True):
+            np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
     how = {"n_samples": 2, "seed": 1}
     assert all(method(loaded, pixels, **how).max() == 1 for method in explain.METHODS.values())
 

@@ -107,9 +107,7 @@ def made_facts() -> dict[str, Any]:
                 "test": {"n_images": 130, "n_patients": 97, "n_normal": 51, "n_pneumonia": 79},
             },
         },
-        "explain": {
-            "grad_cam": {"n": 3, "ms_per_image": 2.0, "pointing_game": 0.31, "energy_in_box": 0.2, "box_area": 0.1}
-        },
+        "explain": explained({"pointing_game": 0.31, "pointing_game_low": 0.2, "pointing_game_high": 0.43}, n_boxed=3),
         "history": pd.DataFrame({"epoch": [1, 2, 3, 4, 5], "val_auc": [0.6, 0.7, 0.8, 0.8, 0.75]}).assign(
             kept=[False, False, True, False, False]
         ),
@@ -137,6 +135,13 @@ def made_facts() -> dict[str, Any]:
             "saliency": [page.Picture("a map", JPEG)],
         },
     }
+
+
+def explained(figures: dict[str, float], n_boxed: int) -> dict[str, Any]:
+    """`explain.json` of one method and one baseline."""
+    counts = {"n": 3, "n_boxed": n_boxed, "n_lungs": 0}
+    method = {**counts, **figures, "ms_per_image": 2.0, "verdict": "cannot be told (n = 3)"}
+    return {"default": "grad_cam", "methods": {"grad_cam": method}, "baselines": {"train_boxes": {**counts, **figures}}}
 
 
 @pytest.fixture
@@ -270,8 +275,11 @@ def test_groups_maps_and_changes_have_their_figures_under_their_names(facts: dic
         ("clean", "0.940"),
         ("lungs hidden", "0.650 [0.550, 0.750]"),
     ]
-    header = ("method", "maximum in a box", "share of the map in boxes", "share of the image in boxes")
-    assert table(facts, *header) == [("grad_cam", "31%", "20%", "10%")]
+    header = ("map", "maximum in a box", "share in boxes", "share in the lungs", "randomisation check", "verdict")
+    assert table(facts, *header) == [
+        ("Grad-CAM (default)", "0.31 [0.20, 0.43]", "", "", "", "cannot be told (n = 3)"),
+        ("train boxes", "0.31 [0.20, 0.43]", "", "", "", "a baseline"),
+    ]
     assert table(facts, "gate, on validation", "value", "limit", "") == [("min_sensitivity", "0.7", "0.8", "failed")]
 
 
@@ -548,8 +556,8 @@ def test_of_a_file_of_weights_the_name_is_shown_not_the_place(facts: dict[str, A
 
 
 def test_what_a_report_lacks_is_left_out(facts: dict[str, Any]) -> None:
-    without = rendered(facts, explain={"grad_cam": {"n": 3, "ms_per_image": 2.0}}, pictures={})
-    assert "no known boxes" in without.text
+    without = rendered(facts, explain=explained({}, n_boxed=0), pictures={})
+    assert "No boxes are known" in without.text
     assert without.sources == []
     decision = {name: value for name, value in facts["decision"].items() if name != "gates"}
     assert "min_sensitivity" not in rendered(facts, decision=decision).text
@@ -583,7 +591,8 @@ def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path:
     assert [one.caption for one in pictures["performance"]] == ["ROC curve", "Decisions at the Youden threshold"]
     assert "calibration" not in pictures, "its decision curve is not there"
     assert len(pictures["saliency"]) == card.N_SALIENCY
-    assert 'file_name(image_id, ".png")' in (ROOT / "stages" / "explain.py").read_text(), "so they are named"
+    named = (ROOT / "src/pneumonia/report/saliency.py").read_text()
+    assert 'file_name(name, ".png")' in named, "so they are named"
     assert [one.caption for one in pictures["failures"]] == [
         f"{worst['image_id'][row]}: {tables.LABELS[label]}, score {worst['score'][row]:.3f}"
         for row, label in ((0, 0), (4, 1))
@@ -595,3 +604,9 @@ def test_what_the_stages_left_is_read_and_shown(facts: dict[str, Any], tmp_path:
     card.write(tmp_path / "card", "Card", card.sections(**read, **others))
     assert len(Reader((tmp_path / "card/model_card.html").read_text()).sources) == 2 + 2 + card.N_SALIENCY
     assert (tmp_path / "card/model_card.md").read_text().startswith("# Card")
+
+
+def test_the_card_states_the_verdict_on_the_maps_and_the_baselines_they_must_beat(facts: dict[str, Any]) -> None:
+    text = rendered(facts).text
+    assert "The default method is Grad-CAM: cannot be told (n = 3)." in text
+    assert "On 3 test images with known boxes" in text

@@ -95,7 +95,7 @@ def test_each_part_has_the_figures_of_its_reports(reports: Path) -> None:
     assert "<figcaption>ROC curve</figcaption>" in section(source, "evaluation")
     saliency = section(source, "saliency")
     assert re.search(r"<figcaption>\S+: (normal|pneumonia), score 0\.\d{3}</figcaption>", saliency)
-    assert "31%" in saliency
+    assert "0.31 [0.20, 0.43]" in saliency
 
 
 def test_the_card_is_in_the_page_word_by_word(reports: Path) -> None:

@@ -20,6 +20,8 @@ GRAY_IMAGE = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1))
 MAP = np.zeros((24, 24), np.float32)
 MAP[4, 20] = 1.0
 NO_BOXES = np.zeros((0, 4))
+LUNGS = np.zeros((24, 24), bool)
+LUNGS[8:16, 4:20] = True
 
 
 def roc() -> Figure:
@@ -124,7 +126,15 @@ def before_after() -> Figure:
 
 def saliency() -> Figure:
     boxes = np.array([[2.0, 4.0, 10.0, 6.0]])
-    return plots.saliency(GRAY_IMAGE, {"grad_cam": MAP, "smoothgrad": MAP}, boxes, TITLE)
+    return plots.saliency(GRAY_IMAGE, {"HiResCAM: good": MAP, "Grad-CAM: bad": MAP}, boxes, TITLE, LUNGS)
+
+
+def saliency_sheet() -> Figure:
+    return plots.saliency_sheet([(GRAY_IMAGE, MAP, NO_BOXES, "p0001-1, 0.9"), (GRAY_IMAGE, MAP, NO_BOXES, "x")], TITLE)
+
+
+def mean_maps() -> Figure:
+    return plots.mean_maps({"true_positive": (MAP, 5), "all normal": (MAP / 2, 7)}, TITLE, "frame: the whole film")
 
 
 CHARTS = {
@@ -134,7 +144,7 @@ CHARTS = {
         *(history, classes, trials),
     )
 }
-PICTURES = {one.__name__: one for one in (before_after, saliency, measures, architecture)}
+PICTURES = {one.__name__: one for one in (before_after, saliency, saliency_sheet, mean_maps, measures, architecture)}
 FIGURES = CHARTS | PICTURES
 
 
@@ -405,8 +415,10 @@ def test_before_after_keeps_long_names_apart() -> None:
 def test_saliency_frames_the_boxes_on_every_picture() -> None:
     figure = saliency()
     assert figure.get_suptitle() == TITLE
-    assert [axes.get_title() for axes in figure.axes] == ["image", "grad-cam", "smoothgrad"]
-    for axes in figure.axes:
+    *panels, bar = figure.axes
+    assert [axes.get_title() for axes in panels] == ["image", "HiResCAM: good", "Grad-CAM: bad"]
+    assert bar.get_ylabel() == "share of the maximum"
+    for axes in panels:
         (frame,) = axes.patches
         assert isinstance(frame, Rectangle)
         # A box that starts at pixel 2 starts at its left edge; matplotlib puts the centre of pixel 2 at 2.0.
@@ -416,7 +428,19 @@ def test_saliency_frames_the_boxes_on_every_picture() -> None:
 def test_saliency_accepts_zero_boxes() -> None:
     figure = plots.saliency(GRAY_IMAGE, {"grad_cam": MAP}, NO_BOXES, TITLE)
     figure.draw_without_rendering()
-    assert [len(axes.patches) for axes in figure.axes] == [0, 0]
+    assert [len(axes.patches) for axes in figure.axes[:2]] == [0, 0]
+
+
+def test_saliency_outlines_the_lungs_and_half_of_the_maximum() -> None:
+    plain, mapped = saliency().axes[:2]
+    levels = [[*one.levels] for axes in (plain, mapped) for one in axes.collections]
+    assert levels == [[0.5], [0.5], [0.5]], "the lungs on both, and the contour of the map"
+
+
+def test_mean_maps_share_one_scale_and_say_how_many_they_are() -> None:
+    first, second = mean_maps().axes[:2]
+    assert [axes.get_title() for axes in (first, second)] == ["true positive\nn = 5", "all normal\nn = 7"]
+    assert first.images[0].get_clim() == second.images[0].get_clim() == (0, MAP.max())
 
 
 def test_saliency_leaves_the_anatomy_visible_where_the_map_is_low() -> None:

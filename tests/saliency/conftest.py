@@ -14,9 +14,9 @@ OPTIONS = {"n_samples": 2, "seed": 1}
 NO_BOXES = np.zeros((0, 4))
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def known_to_models() -> Iterator[None]:
-    """Grad-CAM asks the table of models for the layer to explain."""
+    """Class activation maps ask the table of models for the layer to explain. It imports TensorFlow."""
     runtime.start_keras(1)
     row = networks.Model(build=lambda *_: None, size=SIZE, explain="features", weights_urls=(), source="built by hand")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,11 +1,14 @@
 """Grad-CAM."""
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from pneumonia.models import networks, scoring
 from pneumonia.saliency import grad_cam
 from tests.saliency.conftest import OPTIONS, SIZE, blobs, detector
+
+pytestmark = pytest.mark.usefixtures("known_to_models")
 
 
 def peaks(maps: NDArray) -> NDArray[np.intp]:

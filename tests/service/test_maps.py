@@ -34,6 +34,8 @@ def test_each_reason_for_no_maps_is_said_without_a_path(tmp_path: Path, monkeypa
     named = {"saliency": {"method": "smoothgrad"}}
     digests = {"model.onnx": workspace.sha256_bytes(predictors.network()), "model_sha256": workspace.sha256_bytes(b"k")}
     assert "names no method" in maps.problem(model(tmp_path / "a"))
+    failed = model(tmp_path / "c", saliency={"method": "grad_cam", "verdict": "no better than anatomy"})
+    assert maps.problem(failed).startswith("no saliency maps: every method that was measured is excluded")
     one = model(tmp_path / "b", digests=digests, **named)
     assert maps.problem(one) == "the Keras network of this predictor, model.keras, is not beside its folder"
     network.write_bytes(b"another")

@@ -1057,3 +1057,12 @@ def test_an_experiment_that_dvc_has_forgotten_is_found_by_the_tag_of_its_run(roo
     found = registry.scored("muddy-toad", "phantom")
     assert found.run_id == run_id
     pd.testing.assert_frame_equal(found.predictions, predictions_of(2))
+
+
+def test_the_verdict_on_the_maps_is_a_tag_of_the_version(root: Path, stage: Any, tmp_path: Path) -> None:
+    folder = candidate(tmp_path / "1", predictions_of(1))
+    shutil.rmtree(folder / "models" / "predictor")
+    maps = {"method": "hires_cam", "verdict": "cannot be told (n = 3)"}
+    predictors.write(folder / "models" / "predictor", data="phantom", synthetic=True, saliency=maps)
+    stage(1)
+    assert tags_of(1)["saliency"] == "hires_cam: cannot be told (n = 3)"

@@ -7,7 +7,8 @@ model reaches an AUC of .99, under these changes the models differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -139,3 +140,72 @@ def middle(height: int, width: int, share: float = 0.7) -> npt.NDArray[np.bool_]
     """
     rows, columns = (np.abs(np.arange(side) - (side - 1) / 2) < share * side / 2 for side in (height, width))
     return np.asarray(rows[:, None] & columns[None, :], np.bool_)
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels: rows from `top` to `bottom`, columns from `left` to `right`, the ends not included."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def mask(self, height: int, width: int) -> npt.NDArray[np.bool_]:
+        """Its pixels, bool (height, width)."""
+        inside = np.zeros((height, width), bool)
+        inside[self.top : self.bottom, self.left : self.right] = True
+        return inside
+
+
+def box_of(mask: npt.NDArray[np.bool_]) -> Box:
+    """The smallest box around the pixels of a mask; of an empty mask that of `middle`."""
+    if not mask.any():
+        return box_of(middle(*mask.shape))
+    (top, bottom), (left, right) = ((int(where.min()), int(where.max()) + 1) for where in np.nonzero(mask))
+    return Box(top, bottom, left, right)
+
+
+def common_box(boxes: Sequence[Box], share: float = 0.95) -> Box:
+    """A box that contains at least this share of the boxes: the same for every film, so that it tells no class."""
+    outside = (1 - share) / 4  # of each side
+    values = np.array(boxes)
+    lows = np.quantile(values[:, [0, 2]], outside, axis=0, method="lower").tolist()
+    highs = np.quantile(values[:, [1, 3]], 1 - outside, axis=0, method="higher").tolist()
+    return Box(lows[0], highs[0], lows[1], highs[1])
+
+
+def swapped(film: Gray, box: Box, other: Gray, other_box: Box) -> Gray:
+    """The box of one film on the surroundings of another, in the place and size of its box, with a soft border.
+
+    A score should follow the lungs; one that follows the surroundings has learnt something else. Where the lungs lie,
+    and how large they are, belongs to the surroundings.
+
+    Args:
+        film, other: uint8 (size, size), 0-255.
+        box, other_box: around their lungs.
+
+    Source: Xiao et al. (2020), arXiv:2006.09994.
+    """
+    height, width = other.shape
+    down = (box.bottom - box.top) / (other_box.bottom - other_box.top)
+    across = (box.right - box.left) / (other_box.right - other_box.left)
+    # From pixels of the result to those of the film; pixel centres are at integers.
+    transform = np.array(
+        [
+            [across, 0, box.left - across * other_box.left + (across - 1) / 2],
+            [0, down, box.top - down * other_box.top + (down - 1) / 2],
+        ]
+    )
+    moved = cv2.warpAffine(
+        film,
+        transform,
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    share = cv2.GaussianBlur(other_box.mask(height, width).astype(np.float32), (0, 0), _BORDER * height)
+    return _rounded(share * moved + (1 - share) * other)
+
+
+_BORDER = 0.02
+"""Standard deviation of the soft border, as a share of the side."""

@@ -77,6 +77,8 @@ def reading(facts: Mapping[str, Any], operating_point: str) -> list[str]:
         "Right of a film, if asked for: its saliency map. It is bright where the score depends most on the pixels. It "
         "shows where the network looks, not why.",
     ]
+    if verdict := facts["saliency"].get("verdict"):
+        sentences.append(f"The check of the maps of this model says: {verdict}.")
     return sentences
 
 

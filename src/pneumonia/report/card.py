@@ -21,6 +21,7 @@ from pneumonia.metrics.text import format_with_interval
 from pneumonia.names import file_name
 from pneumonia.report import page
 from pneumonia.report.page import Block, Picture, Section, Table
+from pneumonia.saliency import verdicts
 
 
 def reports(folder: Path) -> dict[str, Any]:
@@ -478,7 +479,11 @@ def _explanations(explain: Mapping[str, Any], pictures: Mapping[str, Sequence[Pi
     return Section(
         "Saliency",
         [
-            "Maps show where a model looks. They do not show why, or that it is right.",
+            "Maps show where a model looks. They do not show why, or that it is right. "
+            + _sentence(
+                f"the default method is {verdicts.title(explain['default'])}: "
+                f"{explain['methods'][explain['default']]['verdict']}"
+            ),
             saliency_table(explain),
             *pictures.get("saliency", ()),
         ],
@@ -486,22 +491,35 @@ def _explanations(explain: Mapping[str, Any], pictures: Mapping[str, Sequence[Pi
 
 
 def saliency_table(explain: Mapping[str, Any]) -> Table:
-    """How well the maps of each method fit the known boxes.
+    """The figures of each method and of the baselines that it must beat, with the verdicts.
 
     Args:
         explain: `explain.json`.
     """
+    figures = ("pointing_game", "energy_in_box", "energy_in_lungs", "randomisation_corr")
     rows = [
         (
-            name,
-            f"{row['pointing_game']:.0%}" if "pointing_game" in row else "no known boxes",
-            f"{row['energy_in_box']:.0%}" if "energy_in_box" in row else "",
-            f"{row['box_area']:.0%}" if "box_area" in row else "",
+            verdicts.title(name) + (" (default)" if name == explain["default"] else ""),
+            *(format_with_interval(row, figure, 2) for figure in figures),
+            row.get("verdict", "a baseline"),
         )
-        for name, row in explain.items()
+        for name, row in {**explain["methods"], **explain["baselines"]}.items()
     ]
-    header = ("method", "maximum in a box", "share of the map in boxes", "share of the image in boxes")
-    return Table(header, rows)
+    header = ("map", "maximum in a box", "share in boxes", "share in the lungs", "randomisation check", "verdict")
+    (n_boxed,) = {row["n_boxed"] for row in explain["methods"].values()}
+    note = (
+        f"On {n_boxed} test images with known boxes. "
+        if n_boxed
+        else "No boxes are known, so that nobody can say whether a map shows the disease. "
+    )
+    return Table(
+        header,
+        rows,
+        note
+        + "Shares with 95 % intervals by patient. A baseline knows nothing of the network, or its weights are random. "
+        f"Randomisation check: rank correlation with maps of random weights, which must be below "
+        f"{verdicts.MAX_CORRELATION:g}. The rules of the verdicts are in docs/saliency.md.",
+    )
 
 
 def _promotion(decision: Mapping[str, Any]) -> list[Block]:

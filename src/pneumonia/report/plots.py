@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ _STYLE: Any = {
     "font.size": 10,
     "grid.alpha": 0.3,
 }
+
+_FIXED: Any = {"figure.constrained_layout.use": False}
+"""Of figures with many images: their places are known, and to compute them takes longer than to draw the figure."""
 
 
 def roc(curve: pd.DataFrame, report: Mapping[str, float], point: tuple[float, float], title: str) -> Figure:
@@ -169,7 +172,7 @@ def stress(audit: Mapping[str, Any], title: str) -> Figure:
         axes.axvline(audit["auc"]["clean"]["auc"], color=BLUE, linestyle=":")
         for place, name in enumerate(names):
             report = audit["auc"][name]
-            colour = ORANGE if name.endswith(("_hidden", "_only")) else BLUE
+            colour = ORANGE if name.endswith(("_hidden", "_only", "_lungs", "_surroundings")) else BLUE
             axes.plot([report["auc_low"], report["auc_high"]], [place, place], color=colour)
             axes.plot(report["auc"], place, "o", color=colour, markersize=5)
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
@@ -480,30 +483,107 @@ def saliency(
     maps: Mapping[str, npt.NDArray[np.float32]],
     boxes: npt.NDArray[np.float64],
     title: str,
+    lungs: npt.NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """An image and its saliency maps; known findings are framed.
+    """An image and its saliency maps, each with a contour at half of its maximum; known findings are framed.
 
     Args:
         image: uint8 (size, size), 0-255.
-        maps: method -> float32 (size, size), 0-1.
+        maps: title of a method -> float32 (size, size), 0-1.
         boxes: float (k, 4): x, y, width, height in pixels of the image.
         title: the image, its class and its score.
+        lungs: bool (size, size), outlined; None = not known.
     """
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, 1 + len(maps), figsize=(3 * (1 + len(maps)), 3.4))
-        figure.suptitle(textwrap.fill(_short(title), 60 * (1 + len(maps))), size=9, parse_math=False)
+    n_panels = 1 + len(maps)
+    width = 3 * n_panels + 0.8
+    with plt.rc_context(_STYLE | _FIXED):
+        figure, axes = plt.subplots(1, n_panels, figsize=(width, 3.7), squeeze=False)
+        figure.subplots_adjust(left=0.05 / width, right=1 - 0.75 / width, bottom=0.01, top=0.82, wspace=0.03)
+        figure.suptitle(textwrap.fill(_short(title), 50 * n_panels), size=9, parse_math=False)
+        axes, shown = axes[0], None
         for panel, (name, values) in zip(axes, {"image": None, **maps}.items(), strict=True):
             _picture(panel, image)
-            panel.set_title(name.replace("_", "-"), size=9)
+            panel.set_title(textwrap.fill(name, 38), size=8)
             if values is not None:
-                # Transparent where the map is low, so that the anatomy stays visible.
-                panel.imshow(values, cmap="inferno", alpha=np.clip(values, 0, 1) * 0.7, vmin=0, vmax=1)
-            for x, y, width, height in boxes:
-                # `imshow` has pixel centres at integers; boxes start at the corner of the first pixel.
-                corner = (x - 0.5, y - 0.5)
-                panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#66ff66", linewidth=1.2))
+                shown = _overlay(panel, values)
+            _outlines(panel, boxes, lungs)
+        if shown is not None:
+            _colour_bar(figure, shown, width, "share of the maximum")
     plt.close(figure)
     return figure
+
+
+def saliency_sheet(
+    rows: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.float64], str]], title: str
+) -> Figure:
+    """Contact sheet: each image above its saliency map.
+
+    Args:
+        rows: image, map and boxes as in `saliency`, and a caption.
+        title: what the images have in common, and the method with its verdict.
+    """
+    width = max(6, 2 * len(rows))
+    with plt.rc_context(_STYLE | _FIXED):
+        figure, axes = plt.subplots(2, len(rows), figsize=(width, 4.8), squeeze=False)
+        figure.subplots_adjust(
+            left=0.05 / width, right=1 - 0.05 / width, bottom=0.01, top=0.83, wspace=0.03, hspace=0.03
+        )
+        figure.suptitle(title, size=10)
+        for (above, below), (image, values, boxes, caption) in zip(axes.T, rows, strict=True):
+            for panel in (above, below):
+                _picture(panel, image)
+                _outlines(panel, boxes, None)
+            _overlay(below, values)
+            above.set_title(textwrap.fill(_short(caption), 24), size=7, parse_math=False)
+    plt.close(figure)
+    return figure
+
+
+def mean_maps(maps: Mapping[str, tuple[npt.NDArray[np.float32], int]], title: str, outline: str) -> Figure:
+    """Mean saliency maps of groups of images, all on one scale.
+
+    Args:
+        maps: group -> mean map, float32 (size, size), 0-1, and number of images.
+        title: method and images.
+        outline: what the frame of the maps is.
+    """
+    highest = max(float(values.max()) for values, _ in maps.values()) or 1.0
+    width = 2.4 * len(maps) + 0.8
+    with plt.rc_context(_STYLE | _FIXED):
+        figure, axes = plt.subplots(1, len(maps), figsize=(width, 3.3), squeeze=False)
+        figure.subplots_adjust(left=0.05 / width, right=1 - 0.75 / width, bottom=0.02, top=0.74, wspace=0.03)
+        figure.suptitle(f"{title}\n{outline}", size=10)
+        for panel, (name, (values, n)) in zip(axes[0], maps.items(), strict=True):
+            shown = panel.imshow(values, cmap="inferno", vmin=0, vmax=highest)
+            panel.set_title(f"{name.replace('_', ' ')}\nn = {n}", size=8)
+            panel.set_xticks([])
+            panel.set_yticks([])
+            panel.grid(False)
+        _colour_bar(figure, shown, width, "mean share of the maximum")
+    plt.close(figure)
+    return figure
+
+
+def _colour_bar(figure: Figure, shown: Any, width: float, label: str) -> None:
+    place = figure.add_axes((1 - 0.68 / width, 0.1, 0.12 / width, 0.6))
+    figure.colorbar(shown, cax=place).set_label(label, size=8)
+    place.tick_params(labelsize=7)
+
+
+def _overlay(panel: Any, values: npt.NDArray[np.float32]) -> Any:
+    """A map over the image of a panel: transparent where it is low, so that the anatomy stays visible."""
+    if values.max() > 0.5:
+        panel.contour(values, [0.5], colors="white", linewidths=0.7)
+    return panel.imshow(values, cmap="inferno", alpha=np.clip(values, 0, 1) * 0.7, vmin=0, vmax=1)
+
+
+def _outlines(panel: Any, boxes: npt.NDArray[np.float64], lungs: npt.NDArray[np.bool_] | None) -> None:
+    for x, y, width, height in boxes:
+        # `imshow` has pixel centres at integers; boxes start at the corner of the first pixel.
+        corner = (x - 0.5, y - 0.5)
+        panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#66ff66", linewidth=1.2))
+    if lungs is not None and lungs.any():
+        panel.contour(lungs, [0.5], colors="#66ccff", linewidths=0.6)
 
 
 def save(figure: Figure, path: str | Path) -> None:

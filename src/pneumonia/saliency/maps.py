@@ -1,22 +1,15 @@
-"""Helpers of all saliency methods: batches as input, maps from 0 to 1 as output."""
+"""Helpers of all saliency methods, in numpy: batches as input, maps from 0 to 1 as output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 Maps = npt.NDArray[np.float32]
 
-
-def compiled(function: Callable[[Any], Any]) -> Callable[[Maps], Any]:
-    """A function of tensors, compiled to a TensorFlow graph that takes numpy batches."""
-    import tensorflow as tf
-
-    graph = tf.function(function, reduce_retracing=True)
-    return lambda batch: graph(tf.constant(batch))
+_DETAIL = 0.1
+"""Of `blurred`, as a share of the side: shapes of the thorax stay, opacities and edges become weak."""
 
 
 def batches(images: npt.NDArray[np.uint8], size: int = 32) -> list[Maps]:
@@ -28,3 +21,20 @@ def scaled(maps: Maps) -> Maps:
     """Maps from 0 to 1, each divided by its maximum; a map of zeros is not changed."""
     maximum = maps.max(axis=(1, 2), keepdims=True)
     return np.asarray(maps / np.where(maximum > 0, maximum, 1), dtype=np.float32)
+
+
+def enlarged(maps: Maps, size: int) -> Maps:
+    """Maps of the cells of a layer as maps of the image, interpolated: float32 (n, size, size)."""
+    resized = [cv2.resize(values, (size, size), interpolation=cv2.INTER_LINEAR) for values in maps]
+    return np.stack(resized).astype(np.float32)
+
+
+def smoothed(maps: Maps, share: float = 0.01) -> Maps:
+    """Maps of single pixels, blurred by a share of the side, because their region is less noisy than they are."""
+    return np.stack([cv2.GaussianBlur(values, (0, 0), sigmaX=share * maps.shape[1]) for values in maps])
+
+
+def blurred(batch: Maps) -> Maps:
+    """Films without detail, blurred by 10 % of the side: float32 (n, size, size, 1)."""
+    sigma = _DETAIL * batch.shape[1]
+    return np.stack([cv2.GaussianBlur(film[..., 0], (0, 0), sigmaX=sigma) for film in batch])[..., None]

@@ -27,6 +27,8 @@ LOG = logging.getLogger("pneumonia.service")
 def problem(model: Model) -> str:
     """Why there are no maps of a model, for its users; empty if there are. A store is not asked."""
     facts = model.predictor.facts
+    if cause := predict.no_maps(facts):
+        return cause
     if find_spec("tensorflow") is None:
         return "TensorFlow, which computes the maps, is not installed where the service runs"
     if "method" not in facts["saliency"]:
@@ -79,7 +81,7 @@ class Maps:
         from pneumonia import explain
 
         method = explain.METHODS[model.predictor.facts["saliency"]["method"]]
-        (values,) = method(self._network, prepared[None], n_samples=predict.N_SAMPLES, seed=0)
+        (values,) = method(self._network, prepared[None], n_samples=predict.N_SAMPLES, seed=explain.SEED)
         return png(coloured(values))
 
 

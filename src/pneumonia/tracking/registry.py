@@ -34,7 +34,7 @@ READ = frozenset(
     {
         # Facts: what decides between versions, and the digest of all of them.
         *("val_auc", "val_digest", "val_smaller", "eligible", "min_common", "min_gain", "facts_digest"),
-        *("test_auc", "model_sha256", "dvc_lock_digest", "predictor_digest"),  # shown, restored, answered with
+        *("test_auc", "saliency", "model_sha256", "dvc_lock_digest", "predictor_digest"),  # shown, restored, answered
         *("promoted", "reason", "crowned_at", "rolled_back_at", "predictions_lost_at", "without_champion"),
         *(promote.SAME_RUN, promote.REGISTRATION),
     }
@@ -298,6 +298,8 @@ def submit(
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
     facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
     facts |= promote.facts(predictions, **conditions)
+    if (maps := predictor.facts["saliency"]).get("verdict"):
+        facts["saliency"] = f"{maps['method']}: {maps['verdict']}"
     origin = lineage(model_path, record) | {"test_split": test_split}
     people = {"data": f"{data}, synthetic" if synthetic else data, "target": predictor.facts.get("target", "pneumonia")}
     people |= {"validation AUC": f"{float(facts['val_auc']):.3f}"}

@@ -65,7 +65,7 @@ HEADLINES = (
     "test/sensitivity",
     "test/specificity",
     "saliency/pointing_game",
-    "saliency/energy_in_box",
+    "saliency/energy_in_lungs",
 )
 """Metrics of later stages that a train run and its LoggedModel have, too; all others are only on the run of the stage
 that computed them. At most 12: more do not fit a screen."""

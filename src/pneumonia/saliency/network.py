@@ -1,0 +1,134 @@
+"""What the methods need of a network: logits, gradients, feature maps, and random weights. The one adapter to Keras.
+
+Every function is compiled once for a model and takes numpy batches: float32 (n, height, width, 1), 0-255. All work for
+each row of `networks.MODELS`, for ensembles and in half precision; their results are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumonia.models import networks
+from pneumonia.saliency.maps import Maps
+
+_N_CACHED = 2
+
+
+@lru_cache(maxsize=_N_CACHED)
+def logits(model: Any) -> Callable[[Maps], Maps]:
+    """The logit of each image: float32 (n,)."""
+    inner = _up_to_logit(model)
+    return _compiled(lambda pixels: inner(pixels, training=False)[:, 0])
+
+
+@lru_cache(maxsize=_N_CACHED)
+def gradients(model: Any) -> Callable[[Maps], Maps]:
+    """The gradient of the logit at each pixel: float32 (n, height, width)."""
+    import tensorflow as tf
+
+    inner = _up_to_logit(model)
+
+    def gradient(pixels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(pixels)
+            total = tf.reduce_sum(inner(pixels, training=False))
+        return tape.gradient(total, pixels)[..., 0]
+
+    return _compiled(gradient)
+
+
+@lru_cache(maxsize=_N_CACHED)
+def features(model: Any) -> Callable[[Maps], list[tuple[Maps, Maps]]]:
+    """Feature maps of the layer to explain, and the gradients of the logit there.
+
+    Returns:
+        A function whose result has a pair for each member of an ensemble, and one pair for a single network:
+        features and gradients, float32 (n, rows, columns, channels).
+    """
+    import keras
+    import tensorflow as tf
+
+    layer = networks.model_row(model.name).explain
+    inners = [
+        keras.Model(member.inputs, [member.get_layer(layer).output, member.get_layer("logit").output])
+        for member in networks.members(model)
+    ]
+
+    def pair(inner: Any, pixels: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(pixels)  # records all that is computed from it, also the features
+            values, logit = inner(pixels, training=False)
+            total = tf.reduce_sum(logit)
+        return tf.cast(values, tf.float32), tf.cast(tape.gradient(total, values), tf.float32)
+
+    graph = tf.function(lambda pixels: [pair(inner, pixels) for inner in inners], reduce_retracing=True)
+    return lambda batch: [(values.numpy(), slopes.numpy()) for values, slopes in graph(tf.constant(batch))]
+
+
+def depth(model: Any) -> int:
+    """Number of layers with weights, in the deepest member of an ensemble."""
+    return max(len(layers) for layers in _layers_from_the_top(model))
+
+
+@contextmanager
+def randomised(model: Any, places: Sequence[int], seed: int) -> Iterator[None]:
+    """The model with new random weights in some layers; its own weights return at the end.
+
+    Kernels are drawn as Glorot and Bengio do, other weights are those of a layer that has learnt nothing. A layer gets
+    the same weights whatever others are drawn. The weights are changed in place, so that compiled functions stay valid.
+
+    Args:
+        model: a network of `networks.MODELS` or an ensemble.
+        places: of layers with weights, counted from the logit, which is 0.
+        seed: of the weights.
+    """
+    chosen = [
+        (layer, np.random.default_rng([seed, member, place]))
+        for member, layers in enumerate(_layers_from_the_top(model))
+        for place, layer in enumerate(layers)
+        if place in places
+    ]
+    learnt = [layer.get_weights() for layer, _ in chosen]
+    try:
+        for layer, rng in chosen:
+            layer.set_weights([_untrained(weight.path, weight.shape, rng) for weight in layer.weights])
+        yield
+    finally:
+        for (layer, _), weights in zip(chosen, learnt, strict=True):
+            layer.set_weights(weights)
+
+
+def _layers_from_the_top(model: Any) -> list[list[Any]]:
+    return [[layer for layer in reversed(member.layers) if layer.weights] for member in networks.members(model)]
+
+
+def _untrained(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Weights of a layer before training, by the name and shape of the variable."""
+    if len(shape) == 1:
+        return np.full(shape, path.endswith(("gamma", "moving_variance")), np.float32)
+    window = int(np.prod(shape[:-2]))
+    fan_in, fan_out = (window * channels for channels in shape[-2:])
+    if "depthwise" in path:  # each channel has its own kernel
+        fan_in = fan_out = window
+    limit = np.sqrt(6 / (fan_in + fan_out))
+    return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+
+def _up_to_logit(model: Any) -> Any:
+    import keras
+
+    return keras.Model(model.inputs, model.get_layer("logit").output)
+
+
+def _compiled(function: Callable[[Any], Any]) -> Callable[[Maps], Maps]:
+    """A function of tensors, compiled to a TensorFlow graph that takes and returns numpy arrays."""
+    import tensorflow as tf
+
+    graph = tf.function(function, reduce_retracing=True)
+    return lambda batch: np.asarray(graph(tf.constant(batch)).numpy(), np.float32)
