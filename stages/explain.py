@@ -3,7 +3,7 @@
 import numpy as np
 
 from pneumonia import explain, params, workspace
-from pneumonia.data import tables
+from pneumonia.data import lung_boxes, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import open_store, read_split, stored_preparation
 from pneumonia.images import geometry
@@ -24,11 +24,9 @@ def main() -> None:
     predictions = read_predictions(REPORTS_DIR / "predictions.csv").set_index("image_id")
     store = open_store(DATA_DIR / "images.zarr")
     test = read_split(store, "test", memory=0)  # only a few images are read
-    boxes = geometry.boxes_in_store(
-        tables.read_table(DATA_DIR / "boxes.csv"),
-        tables.read_table(DATA_DIR / "splits.csv"),
-        geometry.Preparation(**stored_preparation(store)),
-    )
+    findings, splits = (tables.read_table(DATA_DIR / name) for name in ("boxes.csv", "splits.csv"))
+    preparation = geometry.Preparation(**stored_preparation(store))
+    boxes = geometry.boxes_in_store(findings, splits, preparation, lung_boxes.read(store, "test"))
     with tracked("explain", settings, parent=trained.run_id, prepared=store.attrs):
         runs.tag(weights=record["weights"], data_digest=record["data_digest"])
         chosen = explain.choose(predictions.reset_index(), options.n_images, settings.seed)

@@ -147,7 +147,11 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("compute.memory", None, "compute.memory = None: input should be a valid number"),
         ("fetch.sha256", "A" * 64, f"fetch.sha256 = '{'A' * 64}': string should match pattern '^[0-9a-f]{{64}}$'"),
         # names of a table
-        ("preprocess.aspect", "crop", "preprocess.aspect = 'crop': input should be 'pad', 'cover' or 'squash'"),
+        (
+            "preprocess.aspect",
+            "crop",
+            "preprocess.aspect = 'crop': input should be 'pad', 'cover', 'squash' or 'lungs'",
+        ),
         (
             "rebalance.strategy",
             "smote",
