@@ -18,7 +18,7 @@ STALE := $(shell [ -L $(VENV) ] || { [ ! -e $(VENV)/.place ] && [ ! -e $(VENV)/b
 	[ -x $(VENV)/bin/python ]; } || echo stale)
 
 .NOTPARALLEL:
-.PHONY: stale git help repro promote rollback restore compare ui test test-all lint bench results recipes setup lock clean
+.PHONY: stale git help repro promote rollback restore compare ui test test-all lint bench results recipes segmenter setup lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ bench: setup  ## measure the figures that the documents state
 
 recipes: setup  ## compare recipes on real images taken like the other class, in docs/recipes.csv (hours)
 	python -m benchmarks.recipes $(RECIPES)
+
+segmenter: setup  ## train the network that finds lungs, on human masks (minutes to an hour)
+	python -m benchmarks.segmenter $(SEGMENTER)
 
 results: setup  ## train the published models on real data, in docs/results.csv (hours; continues after a stop)
 	python -m benchmarks.results $(RESULTS)

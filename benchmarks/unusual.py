@@ -51,7 +51,7 @@ def measure() -> pd.DataFrame:
         train, val, test = (np.stack([geometry.prepare(film, PREPARATION) for film in part]) for part in films)
         usual = export.fit_usual(train, val, FALSE_ALARMS)
         shares = {f"films of other patients (n = {len(test)})": _share(usual, test)}
-        for kind, pictures in _others(films[2]):
+        for kind, pictures in others(films[2]):
             prepared = np.stack([geometry.prepare(picture, PREPARATION) for picture in pictures])
             shares[f"{kind} (n = {len(prepared)})"] = _share(usual, prepared)
         columns[name] = {kind: f"{share:.1%}" for kind, share in shares.items()}
@@ -88,7 +88,7 @@ def _parts(patients: list[list[Gray]]) -> tuple[list[Gray], list[Gray], list[Gra
     return train, val, test
 
 
-def _others(films: list[Gray]) -> Iterator[tuple[str, list[Gray]]]:
+def others(films: list[Gray]) -> Iterator[tuple[str, list[Gray]]]:
     rng = np.random.default_rng(5)
     makers: dict[str, Callable[[np.random.Generator, int], Gray]] = {
         "blank": _blank,

@@ -1,7 +1,7 @@
 """Saliency maps of test images, figures that say whether the maps can be trusted, and a gallery."""
 
 from pneumonia import explain, params, workspace
-from pneumonia.data import tables
+from pneumonia.data import lung_boxes, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import open_store, stored_preparation
 from pneumonia.images import geometry
@@ -22,10 +22,9 @@ def main() -> None:
     predictions = read_predictions(REPORTS_DIR / "predictions.csv")
     threshold = tables.read_json(REPORTS_DIR / "metrics.json")["threshold"]
     store = open_store(DATA_DIR / "images.zarr")
-    splits = tables.read_table(DATA_DIR / "splits.csv")
-    boxes = geometry.boxes_in_store(
-        tables.read_table(DATA_DIR / "boxes.csv"), splits, geometry.Preparation(**stored_preparation(store))
-    )
+    findings, splits = (tables.read_table(DATA_DIR / name) for name in ("boxes.csv", "splits.csv"))
+    preparation = geometry.Preparation(**stored_preparation(store))
+    boxes = geometry.boxes_in_store(findings, splits, preparation, lung_boxes.read_all(store))
     with tracked("explain", settings, parent=trained.run_id, prepared=store.attrs):
         runs.tag(weights=record["weights"], data_digest=record["data_digest"])
         sample = explain.sampler(store, splits, boxes)

@@ -2,12 +2,16 @@
 
 import time
 
+import pandas as pd
+
 from pneumonia import code_digest, params, preprocess, workspace
 from pneumonia.data import tables
-from pneumonia.images import decode, geometry
-from stages import DATA_DIR, count, origin, run, tracked
+from pneumonia.images import decode, geometry, lungs
+from stages import DATA_DIR, count, origin, run, show, tracked
 
 N_EXAMPLES = 6
+N_NAMED = 10
+"""Images without lungs that are named in the terminal; MLflow has all of them."""
 
 
 def main() -> None:
@@ -24,7 +28,9 @@ def main() -> None:
         runs.tag(data_digest=digest)
         examples = splits.groupby("label").head(N_EXAMPLES // 2)
         pairs = [(decode.read_image(row.uri), row.image_id) for row in examples.itertuples()]
-        pictures = [(image, geometry.prepare(image, preparation), name) for image, name in pairs]
+        pictures = [
+            (image, geometry.prepare(image, preparation, lungs.box(image, preparation)), name) for image, name in pairs
+        ]
         runs.log_figure(
             plots.before_after(pictures, f"{origin(settings)}: source images above, prepared below"),
             "plots/before_after.png",
@@ -39,10 +45,19 @@ def main() -> None:
             attributes={"data": settings.data, "digest": digest},
             resume=resume,
         )
+        without = preprocess.without_lungs(DATA_DIR / "images.zarr")
+        if preparation.aspect == "lungs":
+            runs.log_table(pd.DataFrame({"image_id": without}), "without_lungs.json")
+            runs.log_metrics({"n_without_lungs": len(without)})
         rate = n_prepared / (time.perf_counter() - start)
         runs.log_metrics({"preprocess": {"images_per_second": rate}})
     n_kept = len(splits) - n_prepared
     print(f"{count(len(splits), 'image')} at {preparation.size} px in data/images.zarr, {rate:.0f} images/s")
+    if without:
+        show(
+            f"no two lungs were found in {count(len(without), 'image')}, prepared as a whole: "
+            f"{', '.join(without[:N_NAMED])}{', …' if len(without) > N_NAMED else ''}"
+        )
     if n_kept:
         print(f"{n_kept} of them come from an earlier interrupted run")
 

@@ -181,7 +181,8 @@ def test_optuna_without_a_search_names_the_stage(stage_project: Path, monkeypatc
 def test_every_command_has_help_and_none_starts_work_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(params, "load", lambda: pytest.fail("started"))
     commands = (
-        "compare doctor experiments forget optuna predict register report repro restore rollback serve ui versions"
+        "compare doctor experiments forget lungs optuna predict register report repro restore rollback serve ui "
+        "versions"
     )
     assert set(cli.main.commands) == set(commands.split())
     for name in cli.main.commands:

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pneumonia import UserError, export, workspace
+from pneumonia.images import geometry
 from pneumonia.models import networks, runtime, scoring
 from pneumonia.models.predictor import Predictor, facts_digest
 from tests import predictors
@@ -211,6 +212,17 @@ def test_a_written_folder_is_a_predictor(tmp_path: Path) -> None:
     assert one.facts["learnt_from"]["n_patients"] == 12
     assert one.facts["operating_points"]["youden"]["sensitivity_low"] == 0.6
     assert one.facts["labels"] == ["normal", "pneumonia"]
+
+
+def test_a_predictor_around_the_lungs_holds_its_segmenter(tmp_path: Path) -> None:
+    around = geometry.Preparation(size=32, aspect="lungs", segmenter=geometry.SEGMENTER)
+    export.write(tmp_path, predictors.network(), facts(preparation=around.as_dict()))
+    assert Predictor(tmp_path).preparation == around
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lungs.onnx", "model.onnx", "predictor.json"]
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="of another version"):
+        export.write(tmp_path / "other", predictors.network(), facts(preparation=around.as_dict() | {"segmenter": "0"}))
+    assert not list((tmp_path / "other").iterdir())
 
 
 def test_lists_of_numbers_are_one_line_each_and_the_json_stays_the_same(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_settings_cannot_be_changed_once_read() -> None:
     [
         # unknown keys list the known ones
         ("sede", 1, "unknown key sede; known here: seed, data, model, weights, fetch, validate, "),
-        ("train.epoch", 10, "unknown key train.epoch; known here: epochs, batch_size, patience, "),
+        ("train.epoch", 10, "unknown key train.epoch; known here: epochs, batch_size, image_size, "),
         ("validate.min_size", 1, "unknown key validate.min_size; known here: min_side, min_std, max_bad_fraction"),
         # missing keys
         ("train.epochs", ABSENT, "train.epochs is missing"),
@@ -147,7 +147,11 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("compute.memory", None, "compute.memory = None: input should be a valid number"),
         ("fetch.sha256", "A" * 64, f"fetch.sha256 = '{'A' * 64}': string should match pattern '^[0-9a-f]{{64}}$'"),
         # names of a table
-        ("preprocess.aspect", "crop", "preprocess.aspect = 'crop': input should be 'pad', 'cover' or 'squash'"),
+        (
+            "preprocess.aspect",
+            "crop",
+            "preprocess.aspect = 'crop': input should be 'pad', 'cover', 'squash' or 'lungs'",
+        ),
         (
             "rebalance.strategy",
             "smote",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from pneumonia import UserError, explain, predict
+from pneumonia.data import phantom
+from pneumonia.images import geometry, lungs
 from pneumonia.models.predictor import Predictor
 from tests import predictors
 from tests.conftest import png
@@ -254,6 +257,41 @@ def test_a_map_is_never_that_of_another_film(films: Path, tmp_path: Path, monkey
     assert list(after) == ["00001-a.png", "00003-scan.png"]
     assert after["00001-a.png"] != before[0]
     assert after["00003-scan.png"] == before[2]
+
+
+def test_of_a_film_around_its_lungs_outline_square_and_map_lie_on_the_whole_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map that is 1 in the middle of the square is bright in the middle of the lungs' box, and nowhere else."""
+    bright = np.zeros((1, 64, 64), np.float32)
+    bright[0, 24:40, 24:40] = 1
+    monkeypatch.setitem(explain.METHODS, "smoothgrad", lambda network, images, **options: bright)
+    film = phantom.render(phantom.plan(24, seed=3)[0])[0].image
+    (tmp_path / "film.png").write_bytes(png(film))
+    (tmp_path / "gray.png").write_bytes(png(np.full((50, 80), 90, np.uint8)))
+    how = {"size": 64, "aspect": "lungs", "clip_limit": 0.0, "segmenter": geometry.SEGMENTER}
+    folder = predictors.write(tmp_path / "p", preparation=how, saliency={"method": "smoothgrad"})
+    shutil.copyfile(lungs.FILE, folder / "lungs.onnx")
+    one = Predictor(folder)
+    items, _ = predict.find([str(tmp_path / "film.png"), str(tmp_path / "gray.png")])
+    read = one.read(items[0].uri)
+    outlined, mapped = predict._with_outline(read), predict._with_map_on_film(read, bright[0])
+    scale = 320 / film.shape[0]
+    assert outlined.shape == mapped.shape == (320, round(scale * film.shape[1]), 3)
+    x, y, width, height = (scale * side for side in read.part)
+    blue = (outlined == predict._BLUE).all(axis=2)
+    assert blue[round(y), round(x) + 5 : round(x + width) - 5].all(), "the upper side of the square"
+    yellow = np.argwhere((outlined == predict._YELLOW).all(axis=2))
+    assert (yellow.min(axis=0) >= (y, x)).all()
+    assert (yellow.max(axis=0) <= (y + height, x + width)).all()
+    coloured = np.argwhere(np.ptp(mapped.astype(int), axis=2) > 30)
+    expected = (y + 0.375 * height, x + 0.375 * width, y + 0.625 * height, x + 0.625 * width)
+    assert [*coloured.min(axis=0), *(coloured.max(axis=0) + 1)] == pytest.approx(expected, abs=4)
+    predict.write_maps(tmp_path / "maps", None, one, items)
+    predict.write_page(tmp_path / "page.html", one, items, tmp_path / "maps")
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<img") == 2
+    assert "unusual: shows no two lungs" in text
 
 
 def test_maps_without_tensorflow_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from pneumonia import UserError, preprocess
-from pneumonia.data import tables
+from pneumonia.data import lung_boxes, phantom, tables
 from pneumonia.data.store import create_store, open_store, read_split
-from pneumonia.images.geometry import Preparation, prepare, prepare_mask
+from pneumonia.images import decode, lungs
+from pneumonia.images.geometry import SEGMENTER, Preparation, prepare, prepare_mask
 from tests.conftest import CLAHE, noise
 
 Manifest = Callable[..., pd.DataFrame]
@@ -29,7 +30,7 @@ def write(splits: pd.DataFrame, path: Path, *, resume: Path | None = None, **cha
     resume = resume or path.with_name(f"resume {path.name}")
     resume.mkdir(parents=True, exist_ok=True)
     where = {"workers": 1, "attributes": ATTRIBUTES} | {
-        name: changes.pop(name) for name in (*changes,) if name not in HOW
+        name: changes.pop(name) for name in (*changes,) if name not in {*HOW, "segmenter"}
     }
     return preprocess.write_store(splits, path, Preparation(**HOW | changes), **where, resume=resume)
 
@@ -129,6 +130,72 @@ def test_lungs_are_stored_where_every_image_has_a_mask(write_manifest: Manifest,
         partly = np.asarray(open_store(tmp_path / "partly.zarr")[f"{split}/lungs"][:])
         np.testing.assert_array_equal(partly, 0 * lungs if split == "val" else lungs)
         assert "lungs" not in open_store(tmp_path / "without.zarr")[split]
+
+
+@pytest.fixture
+def chests(write_manifest: Manifest) -> pd.DataFrame:
+    """Splits of four images of the phantom with their masks, and of two pictures without lungs."""
+    films = [phantom.render(patient)[0] for patient in phantom.plan(24, seed=3)[:4]]
+    images = {f"film{number}": film.image for number, film in enumerate(films)}
+    manifest = write_manifest(images | {"nothing": noise(50, 60), "more": noise(60, 50)})
+    masks = write_manifest({f"mask{number}": film.lung_mask for number, film in enumerate(films)})
+    manifest["lung_mask_uri"] = [*masks["uri"], *masks["uri"][:2]]
+    return splits_of(manifest, ["train", "train", "val", "test", "train", "test"])
+
+
+def test_around_the_lungs_images_masks_and_boxes_lie_alike_and_films_without_lungs_are_named(
+    chests: pd.DataFrame, tmp_path: Path
+) -> None:
+    around = {"aspect": "lungs", "segmenter": SEGMENTER, "crop": 0.0}
+    write(chests, tmp_path / "images.zarr", **around)
+    write(chests.drop(columns="lung_mask_uri"), tmp_path / "without masks.zarr", **around)
+    store = open_store(tmp_path / "images.zarr")
+    how = Preparation(**HOW | around)
+    assert store.attrs["preparation"] == how.as_dict()
+    for split in tables.SPLITS:
+        boxes = lung_boxes.read(store, split)
+        read = read_split(store, split)
+        for image_id, pixels, mask in zip(read.image_ids, read.images, store[f"{split}/lungs"][:], strict=True):
+            row = chests.set_index("image_id").loc[image_id]
+            image, human = (decode.read_image(uri) for uri in (row["uri"], row["lung_mask_uri"]))
+            found = lungs.find(image)
+            assert boxes[image_id] == (found.box if found else None)
+            np.testing.assert_array_equal(pixels, prepare(image, how, boxes[image_id]))
+            np.testing.assert_array_equal(mask, prepare_mask(human, how, boxes[image_id]))
+        assert lung_boxes.origins(store, split) == ["human"] * len(boxes)
+        without = open_store(tmp_path / "without masks.zarr")
+        assert lung_boxes.origins(without, split) == ["found" if box else "none" for box in boxes.values()]
+        np.testing.assert_array_equal(read_split(without, split).images, read.images)
+    assert preprocess.without_lungs(tmp_path / "images.zarr") == ["nothing", "more"]
+
+
+@pytest.mark.slow
+def test_around_the_lungs_the_store_has_the_same_bytes_on_any_number_of_workers_and_after_a_crash(
+    chests: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pneumonia.data.store.IMAGES_PER_CHUNK", 1)
+    monkeypatch.setattr("pneumonia.data.lung_boxes.IMAGES_PER_CHUNK", 1)
+    around = {"aspect": "lungs", "segmenter": SEGMENTER}
+    for workers in (1, 2):
+        write(chests, tmp_path / f"{workers}.zarr", workers=workers, **around)
+    assert contents(tmp_path / "1.zarr") == contents(tmp_path / "2.zarr")
+    file = Path(chests.loc[3, "uri"])
+    content = file.read_bytes()
+    file.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        write(chests, tmp_path / "3.zarr", resume=tmp_path / "resume", **around)
+    file.write_bytes(content)
+    (tmp_path / "resume/3.zarr/train" / lung_boxes.NAME / "c/1/0/0").unlink()
+    assert write(chests, tmp_path / "3.zarr", resume=tmp_path / "resume", **around) == 3  # this, and two of test
+    assert contents(tmp_path / "1.zarr") == contents(tmp_path / "3.zarr")
+
+
+def test_a_store_is_not_made_with_another_segmenter_than_that_of_this_version(
+    chests: pd.DataFrame, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="the network that finds lungs is damaged or of another version"):
+        write(chests, tmp_path / "images.zarr", aspect="lungs", segmenter="0" * 64)
+    assert not (tmp_path / "images.zarr").exists()
 
 
 @pytest.fixture

@@ -384,6 +384,50 @@ def predict(
 
 
 @main.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--output", type=click.Path(path_type=Path), help="Write masks as PNG and lungs.csv to this folder.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+def lungs(paths: tuple[str, ...], output: Path | None, workers: int) -> None:
+    """Find the lungs in X-ray files, without a trained model.
+
+    PATH: files, folders, zip archives or patterns, also as URLs. A mask has the size of its film: 255 where it is lung,
+    else 0. Without --output the table is printed. A film without two visible lungs is a row that says why. A file that
+    cannot be read is a row with its error; the exit status is then 1.
+    """
+    from pneumonia import find_lungs as searching
+    from pneumonia import predict as predicting
+
+    items, n_skipped = predicting.find(paths)
+    if not items:
+        raise UserError(f"{', '.join(paths)}: no images ({n_skipped:,} other files)")
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        masks = [predicting.map_path(output, number, item) for number, item in enumerate(items)]
+    jobs = [
+        searching.Job(item.name, item.uri, masks[number] if output else None, item.error)
+        for number, item in enumerate(items)
+    ]
+    rows: list[searching.Row] = []
+    for chunk in searching.search(jobs, workers=workers):
+        if not output:
+            tqdm.write(searching.as_csv(chunk, header=not rows), end="")  # not through the progress bar
+        rows += chunk
+    if output:
+        with workspace.written_whole(output / searching.TABLE) as partial:
+            partial.write_text(searching.as_csv(rows, header=True), encoding="utf-8")
+        click.echo(f"written: {output / searching.TABLE}", err=True)
+    n_found, n_errors = sum(row.found == "yes" for row in rows), sum(bool(row.error) for row in rows)
+    click.echo(
+        f"{len(rows):,} image{'s' * (len(rows) != 1)}: lungs found in {n_found:,}, none in "
+        f"{len(rows) - n_found - n_errors:,}, without an answer {n_errors:,}",
+        err=True,
+    )
+    if n_skipped:
+        click.echo(f"files of other kinds that were skipped: {n_skipped:,}", err=True)
+    sys.exit(1 if n_errors else 0)
+
+
+@main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: any free one.")
 @MODEL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from sklearn.covariance import LedoitWolf
 from pneumonia import UserError, workspace
 from pneumonia.data import tables
 from pneumonia.data.store import Pixels, blocks
-from pneumonia.images import appearance
+from pneumonia.images import appearance, lungs
 from pneumonia.models import predictor
 
 OPSET = 18
@@ -152,13 +153,16 @@ def facts(
 
 
 def write(folder: Path, network: bytes, content: Mapping[str, Any]) -> None:
-    """Write the predictor to an existing folder.
+    """Write the predictor to an existing folder; with the segmenter, if films are prepared around the lungs.
 
     Args:
         folder: for `model.onnx` and `predictor.json`.
         network: as `convert` returns it.
         content: as `facts` returns it.
     """
+    if content["preparation"].get("aspect") == "lungs":
+        lungs.open_segmenter(digest=content["preparation"]["segmenter"])  # or an error: it is another one
+        shutil.copyfile(lungs.FILE, folder / predictor.LUNGS)
     (folder / predictor.NETWORK).write_bytes(network)
     digests = {predictor.NETWORK: workspace.sha256_bytes(network), **content["digests"]}
     rounded = tables.rounded({**content, "digests": digests})

@@ -51,7 +51,8 @@ class Rebalance(Section):
 
 class Preprocess(Section):
     image_size: Annotated[int, Field(ge=16, le=2048)]
-    aspect: Literal["pad", "cover", "squash"]
+    aspect: Literal["pad", "cover", "squash", "lungs"]
+    margin: Annotated[float, Field(ge=0, le=0.5)]
     crop: Annotated[float, Field(ge=0, le=0.4)]
     clip_limit: Annotated[float, Field(ge=0, le=40)]
     tile_grid: Annotated[int, Field(ge=1, le=64)]

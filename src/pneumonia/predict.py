@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from pneumonia import UserError, compute, files, reason, workspace
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
-from pneumonia.models.predictor import COLUMNS, Prediction, Predictor
+from pneumonia.models.predictor import COLUMNS, Film, Prediction, Predictor
 from pneumonia.names import printable
 from pneumonia.saliency import verdicts
 
@@ -42,6 +42,9 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _JUNK = ("__MACOSX/", "/.", "/~$")
 _THREADS = 8
 _FORMULA = ("=", "+", "-", "@", "\t")
+_PAGE_HEIGHT = 320
+"""Pixels, height of a whole film on the page of answers."""
+_YELLOW, _BLUE = (0, 220, 255), (255, 120, 60)
 _WIDTH = 36
 """Characters of a name in a table for a terminal; longer names lose their beginning."""
 
@@ -412,7 +415,8 @@ def load_network(model: Source, predictor: Predictor) -> Any:
 def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence[Item]) -> None:
     """Write the saliency map of each image, over the prepared image, as `<number>-<name>.png`.
 
-    The maps are those of the stage `explain`, with the method that the predictor names.
+    Over the whole film, if it was prepared around its lungs. The maps are those of the stage `explain`, with the method
+    that the predictor names.
     """
     from pneumonia import explain
 
@@ -424,12 +428,13 @@ def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence
         if item.error:
             continue
         try:
-            prepared = predictor.prepare(item.uri)
+            film = predictor.read(item.uri)
         except UserError:  # its row says why it has no answer
             continue
-        (values,) = method(network, prepared[None], n_samples=N_SAMPLES, seed=explain.SEED)
+        (values,) = method(network, film.prepared[None], n_samples=N_SAMPLES, seed=explain.SEED)
+        picture = _with_map_on_film(film, values) if film.lungs else _overlaid(film.prepared, values)
         with workspace.written_whole(path) as partial:
-            partial.write_bytes(_encoded(_overlaid(prepared, values)))
+            partial.write_bytes(_encoded(picture))
 
 
 def _keras_file(model: Source, download: Path) -> Path:
@@ -465,35 +470,75 @@ def write_page(path: Path, predictor: Predictor, items: Sequence[Item], maps: Pa
 
     rows, pictures = [], []
     for number, item in enumerate(items[: page.MAX_FILMS]):
-        prediction, prepared = _answer_and_film(predictor, item)
+        prediction, read = _answer_and_film(predictor, item)
         row = row_of(prediction, predictor.origin)
         name, text = row["image"], in_words(row)
         rows.append((name, *cells(row)))
-        if prepared is not None and not prediction.error:
-            film = _readable(prepared)
+        if read is not None and not prediction.error:
+            film = _with_outline(read) if read.lungs else _readable(read.prepared)
             if maps and (file := map_path(maps, number, item)).is_file():
                 overlaid = np.asarray(cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR))
-                film = np.hstack([cv2.cvtColor(film, cv2.COLOR_GRAY2BGR), _readable(overlaid.astype(np.uint8))])
+                coloured = film if film.ndim == 3 else cv2.cvtColor(film, cv2.COLOR_GRAY2BGR)
+                beside = overlaid if read.lungs else _readable(overlaid.astype(np.uint8))
+                film = np.hstack([coloured, beside]).astype(np.uint8)
             pictures.append((f"{name}: {text}", _encoded(film)))
     page.write(path, predictor.facts, predictor.origin, predictor.operating_point, rows, pictures, len(items))
 
 
-def _answer_and_film(predictor: Predictor, item: Item) -> tuple[Prediction, npt.NDArray[np.uint8] | None]:
+def _answer_and_film(predictor: Predictor, item: Item) -> tuple[Prediction, Film | None]:
     """The answer for an image, and the image as it was prepared for it; None if it cannot be read."""
     try:
-        prepared = None if item.error else predictor.prepare(item.uri)
+        film = None if item.error else predictor.read(item.uri)
     except UserError:
-        prepared = None
-    if prepared is None:
+        film = None
+    if film is None:
         return _answer_items(predictor, [item])[0], None
-    return predictor.answers(prepared[None])[0]._replace(image=item.name), prepared
+    return predictor.answers_for([film])[0]._replace(image=item.name), film
+
+
+def _with_outline(film: Film) -> npt.NDArray[np.uint8]:
+    """A film with the outline of its lungs (yellow) and the part that the model saw (blue), for a page: BGR."""
+    picture, scale = _shrunk(film.image)
+    if film.lungs:
+        mask = cv2.resize(film.lungs.mask(*film.image.shape).astype(np.uint8), picture.shape[1::-1])
+        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, _YELLOW, 1)
+    x, y, width, height = (round(scale * side) for side in film.part)
+    cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), _BLUE, 1)
+    return picture
+
+
+def _with_map_on_film(film: Film, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """A film under the map of the part that the model saw: BGR, of the size of `_with_outline`."""
+    picture, scale = _shrunk(film.image)
+    height, width = picture.shape[:2]
+    side = film.prepared.shape[0]
+    across, down = scale * film.part.width / side, scale * film.part.height / side
+    # The middle of the first pixel is at half a pixel, in the map as in the picture.
+    to_film = np.array(
+        [
+            [across, 0, scale * film.part.x + (across - 1) / 2],
+            [0, down, scale * film.part.y + (down - 1) / 2],
+        ]
+    )
+    on_film = cv2.warpAffine(values.astype(np.float32), to_film, (width, height), flags=cv2.INTER_LINEAR)
+    return _overlaid(picture, np.asarray(on_film, np.float32))
+
+
+def _shrunk(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]:
+    """A film with its height as the page shows it, BGR, and the factor of its size."""
+    scale = _PAGE_HEIGHT / image.shape[0]
+    size = (max(1, round(image.shape[1] * scale)), _PAGE_HEIGHT)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_GRAY2BGR), np.uint8), scale
 
 
 def _overlaid(image: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """An image under its map: uint8 (size, size, 3), BGR; transparent where the map is low."""
+    """An image, gray or BGR, under its map: uint8 (height, width, 3), BGR; transparent where the map is low."""
+    image = image if image.ndim == 3 else image[..., None]
     share = 0.7 * np.clip(values, 0, 1)[..., None]
     colours = cv2.applyColorMap(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    return np.asarray(np.rint(image[..., None] * (1 - share) + colours * share), np.uint8)
+    return np.asarray(np.rint(image * (1 - share) + colours * share), np.uint8)
 
 
 def _readable(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -13,12 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import zarr
 
 from pneumonia import UserError, compute, files, workspace
-from pneumonia.data import store, tables
-from pneumonia.images import decode, geometry
+from pneumonia.data import lung_boxes, store, tables
+from pneumonia.images import decode, geometry, lungs
 from pneumonia.images.geometry import Gray, Preparation
 
 MAX_STRETCH = 0.02
@@ -36,6 +37,9 @@ def write_store(
     dask: str | None = None,
 ) -> int:
     """Prepare every image of the table and write it to a new image store.
+
+    Films are prepared around the lungs that `images.lungs` finds, also where there are human masks: a prediction has
+    none. Their boxes are stored too.
 
     Workers return finished chunks and only this process writes. So memory stays constant, and the bytes do not depend
     on the workers. The store is written in `resume` and moved to `path` when it is complete.
@@ -55,6 +59,7 @@ def write_store(
     Raises:
         UserError: an image cannot be read, or has changed since `fetch` listed it.
     """
+    around_lungs = preparation.aspect == "lungs"
     # An image without a mask, among others with masks, has one of zeros.
     with_lungs = "lung_mask_uri" in splits and bool(splits["lung_mask_uri"].ne("").any())
     rows_of = {
@@ -69,13 +74,16 @@ def write_store(
         empty = store.create_store(unfinished, {**attributes, "preparation": preparation.as_dict()})
         for split, table in rows_of.items():
             store.create_split(empty, split, table, size=preparation.size, with_lungs=with_lungs)
+            if around_lungs:
+                lung_boxes.create(empty, split, len(table))
         finished.mkdir()
         begun.write_text(_digest_without_pixels(unfinished), encoding="utf-8")
     group: Any = zarr.open_group(unfinished, mode="r+")
     pending: list[tuple[list[Any], int, Path]] = []
     parts = []
     for split, table in rows_of.items():
-        arrays = [group[split]["images"], *([group[split]["lungs"]] if with_lungs else [])]
+        names = ["images", *(["lungs"] if with_lungs else []), *([lung_boxes.NAME] if around_lungs else [])]
+        arrays = [group[split][name] for name in names]
         masks = table["lung_mask_uri"] if with_lungs else [""] * len(table)
         mask_uris = [files.absolute(uri) if uri else "" for uri in masks]
         jobs = list(zip(table["uri"].map(files.absolute), table["sha256"], mask_uris, strict=True))
@@ -89,8 +97,8 @@ def write_store(
     results = compute.run(function, parts, workers=workers, label="preprocess", dask=dask)
     for (arrays, number, note), result in zip(pending, results, strict=True):
         start = number * store.IMAGES_PER_CHUNK
-        for array, pixels in zip(arrays, result, strict=True):
-            array[start : start + len(pixels)] = pixels
+        for array, values in zip(arrays, result, strict=True):
+            array[start : start + len(values)] = values
         note.write_text(_digest_of_chunk(unfinished, arrays, number), encoding="utf-8")
     # An interrupted move leaves an incomplete store: without `begun` the next run starts from the beginning.
     begun.unlink()
@@ -100,9 +108,16 @@ def write_store(
     return sum(map(len, parts))
 
 
+def without_lungs(path: Path) -> list[str]:
+    """The images of a store around the lungs in which no two lungs were found; none for another store."""
+    images = store.open_store(path)
+    boxes = [item for split in tables.SPLITS for item in lung_boxes.read(images, split).items()]
+    return [image_id for image_id, box in boxes if box is None]
+
+
 def _digest_without_pixels(folder: Path) -> str:
     """Of all that is written before the first chunk: labels, weights and metadata."""
-    files_of_pixels = ("images/c/", "lungs/c/")
+    files_of_pixels = ("images/c/", "lungs/c/", f"{lung_boxes.NAME}/c/")
     others = [one for one in sorted(folder.rglob("*")) if one.is_file()]
     names = {one: one.relative_to(folder).as_posix() for one in others}
     lines = [
@@ -119,19 +134,26 @@ def _digest_of_chunk(folder: Path, arrays: Sequence[Any], number: int) -> str:
     return " ".join(map(workspace.sha256_file, paths)) if all(one.is_file() for one in paths) else ""
 
 
-def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, preparation: Preparation, with_lungs: bool) -> list[Gray]:
-    """The images, and the masks if asked for: uint8 (n, size, size)."""
+def _prepare_chunk(
+    jobs: Sequence[tuple[str, str, str]], *, preparation: Preparation, with_lungs: bool
+) -> list[npt.NDArray[Any]]:
+    """The images and, if asked for, the masks, uint8 (n, size, size); the lungs' boxes if the images have them."""
     cv2.setNumThreads(1)  # the processes already use all cores; threads of OpenCV would slow them down
     pixels = np.zeros((len(jobs), preparation.size, preparation.size), np.uint8)
     masks = np.zeros_like(pixels)
+    boxes: list[geometry.Box | None] = []
     for row, (uri, sha256, mask_uri) in enumerate(jobs):
-        content = decode.read_unchanged(uri, sha256)
-        image = decode.decode(content)
-        pixels[row] = geometry.prepare(image, preparation)
+        image = decode.decode(decode.read_unchanged(uri, sha256))
+        boxes.append(lungs.box(image, preparation))
+        pixels[row] = geometry.prepare(image, preparation, boxes[-1])
         if mask_uri:
             mask = fitted(decode.read_image(mask_uri), *image.shape, names=(mask_uri, uri))
-            masks[row] = geometry.prepare_mask(mask, preparation)
-    return [pixels, masks] if with_lungs else [pixels]
+            masks[row] = geometry.prepare_mask(mask, preparation, boxes[-1])
+    return [
+        pixels,
+        *([masks] if with_lungs else []),
+        *([lung_boxes.as_rows(boxes)] if preparation.aspect == "lungs" else []),
+    ]
 
 
 def fitted(mask: Gray, height: int, width: int, *, names: tuple[str, str]) -> Gray:

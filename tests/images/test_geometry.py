@@ -1,6 +1,7 @@
 """How one image is prepared, and where its boxes lie afterwards."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from skimage.exposure import equalize_adapthist
 
 from pneumonia.data import tables
 from pneumonia.images import geometry
-from pneumonia.images.geometry import Preparation, placement, prepare, prepare_mask, to_store
+from pneumonia.images.geometry import Box, Preparation, placement, prepare, prepare_mask, to_store
 from pneumonia.models import runtime
 from tests.conftest import CLAHE, Gray, noise
 
@@ -45,7 +46,22 @@ def soft(height: int, width: int, seed: int = 0) -> Gray:
 
 def test_the_defaults_of_a_preparation_are_those_of_params_yaml(repo: Path) -> None:
     settings = YAML(typ="safe").load(repo / "params.yaml")["preprocess"]
-    assert Preparation(size=settings.pop("image_size")).as_dict() == {"size": 224, **settings}
+    size, margin = settings.pop("image_size"), settings.pop("margin")
+    assert Preparation(size=size).as_dict() == {"size": 224, **settings}
+    around = Preparation(size=size, aspect="lungs").as_dict()
+    assert around == {"size": 224, **settings, "aspect": "lungs", "margin": margin, "segmenter": ""}
+
+
+def test_only_a_preparation_around_the_lungs_knows_a_margin_and_a_segmenter(repo: Path) -> None:
+    settings = YAML(typ="safe").load(repo / "params.yaml")["preprocess"]
+    around = Preparation.from_settings(**settings | {"aspect": "lungs", "margin": 0.1})
+    assert (around.margin, around.segmenter) == (0.1, geometry.SEGMENTER)
+    padded = Preparation.from_settings(**settings | {"margin": 0.1})
+    assert padded == Preparation.from_settings(**settings)
+    assert not {"margin", "segmenter"} & set(padded.as_dict())
+    digests = {around.digest, replace(around, margin=0.2).digest, replace(around, segmenter="0").digest}
+    assert len(digests) == 3
+    assert Preparation.from_attributes({"preparation": around.as_dict()}) == around
 
 
 @pytest.mark.parametrize(
@@ -429,3 +445,83 @@ def test_a_mask_lies_where_its_image_lies(aspect: str) -> None:
         centres = [np.array([np.average(axis, weights=one) for axis in np.indices(one.shape)]) for one in (image, mask)]
         shifts.append(centres[1] - centres[0])
     assert np.abs(np.mean(shifts, axis=0)).max() < 0.1
+
+
+# --- around the lungs ---
+
+AROUND = Preparation(size=80, aspect="lungs", margin=0.1, clip_limit=0.0)
+
+
+def test_the_box_of_the_lungs_with_its_margin_fills_the_square() -> None:
+    image = noise(300, 500)
+    lungs = Box(100, 50, 200, 100)
+    expected = cv2.resize(image[40:160, 80:320], (80, 80), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(prepare(image, AROUND, lungs), expected)
+    part, place = geometry.region(500, 300, AROUND, lungs)
+    assert part == (80, 40, 240, 120)
+    assert place == (0, 0, 80, 80)
+
+
+def test_beyond_the_edge_of_the_film_its_edge_is_repeated() -> None:
+    image = noise(100, 100)
+    prepared = prepare(image, replace(AROUND, size=120), Box(0, 0, 100, 100))  # 10 pixels beyond each side
+    np.testing.assert_array_equal(prepared, np.pad(image, 10, mode="edge"))
+
+
+def test_a_film_without_lungs_is_padded() -> None:
+    image = noise(60, 100)
+    np.testing.assert_array_equal(prepare(image, AROUND), prepare(image, replace(AROUND, aspect="pad")))
+    np.testing.assert_array_equal(prepare_mask(image, AROUND), prepare_mask(image, replace(AROUND, aspect="pad")))
+    boxes = np.array([[10.0, 20, 30, 40]])
+    np.testing.assert_array_equal(
+        to_store(boxes, 100, 60, AROUND), to_store(boxes, 100, 60, replace(AROUND, aspect="pad"))
+    )
+
+
+def test_another_preparation_takes_no_notice_of_lungs() -> None:
+    image, lungs = noise(60, 100), Box(20, 20, 30, 30)
+    for aspect in ("pad", "squash"):
+        how = replace(AROUND, aspect=aspect)
+        np.testing.assert_array_equal(prepare(image, how, lungs), prepare(image, how))
+
+
+@given(
+    width=st.integers(60, 400),
+    height=st.integers(60, 400),
+    margin=st.floats(0, 0.3),
+    crop=st.one_of(st.just(0.0), st.floats(0, 0.2)),
+    lungs=st.tuples(*[st.floats(0.3, 0.7)] * 2, *[st.floats(0.05, 0.35)] * 2),
+    place=st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_around_the_lungs_a_box_and_a_mask_lie_where_the_image_lies(
+    width: int, height: int, margin: float, crop: float, lungs: tuple[float, ...], place: tuple[float, ...]
+) -> None:
+    middle_x, middle_y, half_width, half_height = np.array(lungs) * (width, height, width, height)
+    cut_x, cut_y, content = geometry.cropped(np.zeros((height, width), np.uint8), crop)
+    left, top = max(cut_x, middle_x - half_width), max(cut_y, middle_y - half_height)
+    right = min(cut_x + content.shape[1], middle_x + half_width)
+    bottom = min(cut_y + content.shape[0], middle_y + half_height)
+    around = Box(left, top, right - left, bottom - top)
+    how = Preparation(size=200, aspect="lungs", margin=margin, crop=crop, **PLAIN)
+    x, y = (int(one + share * 0.8 * side) for one, share, side in zip(around[:2], place[:2], around[2:], strict=True))
+    w, h = (1 + int(share * 0.2 * side) for share, side in zip(place[2:], around[2:], strict=True))
+    ((sx, sy, sw, sh),) = to_store(np.array([[x, y, w, h]]), width, height, how, around)
+    assume(min(sw, sh) >= 3)
+    image = np.zeros((height, width), np.uint8)
+    image[y : y + h, x : x + w] = 255
+    seen = bounds(prepare(image, how, around) > 127)
+    assume(x + w < cut_x + content.shape[1] and y + h < cut_y + content.shape[0] and x > cut_x and y > cut_y)
+    expected = pytest.approx([sx, sy, sx + sw, sy + sh], abs=1.01)
+    assert seen == expected
+    assert bounds(prepare_mask(image, how, around) > 0) == expected
+
+
+def test_boxes_of_a_table_follow_the_lungs_of_their_own_image() -> None:
+    splits = pd.DataFrame({"image_id": ["a", "b"], "width": [400, 400], "height": [200, 200]})
+    boxes = pd.DataFrame([[name, 100, 50, 20, 10] for name in "ab"], columns=["image_id", "x", "y", "width", "height"])
+    how = Preparation(size=100, aspect="lungs", margin=0.0)
+    placed = geometry.boxes_in_store(boxes, splits, how, {"a": Box(90, 40, 100, 50), "b": None})
+    assert {image_id: its.tolist() for image_id, its in placed.items()} == {
+        "a": [[10, 20, 20, 20]],
+        "b": [[25, 37.5, 5, 2.5]],
+    }

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from pneumonia import UserError
-from pneumonia.images import geometry
+from pneumonia.data import phantom
+from pneumonia.images import geometry, lungs
 from pneumonia.metrics import calibration
-from pneumonia.models.predictor import BATCH, DEFAULTS, Predictor, calibrate, facts_digest
+from pneumonia.models.predictor import BATCH, DEFAULTS, LUNGS, Predictor, calibrate, facts_digest
 from tests import predictors
 from tests.conftest import png
 
@@ -67,6 +69,53 @@ def test_the_network_gets_the_pixels_that_preprocess_makes(folder: Path) -> None
     expected = geometry.prepare(FILM, geometry.Preparation(**predictors.FACTS["preparation"]))
     assert np.array_equal(one.prepare(png(FILM)), expected)
     assert one.answers(expected[None])[0] == next(one.scores([FILM]))._replace(image="")
+
+
+@pytest.fixture(scope="module")
+def chest() -> Any:
+    return phantom.render(phantom.plan(24, seed=3)[0])[0].image
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> Path:
+    """A predictor whose films are prepared around their lungs."""
+    settings = {"size": 32, "aspect": "lungs", "clip_limit": 0.0, "margin": 0.1, "segmenter": geometry.SEGMENTER}
+    folder = predictors.write(tmp_path / "around", preparation=settings)
+    shutil.copyfile(lungs.FILE, folder / LUNGS)
+    return folder
+
+
+def test_a_film_is_prepared_around_its_lungs_and_one_without_lungs_is_unusual(around: Path, chest: Any) -> None:
+    predictor = Predictor(around)
+    found = lungs.find(chest)
+    assert found is not None
+    film = predictor.read(png(chest))
+    np.testing.assert_array_equal(film.prepared, geometry.prepare(chest, predictor.preparation, found.box))
+    assert film.lungs is not None
+    assert film.lungs.box == found.box
+    assert film.part.width == pytest.approx(1.2 * found.box.width, abs=1)
+    with_lungs, without = predictor.scores([chest, GRAY])
+    assert with_lungs.score == pytest.approx(predictors.expected_score(film.prepared.mean()), abs=1e-6)
+    assert with_lungs.unusual == ""
+    assert without.unusual == "shows no two lungs, around which this model prepares films (no lungs)"
+    assert without.score == pytest.approx(predictors.expected_score(100), abs=1e-6)
+    assert without.label
+
+
+def test_no_lungs_and_an_unusual_look_are_both_named(around: Path) -> None:
+    facts = json.loads((around / "predictor.json").read_text())
+    predictors.write(around, preparation=facts["preparation"], unusual=predictors.usual_gray(limit=0.0))
+    (answer,) = Predictor(around).scores([GRAY])
+    assert answer.unusual.startswith("shows no two lungs, around which this model prepares films (no lungs); does not")
+
+
+def test_a_predictor_around_the_lungs_without_its_own_segmenter_is_refused(around: Path) -> None:
+    (around / LUNGS).write_bytes(lungs.FILE.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"lungs\.onnx: the network that finds lungs is damaged or of another version"):
+        Predictor(around)
+    (around / LUNGS).unlink()
+    with pytest.raises(UserError, match=r"lungs\.onnx: the network that finds lungs cannot be read .*export"):
+        Predictor(around)
 
 
 def test_colour_pixels_are_rgb(folder: Path) -> None:
@@ -214,8 +263,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "prepared in a way that this version of pneumonia does not know",
     ),
     "an unknown way of preparation": (
-        lambda folder: predictors.write(folder, preparation={"size": 32, "aspect": "lungs"}),
-        r"prepared in a way that .* does not know \(aspect lungs\)",
+        lambda folder: predictors.write(folder, preparation={"size": 32, "aspect": "spiral"}),
+        r"prepared in a way that .* does not know \(aspect spiral\)",
     ),
     "no calibration": (lambda folder: predictors.write(folder, calibration={}), "predictor.json is damaged"),
     "no threshold": (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,12 @@ if TYPE_CHECKING:  # a predictor prepares images without pandas
 
 Gray = npt.NDArray[np.uint8]
 
+SEGMENTER = "fa54b35ade846e05d878ad0cdb7ee78348eb8a5271d9932f069a2f28c58faa7a"
+"""Hex SHA-256 of `pretrained/lungs/lungs.onnx`, the network of `images.lungs`."""
+
+_AROUND_LUNGS = ("margin", "segmenter")
+"""Fields of a preparation that only the aspect `lungs` uses."""
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -31,9 +38,12 @@ class Preparation:
         clip_limit: contrast limit of CLAHE, in multiples of a flat histogram; 0 = no CLAHE.
         tile_grid: CLAHE tiles along each side.
         aspect: `pad` keeps the proportions and fills with black; `cover` keeps them, fills the square with the middle
-            of the image and leaves out the rest of its longer side; `squash` stretches to the square.
+            of the image and leaves out the rest of its longer side; `squash` stretches to the square; `lungs` stretches
+            the box around the lungs to the square, and pads an image without lungs.
         crop: share of the width and of the height that is removed at each side: collimators, letters, frames.
         clahe: `after` equalises the resized image, `before` the cropped source in full resolution.
+        margin: share of the width and of the height of the lungs' box that is added at each side; only of `lungs`.
+        segmenter: hex SHA-256 of the network that finds the lungs; only of `lungs`.
     """
 
     size: int
@@ -42,11 +52,15 @@ class Preparation:
     aspect: str = "pad"
     crop: float = 0.0
     clahe: str = "after"
+    margin: float = 0.04
+    segmenter: str = ""
 
     @classmethod
     def from_settings(cls, *, image_size: int, **others: Any) -> Preparation:
-        """The preparation in section `preprocess` of params.yaml."""
-        return cls(size=image_size, **others)
+        """The preparation in section `preprocess` of params.yaml, with the segmenter of this version."""
+        if others.get("aspect") == "lungs":
+            return cls(size=image_size, segmenter=SEGMENTER, **others)
+        return cls(size=image_size, **{name: value for name, value in others.items() if name != "margin"})
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> Preparation | None:
@@ -55,8 +69,10 @@ class Preparation:
         return cls(**attributes["preparation"]) if "preparation" in attributes else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and for the attributes of a store."""
-        return dataclasses.asdict(self)
+        """Plain values, for JSON and for the attributes of a store; without those that have no effect."""
+        values = dataclasses.asdict(self)
+        unused = () if self.aspect == "lungs" else _AROUND_LUNGS
+        return {name: value for name, value in values.items() if name not in unused}
 
     @property
     def digest(self) -> str:
@@ -77,7 +93,16 @@ class Placement(NamedTuple):
     height: int
 
 
-def prepare(image: Gray, preparation: Preparation) -> Gray:
+class Box(NamedTuple):
+    """A rectangle in pixels of the source image; the edge of the image is 0, not the middle of its first pixel."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+def prepare(image: Gray, preparation: Preparation, lungs: Box | None = None) -> Gray:
     """An image as networks get it: cropped, resized, equalised, padded.
 
     It is shrunk by area, against aliasing. The black border, or what lies outside the square, does not count in the
@@ -86,31 +111,52 @@ def prepare(image: Gray, preparation: Preparation) -> Gray:
     Args:
         image: uint8 (height, width), 0-255.
         preparation: how.
+        lungs: the box around them, of `images.lungs.box`; None = none were found, or the preparation does not ask.
 
     Returns:
         uint8 (size, size), 0-255.
 
     Source: Pizer et al. (1987), doi:10.1016/S0734-189X(87)80186-X; Zuiderveld, Graphics Gems IV (1994).
     """
-    place, content = _crop(image, preparation)
+    x, y, content = cropped(image, preparation.crop)
     if preparation.clahe == "before":
         content = _equalise(content, preparation)
-    content = _visible(_resize(content, place), place, preparation.size)
+    place, content = _placed(content, _moved(lungs, -x, -y), preparation)
+    content = _visible(resize(content, place.width, place.height), place, preparation.size)
     if preparation.clahe == "after":
         content = _equalise(content, preparation)
     return _pad(content, place, preparation.size)
 
 
-def prepare_mask(mask: Gray, preparation: Preparation) -> Gray:
+def prepare_mask(mask: Gray, preparation: Preparation, lungs: Box | None = None) -> Gray:
     """A mask with the geometry of `prepare`: uint8 (size, size), 0 or 255."""
-    place, content = _crop(mask, preparation)
+    x, y, content = cropped(mask, preparation.crop)
+    place, content = _placed(content, _moved(lungs, -x, -y), preparation)
     # Resized like the image, then thresholded: nearest-neighbour resizing would shift it by half a pixel of the store.
-    visible = _visible(_resize(content, place), place, preparation.size)
+    visible = _visible(resize(content, place.width, place.height), place, preparation.size)
     return _pad(np.where(visible > 127, 255, 0).astype(np.uint8), place, preparation.size)
 
 
+def region(width: int, height: int, preparation: Preparation, lungs: Box | None = None) -> tuple[Box, Placement]:
+    """The part of an image that `prepare` uses, and where in the square it puts it.
+
+    Around lungs, the part has whole pixels and may reach beyond the image: there its edge is repeated.
+
+    Args:
+        width, height: of the source image, pixels.
+        preparation, lungs: as of `prepare`.
+    """
+    cut_x, cut_y = _margins(width, height, preparation.crop)
+    kept_width, kept_height = width - 2 * cut_x, height - 2 * cut_y
+    if preparation.aspect == "lungs" and lungs is not None:
+        widened = _widened(lungs, preparation.margin)
+        return Box(*map(float, widened)), Placement(0, 0, preparation.size, preparation.size)
+    kept = Box(float(cut_x), float(cut_y), float(kept_width), float(kept_height))
+    return kept, placement(kept_width, kept_height, preparation)
+
+
 def placement(width: int, height: int, preparation: Preparation) -> Placement:
-    """Position at which `prepare` puts an image of this size, measured after the crop.
+    """Position at which `prepare` puts an image of this size, measured after the crop, without lungs.
 
     >>> placement(400, 200, Preparation(size=100, aspect="pad"))
     Placement(x=0, y=25, width=100, height=50)
@@ -120,13 +166,13 @@ def placement(width: int, height: int, preparation: Preparation) -> Placement:
     size = preparation.size
     if preparation.aspect == "squash":
         return Placement(0, 0, size, size)
-    scale = size / (max if preparation.aspect == "pad" else min)(width, height)
+    scale = size / (min if preparation.aspect == "cover" else max)(width, height)
     new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
     return Placement((size - new_width) // 2, (size - new_height) // 2, new_width, new_height)
 
 
 def to_store(
-    boxes: npt.NDArray[np.float64], width: int, height: int, preparation: Preparation
+    boxes: npt.NDArray[np.float64], width: int, height: int, preparation: Preparation, lungs: Box | None = None
 ) -> npt.NDArray[np.float64]:
     """Boxes of a source image in the geometry of the store.
 
@@ -134,27 +180,26 @@ def to_store(
         boxes: float (n, 4): x, y, width, height in pixels of the source image.
         width, height: of the source image, pixels.
         preparation: of the store.
+        lungs: the box of the lungs by which the image was prepared, as of `prepare`.
 
     Returns:
         float (n, 4): x, y, width, height in pixels of the store. A box is clipped to the part of the image that is in
         the store; a box outside it has width or height 0.
     """
-    cut_x, cut_y = _margins(width, height, preparation.crop)
-    kept_width, kept_height = width - 2 * cut_x, height - 2 * cut_y
-    place = placement(kept_width, kept_height, preparation)
-    scale_x, scale_y = place.width / kept_width, place.height / kept_height
+    part, place = region(width, height, preparation, lungs)
+    scale_x, scale_y = place.width / part.width, place.height / part.height
     x, y, across, down = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T
 
     def placed(at: npt.NDArray[np.float64], scale: float, start: int, length: int) -> npt.NDArray[np.float64]:
         return np.clip(at * scale + start, max(start, 0), min(start + length, preparation.size))
 
-    left, right = (placed(at - cut_x, scale_x, place.x, place.width) for at in (x, x + across))
-    top, bottom = (placed(at - cut_y, scale_y, place.y, place.height) for at in (y, y + down))
+    left, right = (placed(at - part.x, scale_x, place.x, place.width) for at in (x, x + across))
+    top, bottom = (placed(at - part.y, scale_y, place.y, place.height) for at in (y, y + down))
     return np.stack((left, top, right - left, bottom - top), axis=1)
 
 
 def boxes_in_store(
-    boxes: pd.DataFrame, splits: pd.DataFrame, preparation: Preparation
+    boxes: pd.DataFrame, splits: pd.DataFrame, preparation: Preparation, lungs: Mapping[str, Box | None] | None = None
 ) -> dict[str, npt.NDArray[np.float64]]:
     """The boxes of each image that has any, float (k, 4), in the geometry of the store.
 
@@ -162,12 +207,15 @@ def boxes_in_store(
         boxes: `boxes.csv`.
         splits: `splits.csv`, with the sizes of the source images.
         preparation: of the store.
+        lungs: image -> the box by which it was prepared, of a store around the lungs.
     """
+    lungs = lungs or {}
     sizes = dict(zip(splits["image_id"], zip(splits["width"], splits["height"], strict=True), strict=True))
     boxes_of = {}
     for image_id, rows in boxes[boxes["image_id"].isin(list(sizes))].groupby("image_id"):
         width, height = sizes[image_id]
-        placed = to_store(rows[["x", "y", "width", "height"]].to_numpy(float), width, height, preparation)
+        sides = rows[["x", "y", "width", "height"]].to_numpy(float)
+        placed = to_store(sides, width, height, preparation, lungs.get(str(image_id)))
         if (visible := (placed[:, 2:] > 0).all(axis=1)).any():
             boxes_of[str(image_id)] = placed[visible]
     return boxes_of
@@ -178,18 +226,47 @@ def _margins(width: int, height: int, crop: float) -> tuple[int, int]:
     return int(width * crop), int(height * crop)
 
 
-def _crop(image: Gray, preparation: Preparation) -> tuple[Placement, Gray]:
+def cropped(image: Gray, crop: float) -> tuple[int, int, Gray]:
+    """What `crop` leaves of an image, behind the position of its first pixel: x, y."""
     height, width = image.shape
-    x, y = _margins(width, height, preparation.crop)
-    content = image[y : height - y, x : width - x]
-    return placement(content.shape[1], content.shape[0], preparation), content
+    x, y = _margins(width, height, crop)
+    return x, y, image[y : height - y, x : width - x]
 
 
-def _resize(content: Gray, place: Placement) -> Gray:
-    # Sides that shrink are resized by area, against aliasing; enlarging by area would leave blocks.
-    shrunk = (min(place.width, content.shape[1]), min(place.height, content.shape[0]))
+def _placed(content: Gray, lungs: Box | None, preparation: Preparation) -> tuple[Placement, Gray]:
+    """The part of a cropped image that comes into the square, and its place there."""
+    height, width = content.shape
+    if preparation.aspect != "lungs" or lungs is None:
+        return placement(width, height, preparation), content
+    x, y, across, down = _widened(lungs, preparation.margin)
+    beyond = ((max(0, -y), max(0, y + down - height)), (max(0, -x), max(0, x + across - width)))
+    inside = content[max(0, y) : min(height, y + down), max(0, x) : min(width, x + across)]
+    return Placement(0, 0, preparation.size, preparation.size), np.pad(inside, beyond, mode="edge")
+
+
+def _widened(lungs: Box, margin: float) -> tuple[int, int, int, int]:
+    """The box with its margin, in whole pixels: x, y, width, height."""
+    left, top = _whole(lungs.x - margin * lungs.width), _whole(lungs.y - margin * lungs.height)
+    right = _whole(lungs.x + (1 + margin) * lungs.width)
+    bottom = _whole(lungs.y + (1 + margin) * lungs.height)
+    return left, top, max(1, right - left), max(1, bottom - top)
+
+
+def _whole(value: float) -> int:
+    """The nearest whole number, of a half always the next one: a crop then moves it by whole pixels."""
+    return math.floor(value + 0.5)
+
+
+def _moved(lungs: Box | None, x: int, y: int) -> Box | None:
+    return lungs._replace(x=lungs.x + x, y=lungs.y + y) if lungs else None
+
+
+def resize(content: Gray, width: int, height: int) -> Gray:
+    """An image in another size: sides that shrink by area, against aliasing, others between their pixels."""
+    # Enlarging by area would leave blocks.
+    shrunk = (min(width, content.shape[1]), min(height, content.shape[0]))
     smaller = cv2.resize(content, shrunk, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(smaller, place[2:], interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.resize(smaller, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _visible(content: Gray, place: Placement, size: int) -> Gray:

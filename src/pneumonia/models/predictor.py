@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,13 +21,15 @@ import numpy.typing as npt
 import onnxruntime
 
 from pneumonia import UserError, files, reason
-from pneumonia.images import appearance, decode, geometry
+from pneumonia.images import appearance, decode, geometry, lungs
 
 if TYPE_CHECKING:  # importing pandas takes longer than an answer
     import pandas as pd
 
 NETWORK = "model.onnx"
 FACTS = "predictor.json"
+LUNGS = "lungs.onnx"
+"""The network of `images.lungs`; only of a predictor whose films are prepared around the lungs."""
 
 SCHEMA = "1.0"
 """Version of `predictor.json`. A reader accepts every minor version of its major version."""
@@ -46,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Values of keys that `predictor.json` may lack. `unusual` None: no image is called unusual."""
 
-WAYS = {"aspect": ("pad", "cover", "squash"), "clahe": ("after", "before")}
+WAYS = {"aspect": ("pad", "cover", "squash", "lungs"), "clahe": ("after", "before")}
 """Known values of settings of the preparation."""
 
 CLIP = 5e-8
@@ -81,6 +83,26 @@ class Prediction(NamedTuple):
     score: float
     unusual: str
     error: str
+
+
+class Film(NamedTuple):
+    """An image file on its way to an answer.
+
+    Attributes:
+        image: uint8 (height, width), as it was decoded.
+        prepared: uint8 (size, size), as the network gets it.
+        part: of the image that the network gets; around lungs it may reach beyond the image.
+        place: of this part in `prepared`.
+        lungs: None if the model does not look for them, or none were found.
+        unusual: why no lungs were found where the model looks for them; empty else.
+    """
+
+    image: npt.NDArray[np.uint8]
+    prepared: npt.NDArray[np.uint8]
+    part: geometry.Box
+    place: geometry.Placement
+    lungs: lungs.Lungs | None
+    unusual: str
 
 
 COLUMNS = (*Prediction._fields, "model", "version", "data", "caution")
@@ -134,6 +156,11 @@ class Predictor:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _damaged(self.folder / FACTS, error) from error
         self._session = _open_network(self.folder / NETWORK, digest, threads)
+        self._segmenter = (
+            lungs.open_segmenter(self.folder / LUNGS, self.preparation.segmenter)
+            if self.preparation.aspect == "lungs"
+            else None
+        )
 
     @property
     def origin(self) -> dict[str, str]:
@@ -159,16 +186,16 @@ class Predictor:
             raise UserError("one image where a list of images was expected: give [image]")
         pairs = zip(images, names, strict=True) if names is not None else _named(images)
         while batch := list(islice(pairs, BATCH)):
-            prepared, errors = [], {}
+            films, errors = [], {}
             for place, (image, _) in enumerate(batch):
                 try:
-                    prepared.append(self.prepare(image))
+                    films.append(self.read(image))
                 except UserError as error:
                     # Without the path, which is the name of the answer; it may be of this machine only.
                     errors[place] = (
                         str(error).removeprefix(f"{image}: ") if isinstance(image, (str, Path)) else str(error)
                     )
-            answers = iter(self.answers(np.stack(prepared))) if prepared else iter(())
+            answers = iter(self.answers_for(films))
             for place, (_, name) in enumerate(batch):
                 yield self.failed(name, errors[place]) if place in errors else next(answers)._replace(image=name)
 
@@ -182,6 +209,14 @@ class Predictor:
         """An image as the network gets it: uint8 (size, size), 0-255.
 
         Raises:
+            UserError: as of `read`.
+        """
+        return self.read(image).prepared
+
+    def read(self, image: Image) -> Film:
+        """An image, prepared for the network.
+
+        Raises:
             UserError: it cannot be read, or is an array of another kind.
         """
         if self._only_bytes and not isinstance(image, bytes):
@@ -192,7 +227,24 @@ class Predictor:
             pixels = decode.decode(bytes(image))
         else:
             pixels = _gray(image)
-        return geometry.prepare(pixels, self.preparation)
+        found, problem = lungs.look(pixels, self.preparation, self._segmenter)
+        box = found.box if found else None
+        height, width = pixels.shape
+        return Film(
+            pixels,
+            geometry.prepare(pixels, self.preparation, box),
+            *geometry.region(width, height, self.preparation, box),
+            found,
+            f"shows no two lungs, around which this model prepares films ({problem})" if problem else "",
+        )
+
+    def answers_for(self, films: Sequence[Film]) -> list[Prediction]:
+        """Answers for images; they have no name."""
+        answers = self.answers(np.stack([film.prepared for film in films])) if films else []
+        return [
+            answer._replace(unusual="; ".join(filter(None, (film.unusual, answer.unusual))))
+            for film, answer in zip(films, answers, strict=True)
+        ]
 
     def answers(self, prepared: npt.NDArray[np.uint8]) -> list[Prediction]:
         """Answers for prepared images, uint8 (n, size, size); they have no name."""

@@ -449,6 +449,7 @@ CARRIED = (
     "images/geometry.py",
     "images/levels.py",
     "images/limits.py",
+    "images/lungs.py",
     "images/separate.py",
     "models/__init__.py",
     "models/predictor.py",
