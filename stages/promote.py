@@ -51,6 +51,9 @@ def main() -> None:
         registry.link_card(record["data"], version, trained, REPORTS_DIR / "model_card.html")
     print(f"registered {runs.registered_name(record['data'])} version {version}; champion is version {champion}")
     show(f"reason: {decision.reason}")
+    print("in the MLflow UI (pneumonia ui):")
+    for name, address in runs.links(data=record["data"]):
+        show(f"{name}: {address}", indent="  ")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,9 @@ EVALUATION = "evaluation.json"
 PREDICTIONS_DIGEST = "predictions_sha256"
 """Tag of a train run with the SHA-256 of that artifact; runs of earlier versions have none."""
 
+UI_PORT = 5000
+"""Of the MLflow UI on this machine, as `pneumonia ui` opens it."""
+
 HEADLINES = (
     "threshold",
     "val/auc",
@@ -865,20 +868,23 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def links(port: int) -> list[tuple[str, str]]:
+def links(port: int = UI_PORT, *, data: str | None = None) -> list[tuple[str, str]]:
     """Pages of the MLflow UI of the open store, with what they show: the runs of each data set, each registered model.
 
     The address of the UI alone opens a page for language models; `workflowType` selects that for training.
+
+    Args:
+        port: of the UI on this machine; a server has its own address.
+        data: only the pages of this data set; None = of all.
     """
-    client, address, view = mlflow.MlflowClient(), f"http://127.0.0.1:{port}/#", descriptions.VIEW
-    experiments = [one for one in client.search_experiments() if one.name != "Default"]
-    return [
-        *((f"runs of {one.name}", f"{address}/experiments/{one.experiment_id}/runs?{view}") for one in experiments),
-        *(
-            (f"model {one.name}", f"{address}/models/{quote(one.name)}?{view}")
-            for one in client.search_registered_models()
-        ),
+    client, store, view = mlflow.MlflowClient(), mlflow.get_tracking_uri(), descriptions.VIEW
+    address = f"{masked(store).rstrip('/') if store.startswith('http') else f'http://127.0.0.1:{port}'}/#"
+    pages = [
+        *(("runs of", one.name, f"experiments/{one.experiment_id}/runs") for one in client.search_experiments()),
+        *(("model", one.name, f"models/{quote(one.name)}") for one in client.search_registered_models()),
     ]
+    known = {registered_name(data)} if data else {name for _, name, _ in pages} - {"Default"}
+    return [(f"{kind} {name}", f"{address}/{path}?{view}") for kind, name, path in pages if name in known]
 
 
 def serve(port: int) -> None:
