@@ -48,7 +48,7 @@ def main() -> None:
         without = preprocess.without_lungs(DATA_DIR / "images.zarr")
         if preparation.aspect == "lungs":
             runs.log_table(pd.DataFrame({"image_id": without}), "without_lungs.json")
-            runs.log_metrics({"n_without_lungs": len(without)})
+            runs.log_metrics({"preprocess": {"without_lungs": len(without)}})
         rate = n_prepared / (time.perf_counter() - start)
         runs.log_metrics({"preprocess": {"images_per_second": rate}})
     n_kept = len(splits) - n_prepared

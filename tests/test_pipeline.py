@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pneumonia import params
+from pneumonia.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -80,6 +81,11 @@ def test_code_deps_of_a_stage_are_its_import_closure(stage: str) -> None:
     if not any(out in STAGES[stage]["outs"] for out in FIGURES):
         expected.discard("src/pneumonia/report/plots.py")  # its figures go to MLflow only
     assert declared == expected
+
+
+def test_a_setting_of_the_recipe_trains_the_trials_again() -> None:
+    declared = {name.removeprefix("train.") for name in STAGES["tune"]["params"] if name.startswith("train.")}
+    assert declared == {"epochs", *Recipe._fields}
 
 
 @pytest.mark.parametrize("stage", STAGES)

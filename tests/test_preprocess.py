@@ -137,7 +137,8 @@ def chests(write_manifest: Manifest) -> pd.DataFrame:
     """Splits of four images of the phantom with their masks, and of two pictures without lungs."""
     films = [phantom.render(patient)[0] for patient in phantom.plan(24, seed=3)[:4]]
     images = {f"film{number}": film.image for number, film in enumerate(films)}
-    manifest = write_manifest(images | {"nothing": noise(50, 60), "more": noise(60, 50)})
+    others = {name: noise(*film.image.shape) for name, film in zip(("nothing", "more"), films, strict=False)}
+    manifest = write_manifest(images | others)
     masks = write_manifest({f"mask{number}": film.lung_mask for number, film in enumerate(films)})
     manifest["lung_mask_uri"] = [*masks["uri"], *masks["uri"][:2]]
     return splits_of(manifest, ["train", "train", "val", "test", "train", "test"])
@@ -247,6 +248,20 @@ def test_after_a_crash_only_the_rest_is_prepared_to_the_same_bytes(
     assert contents(store) == contents(tmp_path / "whole.zarr")
     assert [path.name for path in store.parent.iterdir()] == ["images.zarr"]
     assert list(resume.iterdir()) == [], "a finished run leaves nothing to resume"
+
+
+def test_lost_pixels_are_prepared_again_also_where_no_image_of_a_chunk_has_a_mask(
+    fifteen: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Zarr writes no file for a chunk of empty masks: a missing file of masks is no sign that pixels are missing."""
+    fifteen.loc[:3, "lung_mask_uri"] = ""
+    store, resume = tmp_path / "data" / "images.zarr", tmp_path / "resume"
+    write(fifteen, tmp_path / "whole.zarr")
+    broken_off(fifteen, store, resume, 9)
+    (lost,) = resume.rglob("train/images/c/0/0/0")
+    lost.unlink()
+    write(fifteen, store, resume=resume)
+    assert contents(store) == contents(tmp_path / "whole.zarr")
 
 
 def test_the_old_store_stays_until_the_new_one_is_whole(fifteen: pd.DataFrame, tmp_path: Path) -> None:

@@ -129,9 +129,9 @@ def _digest_without_pixels(folder: Path) -> str:
 
 
 def _digest_of_chunk(folder: Path, arrays: Sequence[Any], number: int) -> str:
-    """Of one chunk of each array; empty if one has no such file."""
+    """Of one chunk of each array; Zarr writes no file where all masks of a chunk are empty."""
     paths = [folder / array.path / f"c/{number}/0/0" for array in arrays]
-    return " ".join(map(workspace.sha256_file, paths)) if all(one.is_file() for one in paths) else ""
+    return " ".join(workspace.sha256_file(one) if one.is_file() else "no-file" for one in paths)
 
 
 def _prepare_chunk(

@@ -154,11 +154,13 @@ def test_covering_and_squashing_fill_the_square(aspect: str) -> None:
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_covering_keeps_the_middle_of_the_longer_side_as_it_is(wide: bool) -> None:
-    image, middle = noise(64, 101), slice(19, 83)  # 37 columns too many: 19 at the left, 18 at the right
+    image, middle = noise(64, 101), slice(18, 82)  # 37 columns too many: 18 at the left, 19 at the right
     expected = image[:, middle]
     if not wide:
         image, expected = image.T.copy(), expected.T
     np.testing.assert_array_equal(prepare(image, Preparation(size=64, aspect="cover", **PLAIN)), expected)
+    thin = np.full((20_000, 1) if wide else (1, 20_000), 200, np.uint8)  # resized as a whole it would have 4 GB
+    assert (prepare(thin, Preparation(size=448, aspect="cover", **PLAIN)) == 200).all()
     # What lies outside the square has no part in the equalisation.
     how = Preparation(size=64, aspect="cover", **EQUALISED)
     np.testing.assert_array_equal(prepare(image, how), prepare(np.ascontiguousarray(expected), how))

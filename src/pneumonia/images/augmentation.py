@@ -67,9 +67,10 @@ def crop(pixels: Any, size: int | None, *, smallest: float, flip: bool, seed: An
     n, side = pixels.shape[0], size or pixels.shape[1]
     draws = tf.random.stateless_uniform((5, n), seed=seed + 3)
     if smallest < 1:
-        ratio = tf.exp((2 * draws[1] - 1) * CROP_STRETCH)
         area = smallest + (1 - smallest) * draws[0]
-        width, height = (tf.minimum(tf.sqrt(part), 1.0) for part in (area * ratio, area / ratio))
+        # A large part cannot be much longer than wide: it would reach beyond the image.
+        stretch = tf.minimum(CROP_STRETCH, -tf.math.log(area)) * (2 * draws[1] - 1)
+        width, height = tf.sqrt(area * tf.exp(stretch)), tf.sqrt(area * tf.exp(-stretch))
         left, top = draws[2] * (1 - width), draws[3] * (1 - height)
         corners = tf.stack([top, left, top + height, left + width], axis=1)
         pixels = tf.image.crop_and_resize(tf.cast(pixels, tf.float32), corners, tf.range(n), (side, side))

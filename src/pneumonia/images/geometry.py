@@ -85,7 +85,7 @@ class Preparation:
 
 
 class Placement(NamedTuple):
-    """Position of the image content in the square of the store, in pixels of the store; parts may lie outside."""
+    """Position of the image content in the square of the store, in pixels of the store."""
 
     x: int
     y: int
@@ -122,7 +122,7 @@ def prepare(image: Gray, preparation: Preparation, lungs: Box | None = None) -> 
     if preparation.clahe == "before":
         content = _equalise(content, preparation)
     place, content = _placed(content, _moved(lungs, -x, -y), preparation)
-    content = _visible(resize(content, place.width, place.height), place, preparation.size)
+    content = resize(content, place.width, place.height)
     if preparation.clahe == "after":
         content = _equalise(content, preparation)
     return _pad(content, place, preparation.size)
@@ -133,8 +133,8 @@ def prepare_mask(mask: Gray, preparation: Preparation, lungs: Box | None = None)
     x, y, content = cropped(mask, preparation.crop)
     place, content = _placed(content, _moved(lungs, -x, -y), preparation)
     # Resized like the image, then thresholded: nearest-neighbour resizing would shift it by half a pixel of the store.
-    visible = _visible(resize(content, place.width, place.height), place, preparation.size)
-    return _pad(np.where(visible > 127, 255, 0).astype(np.uint8), place, preparation.size)
+    binary = np.where(resize(content, place.width, place.height) > 127, 255, 0).astype(np.uint8)
+    return _pad(binary, place, preparation.size)
 
 
 def region(width: int, height: int, preparation: Preparation, lungs: Box | None = None) -> tuple[Box, Placement]:
@@ -151,8 +151,8 @@ def region(width: int, height: int, preparation: Preparation, lungs: Box | None 
     if preparation.aspect == "lungs" and lungs is not None:
         widened = _widened(lungs, preparation.margin)
         return Box(*map(float, widened)), Placement(0, 0, preparation.size, preparation.size)
-    kept = Box(float(cut_x), float(cut_y), float(kept_width), float(kept_height))
-    return kept, placement(kept_width, kept_height, preparation)
+    x, y, across, down = _used(kept_width, kept_height, preparation)
+    return Box(float(cut_x + x), float(cut_y + y), float(across), float(down)), placement(across, down, preparation)
 
 
 def placement(width: int, height: int, preparation: Preparation) -> Placement:
@@ -161,12 +161,12 @@ def placement(width: int, height: int, preparation: Preparation) -> Placement:
     >>> placement(400, 200, Preparation(size=100, aspect="pad"))
     Placement(x=0, y=25, width=100, height=50)
     >>> placement(400, 200, Preparation(size=100, aspect="cover"))
-    Placement(x=-50, y=0, width=200, height=100)
+    Placement(x=0, y=0, width=100, height=100)
     """
     size = preparation.size
-    if preparation.aspect == "squash":
+    if preparation.aspect in ("squash", "cover"):
         return Placement(0, 0, size, size)
-    scale = size / (min if preparation.aspect == "cover" else max)(width, height)
+    scale = size / max(width, height)
     new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
     return Placement((size - new_width) // 2, (size - new_height) // 2, new_width, new_height)
 
@@ -188,14 +188,13 @@ def to_store(
     """
     part, place = region(width, height, preparation, lungs)
     scale_x, scale_y = place.width / part.width, place.height / part.height
+    cut_x, cut_y = _margins(width, height, preparation.crop)
     x, y, across, down = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T
-
-    def placed(at: npt.NDArray[np.float64], scale: float, start: int, length: int) -> npt.NDArray[np.float64]:
-        return np.clip(at * scale + start, max(start, 0), min(start + length, preparation.size))
-
-    left, right = (placed(at - part.x, scale_x, place.x, place.width) for at in (x, x + across))
-    top, bottom = (placed(at - part.y, scale_y, place.y, place.height) for at in (y, y + down))
-    return np.stack((left, top, right - left, bottom - top), axis=1)
+    # First to what `crop` leaves: a box of lungs may reach beyond it, where the edge is repeated.
+    left, right = (np.clip(at, max(cut_x, part.x), min(width - cut_x, part.x + part.width)) for at in (x, x + across))
+    top, bottom = (np.clip(at, max(cut_y, part.y), min(height - cut_y, part.y + part.height)) for at in (y, y + down))
+    scaled = ((left - part.x) * scale_x + place.x, (top - part.y) * scale_y + place.y)
+    return np.stack((*scaled, (right - left) * scale_x, (bottom - top) * scale_y), axis=1)
 
 
 def boxes_in_store(
@@ -237,11 +236,23 @@ def _placed(content: Gray, lungs: Box | None, preparation: Preparation) -> tuple
     """The part of a cropped image that comes into the square, and its place there."""
     height, width = content.shape
     if preparation.aspect != "lungs" or lungs is None:
-        return placement(width, height, preparation), content
+        x, y, across, down = _used(width, height, preparation)
+        return placement(across, down, preparation), content[y : y + down, x : x + across]
     x, y, across, down = _widened(lungs, preparation.margin)
     beyond = ((max(0, -y), max(0, y + down - height)), (max(0, -x), max(0, x + across - width)))
     inside = content[max(0, y) : min(height, y + down), max(0, x) : min(width, x + across)]
     return Placement(0, 0, preparation.size, preparation.size), np.pad(inside, beyond, mode="edge")
+
+
+def _used(width: int, height: int, preparation: Preparation) -> tuple[int, int, int, int]:
+    """The part of a cropped image that is used without lungs: x, y, width, height; of `cover` the square in its middle.
+
+    It is cut before the resize: a thin image would become a very long one.
+    """
+    if preparation.aspect != "cover":
+        return 0, 0, width, height
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side, side
 
 
 def _widened(lungs: Box, margin: float) -> tuple[int, int, int, int]:
@@ -269,12 +280,6 @@ def resize(content: Gray, width: int, height: int) -> Gray:
     return np.asarray(cv2.resize(smaller, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _visible(content: Gray, place: Placement, size: int) -> Gray:
-    """The part of the resized content that is in the square."""
-    y, x = max(0, -place.y), max(0, -place.x)
-    return np.ascontiguousarray(content[y : y + size, x : x + size])
-
-
 def _equalise(image: Gray, preparation: Preparation) -> Gray:
     if preparation.clip_limit == 0:
         return image
@@ -284,6 +289,5 @@ def _equalise(image: Gray, preparation: Preparation) -> Gray:
 
 def _pad(content: Gray, place: Placement, size: int) -> Gray:
     square = np.zeros((size, size), np.uint8)
-    y, x = max(0, place.y), max(0, place.x)
-    square[y : y + content.shape[0], x : x + content.shape[1]] = content
+    square[place.y : place.y + place.height, place.x : place.x + place.width] = content
     return square
