@@ -392,7 +392,8 @@ def log_file(path: str | Path, folder: str | None = None) -> None:
 def log_table(table: pd.DataFrame, path: str) -> None:
     """Log a table; the MLflow UI shows it as a table."""
     # As objects: MLflow asks for these columns in a way that pandas deprecates for texts.
-    mlflow.log_table(table.astype({name: "object" for name in table.select_dtypes("str")}), path)
+    texts: list[str] = list(table.select_dtypes("str").columns)
+    mlflow.log_table(table.astype(dict.fromkeys(texts, "object")), path)
 
 
 def log_dataset(image_ids: Any, labels: Any, *, data: str, digest: str, context: str) -> None:
