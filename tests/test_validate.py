@@ -857,7 +857,6 @@ def test_a_class_without_a_valid_image_stops_whatever_the_limit(lost: int, name:
 
 
 @pytest.mark.slow  # Great Expectations and MLflow
-@pytest.mark.filterwarnings("ignore:.*select_dtypes:Warning:mlflow")  # of pandas 3, for MLflow's tables
 def test_the_stage_names_the_bad_images_before_it_fails(
     write_manifest: Manifest, stage_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -294,13 +294,16 @@ def test_figures_files_and_tables_are_artifacts_under_the_project(root: Path) ->
         runs.log_figure(figure, "plots/roc.png", runs.TrainRun(trained, "m-0", adopted=False))
         runs.log_file(root / "saliency", "saliency")
         runs.log_file(root / "saliency" / "a.png")
-        runs.log_table(pd.DataFrame({"trial": [0, 1], "val_auc": [0.5, 0.75]}), "trials.json")
+        runs.log_table(pd.DataFrame({"state": ["pruned", "complete"], "val_auc": [0.5, 0.75]}), "trials.json")
     assert artifacts(run_id) == ["a.png", "plots", "saliency", "trials.json"]
     assert artifacts(run_id, "saliency") == ["saliency/a.png"]
     assert artifacts(trained, "plots") == ["plots/roc.png"]
     folder = root / "mlruns" / "artifacts" / run_id / "artifacts"
     assert (folder / "plots" / "roc.png").read_bytes().startswith(b"\x89PNG")
-    assert tables.read_json(folder / "trials.json") == {"columns": ["trial", "val_auc"], "data": [[0, 0.5], [1, 0.75]]}
+    assert tables.read_json(folder / "trials.json") == {
+        "columns": ["state", "val_auc"],
+        "data": [["pruned", 0.5], ["complete", 0.75]],
+    }
     assert sorted(one.name for one in (root / "mlruns").iterdir() if "mlflow.db" not in one.name) == ["artifacts"]
 
 

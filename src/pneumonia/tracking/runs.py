@@ -394,7 +394,9 @@ def log_file(path: str | Path, folder: str | None = None) -> None:
 
 def log_table(table: pd.DataFrame, path: str) -> None:
     """Log a table; the MLflow UI shows it as a table."""
-    mlflow.log_table(table, path)
+    # As objects: MLflow asks for these columns in a way that pandas deprecates for texts.
+    texts: list[str] = list(table.select_dtypes("str").columns)
+    mlflow.log_table(table.astype(dict.fromkeys(texts, "object")), path)
 
 
 def log_dataset(image_ids: Any, labels: Any, *, data: str, digest: str, context: str) -> None:
