@@ -324,6 +324,8 @@ def recipe(settings: Mapping[str, Any], *, earlier: bool = False) -> str:
     for name, default in {"image_size": None, "crop": 1.0, "flip": False}.items():  # these too
         if values["train"][name] == default:
             del values["train"][name]
+    if values["preprocess"]["aspect"] != "lungs":
+        del values["preprocess"]["margin"]  # and this, which then has no effect
     if values["rebalance"]["official_test"] == "use":
         del values["rebalance"]["official_test"]
     relevant = {name: values[name] for name in ("rebalance", "preprocess", "tune", "train")}

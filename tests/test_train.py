@@ -95,10 +95,10 @@ def test_only_weights_of_a_backbone_are_unfolded_and_on_images_from_all_of_the_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[NDArray] = []
-    monkeypatch.setattr(networks, "create_model", lambda name, weights, dropout: (name, tuple(weights), dropout))
+    monkeypatch.setattr(networks, "create_model", lambda name, weights, dropout, size: (name, tuple(weights), size))
     monkeypatch.setattr(backbones, "unfold", lambda model, images: seen.append(images))
     images = np.arange(1000)
-    assert train.start("mobilenet", (), 0.1, images) == ("mobilenet", (), 0.1)
+    assert train.start("mobilenet", (), 0.1, images, size=96) == ("mobilenet", (), 96)
     assert seen == []
     weights = (Path("a.h5"),)
     assert train.start("mobilenet", weights, 0.1, images, n_images=10)[1] == weights
