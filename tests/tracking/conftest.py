@@ -95,7 +95,7 @@ def empty_versions(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
 
     if "real_versions" not in request.fixturenames:
         monkeypatch.setattr(runs, "log_predictor", log_nothing)
-        monkeypatch.setattr(registry, "_missing_files", lambda data, version: (False, False))
+        monkeypatch.setattr(registry, "_missing_files", lambda *_: (False, False))
 
 
 @pytest.fixture

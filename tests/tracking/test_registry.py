@@ -27,8 +27,9 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 
 from pneumonia import UserError, promote
 from pneumonia.data import tables
+from pneumonia.images import geometry, lungs
 from pneumonia.images.geometry import Preparation
-from pneumonia.models.predictor import Predictor
+from pneumonia.models.predictor import LUNGS, Predictor
 from pneumonia.tracking import registry, restore, runs
 from tests import predictors
 from tests.conftest import png, set_settings
@@ -372,6 +373,28 @@ def test_a_version_is_copied_whole_and_once_or_not_at_all(
     assert set(copies) == {(cache / answering.digest, "1", copies[0][2])}
     assert len(downloads) == 1
     assert Predictor(copies[0][0]).digest == answering.digest
+
+
+@pytest.mark.usefixtures("real_versions")
+def test_a_segmenter_that_is_lost_or_damaged_is_copied_and_logged_again(root: Path, tmp_path: Path) -> None:
+    around = {"size": 32, "aspect": "lungs", "margin": 0.1, "segmenter": geometry.SEGMENTER}
+    shutil.copyfile(lungs.FILE, predictors.write(tmp_path / "predictor", preparation=around) / LUNGS)
+    run, predictor = unlogged_run(), Predictor(tmp_path / "predictor")
+    registry.register("phantom", run, predictor, FACTS)
+    uri, cache = "models:/pneumonia-phantom/1", tmp_path / "cache"
+    copy = registry.predictor(uri, cache)[0] / LUNGS
+    copy.write_bytes(b"damaged")
+    registry.predictor(uri, cache)
+    copy.unlink()
+    registry.predictor(uri, cache)
+    assert Predictor(copy.parent).digest == predictor.digest
+    (stored,) = (root / "mlruns" / "artifacts").rglob(f"artifacts/predictor/{LUNGS}")
+    stored.unlink()
+    copy.unlink()
+    with pytest.raises(UserError, match="files of its predictor are missing or damaged in /"):
+        registry.predictor(uri, cache)
+    registry.register("phantom", run, predictor, FACTS)
+    assert stored.read_bytes() == lungs.FILE.read_bytes()
 
 
 def test_a_server_that_does_not_answer_is_one_short_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from pneumonia import UserError, promote, workspace
 from pneumonia.data import tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
-from pneumonia.models.predictor import FACTS, NETWORK, Predictor
+from pneumonia.models.predictor import FACTS, LUNGS, NETWORK, Predictor
 from pneumonia.tracking import descriptions, errors, restore, runs
 
 PREFIX = "registry."
@@ -93,7 +93,8 @@ def is_registered(data: str, record: Mapping[str, Any], predictor_digest: str) -
     in_use = promote.newest(version_tags(data), versions[0])
     if in_use not in versions or (holder.run_id == run.run_id and holder.version != in_use):
         return False
-    return not any(_missing_files(data, in_use)) and _has_predictions(data, in_use)
+    missing = _missing_files(data, in_use, record.get("preparation", {}))
+    return not any(missing) and _has_predictions(data, in_use)
 
 
 def register(
@@ -145,7 +146,8 @@ def register(
 
 def _log_missing_files(data: str, version: int, run: runs.TrainRun, predictor: Predictor) -> None:
     """Log again what a version has lost, or did not get from a process that was stopped."""
-    name, (no_model, no_number) = runs.registered_name(data), _missing_files(data, version)
+    name = runs.registered_name(data)
+    no_model, no_number = _missing_files(data, version, predictor.facts["preparation"])
     if not (no_model or no_number):
         return
     model_id = _model_id(data, version)
@@ -154,7 +156,7 @@ def _log_missing_files(data: str, version: int, run: runs.TrainRun, predictor: P
     runs.log_version(model_id, name, version)
 
 
-def _missing_files(data: str, version: int) -> tuple[bool, bool]:
+def _missing_files(data: str, version: int, preparation: Mapping[str, Any]) -> tuple[bool, bool]:
     """Whether a file of the predictor of a version is missing; whether the file with its number is.
 
     Raises:
@@ -172,8 +174,13 @@ def _missing_files(data: str, version: int) -> tuple[bool, bool]:
         ) from error
     listed = [client.list_logged_model_artifacts(model_id, folder) for folder in (None, PREDICTOR_FILES)]
     paths = {one.path for files in listed for one in files}
-    expected = {"MLmodel", *(f"{PREDICTOR_FILES}/{file}" for file in (FACTS, NETWORK))}
+    expected = {"MLmodel", *(f"{PREDICTOR_FILES}/{file}" for file in (FACTS, NETWORK, *_segmenter(preparation)))}
     return not expected <= paths, runs.REGISTERED not in paths
+
+
+def _segmenter(preparation: Mapping[str, Any]) -> dict[str, str]:
+    """The further file of a predictor that prepares films around the lungs, with its digest; else empty."""
+    return {LUNGS: preparation["segmenter"]} if preparation.get("aspect") == "lungs" else {}
 
 
 def _model_id(data: str, version: int) -> str:
@@ -601,10 +608,12 @@ def _copy_predictor(source: str, version: ModelVersion, digest: str, folder: Pat
 
 def _is_complete(folder: Path, digest: str) -> bool:
     """Whether the files of a predictor are those of this digest; it may be of a schema that this code cannot read."""
-    facts, network = folder / FACTS, folder / NETWORK
-    if not facts.is_file() or not network.is_file() or workspace.sha256_file(facts) != digest:
+    path = folder / FACTS
+    if not path.is_file() or workspace.sha256_file(path) != digest:
         return False
-    return bool(workspace.sha256_file(network) == json.loads(facts.read_bytes())["digests"][NETWORK])
+    facts = json.loads(path.read_bytes())
+    digests = {NETWORK: facts["digests"][NETWORK], **_segmenter(facts.get("preparation", {}))}
+    return all((folder / file).is_file() and workspace.sha256_file(folder / file) == digests[file] for file in digests)
 
 
 def network(run_id: str, folder: Path) -> Path:
