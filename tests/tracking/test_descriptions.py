@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from pneumonia.images.geometry import SEGMENTER, Preparation
 from pneumonia.tracking import descriptions
 from pneumonia.tracking.descriptions import Evidence, Holder
 
@@ -79,5 +80,7 @@ def test_a_trial_without_a_learning_rate_has_its_number() -> None:
 
 
 def test_the_preparation_is_one_line() -> None:
-    values = {"size": 128, "aspect": "squash", "crop": 0.05, "clip_limit": 0.0, "lungs": True}
-    assert descriptions.short_preparation(values) == "128 px, squash, crop 0.05, no CLAHE, around the lungs"
+    around = Preparation(size=224, aspect="lungs", clahe="before", segmenter=SEGMENTER)
+    assert descriptions.short_preparation(around.as_dict()) == "224 px, around the lungs, CLAHE 2 before resizing"
+    plain = Preparation(size=128, aspect="squash", crop=0.05, clip_limit=0.0)
+    assert descriptions.short_preparation(plain.as_dict()) == "128 px, squash, crop 0.05, no CLAHE"

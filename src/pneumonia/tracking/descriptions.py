@@ -151,12 +151,12 @@ def short_preparation(values: Mapping[str, object]) -> str:
     >>> short_preparation({"size": 224, "clip_limit": 2.0, "tile_grid": 8, "aspect": "pad", "crop": 0.0})
     '224 px, pad, CLAHE 2'
     """
-    facts = [f"{values['size']} px", str(values.get("aspect", "pad"))]
+    aspect = str(values.get("aspect", "pad"))
+    facts = [f"{values['size']} px", "around the lungs" if aspect == "lungs" else aspect]
     if crop := values.get("crop"):
         facts.append(f"crop {crop:g}")
-    facts.append(f"CLAHE {clip:g}" if (clip := values.get("clip_limit")) else "no CLAHE")
-    if values.get("lungs"):
-        facts.append("around the lungs")
+    before = " before resizing" if values.get("clahe") == "before" else ""
+    facts.append(f"CLAHE {clip:g}{before}" if (clip := values.get("clip_limit")) else "no CLAHE")
     return ", ".join(facts)
 
 
