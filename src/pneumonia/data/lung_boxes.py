@@ -1,4 +1,4 @@
-"""The boxes around which the images of a store were prepared, and where the lungs of each image are from.
+"""The boxes around which the images of a store were prepared.
 
 They have their own module: no network learns from them, so that a change here trains none again.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from pneumonia.data.store import IMAGES_PER_CHUNK, lungs
+from pneumonia.data.store import IMAGES_PER_CHUNK
 from pneumonia.data.tables import SPLITS
 from pneumonia.images.geometry import Box
 
@@ -45,19 +45,3 @@ def read(store: zarr.Group, split: str) -> dict[str, Box | None]:
 def read_all(store: zarr.Group) -> dict[str, Box | None]:
     """The boxes of the images of all splits, as `read` returns them."""
     return {name: box for split in SPLITS for name, box in read(store, split).items()}
-
-
-def origins(store: zarr.Group, split: str) -> list[str]:
-    """Where the lungs of each image are from, row by row.
-
-    `human`: the array `lungs` has a mask by a person, which is not empty. `found`: it has none, but the image is
-    prepared around lungs that were found in it. `none`: neither.
-    """
-    group = cast(zarr.Group, store[split])
-    n = cast("zarr.Array[Any]", group["labels"]).shape[0]
-    found = [box is not None for box in read(store, split).values()] or [False] * n
-    drawn = [False] * n
-    if (masks := lungs(store, split)) is not None:
-        blocks = (np.asarray(masks[start : start + IMAGES_PER_CHUNK]) for start in range(0, n, IMAGES_PER_CHUNK))
-        drawn = [bool(mask.any()) for block in blocks for mask in block]
-    return ["human" if by_hand else "found" if box else "none" for by_hand, box in zip(drawn, found, strict=True)]
