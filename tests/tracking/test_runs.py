@@ -22,6 +22,7 @@ from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.models import scoring
 from pneumonia.tracking import runs
+from tests.conftest import png
 from tests.tracking.conftest import RECORD, ROOT, all_runs, run_of, start
 
 HISTORY = pd.DataFrame(
@@ -328,6 +329,28 @@ def test_a_logged_model_needs_no_pickle(root: Path, trained: runs.TrainRun) -> N
     files = [one.name for one in (root / "mlruns" / "artifacts").rglob("*") if one.is_file()]
     assert "requirements.txt" in files
     assert not [name for name in files if name.endswith((".pkl", ".pickle"))]
+
+
+def test_a_description_leaves_no_copy_of_what_it_shows(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.write_json({"youden": {"threshold": 0.5}, "level": 0.95}, tmp_path / runs.EVALUATION)
+    (tmp_path / "roc.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
+    with start() as run_id:
+        runs.log_file(tmp_path / runs.EVALUATION)
+        runs.log_file(tmp_path / "roc.png", "plots")
+    copies, real = [], mlflow.artifacts.download_artifacts
+
+    def download(**options: Any) -> str:
+        copies.append(Path(real(**options)))
+        return str(copies[-1])
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+    evidence = runs.evidence(run_id, draw=True)
+    assert evidence.figures == {"threshold": 0.5, "level": 0.95}
+    assert list(evidence.pictures) == ["description/roc.png"]
+    assert sorted(copy.name for copy in copies) == ["evaluation.json", "roc.png"]
+    assert not any(copy.exists() for copy in copies)
 
 
 def test_figures_of_a_later_stage_reach_the_run_and_its_model(

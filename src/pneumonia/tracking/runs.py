@@ -678,8 +678,9 @@ def _figures(run_id: str) -> dict[str, Any]:
     """The figures at the threshold of the model; empty for a run of an earlier version, which has no such artifact."""
     if EVALUATION not in _paths(run_id, ""):
         return {}
-    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=EVALUATION)
-    full = tables.read_json(path)
+    with tempfile.TemporaryDirectory() as folder:  # from a server, MLflow would leave its copy on this machine
+        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=EVALUATION, dst_path=folder)
+        full = tables.read_json(path)
     return {**full["youden"], "level": full["level"]}
 
 
@@ -700,9 +701,9 @@ def _small(path: str) -> str:
 
 
 def _log_small(run_id: str, path: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as download:
         copy = Path(folder) / Path(path).name
-        original = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)
+        original = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=download)
         with Image.open(original) as image:
             picture = image.convert("RGB")
             picture.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH), Image.Resampling.LANCZOS)
