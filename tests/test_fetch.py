@@ -1093,7 +1093,8 @@ def test_lung_masks_come_along_and_missing_ones_are_counted(
         shutil.unpack_archive(place, in_project / "masks")
         place = in_project / "masks"
     capsys.readouterr()
-    manifest = fetched("chest_xray", path, lungs=str(place)).manifest
+    manifest, _, record = fetched("chest_xray", path, lungs=str(place))
+    assert record["lungs"] == tables.read_json("data/raw/source.json")["lungs"] == str(place)
     assert manifest["lung_mask_uri"].ne("").sum() == len(names) - 1
     assert f"NOTE: lung masks are missing for 1 of {len(names)} images, such as " in capsys.readouterr().out
     for uri in manifest["lung_mask_uri"][manifest["lung_mask_uri"] != ""]:

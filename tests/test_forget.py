@@ -290,7 +290,12 @@ def test_images_that_are_read_in_place_stay_and_are_named(in_project: Path) -> N
     (place / "P0007-1.png").write_bytes(FILMS["P0007-1"])
     manifest = tables.read_table("data/manifest.csv").assign(uri=f"{place}/P0007-1.png", lung_mask_uri="")
     tables.write_table(manifest, "data/manifest.csv")
-    assert f"stays, it is not a part of this project: {place}" in forget.forget("P0007", yes=True)
+    tables.write_json({"data": "folder", "url": "films", "lungs": "masks.zip"}, "data/raw/source.json")
+    lines = forget.forget("P0007", yes=True)
+    assert [line.removeprefix("stays, it is not a part of this project: ") for line in lines[-4:-2]] == [
+        str(place),
+        "masks.zip",
+    ]
     assert (place / "P0007-1.png").is_file()
     assert tables.read_table("data/manifest.csv").empty
 

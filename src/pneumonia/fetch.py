@@ -146,6 +146,7 @@ def fetch(
         print(f"data = {data} has its own lung masks: fetch.lungs is ignored")
     elif lungs:
         manifest = _with_lungs(manifest, lungs, folder, resume)
+        record["lungs"] = lungs
     facts = {name: getattr(origin, name) for name in ("title", "licence", "citation", "patients")}
     whole = {"data": data, **facts, **record, "n_images": len(manifest), **counts}
     tables.write_json(whole, folder / "source.json")

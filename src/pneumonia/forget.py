@@ -246,10 +246,11 @@ def _source() -> dict[str, Any]:
 
 
 def _sources(rows: Iterable[Row]) -> list[str]:
-    """The user's own images, which are read in place or were copied."""
-    url = _source().get("url")
+    """The user's own images, which are read in place or were copied, and the place of their lung masks."""
+    source = _source()
+    url, masks = source.get("url"), source.get("lungs")
     folders = {row["uri"].rpartition("/")[0] for row in rows if row.get("uri") and "::" not in row["uri"]}
-    return sorted(folders) or ([str(url)] if url else [])
+    return [*(sorted(folders) or ([str(url)] if url else [])), *([str(masks)] if masks else [])]
 
 
 def _groups(folder: Path) -> list[Path]:
