@@ -95,7 +95,7 @@ def fetch(
         max_left_out: largest share of the files that may be left out, 0-1.
         lungs: folder or zip archive with lung masks, pictures with the names of the images: path or fsspec URL, as
             `url`. They are copied to `lungs.zip`. The phantom ignores it.
-        credentials: for an archive at `url`; nothing of them is stored.
+        credentials: for an archive at `url` only, not for `lungs`; nothing of them is stored.
         removed: patients that are left out: an archive is written again without them.
 
     Raises:
