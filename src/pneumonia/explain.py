@@ -64,6 +64,9 @@ _NOISE = 2.0
 N_WORST = 6
 """Test images of each outcome that the gallery shows."""
 
+HEADLINES = ("pointing_game", "energy_in_lungs", "randomisation_corr")
+"""Figures that can stand for a method, the most telling first."""
+
 OUTCOMES = ("false_negative", "false_positive", "true_positive", "true_negative")
 
 
@@ -341,10 +344,10 @@ def summary(explained: Mapping[str, Any]) -> list[str]:
 
 
 def headline(explained: Mapping[str, Any]) -> dict[str, float]:
-    """The content of `saliency.json`: one figure of the default method, the best one that is known."""
+    """The content of `saliency.json`: one figure of the default method, the best one that is known; else empty."""
     row = explained["methods"][explained["default"]]
-    name = next(name for name in ("pointing_game", "energy_in_lungs", "randomisation_corr", "n") if name in row)
-    return {name: row[name]}
+    known = [name for name in HEADLINES if name in row]
+    return {name: row[name] for name in known[:1]}
 
 
 def _fixed_baselines(scored: Sample, train_boxes: scores.Bools) -> dict[str, Maps]:
