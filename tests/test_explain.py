@@ -133,6 +133,7 @@ def test_scores_are_those_of_the_maps() -> None:
     (maps,) = explain.maps(detector(), ["hires_cam"], images, n_samples=1).values()
     in_box = maps[0, 4:20, 32:48].sum() / maps[0].sum()
     assert (row["n"], row["n_boxed"], row["n_lungs"], row["pointing_game"]) == (3, 2, 0, 0.5)
+    assert row["n_patients"] == 2, "those with boxes"
     assert row["energy_in_box"] == pytest.approx(in_box / 2)
     assert row["energy_in_box_low"] < row["energy_in_box"] < row["energy_in_box_high"]
     assert 0 < row["ms_per_image"] < 60_000
@@ -165,8 +166,8 @@ def test_a_method_is_compared_with_the_strongest_baseline_image_by_image() -> No
 def test_a_method_that_ignores_the_weights_fails_the_randomisation_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adebayo et al. (2018): an edge detector looks like a saliency map. The method that uses the weights passes."""
     monkeypatch.setitem(explain.METHODS, "edges", lambda model, images, **options: baselines.edges(images))
-    images = blobs((12, 40), (50, 10), (32, 32), (20, 44))
-    checked = sample(images, [NO_BOXES] * 4)
+    images = blobs((12, 40), (50, 10), (32, 32), (20, 44), *((y, x) for y in (15, 30, 45) for x in (20, 50)))
+    checked = sample(images, [NO_BOXES] * len(images))
     explained = explain.score(
         detector(), ["edges", "hires_cam"], checked, checked, NO_TRAIN_BOXES, n_samples=1, thorough=True
     )
@@ -176,17 +177,17 @@ def test_a_method_that_ignores_the_weights_fails_the_randomisation_check(monkeyp
     assert uses["randomisation_corr"] < 0.9
     assert uses["independent_corr"] < 1
     assert uses["insertion_auc"] > uses["deletion_auc"], "its pixels are those that the detector needs"
-    assert uses["n_checked"] == 4
+    assert uses["n_checked"] == uses["n_checked_patients"] == 10
 
 
 def test_without_boxes_there_are_no_scores_rather_than_empty_ones() -> None:
     images = sample(blobs((12, 40), (50, 10)), [NO_BOXES, NO_BOXES])
     explained = explain.score(detector(), ["hires_cam"], images, NOBODY, NO_TRAIN_BOXES, n_samples=1)
     row = explained["methods"]["hires_cam"]
-    assert sorted(row) == ["ms_per_image", "n", "n_boxed", "n_lungs", "verdict"]
+    assert sorted(row) == ["ms_per_image", "n", "n_boxed", "n_lungs", "n_patients", "verdict"]
     assert row["verdict"] == "cannot be told (n = 0 with boxes)"
     assert "null" not in json.dumps(explained)
-    assert explain.headline(explained) == {"n": 2}
+    assert explain.headline(explained) == {}, "a number of images is no figure"
     assert explain.summary(explained)[-1].startswith("neither boxes nor lung masks are known")
 
 

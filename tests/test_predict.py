@@ -259,6 +259,16 @@ def test_a_map_is_never_that_of_another_film(films: Path, tmp_path: Path, monkey
     assert after["00003-scan.png"] == before[2]
 
 
+def test_maps_come_with_their_verdict(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(explain.METHODS, "hires_cam", lambda network, images, **options: images / 255)
+    saliency = {"method": "hires_cam", "verdict": "cannot be told (n = 3)"}
+    one = Predictor(predictors.write(tmp_path / "p", saliency=saliency))
+    predict.write_maps(tmp_path / "maps", None, one, named(films))
+    assert capsys.readouterr().err.count("saliency maps: HiResCAM: cannot be told (n = 3)") == 1
+
+
 def test_of_a_film_around_its_lungs_outline_square_and_map_lie_on_the_whole_film(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

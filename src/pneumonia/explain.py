@@ -64,6 +64,9 @@ _NOISE = 2.0
 N_WORST = 6
 """Test images of each outcome that the gallery shows."""
 
+HEADLINES = ("pointing_game", "energy_in_lungs", "randomisation_corr")
+"""Figures that can stand for a method, the most telling first."""
+
 OUTCOMES = ("false_negative", "false_positive", "true_positive", "true_negative")
 
 
@@ -232,12 +235,12 @@ def score(
         the limits of its 95 % interval by patient:
 
         - `pointing_game`, `energy_in_box`, `energy_in_lungs`: the means of `scores`, on the `n_boxed` or `n_lungs` of
-          the `n` images for which boxes or lungs are known.
+          the `n` images for which boxes or lungs are known. `n_patients`: of those with boxes, else with lungs.
         - `pointing_game_gain` and others: the paired difference to the strongest baseline, `pointing_game_baseline`.
-        - on `n_checked` images: `randomisation_corr`, rank correlation of the maps before and after the layers from the
-          logit downwards have new random weights, mean of `N_DEPTHS` depths (`randomisation_curve`) and `N_SEEDS` draws
-          (Adebayo et al. 2018, arXiv:1810.03292), with an interval that contains those of all draws;
-          `independent_corr`, the same with one layer at a time;
+        - on `n_checked` images of `n_checked_patients`: `randomisation_corr`, rank correlation of the maps before and
+          after the layers from the logit downwards have new random weights, mean of `N_DEPTHS` depths
+          (`randomisation_curve`) and `N_SEEDS` draws (Adebayo et al. 2018, arXiv:1810.03292), with an interval that
+          contains those of all draws; `independent_corr`, the same with one layer at a time;
           `insertion_auc`, `deletion_auc`; `shift_corr` and `noise_corr`, rank correlation with the map of the film
           shifted by a pixel, or with a little noise.
         - `ms_per_image`, and `verdict`, as `verdicts.verdict` gives it.
@@ -341,10 +344,10 @@ def summary(explained: Mapping[str, Any]) -> list[str]:
 
 
 def headline(explained: Mapping[str, Any]) -> dict[str, float]:
-    """The content of `saliency.json`: one figure of the default method, the best one that is known."""
+    """The content of `saliency.json`: one figure of the default method, the best one that is known; else empty."""
     row = explained["methods"][explained["default"]]
-    name = next(name for name in ("pointing_game", "energy_in_lungs", "randomisation_corr", "n") if name in row)
-    return {name: row[name]}
+    known = [name for name in HEADLINES if name in row]
+    return {name: row[name] for name in known[:1]}
 
 
 def _fixed_baselines(scored: Sample, train_boxes: scores.Bools) -> dict[str, Maps]:
@@ -381,7 +384,9 @@ def _localisation(maps: Maps, sample: Sample) -> dict[str, scores.Values]:
 
 def _row(figures: Mapping[str, scores.Values], sample: Sample) -> dict[str, Any]:
     row: dict[str, Any] = {"n": len(sample.images)}
-    row |= {"n_boxed": int(sample.boxes.any(axis=(1, 2)).sum()), "n_lungs": int(sample.lungs.any(axis=(1, 2)).sum())}
+    boxed, with_lungs = sample.boxes.any(axis=(1, 2)), sample.lungs.any(axis=(1, 2))
+    patients = sample.patients[boxed if boxed.any() else with_lungs]
+    row |= {"n_boxed": int(boxed.sum()), "n_lungs": int(with_lungs.sum()), "n_patients": len({*patients})}
     for name, values in figures.items():
         row |= _figure(name, values, sample.patients)
     return row
@@ -432,7 +437,7 @@ def _checks(model: Any, method: Callable[..., Maps], checked: Sample, *, thoroug
         "shift_corr": scores.rank_correlation(np.roll(maps, 1, axis=2), method(np.roll(checked.images, 1, axis=2))),
         "noise_corr": scores.rank_correlation(maps, method(noisy)),
     }
-    row: dict[str, Any] = {"n_checked": len(checked.images)}
+    row: dict[str, Any] = {"n_checked": len(checked.images), "n_checked_patients": len({*checked.patients})}
     for name, one in values.items():
         row |= _figure(name, one, checked.patients)
     row |= _figure_of_draws("randomisation_corr", cascade.mean(axis=0), checked.patients)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -416,10 +417,11 @@ def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence
     """Write the saliency map of each image, over the prepared image, as `<number>-<name>.png`.
 
     Over the whole film, if it was prepared around its lungs. The maps are those of the stage `explain`, with the method
-    that the predictor names.
+    that the predictor names. What they are worth is said once, on stderr.
     """
     from pneumonia import explain
 
+    print(f"saliency maps: {_method_in_words(predictor.facts)}", file=sys.stderr)
     method = explain.METHODS[predictor.facts["saliency"]["method"]]
     folder.mkdir(parents=True, exist_ok=True)
     for number, item in enumerate(tqdm(items, "saliency", unit="image", disable=None, leave=False)):

@@ -43,10 +43,14 @@ def test_the_folders_decide_between_masks_of_one_name() -> None:
 def test_a_mask_that_could_be_of_two_films_is_of_neither() -> None:
     assert masks.match(["x/a.png", "y/a.png"], URIS) == {}
     assert masks.match(["c.png"], {"3": "/films/c.dcm", "4": "/films/d.dcm"}) == {"3": "c.png"}
+    films = {"1": "/set/normal/a.jpeg", "2": "/set/pneumonia/a.jpeg"}
+    assert masks.match(["a.png"], films) == {}
+    assert masks.match(["lungs/pneumonia/a.png"], films) == {"2": "lungs/pneumonia/a.png"}
 
 
 def test_masks_are_kept_as_black_and_white_and_those_of_other_images_are_not(tmp_path: Path) -> None:
-    place = folder(tmp_path / "m", set__train__a=png(mask()), c=png(mask(value=1)), other=png(mask()))
+    pictures = {"set__train__a": png(mask()), "set__test__a": png(mask()), "c": png(mask(value=1))}
+    place = folder(tmp_path / "m", **pictures, other=png(mask()))
     found = masks.store(place, URIS, tmp_path / "lungs.zip")
     assert sorted(found) == ["1", "2", "3"]
     for uri in found.values():

@@ -17,7 +17,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
-from pneumonia import UserError, workspace
+from pneumonia import UserError, explain, workspace
 from pneumonia.data import tables
 from pneumonia.images.geometry import Preparation
 from pneumonia.models import scoring
@@ -368,6 +368,11 @@ def test_figures_of_a_later_stage_reach_the_run_and_its_model(
     assert artifacts(trained.run_id, "evaluation") == [runs.PREDICTIONS]
     assert artifacts(trained.run_id, "saliency") == ["saliency/a.png"]
     assert run_of(later).data.metrics == {}
+
+
+def test_whatever_figure_stands_for_a_saliency_method_is_a_headline() -> None:
+    assert {f"saliency/{name}" for name in explain.HEADLINES} <= {*runs.HEADLINES}
+    assert len(runs.HEADLINES) <= 12
 
 
 PREDICTIONS = pd.DataFrame(

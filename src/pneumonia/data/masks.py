@@ -25,7 +25,8 @@ def store(place: files.Files, uris: Mapping[str, str], target: Path) -> dict[str
     """Write the masks of these images to a new zip archive.
 
     A mask has the name of its image, with any suffix. If several masks have this name, that whose folders agree is
-    taken; if that does not decide, none. Masks of other images are not copied. A mask without lungs counts as missing.
+    taken; if that does not decide, none. In the same way a mask is given to one image at most. Masks of other images
+    are not copied. A mask without lungs counts as missing.
 
     Args:
         place: the pictures of the masks.
@@ -43,7 +44,8 @@ def store(place: files.Files, uris: Mapping[str, str], target: Path) -> dict[str
         example = PurePosixPath(_member(next(iter(uris.values()), ""))).name
         raise UserError(
             f"fetch.lungs = {place.place}: none of {len(place.names):,} files has the name of an image, such as "
-            f"{PurePosixPath(example).stem}.png; name each mask like its image"
+            f"{PurePosixPath(example).stem}.png; name each mask like its image, and its folder too where several "
+            "images have one name"
         )
     members: dict[str, str] = {}
     with workspace.written_whole(target) as unfinished:
@@ -59,7 +61,7 @@ def store(place: files.Files, uris: Mapping[str, str], target: Path) -> dict[str
 
 
 def match(masks: Sequence[str], uris: Mapping[str, str]) -> dict[str, str]:
-    """The mask of each image that has one, by name and folders.
+    """The mask of each image that has one, by name and folders. A mask is for one image only, that with most folders.
 
     >>> match(["lungs/test/a.png", "lungs/train/a.png", "b.png"], {"1": "zip://x/train/a.jpeg::data.zip", "2": "b.dcm"})
     {'1': 'lungs/train/a.png', '2': 'b.png'}
@@ -67,13 +69,21 @@ def match(masks: Sequence[str], uris: Mapping[str, str]) -> dict[str, str]:
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in masks:
         by_stem[PurePosixPath(name).stem].append(name)
-    chosen = {}
+    images_of: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for image_id, uri in uris.items():
         image = PurePosixPath(_member(uri))
-        ranked = sorted((-_common_folders(image, PurePosixPath(name)), name) for name in by_stem.get(image.stem, ()))
-        if ranked and (len(ranked) == 1 or ranked[0][0] < ranked[1][0]):
-            chosen[image_id] = ranked[0][1]
-    return chosen
+        ranked = [(_common_folders(image, PurePosixPath(name)), name) for name in by_stem.get(image.stem, ())]
+        if name := _only_best(ranked):
+            images_of[name].append((max(ranked)[0], image_id))
+    chosen = [(_only_best(images), name) for name, images in images_of.items()]
+    return {image_id: name for image_id, name in chosen if image_id}
+
+
+def _only_best(ranked: Sequence[tuple[int, str]]) -> str:
+    """The name with the highest number; empty if there is none, or several."""
+    highest = max(ranked, default=(0, ""))[0]
+    best = [name for number, name in ranked if number == highest]
+    return best[0] if len(best) == 1 else ""
 
 
 def _member(uri: str) -> str:

@@ -15,6 +15,9 @@ MAX_CORRELATION = 0.5
 """Of a method that depends on the weights: mean rank correlation between its maps before and after they are drawn anew,
 from the logit downwards."""
 
+MIN_PATIENTS = 10
+"""Fewer patients have intervals that are too narrow, a single one has none: they prove nothing."""
+
 LOCALISATION = ("pointing_game", "energy_in_box")
 ANATOMICAL = ("energy_in_lungs",)
 """The figures that are compared with the strongest baseline; the second where no boxes are known."""
@@ -29,18 +32,27 @@ def verdict(row: Mapping[str, Any]) -> str:
     - `shows where but fails the randomisation check`: the same, but the lower limit of `randomisation_corr` is at or
       above `MAX_CORRELATION`; without the first part, or without boxes, only `fails the randomisation check`.
     - `cannot be told (n = …)`: in all other cases, with the number of images with boxes.
+
+    Intervals of fewer than `MIN_PATIENTS` patients decide nothing; if boxes are known, the last verdict then has the
+    number of these patients.
     """
     with_boxes = LOCALISATION[0] in row
     gains = [f"{name}_gain" for name in (LOCALISATION if with_boxes else ANATOMICAL)]
-    compared = [name for name in gains if name in row]
+    n_patients = row["n_patients"]
+    n_checked = row.get("n_checked_patients", n_patients)
+    compared = [name for name in gains if name in row] if n_patients >= MIN_PATIENTS else []
+    is_checked = "randomisation_corr" in row and n_checked >= MIN_PATIENTS
     if any(row[f"{name}_high"] <= 0 for name in compared):
         return ANATOMY
     shows_where = with_boxes and len(compared) == len(gains) and all(row[f"{name}_low"] > 0 for name in compared)
-    if "randomisation_corr" in row and row["randomisation_corr_low"] >= MAX_CORRELATION:
+    if is_checked and row["randomisation_corr_low"] >= MAX_CORRELATION:
         return SHOWS_WHERE if shows_where else FAILS
-    if "randomisation_corr" in row and row["randomisation_corr_high"] < MAX_CORRELATION and shows_where:
+    if is_checked and row["randomisation_corr_high"] < MAX_CORRELATION and shows_where:
         return TRUSTWORTHY
-    return f"{UNKNOWN} (n = {row['n_boxed']})" if with_boxes else f"{UNKNOWN} (n = 0 with boxes)"
+    if not with_boxes:
+        return f"{UNKNOWN} (n = 0 with boxes)"
+    fewest = min(n_patients, n_checked)
+    return f"{UNKNOWN} (n = {row['n_boxed']})" if fewest >= MIN_PATIENTS else f"{UNKNOWN} (n = {fewest} patients)"
 
 
 def is_excluded(verdict: str) -> bool:

@@ -69,6 +69,7 @@ HEADLINES = (
     "test/specificity",
     "saliency/pointing_game",
     "saliency/energy_in_lungs",
+    "saliency/randomisation_corr",
 )
 """Metrics of later stages that a train run and its LoggedModel have, too; all others are only on the run of the stage
 that computed them. At most 12: more do not fit a screen."""
