@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from pneumonia import explain
@@ -42,7 +43,7 @@ class Run(NamedTuple):
     scored: explain.Sample
     checked: explain.Sample
     validation: explain.Sample
-    train_boxes: scores.Bools
+    train_boxes: npt.NDArray[np.float32]
 
 
 def read(folder: Path) -> Run:
@@ -50,7 +51,8 @@ def read(folder: Path) -> Run:
     store = open_store(folder / "data/images.zarr")
     splits = tables.read_table(folder / "data/splits.csv")
     preparation = geometry.Preparation(**stored_preparation(store))
-    boxes = geometry.boxes_in_store(tables.read_table(folder / "data/boxes.csv"), splits, preparation)
+    findings = tables.read_table(folder / "data/boxes.csv")
+    boxes = geometry.boxes_in_store(findings, splits, preparation)
     predictions = read_predictions(folder / "reports/predictions.csv")
     sample = explain.sampler(store, splits, boxes)
     val = predictions[predictions["split"] == "val"].assign(split="test")
@@ -59,7 +61,7 @@ def read(folder: Path) -> Run:
         sample("test", explain.choose_scored(predictions, boxes, N_SCORED, SEED)),
         sample("val", explain.choose_checked(predictions, SEED)),
         sample("val", explain.choose_scored(val, boxes, len(val), SEED)),
-        sample("train", explain.choose_boxed(splits, boxes)).boxes,
+        explain.mean_of_train_boxes(splits, boxes, preparation.size),
     )
 
 

@@ -33,7 +33,7 @@ def main() -> None:
             methods,
             sample("test", explain.choose_scored(predictions, boxes, options.n_scored, seed)),
             sample("val", explain.choose_checked(predictions, seed)),
-            sample("train", explain.choose_boxed(splits, boxes)).boxes,
+            explain.mean_of_train_boxes(splits, boxes, preparation.size),
             n_samples=options.n_samples,
         )
         shown = explain.choose_shown(predictions, threshold, options.n_images, seed)

@@ -121,7 +121,7 @@ def sample(images: NDArray[np.uint8], boxes: list[NDArray[np.float64]], lungs: b
 
 
 NOBODY = sample(blobs()[:0].reshape(0, SIZE, SIZE), [])._replace(boxes=np.zeros((0, SIZE, SIZE), bool))
-NO_TRAIN_BOXES = np.zeros((0, SIZE, SIZE), bool)
+NO_TRAIN_BOXES = np.zeros((SIZE, SIZE), np.float32)
 
 
 def test_scores_are_those_of_the_maps() -> None:
@@ -152,7 +152,8 @@ def test_a_method_is_compared_with_the_strongest_baseline_image_by_image() -> No
         *[np.array([[x - 4.0, y - 4.0, 8.0, 8.0]]) for y, x in ((50, 10), (32, 12), (20, 20))],
     ]
     scored = sample(images, boxes, lungs=True)
-    explained = explain.score(detector(), ["hires_cam"], scored, NOBODY, scored.boxes[:1], n_samples=1)
+    train_boxes = scored.boxes[0].astype(np.float32)
+    explained = explain.score(detector(), ["hires_cam"], scored, NOBODY, train_boxes, n_samples=1)
     row = explained["methods"]["hires_cam"]
     others = {name: one["energy_in_box"] for name, one in explained["baselines"].items()}
     strongest = max(others, key=lambda name: others[name])
@@ -283,4 +284,5 @@ def test_the_gallery_holds_the_drawn_images_and_the_worst_of_each_outcome() -> N
 
 def test_train_images_with_boxes_make_the_baseline() -> None:
     splits = pd.DataFrame({"image_id": list("abc"), "split": ["train", "train", "test"]})
-    assert explain.choose_boxed(splits, {"b": 1, "c": 1}) == ["b"]
+    mean = explain.mean_of_train_boxes(splits, {"b": np.array([[1.0, 0, 1, 1]]), "c": np.array([[0.0, 0, 2, 2]])}, 2)
+    assert mean.tolist() == [[0, 1], [0, 0]]

@@ -135,9 +135,12 @@ def outcomes(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
     return table.sort_values("outcome", key=lambda values: values.map(order), kind="stable").drop(columns="away")
 
 
-def choose_boxed(splits: pd.DataFrame, boxes: Mapping[str, Any]) -> list[str]:
-    """Train images with boxes, whose mean is a baseline."""
-    return [str(name) for name in splits.loc[splits["split"] == "train", "image_id"] if name in boxes]
+def mean_of_train_boxes(
+    splits: pd.DataFrame, boxes: Mapping[str, npt.NDArray[np.float64]], size: int
+) -> npt.NDArray[np.float32]:
+    """Share of the train images with boxes that have one at each pixel, float32 (size, size): a baseline."""
+    train = splits.loc[splits["split"] == "train", "image_id"]
+    return baselines.mean_of_boxes((boxes[name] for name in train if name in boxes), size)
 
 
 def choose_shown(predictions: pd.DataFrame, threshold: float, n_images: int, seed: int) -> pd.DataFrame:
@@ -214,7 +217,7 @@ def score(
     methods: Sequence[str],
     scored: Sample,
     checked: Sample,
-    train_boxes: scores.Bools,
+    train_boxes: npt.NDArray[np.float32],
     *,
     n_samples: int,
     thorough: bool = False,
@@ -226,7 +229,7 @@ def score(
         methods: keys of `METHODS`.
         scored: of test, for the figures of where the maps point.
         checked: of validation, for the figures that need no boxes.
-        train_boxes: bool (n, size, size), the boxes of train images; n may be 0.
+        train_boxes: as `mean_of_train_boxes` returns it.
         n_samples: of methods that average or integrate.
         thorough: also what no verdict needs: `independent_corr`.
 
@@ -350,7 +353,7 @@ def headline(explained: Mapping[str, Any]) -> dict[str, float]:
     return {name: row[name] for name in known[:1]}
 
 
-def _fixed_baselines(scored: Sample, train_boxes: scores.Bools) -> dict[str, Maps]:
+def _fixed_baselines(scored: Sample, train_boxes: npt.NDArray[np.float32]) -> dict[str, Maps]:
     n, size = scored.images.shape[:2]
     maps = {"centre": baselines.centre(n, size), "edges": baselines.edges(scored.images)}
     if train_boxes.any():

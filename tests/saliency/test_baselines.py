@@ -1,18 +1,33 @@
 """Maps that know nothing of the network."""
 
+import tracemalloc
+
 import numpy as np
 
 from pneumonia.saliency import baselines, scores
 
 
 def test_the_mean_of_the_boxes_is_highest_where_most_boxes_are() -> None:
-    insides = np.zeros((3, 8, 8), bool)
-    insides[:, 2, 3] = insides[0, 5, 5] = True
-    maps = baselines.train_boxes(insides, 2)
+    everywhere, once = [3.0, 2.0, 1.0, 1.0], [5.0, 5.0, 1.0, 1.0]
+    boxes = [np.array([everywhere, once]), np.array([everywhere]), np.array([everywhere])]
+    mean = baselines.mean_of_boxes(boxes, 8)
+    assert (mean[2, 3], mean[5, 5]) == (1, np.float32(1 / 3))
+    maps = baselines.train_boxes(mean, 2)
     assert maps.shape == (2, 8, 8)
     assert maps[0, 2, 3] == 1
     np.testing.assert_allclose(maps[0, 5, 5], 1 / 3)
     assert maps[0].sum() == maps[0, 2, 3] + maps[0, 5, 5]
+
+
+def test_the_mean_of_the_boxes_holds_one_image_in_memory() -> None:
+    tracemalloc.start()
+    try:
+        baselines.mean_of_boxes((np.array([[8.0, 8.0, 9.0, 9.0]]) for _ in range(200)), 128)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 200 * 128 * 128 / 8
+    assert baselines.mean_of_boxes([], 8).tolist() == np.zeros((8, 8)).tolist()
 
 
 def test_a_map_that_is_uniform_in_the_lungs_has_the_energy_of_the_area() -> None:

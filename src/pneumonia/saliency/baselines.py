@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from pneumonia.saliency.maps import Maps, scaled, smoothed
-from pneumonia.saliency.scores import Bools
+from pneumonia.saliency.scores import Bools, inside
 
 
-def train_boxes(insides: Bools, n: int) -> Maps:
-    """The same map for each image: the share of the train images with a box at each pixel. The anatomy of the disease.
+def mean_of_boxes(boxes: Iterable[npt.NDArray[np.float64]], size: int) -> npt.NDArray[np.float32]:
+    """Share of the images with a box at each pixel, float32 (size, size); 0 without images.
 
     Args:
-        insides: bool (n_train, size, size), the boxes of train images.
+        boxes: of each image, as `scores.inside` takes them. One image is in memory at a time.
+        size: of the images.
+    """
+    total, n = np.zeros((size, size), np.float32), 0
+    for one in boxes:
+        total += inside(one, size)
+        n += 1
+    return total / np.float32(max(n, 1))
+
+
+def train_boxes(mean: npt.NDArray[np.float32], n: int) -> Maps:
+    """The same map for each image: the mean of the boxes of train images. The anatomy of the disease.
+
+    Args:
+        mean: float32 (size, size), as `mean_of_boxes` returns it.
         n: images.
     """
-    return scaled(np.repeat(insides.mean(axis=0, dtype=np.float32)[None], n, axis=0))
+    return scaled(np.repeat(mean[None], n, axis=0))
 
 
 def uniform_in_lungs(lungs: Bools) -> Maps:
