@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pneumonia import explain
-from pneumonia.data import tables
+from pneumonia.data import lung_boxes, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import open_store, stored_preparation
 from pneumonia.images import geometry
@@ -52,7 +52,7 @@ def read(folder: Path) -> Run:
     splits = tables.read_table(folder / "data/splits.csv")
     preparation = geometry.Preparation(**stored_preparation(store))
     findings = tables.read_table(folder / "data/boxes.csv")
-    boxes = geometry.boxes_in_store(findings, splits, preparation)
+    boxes = geometry.boxes_in_store(findings, splits, preparation, lung_boxes.read_all(store))
     predictions = read_predictions(folder / "reports/predictions.csv")
     sample = explain.sampler(store, splits, boxes)
     val = predictions[predictions["split"] == "val"].assign(split="test")
