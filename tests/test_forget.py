@@ -93,6 +93,11 @@ def write_reports(names: Iterable[str]) -> None:
     tables.write_json({"wrong": [{"image": name, "score": 0.5} for name in names]}, "reports/evaluation.json")
     for name in names:
         Path("reports/saliency", file_name(name, ".png")).write_bytes(FILMS[name][::-1])
+    # A sheet names nobody; the table beside it has all of its images.
+    index = pd.DataFrame({"image_id": [*names], "label": 1, "outcome": "true_positive", "picture": ""})
+    tables.write_table(index, "reports/saliency/index.csv")
+    Path("reports/saliency/sheets").mkdir()
+    Path("reports/saliency/sheets/true_positive.png").write_bytes(b"".join(FILMS[name][::-1] for name in names))
     # Its pictures have no names, and its text names nobody.
     Path("reports/model_card.html").write_text('<img alt="Test image 1" src="data:image/png;base64,AAAA">')
     Path("reports/model_card.md").write_text("AUC .9\n")
@@ -206,7 +211,7 @@ def test_no_byte_shows_a_forgotten_patient_and_the_others_stay(project: str) -> 
     assert not Path(".resume/tune").exists()
     assert not Path(".resume/validate").exists()
     artifacts = Path("mlruns/artifacts", project, "artifacts")
-    assert len(list((artifacts / "saliency").iterdir())) == 6
+    assert len(list((artifacts / "saliency").glob("*.png"))) == 6
     assert not list(Path("mlruns/artifacts").rglob("before_after.png")), "it shows images without their names"
     assert len(json.loads((artifacts / "predictions.json").read_text())["data"]) == 6
 
@@ -245,7 +250,7 @@ def counts() -> dict[str, int]:
         "splits": len(tables.read_table("data/splits.csv")),
         "store": sum(len(store.read_split(images, split).images) for split in tables.SPLITS),
         "predictions": len(tables.read_table("reports/predictions.csv")),
-        "saliency": len(list(Path("reports/saliency").iterdir())),
+        "saliency": len(list(Path("reports/saliency").glob("*.png"))),
     }
 
 

@@ -276,6 +276,8 @@ def _cached(cache: Path, of: Traces) -> list[Path]:
     embedded = any(Path(name).suffix in removal.PICTURES for name in named.values())
     files = {md5: path for md5, path in objects.items() if md5 not in listings}
     gone = {*named} | {md5 for md5, path in files.items() if removal.holds(path, of, embedded=embedded)}
+    sheets = {md5 for listing in listings.values() for md5 in _sheets(listing, gone, objects)}
+    gone |= sheets
     shared: set[str] = set()
     for md5, listing in listings.items():
         members = {entry["md5"] for entry in listing}
@@ -286,9 +288,21 @@ def _cached(cache: Path, of: Traces) -> list[Path]:
         else:
             shared |= members
     gone -= shared
+    # First, because the others tell whose they are, if this is stopped.
+    in_order = sorted(gone, key=lambda md5: (md5 not in sheets, md5))
     # DVC remembers runs with their outs: those with such a file cannot be restored any more.
     runs = [path for path in sorted(cache.glob("runs/??/*/*")) if any(md5 in path.read_text("utf-8") for md5 in gone)]
-    return [*(objects[md5] for md5 in sorted(gone) if md5 in objects), *runs]
+    return [*(objects[md5] for md5 in in_order if md5 in objects), *runs]
+
+
+def _sheets(listing: Iterable[Mapping[str, str]], gone: Iterable[str], objects: Mapping[str, Path]) -> set[str]:
+    """The pictures of many images in a cached folder that shows the patient.
+
+    A folder that has lost its table may show the patient, and nobody can use it any more.
+    """
+    md5_of = {entry["relpath"]: entry["md5"] for entry in listing}
+    shows_patient = {*md5_of.values()} & {*gone} or md5_of.get("index.csv") not in objects
+    return {md5 for path, md5 in md5_of.items() if removal.is_sheet(path)} if shows_patient else set()
 
 
 def _is_store_with(listing: Iterable[Mapping[str, str]], objects: Mapping[str, Path], of: Traces) -> bool:

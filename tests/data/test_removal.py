@@ -94,6 +94,18 @@ def test_a_page_may_embed_a_picture_of_the_patient_that_is_beside_it(tmp_path: P
     assert removal.search([tmp_path / "b"], P1) == []
 
 
+@pytest.mark.parametrize("sibling", ["index.csv", file_name("NORMAL/P1/a.png", ".png")])
+def test_a_sheet_is_of_the_patient_if_a_file_beside_its_folder_is(tmp_path: Path, sibling: str) -> None:
+    for name, image in {"a": "NORMAL/P1/a.png", "b": "NORMAL/P9/a.png"}.items():
+        (tmp_path / name / "saliency/sheets").mkdir(parents=True)
+        (tmp_path / name / "saliency/sheets/mean.png").touch()
+        (tmp_path / name / "saliency/index.csv").write_text("image_id,label\nNORMAL/P9/b.png,1\n")
+        beside = sibling if name == "a" else "index.csv"
+        (tmp_path / name / "saliency" / beside).write_text(f"image_id,label\n{image},1\n")
+    found = [path.relative_to(tmp_path).as_posix() for path in removal.search([tmp_path], P1)]
+    assert found == ["a/saliency/sheets/mean.png", f"a/saliency/{sibling}"], "what is beside it is changed after it"
+
+
 @pytest.mark.parametrize(
     "name",
     ["NORMAL/P\u202e7/a.png", "a  b|c.png", "IM~1.png", "Müller/1.png", "a&b's`x.png", "tab\tx.png", "x\udcffy.png"],

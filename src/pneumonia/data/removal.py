@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ _COMMANDS = {"report.html": "pneumonia report", "compare.html": "pneumonia compa
 """Page -> command that writes it; `make repro` writes the others."""
 
 PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp"}
+SHEETS = "sheets"
+"""Folder with pictures of many images. The folder around it has a table of these images."""
 _PAGES = {".html", ".htm", ".md"}
 _EMBEDDED = re.compile("data:image/(png|jpeg|gif|webp)")
 
@@ -44,7 +46,9 @@ def units(folder: Path) -> Iterator[Path]:
 
 
 def search(folders: Iterable[Path], of: Traces, others: Collection[str] = ()) -> list[Path]:
-    """The files and image stores below folders with something of the patients.
+    """The files and image stores below folders with something of the patients; sheets of pictures come first.
+
+    The other files of their folder tell whose sheets they are, so that sheets have to be removed before these.
 
     Args:
         folders: they belong together: a page in them may embed pictures of them.
@@ -52,7 +56,19 @@ def search(folders: Iterable[Path], of: Traces, others: Collection[str] = ()) ->
     """
     paths = [unit for folder in folders for unit in units(folder)]
     embedded = any(path.suffix in PICTURES and of.are_named_in(path.name) for path in paths)
-    return [path for path in paths if holds(path, of, others, embedded=embedded)]
+    sheets = [path for path in paths if is_sheet(path.as_posix())]
+    other = [path for path in paths if path not in {*sheets} and holds(path, of, others, embedded=embedded)]
+    with_patients = {path.parent for path in other}
+    return [*(path for path in sheets if path.parent.parent in with_patients), *other]
+
+
+def is_sheet(path: str) -> bool:
+    """Whether a file is a picture of many images, which names none of them: `saliency/sheets/mean.png`.
+
+    Args:
+        path: with `/`, also below the folder `saliency`.
+    """
+    return PurePosixPath(path).parent.name == SHEETS and PurePosixPath(path).suffix in PICTURES
 
 
 def holds(path: Path, of: Traces, others: Collection[str] = (), *, embedded: bool = False) -> bool:
