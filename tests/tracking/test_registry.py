@@ -44,6 +44,7 @@ from tests.tracking.conftest import (
     predictions_of,
     run_of,
     start,
+    write_predictions,
 )
 
 
@@ -389,8 +390,14 @@ def test_a_segmenter_that_is_lost_or_damaged_is_copied_and_logged_again(root: Pa
     registry.predictor(uri, cache)
     assert Predictor(copy.parent).digest == predictor.digest
     (stored,) = (root / "mlruns" / "artifacts").rglob(f"artifacts/predictor/{LUNGS}")
+    crown(1)
+    write_predictions(predictions_of(1), tmp_path / "predictions.csv")
+    runs.mirror(run, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
+    record = RECORD | {"run_id": run.run_id, "preparation": around}
+    assert registry.is_registered("phantom", record, predictor.digest)
     stored.unlink()
     copy.unlink()
+    assert not registry.is_registered("phantom", record, predictor.digest)
     with pytest.raises(UserError, match="files of its predictor are missing or damaged in /"):
         registry.predictor(uri, cache)
     registry.register("phantom", run, predictor, FACTS)
