@@ -185,6 +185,8 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ),
         ("tune.space", {"batch_size": {"low": 8, "high": 9.5}}, "batch_size = 9.5: input should be a valid integer"),
         ("tune.space", {"batch_size": {"low": 8, "high": 16, "step": 0.5}}, "step = 0.5 must be a whole number"),
+        ("tune.space", {"image_size": {"low": 96, "high": 128, "step": 0.5}}, "step = 0.5 must be a whole number"),
+        ("tune.space", {"image_size": {"low": None, "high": 128}}, "None is a word, which has no range; give a list"),
         ("tune.space", {"keep": {"low": "best", "high": "last"}}, "keep: 'best' is a word, which has no range"),
         ("tune.space", {"keep": ["best", "first"]}, "keep = 'first': input should be 'best' or 'last'"),
         ("tune.space", {"learning_rate": {"low": 0, "high": 0.1}}, "learning_rate = 0: input should be greater than 0"),

@@ -354,6 +354,12 @@ def test_weights_of_the_backbone_reach_every_trial(tmp_path: Path, monkeypatch: 
     assert files == [("data/backbone/backbone.h5",)] * 2
 
 
+def test_a_search_for_the_size_of_the_input_begins_at_that_of_the_model(tmp_path: Path) -> None:
+    space = {"image_size": {"low": 4, "high": 32, "step": 4}}
+    found, _ = search(tmp_path, n_trials=0, space=space, defaults=DEFAULTS | {"image_size": None})
+    assert found.best["values"] == DEFAULTS | {"image_size": networks.MODELS["tiny"].size}
+
+
 def test_no_trials_take_the_defaults_untried(tmp_path: Path) -> None:
     found, recorder = search(tmp_path, n_trials=0)
     assert found.best == {"values": DEFAULTS, "verdict": "no search: the defaults of the model, untried"}

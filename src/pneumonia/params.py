@@ -182,7 +182,7 @@ def _check_choice(key: str, choice: Any) -> None:
         raise ValueError(f"{key}: {choice!r} is not {_FORM}")
     low, high, log, step = choice["low"], choice["high"], choice.get("log", False), choice.get("step")
     for value in (low, high):
-        if isinstance(value, str):
+        if value is None or isinstance(value, str):
             raise ValueError(f"{key}: {value!r} is a word, which has no range; give a list")
         _check_value(key, value)
     if not low < high:
@@ -195,8 +195,16 @@ def _check_choice(key: str, choice: Any) -> None:
         raise ValueError(f"{key}: step = {step} must be above 0 and at most {high - low:g}")
     if step and log:
         raise ValueError(f"{key}: give log or step, not both")
-    if SEARCHED[key] == SEARCHED["batch_size"] and isinstance(step, float):
+    if step is not None and not _is_valid(key, low + step):
         raise ValueError(f"{key}: step = {step} must be a whole number")
+
+
+def _is_valid(key: str, value: Any) -> bool:
+    try:
+        _check_value(key, value)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_value(key: str, value: Any) -> None:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from pneumonia import UserError, compute, train, workspace
 from pneumonia.data.store import Split, open_store, read_split
 from pneumonia.metrics import ranking
-from pneumonia.models import runtime, scoring
+from pneumonia.models import networks, runtime, scoring
 from pneumonia.training.features import Features, frozen_features
 from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule, derived_seed
 from pneumonia.tuning import study as studies
@@ -192,7 +192,10 @@ def search(
             first trial; weights of another architecture; a loss that is not finite in any trial; a storage that cannot
             be used.
     """
-    first = nearest(plan.space, defaults)
+    # The size of the input is that of the model where `defaults` has none.
+    first = nearest(
+        plan.space, {**defaults, "image_size": task.recipe.image_size or networks.model_row(task.name).size}
+    )
     if plan.n_trials == 0:
         return _untried(_values(defaults, first))
     if workers > plan.n_trials:

@@ -21,6 +21,7 @@ from pneumonia.tuning import space
         ("augment", {"low": 0, "high": 1}, FloatDistribution(0.0, 1.0)),
         ("batch_size", {"low": 8, "high": 64, "step": 8}, IntDistribution(8, 64, step=8)),
         ("copies", {"low": 1, "high": 4}, IntDistribution(1, 4)),
+        ("image_size", {"low": 96, "high": 160, "step": 32}, IntDistribution(96, 160, step=32)),
         ("batch_size", [16, 32], CategoricalDistribution((16, 32))),
         ("keep", ["best", "last"], CategoricalDistribution(("best", "last"))),
     ],

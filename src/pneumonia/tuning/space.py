@@ -36,7 +36,7 @@ def _distribution(key: str, choice: Mapping[str, Any] | Sequence[Any]) -> BaseDi
     low, high, log, step = choice["low"], choice["high"], bool(choice.get("log")), choice.get("step")
     if step:
         high = _at_step(choice, _n_steps(choice))  # Optuna warns of an end that is not on a step
-    if get_type_hints(Recipe).get(key) is int:
+    if get_type_hints(Recipe).get(key) in (int, int | None):
         return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
     return FloatDistribution(float(low), float(high), log=log, step=step)
 
