@@ -13,13 +13,16 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
 
 from pneumonia import UserError, __version__, credentials, environment, outs, params, reason, workspace
 from pneumonia.names import printable
+
+if TYPE_CHECKING:  # the commands import what they need
+    from pneumonia.predict import Item
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
 PAGE, REPORT = REPORTS_DIR / "compare.html", REPORTS_DIR / "report.html"
@@ -345,9 +348,7 @@ def predict(
         click.echo(cause, err=True)
         saliency = None
     network = predicting.load_network(source, predictor) if saliency else None
-    items, n_skipped = predicting.find(paths)
-    if not items:
-        raise UserError(f"{', '.join(paths)}: no images ({n_skipped:,} other files)")
+    items, n_skipped = _images(paths)
     table = predicting.Table(output, predictor.origin, operating_point, items) if output else None
     n_finished, n_errors = (table.n_finished, table.n_errors) if table else (0, 0)
     if n_finished:
@@ -373,8 +374,7 @@ def predict(
     if html:
         predicting.write_page(html, predictor, items, saliency)
     click.echo(predicting.tally(counts), err=True)
-    if n_skipped:
-        click.echo(f"files of other kinds that were skipped: {n_skipped:,}", err=True)
+    _say_skipped(n_skipped)
     if counts["unusual"]:
         click.echo("unusual: does not look like the X-rays that the model learnt from", err=True)
     for path in filter(None, (output, saliency, html)):
@@ -397,9 +397,7 @@ def lungs(paths: tuple[str, ...], output: Path | None, workers: int) -> None:
     from pneumonia import find_lungs as searching
     from pneumonia import predict as predicting
 
-    items, n_skipped = predicting.find(paths)
-    if not items:
-        raise UserError(f"{', '.join(paths)}: no images ({n_skipped:,} other files)")
+    items, n_skipped = _images(paths)
     if output:
         output.mkdir(parents=True, exist_ok=True)
         masks = [predicting.map_path(output, number, item) for number, item in enumerate(items)]
@@ -422,8 +420,7 @@ def lungs(paths: tuple[str, ...], output: Path | None, workers: int) -> None:
         f"{len(rows) - n_found - n_errors:,}, without an answer {n_errors:,}",
         err=True,
     )
-    if n_skipped:
-        click.echo(f"files of other kinds that were skipped: {n_skipped:,}", err=True)
+    _say_skipped(n_skipped)
     sys.exit(1 if n_errors else 0)
 
 
@@ -507,6 +504,21 @@ def _address(model: str | None) -> str:
             )
         return f"models:/pneumonia-{params.load().data}{'@' if model == 'champion' else '/'}{model}"
     return model
+
+
+def _images(paths: tuple[str, ...]) -> tuple[list[Item], int]:
+    """The images in files, folders, archives and patterns, at least one, and the number of files that were skipped."""
+    from pneumonia import predict as predicting
+
+    items, n_skipped = predicting.find(paths)
+    if not items:
+        raise UserError(f"{', '.join(paths)}: no images ({n_skipped:,} other files)")
+    return items, n_skipped
+
+
+def _say_skipped(n_skipped: int) -> None:
+    if n_skipped:
+        click.echo(f"files of other kinds that were skipped: {n_skipped:,}", err=True)
 
 
 def _subject() -> str:

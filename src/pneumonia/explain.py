@@ -20,6 +20,7 @@ import zarr
 
 from pneumonia import UserError
 from pneumonia.data.store import Pixels, Split, lungs, read_split
+from pneumonia.images.geometry import Box, affine
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.saliency import (
     baselines,
@@ -304,16 +305,10 @@ def _around(mask: scores.Bools, values: Maps) -> Maps:
     size = values.shape[0]
     (top, bottom), (left, right) = ((where.min(), where.max() + 1) for where in np.nonzero(mask))
     down, across = 1.2 * (bottom - top), 1.2 * (right - left)
-    centre_row, centre_column = (top + bottom) / 2, (left + right) / 2
-    # From pixels of the result to those of the film; pixel centres are at integers.
-    transform = np.array(
-        [
-            [across / size, 0, centre_column - across / 2 + (across / size - 1) / 2],
-            [0, down / size, centre_row - down / 2 + (down / size - 1) / 2],
-        ]
-    )
+    frame = Box((left + right) / 2 - across / 2, (top + bottom) / 2 - down / 2, across, down)
+    to_film = affine(Box(0, 0, size, size), frame)
     return np.asarray(
-        cv2.warpAffine(values, transform, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP), np.float32
+        cv2.warpAffine(values, to_film, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP), np.float32
     )
 
 

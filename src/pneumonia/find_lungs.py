@@ -100,12 +100,12 @@ def _row(job: Job) -> Row:
         image = decode.decode(files.read_bytes(job.uri))
     except UserError as error:
         return Row(name, error=printable(str(error).removeprefix(f"{job.uri}: ")))
-    found, problem = lungs.open_segmenter().examine(image)
-    if not found:
+    both, problem = lungs.open_segmenter().examine(image)
+    if not both:
         return Row(name, "no", problem=problem)
     if job.mask:
-        mask = np.where(found.mask(*image.shape), 255, 0).astype(np.uint8)
+        mask = np.where(both.mask(*image.shape), 255, 0).astype(np.uint8)
         with workspace.written_whole(job.mask) as partial_path:
             partial_path.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
-    x, y, width, height = (f"{side:.1f}" for side in found.box)
-    return Row(name, "yes", f"{found.share:.4f}", x, y, width, height, job.mask.name if job.mask else "")
+    x, y, width, height = (f"{side:.1f}" for side in both.box)
+    return Row(name, "yes", f"{both.share:.4f}", x, y, width, height, job.mask.name if job.mask else "")

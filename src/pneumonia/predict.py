@@ -28,9 +28,11 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from pneumonia import UserError, compute, files, reason, workspace
+from pneumonia.images import geometry
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
 from pneumonia.models.predictor import COLUMNS, Film, Prediction, Predictor
 from pneumonia.names import printable
+from pneumonia.saliency import maps as saliency_maps
 from pneumonia.saliency import verdicts
 
 CHUNK = 64
@@ -434,7 +436,7 @@ def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence
         except UserError:  # its row says why it has no answer
             continue
         (values,) = method(network, film.prepared[None], n_samples=N_SAMPLES, seed=explain.SEED)
-        picture = _with_map_on_film(film, values) if film.lungs else _overlaid(film.prepared, values)
+        picture = _with_map_on_film(film, values) if film.lungs else saliency_maps.overlaid(film.prepared, values)
         with workspace.written_whole(path) as partial:
             partial.write_bytes(_encoded(picture))
 
@@ -472,18 +474,18 @@ def write_page(path: Path, predictor: Predictor, items: Sequence[Item], maps: Pa
 
     rows, pictures = [], []
     for number, item in enumerate(items[: page.MAX_FILMS]):
-        prediction, read = _answer_and_film(predictor, item)
+        prediction, film = _answer_and_film(predictor, item)
         row = row_of(prediction, predictor.origin)
         name, text = row["image"], in_words(row)
         rows.append((name, *cells(row)))
-        if read is not None and not prediction.error:
-            film = _with_outline(read) if read.lungs else _readable(read.prepared)
+        if film is not None and not prediction.error:
+            picture = _with_outline(film) if film.lungs else _readable(film.prepared)
             if maps and (file := map_path(maps, number, item)).is_file():
                 overlaid = np.asarray(cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR))
-                coloured = film if film.ndim == 3 else cv2.cvtColor(film, cv2.COLOR_GRAY2BGR)
-                beside = overlaid if read.lungs else _readable(overlaid.astype(np.uint8))
-                film = np.hstack([coloured, beside]).astype(np.uint8)
-            pictures.append((f"{name}: {text}", _encoded(film)))
+                coloured = picture if picture.ndim == 3 else cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
+                beside = overlaid if film.lungs else _readable(overlaid.astype(np.uint8))
+                picture = np.hstack([coloured, beside]).astype(np.uint8)
+            pictures.append((f"{name}: {text}", _encoded(picture)))
     page.write(path, predictor.facts, predictor.origin, predictor.operating_point, rows, pictures, len(items))
 
 
@@ -515,16 +517,9 @@ def _with_map_on_film(film: Film, values: npt.NDArray[np.float32]) -> npt.NDArra
     picture, scale = _shrunk(film.image)
     height, width = picture.shape[:2]
     side = film.prepared.shape[0]
-    across, down = scale * film.part.width / side, scale * film.part.height / side
-    # The middle of the first pixel is at half a pixel, in the map as in the picture.
-    to_film = np.array(
-        [
-            [across, 0, scale * film.part.x + (across - 1) / 2],
-            [0, down, scale * film.part.y + (down - 1) / 2],
-        ]
-    )
+    to_film = geometry.affine(geometry.Box(0, 0, side, side), geometry.Box(*(scale * one for one in film.part)))
     on_film = cv2.warpAffine(values.astype(np.float32), to_film, (width, height), flags=cv2.INTER_LINEAR)
-    return _overlaid(picture, np.asarray(on_film, np.float32))
+    return saliency_maps.overlaid(picture, np.asarray(on_film, np.float32))
 
 
 def _shrunk(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]:
@@ -533,14 +528,6 @@ def _shrunk(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]
     size = (max(1, round(image.shape[1] * scale)), _PAGE_HEIGHT)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_GRAY2BGR), np.uint8), scale
-
-
-def _overlaid(image: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """An image, gray or BGR, under its map: uint8 (height, width, 3), BGR; transparent where the map is low."""
-    image = image if image.ndim == 3 else image[..., None]
-    share = 0.7 * np.clip(values, 0, 1)[..., None]
-    colours = cv2.applyColorMap(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    return np.asarray(np.rint(image * (1 - share) + colours * share), np.uint8)
 
 
 def _readable(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

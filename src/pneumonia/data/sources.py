@@ -118,6 +118,10 @@ def source(data: str) -> Source:
     return DATASETS[data]
 
 
+SYNTHETIC = "The images are synthetic: the figures say nothing about patients."
+"""Beside the figures of such a data set."""
+
+
 def in_titles(name: str) -> str:
     """A data set in the title of a figure or page, which says whether its images are synthetic.
 

@@ -102,6 +102,23 @@ class Box(NamedTuple):
     height: float
 
 
+def affine(start: Box, end: Box) -> npt.NDArray[np.float64]:
+    """The matrix (2, 3) that takes pixels of one rectangle to those of another, for `cv2.warpAffine`.
+
+    Rectangles are measured from the edges of pixels, the matrix from their middles.
+
+    >>> affine(Box(0, 0, 10, 10), Box(5, 0, 20, 10)).tolist()
+    [[2.0, 0.0, 5.5], [0.0, 1.0, 0.0]]
+    """
+    across, down = end.width / start.width, end.height / start.height
+    return np.array(
+        [
+            [across, 0, end.x - across * start.x + (across - 1) / 2],
+            [0, down, end.y - down * start.y + (down - 1) / 2],
+        ]
+    )
+
+
 def prepare(image: Gray, preparation: Preparation, lungs: Box | None = None) -> Gray:
     """An image as networks get it: cropped, resized, equalised, padded.
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumonia import UserError, reason
+from pneumonia import UserError, inference, reason
 from pneumonia.images import geometry
 from pneumonia.images.geometry import Box, Gray, Preparation
 
@@ -99,19 +99,9 @@ class Segmenter:
     """
 
     def __init__(self, path: Path, content: bytes) -> None:
-        import onnxruntime  # 0.1 s, which a reader of this module alone does not need
-
         self.digest, self._path = hashlib.sha256(content).hexdigest(), path
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are raised too
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # As in `models.predictor`: weights in another file would not be part of the digest.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{path}/none")
-        try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            ends = [one.name for one in (*self._session.get_inputs(), *self._session.get_outputs())]
-        except Exception as error:  # onnxruntime has its own error classes, which it does not export
-            raise UserError(f"{path} cannot be opened ({reason(error)}); {_REMEDY}") from error
+        self._session = inference.open_session(path, content, threads=1, remedy=_REMEDY)
+        ends = [one.name for one in (*self._session.get_inputs(), *self._session.get_outputs())]
         if ends != ["pixels", "lungs"]:
             raise UserError(f"{path} has the inputs and outputs {ends}, not pixels and lungs; {_REMEDY}")
 
@@ -139,7 +129,7 @@ class Segmenter:
             (outputs,) = self._session.run(["lungs"], {"pixels": inputs})
             direct, mirrored = np.asarray(outputs, np.float32).reshape(2, SIDE, SIDE)
             return np.asarray((direct + mirrored[:, ::-1]) / 2, np.float32)
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime has its own error classes, which it does not export
             raise UserError(f"{self._path} cannot be run ({reason(error)}); {_REMEDY}") from error
 
 

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pneumonia.images import geometry
+
 Gray = npt.NDArray[np.uint8]
 
 SIDE = 224
@@ -156,6 +158,11 @@ class Box(NamedTuple):
         inside[self.top : self.bottom, self.left : self.right] = True
         return inside
 
+    @property
+    def sides(self) -> geometry.Box:
+        """The same rectangle by its place and size."""
+        return geometry.Box(self.left, self.top, self.right - self.left, self.bottom - self.top)
+
 
 def box_of(mask: npt.NDArray[np.bool_]) -> Box:
     """The smallest box around the pixels of a mask; of an empty mask that of `middle`."""
@@ -187,18 +194,9 @@ def swapped(film: Gray, box: Box, other: Gray, other_box: Box) -> Gray:
     Source: Xiao et al. (2020), arXiv:2006.09994.
     """
     height, width = other.shape
-    down = (box.bottom - box.top) / (other_box.bottom - other_box.top)
-    across = (box.right - box.left) / (other_box.right - other_box.left)
-    # From pixels of the result to those of the film; pixel centres are at integers.
-    transform = np.array(
-        [
-            [across, 0, box.left - across * other_box.left + (across - 1) / 2],
-            [0, down, box.top - down * other_box.top + (down - 1) / 2],
-        ]
-    )
     moved = cv2.warpAffine(
         film,
-        transform,
+        geometry.affine(other_box.sides, box.sides),
         (width, height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from pneumonia import UserError, files, reason
+from pneumonia import UserError, files, inference, reason
 from pneumonia.images import appearance, decode, geometry, lungs
 
 if TYPE_CHECKING:  # importing pandas takes longer than an answer
@@ -227,15 +226,17 @@ class Predictor:
             pixels = decode.decode(bytes(image))
         else:
             pixels = _gray(image)
-        found, problem = lungs.look(pixels, self.preparation, self._segmenter)
-        box = found.box if found else None
+        finding = lungs.look(pixels, self.preparation, self._segmenter)
+        box = finding.lungs.box if finding.lungs else None
         height, width = pixels.shape
         return Film(
             pixels,
             geometry.prepare(pixels, self.preparation, box),
             *geometry.region(width, height, self.preparation, box),
-            found,
-            f"shows no two lungs, around which this model prepares films ({problem})" if problem else "",
+            finding.lungs,
+            f"shows no two lungs, around which this model prepares films ({finding.problem})"
+            if finding.problem
+            else "",
         )
 
     def answers_for(self, films: Sequence[Film]) -> list[Prediction]:
@@ -419,15 +420,7 @@ def _open_network(path: Path, digest: str, threads: int | None) -> Any:
         raise UserError(f"{path} cannot be read ({reason(error)}); run the stage export again") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise UserError(f"{path} is not the file that {FACTS} describes: it is damaged or was replaced; export again")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised too
-    options.intra_op_num_threads = threads or 0
-    # Weights in another file would not be part of the digest: in a folder that does not exist there are none.
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{path}/none")
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as in `answers`
-        raise UserError(f"{path} cannot be opened ({reason(error)}); run the stage export again") from error
+    session = inference.open_session(path, content, threads=threads or 0, remedy="run the stage export again")
     ends = [(one.name, one.type) for one in (*session.get_inputs(), *session.get_outputs())]
     if ends != [("pixels", "tensor(float)"), ("probability", "tensor(float)")]:
         raise UserError(f"{path} has the inputs and outputs {ends}, not pixels and probability; export again")

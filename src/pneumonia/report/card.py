@@ -17,6 +17,7 @@ from PIL import Image
 
 from pneumonia import UserError, workspace
 from pneumonia.data import tables
+from pneumonia.data.sources import SYNTHETIC
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.names import file_name
 from pneumonia.report import page
@@ -141,7 +142,7 @@ def sections(
     """
     youden = evaluation["youden"]
     val, test = youden["val"], youden["test"]
-    synthetic = " The images are synthetic: the figures say nothing about patients." if source["synthetic"] else ""
+    synthetic = f" {SYNTHETIC}" if source["synthetic"] else ""
     members = settings["train"]["members"]
     of_several = f"mean logit of {members} networks, each " if members > 1 else ""
     # In another store, or later, the same model has other numbers: the card states the time of these.

@@ -17,6 +17,9 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
+from pneumonia.report import page
+from pneumonia.saliency.maps import overlaid
+
 _SIDE = 336
 """Pixels of a picture, at least; smaller images are enlarged by a whole number."""
 
@@ -68,10 +71,8 @@ def overlay(
     large = cv2.resize(film, (side, side), interpolation=cv2.INTER_CUBIC)
     picture = cv2.cvtColor(large, cv2.COLOR_GRAY2BGR)
     if values is not None:
-        smooth = np.clip(cv2.resize(values, (side, side), interpolation=cv2.INTER_LINEAR), 0, 1)
-        colours = cv2.applyColorMap(np.rint(255 * smooth).astype(np.uint8), cv2.COLORMAP_INFERNO)
-        share = 0.7 * smooth[..., None]
-        picture = np.rint(picture * (1 - share) + colours * share).astype(np.uint8)
+        smooth = cv2.resize(values, (side, side), interpolation=cv2.INTER_LINEAR)
+        picture = overlaid(picture, smooth)
         _draw_outline(picture, smooth > 0.5, _CONTOUR)
     if lungs.any():
         enlarged = cv2.resize(lungs.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
@@ -120,14 +121,12 @@ def html(
         "threshold": threshold,
     }
     digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    policy = f"{page.POLICY}; script-src 'sha256-{digest}';"
     environment = jinja2.Environment(autoescape=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_TEMPLATE).render(
         title=title,
         policy=policy,
+        palette=page.PALETTE,
         script=_SCRIPT,
         # No "<" in it: a name cannot end the element.
         content=json.dumps(content, ensure_ascii=False, sort_keys=True).replace("<", "\\u003c"),
@@ -147,7 +146,7 @@ def _share_outside(values: npt.NDArray[np.float32], lungs: npt.NDArray[np.bool_]
 
 def _data_url(picture: npt.NDArray[np.uint8]) -> str:
     content = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"
+    return page.Picture("", content).data_url
 
 
 _SCRIPT = """
@@ -268,10 +267,9 @@ _TEMPLATE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Saliency: {{ title }}</title>
 <style>
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --line: #d9dfe7; --ground: #ffffff; --band: #f5f7fa;
-  --accent: #0b6bcb; --wrong: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa7b7; --line: #323c49; --ground: #14191f;
-  --band: #1b222b; --accent: #6cb2ff; --wrong: #ff8a80; } }
+{{ palette|safe }}
+:root { --wrong: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --wrong: #ff8a80; } }
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
 .open { overflow: hidden; }

@@ -87,10 +87,12 @@ def html(title: str, lead: str, sections: Sequence[Section]) -> str:
     )
     for kind in (Table, Picture, Heading, Link, Thumbnails):
         environment.tests[kind.__name__.lower()] = lambda block, kind=kind: isinstance(block, kind)
-    return environment.from_string(_TEMPLATE).render(title=title, lead=lead, sections=sections, policy=_POLICY)
+    return environment.from_string(_TEMPLATE).render(
+        title=title, lead=lead, sections=sections, policy=POLICY, palette=PALETTE
+    )
 
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """What a browser may do for a page: show embedded pictures. It loads nothing and runs no script, whatever a name is."""
 
 
@@ -158,6 +160,13 @@ def _literal(text: str) -> str:
     return re.sub(r"[`~]|(?<=\])[(:]", r"\\\g<0>", one_line)
 
 
+PALETTE = """\
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --line: #d9dfe7; --ground: #ffffff; --band: #f5f7fa;
+  --accent: #0b6bcb; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa7b7; --line: #323c49; --ground: #14191f;
+  --band: #1b222b; --accent: #6cb2ff; } }"""
+"""Colours of all pages, for light and dark systems."""
+
 _TEMPLATE = """\
 {% macro figure(picture) -%}
 <figure><img alt="{{ picture.caption }}" src="{{ picture.data_url }}">
@@ -171,10 +180,7 @@ _TEMPLATE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --line: #d9dfe7; --ground: #ffffff; --band: #f5f7fa;
-  --accent: #0b6bcb; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa7b7; --line: #323c49; --ground: #14191f;
-  --band: #1b222b; --accent: #6cb2ff; } }
+{{ palette|safe }}
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
 header, nav, main { max-width: 62rem; margin: 0 auto; padding: 0 1.25rem; }

@@ -34,6 +34,23 @@ def smoothed(maps: Maps, share: float = 0.01) -> Maps:
     return np.stack([cv2.GaussianBlur(values, (0, 0), sigmaX=share * maps.shape[1]) for values in maps])
 
 
+def levels(values: Maps) -> npt.NDArray[np.uint8]:
+    """A map in gray levels: uint8 of the same shape; values below 0 or above 1 count as 0 or 1."""
+    return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+
+
+def coloured(values: Maps) -> npt.NDArray[np.uint8]:
+    """A map in the colours of inferno: uint8 (height, width, 3), BGR."""
+    return np.asarray(cv2.applyColorMap(levels(values), cv2.COLORMAP_INFERNO), np.uint8)
+
+
+def overlaid(image: npt.NDArray[np.uint8], values: Maps) -> npt.NDArray[np.uint8]:
+    """An image, gray or BGR, under its map: uint8 (height, width, 3), BGR; transparent where the map is low."""
+    image = image if image.ndim == 3 else image[..., None]
+    share = 0.7 * np.clip(values, 0, 1)[..., None]
+    return np.asarray(np.rint(image * (1 - share) + coloured(values) * share), np.uint8)
+
+
 def blurred(batch: Maps) -> Maps:
     """Films without detail, blurred by 10 % of the side: float32 (n, size, size, 1)."""
     sigma = _DETAIL * batch.shape[1]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumonia import UserError, predict, reason, workspace
+from pneumonia.saliency import maps
 from pneumonia.service.current import Model
 from pneumonia.service.limits import RefusedError
 
@@ -101,8 +102,7 @@ def coloured(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     Args:
         values: (size, size), 0-1.
     """
-    levels = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
-    return np.dstack([cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), levels]).astype(np.uint8)
+    return np.dstack([maps.coloured(values), maps.levels(values)])
 
 
 def png(image: npt.NDArray[np.uint8]) -> bytes:

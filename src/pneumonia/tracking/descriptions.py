@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
+from pneumonia.data.sources import SYNTHETIC
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.names import printable
 
 VIEW = "workflowType=machine_learning"
 """Part of an address: the UI opens its view for training, and not the one for language models."""
 
-SYNTHETIC = "The images are synthetic: the figures say nothing about patients."
 REMOVED = "Removed together with the data of a patient. A new training writes such a text again."
 """What `pneumonia forget` leaves of a text that named a patient."""
 OWN_TEXT = "_The workflow writes this text again at each promotion; without this line it keeps yours._"

@@ -40,7 +40,7 @@ READ = frozenset(
     }
 )
 """Tags with the prefix, and those with the result of a comparison (`promote.against`)."""
-FOR_PEOPLE = (*("model", "weights", "data", "target", "preparation", "validation AUC", "test_split", "verdict"),)
+FOR_PEOPLE = frozenset({"model", "weights", "data", "target", "preparation", "validation AUC", "test_split", "verdict"})
 """Tags without the prefix. All other facts of a version are in an artifact of its train run (`record_path`)."""
 
 CHAMPION = "champion"
@@ -126,8 +126,8 @@ def register(
         if not _versions(data, run, predictor.digest):
             model_id = runs.log_predictor(run, predictor.folder)
             known = _of_run(registry, min(earlier)) if earlier else {}
-            made = _as_stored(tags | {FACTS_DIGEST: _digest(tags)} | origin | known)
-            created = mlflow.register_model(f"models:/{model_id}", name, tags=made)
+            stored = _as_stored(tags | {FACTS_DIGEST: _digest(tags)} | origin | known)
+            created = mlflow.register_model(f"models:/{model_id}", name, tags=stored)
             new_version = int(created.version)
             version = min(_versions(data, run, predictor.digest))
             if version != new_version:  # on a server another process has registered the same run at the same time

@@ -457,6 +457,7 @@ CARRIED = (
     "images/limits.py",
     "images/lungs.py",
     "images/separate.py",
+    "inference.py",
     "models/__init__.py",
     "models/predictor.py",
     "workspace.py",
@@ -764,7 +765,7 @@ def _downloaded_predictions(run_id: str, folder: str) -> tuple[str, Path | None]
 
 def was_evaluated(run_id: str) -> bool:
     """Whether `evaluate` has logged its figures to a train run; then it has logged predictions too."""
-    return _known(lambda: any(name in mlflow.get_run(run_id).data.metrics for name in EVALUATED))
+    return _known(lambda: not mlflow.get_run(run_id).data.metrics.keys().isdisjoint(EVALUATED))
 
 
 def latest_artifact(stage: str, data: str, model: str, path: str) -> Path | None:
