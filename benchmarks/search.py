@@ -216,7 +216,7 @@ def _worker(count: int, n_trials: int, folder: Path) -> None:
 def _noise() -> tuple[Split, Split]:
     rng = np.random.default_rng(1)
     made = []
-    for n in (2_000, 500):
+    for n in (500, 120):
         labels = rng.integers(2, size=n)
         images = rng.normal(100 + 2 * labels[:, None, None], 40, (n, 28, 28)).clip(0, 255).astype(np.uint8)
         made.append(_split(images, labels))

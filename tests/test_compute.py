@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -386,6 +388,22 @@ def dies_at_three_alone(job: tuple[int, Path, int]) -> int:
 def test_jobs_that_are_made_on_demand_have_all_their_results() -> None:
     results = dict(compute.run_each(square, next_of(range(7)), workers=2, label="test"))
     assert results == {number: number * number for number in range(7)}
+
+
+def test_jobs_say_that_no_workers_are_left_and_wait_for_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compute, "_CONNECT_SECONDS", 0.01)
+    client, job = SimpleNamespace(ncores=dict), Future[int]()
+
+    def a_worker_starts() -> None:
+        compute._say_no_workers(client, "tcp://here:8786", "tune")
+        job.set_result(9)
+
+    pool = SimpleNamespace(submit=lambda function, number: job)
+    results = dict(compute._as_they_end([pool], square, next_of([3]), "tune", lambda slot: pool, a_worker_starts))
+    assert results == {3: 9}
+    assert capsys.readouterr().out == "tune: no workers are left at tcp://here:8786; waiting for one to start\n"
 
 
 def test_jobs_on_a_cluster_each_have_their_result(dask: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -94,7 +95,9 @@ def run_each(
     if dask:
         with _client(dask, label) as client:
             pool = client.get_executor(pure=False)
-            yield from _as_they_end([pool] * len(client.ncores()), function, next_job, label, lambda slot: pool)
+            slots = [pool] * len(client.ncores())
+            say = partial(_say_no_workers, client, dask, label)
+            yield from _as_they_end(slots, function, next_job, label, lambda slot: pool, say)
         return
     # One pool for each worker: the death of one breaks its pool, and must not stop the others.
     pools = [_pool(1) for _ in range(workers)]
@@ -121,6 +124,7 @@ def _as_they_end(
     next_job: Callable[[], Job | None],
     label: str,
     renewed: Callable[[int], Executor],
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Job, Result]]:
     """Results from one pool for each slot; `renewed` gives another pool for a slot whose worker was killed."""
     free, current = list(range(len(pools))), dict(enumerate(pools))
@@ -147,7 +151,10 @@ def _as_they_end(
             start(free.pop(), job)
         if not running:
             return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
+        done = wait(running, _CONNECT_SECONDS, return_when=FIRST_COMPLETED).done
+        if not done:
+            while_waiting()
+        for future in done:
             slot, job = running.pop(future)
             try:
                 result = future.result()
@@ -279,13 +286,17 @@ def _on_cluster(
                 except TimeoutError:
                     if future.done():  # raised by the function itself
                         raise
-                    if not client.ncores():
-                        tqdm.write(f"{label}: no workers are left at {address}; waiting for one to start")
+                    _say_no_workers(client, address, label)
 
         try:
             yield from _results_in_order(pool, sum(client.ncores().values()), function, parts, {}, 0, result_of)
         finally:
             pool.shutdown(wait=False)
+
+
+def _say_no_workers(client: Client, address: str, label: str) -> None:
+    if not client.ncores():
+        tqdm.write(f"{label}: no workers are left at {address}; waiting for one to start")
 
 
 def _require_same_project(client: Client, address: str) -> None:
