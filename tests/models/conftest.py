@@ -16,7 +16,10 @@ from tests.conftest import shallow_densenets
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 90, 70), dtype=np.uint8)  # the size of no network
-SIZES = {"vanilla": 32, "conv4": 64, "mobilenet": 64, "densenet": 64, "fusion": 64}  # small where the real one is slow
+SIZES = {"vanilla": 32} | dict.fromkeys(("conv4", "mobilenet", "efficientnet", "densenet", "fusion"), 64)
+"""Small where the real one is slow."""
+SLOW = ("efficientnet", "fusion")
+"""Their parts are those of other networks."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def keras_started() -> None:
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(name, marks=pytest.mark.slow) if name == "fusion" else name for name in networks.MODELS],
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in networks.MODELS],
 )
 def model(request: pytest.FixtureRequest) -> Any:
     runtime.start_keras(1)

