@@ -109,6 +109,19 @@ def test_no_lungs_and_an_unusual_look_are_both_named(around: Path) -> None:
     assert answer.unusual.startswith("shows no two lungs, around which this model prepares films (no lungs); does not")
 
 
+@pytest.mark.parametrize(("low", "high", "words"), [(0.0, 0.9, ""), (0.6, 0.9, "60% to 90%"), (0.01, 0.02, "1% to 2%")])
+def test_lungs_that_take_another_share_of_the_film_than_usual_are_unusual(
+    around: Path, chest: Any, low: float, high: float, words: str
+) -> None:
+    facts = json.loads((around / "predictor.json").read_text())
+    usual = predictors.usual_gray(limit=1e9) | {"lungs": {"low": low, "high": high}}
+    predictors.write(around, preparation=facts["preparation"], unusual=usual)
+    (answer,) = Predictor(around).scores([chest])
+    assert bool(answer.unusual) == bool(words)
+    assert words in answer.unusual
+    assert not words or answer.unusual.startswith("shows lungs on ")
+
+
 def test_a_predictor_around_the_lungs_without_its_own_segmenter_is_refused(around: Path) -> None:
     (around / LUNGS).write_bytes(lungs.FILE.read_bytes()[:-5])
     with pytest.raises(UserError, match=r"lungs\.onnx: the network that finds lungs is damaged or of another version"):

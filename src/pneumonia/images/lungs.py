@@ -184,9 +184,19 @@ def look(image: Gray, preparation: Preparation, segmenter: Segmenter | None = No
     """
     if preparation.aspect != "lungs":
         return Finding(None, "")
-    segmenter = segmenter or open_segmenter(digest=preparation.segmenter)
-    x, y, content = geometry.cropped(image, preparation.crop)
-    lungs, problem = segmenter.examine(content)
+    return search(image, preparation.crop, segmenter or open_segmenter(digest=preparation.segmenter))
+
+
+def search(image: Gray, crop: float = 0.0, segmenter: Segmenter | None = None) -> Finding:
+    """The lungs in what a crop leaves of a film, or why there are none.
+
+    Args:
+        image: uint8 (height, width), 0-255.
+        crop: share of the width and of the height that is cut off at each side before the search.
+        segmenter: None = that of this version of the project.
+    """
+    x, y, content = geometry.cropped(image, crop)
+    lungs, problem = (segmenter or open_segmenter()).examine(content)
     return Finding(lungs.moved(x, y) if lungs else None, problem)
 
 
