@@ -103,6 +103,14 @@ class Film(NamedTuple):
     lungs: lungs.Lungs | None
     unusual: str
 
+    @property
+    def square(self) -> geometry.Box:
+        """All of `prepared`, with the black bars of `pad`, in pixels of `image`; it may reach beyond the image."""
+        across, down = self.part.width / self.place.width, self.part.height / self.place.height
+        size = self.prepared.shape[0]
+        left, top = self.part.x - across * self.place.x, self.part.y - down * self.place.y
+        return geometry.Box(left, top, across * size, down * size)
+
 
 COLUMNS = (*Prediction._fields, "model", "version", "data", "caution")
 """Columns of every table of answers: those of `Prediction` and of `Predictor.origin`."""
