@@ -102,6 +102,22 @@ def test_a_film_is_prepared_around_its_lungs_and_one_without_lungs_is_unusual(ar
     assert without.label
 
 
+@pytest.mark.parametrize("picture", ["half", "side", "two", "page"])
+def test_a_picture_without_two_lungs_is_prepared_as_a_whole_and_unusual(around: Path, chest: Any, picture: str) -> None:
+    image = {
+        "half": chest[:, : chest.shape[1] // 2],
+        "side": np.rot90(chest).copy(),
+        "two": np.vstack([chest, chest]),
+        "page": np.pad(chest[::4, ::4], ((10, 200), (10, 200)), constant_values=240),
+    }[picture]
+    one = Predictor(around)
+    film = one.read(image)
+    assert film.lungs is None
+    assert (film.part.width, film.part.height) == image.shape[::-1]
+    np.testing.assert_array_equal(film.prepared, geometry.prepare(image, one.preparation))
+    assert one.answers_for([film])[0].unusual.startswith("shows no two lungs, around which this model prepares films (")
+
+
 def test_no_lungs_and_an_unusual_look_are_both_named(around: Path) -> None:
     facts = json.loads((around / "predictor.json").read_text())
     predictors.write(around, preparation=facts["preparation"], unusual=predictors.usual_gray(limit=0.0))
