@@ -63,6 +63,34 @@ def test_the_same_film_has_the_same_lungs_at_twice_the_size_and_in_other_gray_le
     assert np.array(darker.box) == pytest.approx(np.array(found.box), abs=0.02 * film.shape[1])
 
 
+def test_the_lungs_of_an_inverted_film_are_those_of_the_film(films: list[phantom.Radiograph]) -> None:
+    for film in films:
+        upright, inverted = lungs.find(film.image), lungs.find(255 - film.image)
+        assert upright is not None
+        assert inverted is not None
+        np.testing.assert_array_equal(inverted.probability, upright.probability)
+        assert inverted.box == upright.box
+
+
+def test_an_upright_film_is_searched_once_and_an_inverted_one_twice(
+    films: list[phantom.Radiograph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[Gray] = []
+    really = lungs.Segmenter.probability
+
+    def count(self: lungs.Segmenter, image: Gray) -> npt.NDArray[np.float32]:
+        searched.append(image)
+        return really(self, image)
+
+    monkeypatch.setattr(lungs.Segmenter, "probability", count)
+    film = films[0].image
+    lungs.find(film)
+    assert len(searched) == 1
+    lungs.find(255 - film)
+    assert len(searched) == 3
+    np.testing.assert_array_equal(searched[2], film)
+
+
 def beside(films: list[phantom.Radiograph]) -> Gray:
     two = [cv2.resize(film.image, (200, 200)) for film in films[:2]]
     return np.hstack(two)
@@ -144,6 +172,7 @@ RIGHT, LEFT = (0.3, 0.5, 0.13, 0.3), (0.7, 0.5, 0.13, 0.3)
         (parts((0.5, 0.25, 0.3, 0.13), (0.5, 0.7, 0.3, 0.13)), "the two parts are not side by side"),
         (parts((0.3, 0.5, 0.17, 0.04), (0.7, 0.5, 0.17, 0.04)), "the two parts do not have the form of lungs"),
         (parts((0.05, 0.5, 0.04, 0.3), (0.95, 0.5, 0.04, 0.3)), "the two parts do not have the form of lungs"),
+        (parts((0.26, 0.5, 0.2, 0.18), (0.74, 0.5, 0.2, 0.18)), "the two parts do not have the form of lungs"),
         (parts(RIGHT, LEFT, level=0.6), "nothing that is clearly lung"),
     ],
 )
