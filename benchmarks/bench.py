@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from benchmarks import load, search, unusual
 from pneumonia import compute, export, files, predict, preprocess, train, workspace
 from pneumonia.data import phantom
 from pneumonia.data.store import Split
-from pneumonia.images import decode, geometry
+from pneumonia.images import decode, geometry, lungs
 from pneumonia.metrics import ranking
 from pneumonia.models import networks, runtime, scoring
 from pneumonia.models.predictor import SCHEMA, Predictor
@@ -54,6 +55,7 @@ RECIPE = Recipe(
 )
 SCHEDULE = Schedule(epochs=15, patience=15, learning_rate=1e-3, seed=1)
 PREPARATION = geometry.Preparation(size=224)
+AROUND_LUNGS = geometry.Preparation(size=224, aspect="lungs", segmenter=geometry.SEGMENTER)
 
 
 def _prepared(patients: Sequence[phantom.Patient]) -> list[tuple[Any, Any, int, str]]:
@@ -274,16 +276,7 @@ def bench_predict(n_images: int = 200, n_files: int = 2_000) -> None:
             print(f"predict: {name} to probability, n = {len(times)}: p50 {medians[name]:.1f} ms, p99 {p99:.1f} ms")
         print(f"predict: {_keras_milliseconds(place, renders) / medians['224-pixel JPEG']:.0f} times as fast as Keras")
         (place / "film.jpeg").write_bytes(small[0])
-        command = [
-            sys.executable,
-            "-m",
-            "pneumonia.cli",
-            "predict",
-            place / "film.jpeg",
-            "--model",
-            place / "predictor",
-        ]
-        first = [_seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(5)]
+        first = [_first_answer(place, place / "film.jpeg") for _ in range(5)]
         print(f"predict: the command for one film takes {np.median(first):.2f} s (median of 5)")
         films = place / "films"
         films.mkdir()
@@ -297,7 +290,62 @@ def bench_predict(n_images: int = 200, n_files: int = 2_000) -> None:
         )
 
 
-def _export_compact(place: Path) -> None:
+def bench_lungs(n_images: int = 1_024) -> None:
+    """What the search for lungs costs: `preprocess` on one and two cores, answers, the first answer, the package."""
+    contents, kind = _full_resolution()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        drawn = _table_of_files(folder, contents, n_images)
+        found = drawn.drop(columns="lung_mask_uri")
+        ways = {
+            "pad, lungs drawn by persons": (drawn, PREPARATION),
+            "pad, lungs found": (found, PREPARATION),
+            "around the lungs": (found, AROUND_LUNGS),
+        }
+        print(f"lungs: stores of {n_images} full-resolution JPEG files, {kind}")
+        for words, (splits, preparation) in ways.items():
+            rates = [n_images / _write_store(splits, folder, workers, preparation) for workers in (1, 2)]
+            print(f"lungs: {words}: {rates[0]:.0f} films/s on one core, {rates[1]:.0f} on two")
+        cv2.setNumThreads(1)
+        films = [decode.decode(content) for content in contents]
+        lungs.find(films[0])
+        times = [_seconds(lambda film=film: lungs.find(film), clock=time.thread_time) for film in films]
+        print(f"lungs: a search takes {1000 * np.median(times):.1f} CPU ms a film (median, n = {len(films)})")
+        cv2.setNumThreads(-1)
+        (folder / "film.jpeg").write_bytes(contents[0])
+        for preparation in (PREPARATION, AROUND_LUNGS):
+            place = folder / preparation.aspect
+            place.mkdir()
+            _export_compact(place, preparation)
+            predictor = Predictor(place / "predictor", threads=1)
+            times = [_seconds(partial(_scored, predictor, content)) for content in contents]
+            first = [_first_answer(place, folder / "film.jpeg") for _ in range(5)]
+            print(
+                f"lungs: {preparation.aspect}: file to probability p50 {1000 * np.median(times):.1f} ms; the command "
+                f"for one film {np.median(first):.2f} s (median of 5); the folder has "
+                f"{_bytes(place / 'predictor') / 2**20:.1f} MB"
+            )
+    package, network = Path(lungs.__file__).resolve().parents[1], lungs.FILE.stat().st_size
+    print(f"lungs: the package has {_bytes(package) / 2**20:.1f} MB, {network / 2**20:.1f} of them the network")
+
+
+def _scored(predictor: Predictor, content: bytes) -> None:
+    for _ in predictor.scores([content]):
+        pass
+
+
+def _first_answer(place: Path, film: Path) -> float:
+    """Seconds of `pneumonia predict` for one film."""
+    command = [sys.executable, "-m", "pneumonia.cli", "predict", film, "--model", place / "predictor"]
+    return _seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+
+
+def _bytes(folder: Path) -> int:
+    """Of the files in a folder, without what Python has compiled."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+
+
+def _export_compact(place: Path, preparation: geometry.Preparation = PREPARATION) -> None:
     """An untrained `compact` as a predictor and as a Keras file: the weights do not change the time."""
     runtime.start_keras(1)
     model = networks.create_model("compact")
@@ -307,7 +355,7 @@ def _export_compact(place: Path) -> None:
         "schema": SCHEMA,
         "data": "phantom",
         "model": "compact",
-        "preparation": PREPARATION.as_dict(),
+        "preparation": preparation.as_dict(),
         "calibration": {"slope": 1.0, "bias": 0.0},
         "operating_points": {"youden": {"threshold": 0.5, "threshold_calibrated": 0.5}},
         "unusual": export.fit_usual(images, images, 0.01),
@@ -341,10 +389,10 @@ print(1000 * np.median(times))
     return float(done.stdout.split()[-1])
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def _seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _compare_with(name: str, split: Split, augment: float, other: Callable[[], float], rounds: int, label: str) -> None:
@@ -517,14 +565,19 @@ def _renders(n_images: int) -> list[Any]:
 
 
 def _table_of_files(folder: Path, contents: Sequence[bytes], n_images: int) -> pd.DataFrame:
-    """A table of `n_images` images that uses a few files in turn."""
+    """A table of `n_images` images that uses a few files in turn, each with a small mask."""
     for number, content in enumerate(contents):
         (folder / f"{number}.jpeg").write_bytes(content)
+        height, width = decode.decode(content).shape
+        mask = np.zeros((height // 4, width // 4), np.uint8)
+        mask[len(mask) // 4 : -len(mask) // 4] = 255
+        cv2.imwrite(str(folder / f"{number}-mask.png"), mask)
     file_numbers = [number % len(contents) for number in range(n_images)]
     return pd.DataFrame(
         {
             "image_id": [f"{number:06}" for number in range(n_images)],
             "uri": [str(folder / f"{number}.jpeg") for number in file_numbers],
+            "lung_mask_uri": [str(folder / f"{number}-mask.png") for number in file_numbers],
             "sha256": [workspace.sha256_bytes(contents[number]) for number in file_numbers],
             "label": 0,
             "split": "train",
@@ -534,12 +587,14 @@ def _table_of_files(folder: Path, contents: Sequence[bytes], n_images: int) -> p
     )
 
 
-def _write_store(splits: pd.DataFrame, folder: Path, workers: int) -> float:
+def _write_store(
+    splits: pd.DataFrame, folder: Path, workers: int, preparation: geometry.Preparation = PREPARATION
+) -> float:
     """Write a store, and return the seconds it took."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as resume:
         path = folder / f"{workers}.zarr"
-        preprocess.write_store(splits, path, PREPARATION, workers=workers, attributes={}, resume=Path(resume))
+        preprocess.write_store(splits, path, preparation, workers=workers, attributes={}, resume=Path(resume))
     return time.perf_counter() - start
 
 
@@ -572,6 +627,7 @@ def bench_serve() -> None:
 
 BENCHES = {
     "preprocess": bench_preprocess,
+    "lungs": bench_lungs,
     "memory": bench_memory,
     "input": bench_input,
     "training": bench_training,

@@ -138,7 +138,7 @@ def _request(files: Sequence[bytes], draw: random.Random) -> tuple[bytes, bool]:
     """A request, and whether its length is right."""
     content, kind = draw.choice(files), draw.random()
     content = mutated(content, files, draw) if kind < 0.8 else content
-    path = draw.choice(["/v1/predict", "/v1/predict", "/v1/film", "/v1/predict?operating_point=target_sensitivity"])
+    path = draw.choice(["/v1/predict", "/v1/whole", "/v1/film", "/v1/predict?operating_point=target_sensitivity"])
     content_type = draw.choice(["image/png", "application/dicom", "application/octet-stream"])
     if draw.random() < 0.5:
         content_type = "multipart/form-data; boundary=b0"

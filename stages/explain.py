@@ -28,14 +28,17 @@ def main() -> None:
     with tracked("explain", settings, parent=trained.run_id, prepared=store.attrs):
         runs.tag(weights=record["weights"], data_digest=record["data_digest"])
         sample = explain.sampler(store, splits, boxes)
+        scored = explain.choose_scored(predictions, boxes, options.n_scored, seed)
         explained = explain.score(
             model,
             methods,
-            sample("test", explain.choose_scored(predictions, boxes, options.n_scored, seed)),
+            sample("test", scored),
             sample("val", explain.choose_checked(predictions, seed)),
             explain.mean_of_train_boxes(splits, boxes, preparation.size),
             n_samples=options.n_samples,
         )
+        origins = lung_boxes.origins(store, "test")
+        explained["lungs"] = lung_boxes.counts({name: origins[name] for name in scored if name in origins})
         shown = explain.choose_shown(predictions, threshold, options.n_images, seed)
         films = sample("test", list(shown["image_id"]))
         maps = explain.maps(model, methods, films.images, n_samples=options.n_samples)

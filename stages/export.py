@@ -1,7 +1,7 @@
 """The model as a predictor: ONNX and one JSON, which give the reported score for an image file."""
 
 from pneumonia import export, params, workspace
-from pneumonia.data import sources, tables
+from pneumonia.data import lung_boxes, sources, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import open_store, read_split, stored_preparation
 from pneumonia.models import loading, networks, runtime
@@ -19,6 +19,8 @@ def main() -> None:
     store = open_store(DATA_DIR / "images.zarr")
     val = read_split(store, "val", memory=memory)
     scores = read_predictions(REPORTS_DIR / "predictions.csv").set_index("image_id")["score"]
+    in_train, in_val = (lung_boxes.shares(store, split) for split in ("train", "val"))
+    shares = None if in_train is None or in_val is None else (in_train, in_val)
     with (
         tracked("export", settings, parent=trained.run_id, prepared=store.attrs),
         workspace.written_whole(MODELS_DIR / "predictor") as folder,
@@ -31,7 +33,9 @@ def main() -> None:
             source=sources.source(record["data"])._asdict(),
             network=networks.MODELS[record["model"]].source,
             preparation=stored_preparation(store),
-            usual=export.fit_usual(read_split(store, "train", memory=memory).images, val.images, options.false_alarms),
+            usual=export.fit_usual(
+                read_split(store, "train", memory=memory).images, val.images, options.false_alarms, shares
+            ),
             explained=tables.read_json(REPORTS_DIR / "explain.json"),
         )
         export.write(folder, export.convert(loading.load_model(MODELS_DIR / "model.keras")), content)

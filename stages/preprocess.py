@@ -1,22 +1,21 @@
 """Prepare every image of the splits (gray, one size, CLAHE) and write it to one Zarr store."""
 
 import time
+from functools import partial
 
 import pandas as pd
 
 from pneumonia import code_digest, params, preprocess, workspace
 from pneumonia.data import tables
 from pneumonia.images import decode, geometry, lungs
-from stages import DATA_DIR, count, origin, run, show, tracked
+from stages import DATA_DIR, REPORTS_DIR, count, origin, run, show, tracked
 
 N_EXAMPLES = 6
-N_NAMED = 10
-"""Images without lungs that are named in the terminal; MLflow has all of them."""
 
 
 def main() -> None:
     # Not at the top: worker processes import this file too.
-    from pneumonia.report import plots
+    from pneumonia.report import found_lungs, plots
     from pneumonia.tracking import runs
 
     settings = params.load()
@@ -46,18 +45,24 @@ def main() -> None:
             resume=resume,
         )
         without = preprocess.without_lungs(DATA_DIR / "images.zarr")
-        if preparation.aspect == "lungs":
-            runs.log_table(pd.DataFrame({"image_id": without}), "without_lungs.json")
-            runs.log_metrics({"preprocess": {"without_lungs": len(without)}})
         rate = n_prepared / (time.perf_counter() - start)
-        runs.log_metrics({"preprocess": {"images_per_second": rate}})
+        runs.log_metrics({"preprocess": {"images_per_second": rate, "without_lungs": len(without)}})
+        if without:
+            runs.log_table(pd.DataFrame({"image_id": without}), "without_lungs.json")
+        found_lungs.write(
+            REPORTS_DIR / "lungs.html",
+            splits,
+            preprocess.origins(DATA_DIR / "images.zarr"),
+            without,
+            partial(preprocess.look, crop=preparation.crop),
+            origin(settings),
+            around_lungs=preparation.aspect == "lungs",
+        )
+        runs.log_file(REPORTS_DIR / "lungs.html")
     n_kept = len(splits) - n_prepared
     print(f"{count(len(splits), 'image')} at {preparation.size} px in data/images.zarr, {rate:.0f} images/s")
     if without:
-        show(
-            f"no two lungs were found in {count(len(without), 'image')}, prepared as a whole: "
-            f"{', '.join(without[:N_NAMED])}{', …' if len(without) > N_NAMED else ''}"
-        )
+        show(preprocess.in_words(without, preparation))
     if n_kept:
         print(f"{n_kept} of them come from an earlier interrupted run")
 

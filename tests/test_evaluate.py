@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pneumonia import evaluate
-from pneumonia.data import tables
+from pneumonia.data import lung_boxes, tables
 from pneumonia.data.store import Pixels, Split, _read_chunk, create_split, create_store, open_store, read_split
 from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
@@ -765,6 +765,21 @@ def test_an_image_without_a_mask_is_audited_by_its_middle(tmp_path: Path) -> Non
     found = audit(store)
     assert found["n_lungs"] == 59
     assert found["auc"]["lungs_only"]["auc"] == 1
+
+
+def test_the_audit_uses_lungs_that_were_found_and_says_so_and_without_any_the_middle(tmp_path: Path) -> None:
+    store = zarr.open_group(audit_store(tmp_path / "store", bright="lungs", masks=True).store, mode="r+")
+    lung_boxes.create(store, "test", 60, with_boxes=False)
+    store[f"test/{lung_boxes.FROM}"][:] = lung_boxes.as_codes(["human"] * 20 + ["found"] * 40)
+    found = audit(store)
+    assert (found["hidden"], found["n_lungs"], found["n_found"]) == ("lungs", 60, 40)
+    assert found["verdict"].endswith(". A network found the lungs of 40 of 60 images")
+    store["test/lungs"][:] = 0
+    store[f"test/{lung_boxes.FROM}"][:] = lung_boxes.as_codes(["none"] * 60)
+    without = audit(store)
+    assert without["hidden"] == "middle"
+    assert "n_lungs" not in without
+    assert "n_found" not in without
 
 
 def test_the_audit_sees_patients_not_images(tmp_path: Path) -> None:

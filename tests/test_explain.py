@@ -189,7 +189,7 @@ def test_without_boxes_there_are_no_scores_rather_than_empty_ones() -> None:
     assert row["verdict"] == "cannot be told (n = 0 with boxes)"
     assert "null" not in json.dumps(explained)
     assert explain.headline(explained) == {}, "a number of images is no figure"
-    assert explain.summary(explained)[-1].startswith("neither boxes nor lung masks are known")
+    assert explain.summary(explained)[-1].startswith("neither boxes nor lungs are known")
 
 
 def test_an_unknown_method_is_one_line_with_the_known_ones() -> None:
@@ -257,6 +257,10 @@ def test_mean_maps_lie_over_each_other_in_the_frame_of_the_lungs() -> None:
     np.testing.assert_allclose(centres[0], [5 + 50 * 11 / 40, 5 + 50 * 31 / 40], atol=1)
     assert "lungs" in frame
     assert explain.mean_maps(maps, np.zeros_like(lungs), groups)[1] == "frame: the whole film"
+    lungs[0] = False
+    left, frame_of_rest = explain.mean_maps(maps, lungs, groups)
+    assert {name: n for name, (_, n) in left.items()} == {"false_positive": 1, "all normal": 1}
+    assert frame_of_rest == frame
 
 
 def test_a_summary_says_when_all_methods_are_excluded_and_when_masks_are_missing() -> None:
@@ -264,7 +268,7 @@ def test_a_summary_says_when_all_methods_are_excluded_and_when_masks_are_missing
     explained = {"default": "grad_cam", "methods": {"grad_cam": row}, "baselines": {}}
     assert explain.summary(explained) == [
         "Grad-CAM: no better than anatomy; highest point in a box 0.25",
-        "lung masks are known for 3 of 4 images",
+        "lungs are known for 3 of 4 images",
         "all methods are excluded: no prediction shows a map",
     ]
     assert explain.headline(explained) == {"pointing_game": 0.25}

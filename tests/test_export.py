@@ -104,6 +104,24 @@ def test_not_more_validation_images_are_unusual_than_the_setting_allows(usual: d
     assert share_of_unusual(usual, chests(200, seed=2), tmp_path) < 0.04
 
 
+def test_the_share_that_is_lung_has_limits_and_the_false_alarms_stay_as_many_in_all(usual: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    in_train, in_val = rng.uniform(0.2, 0.4, 300), rng.uniform(0.2, 0.4, 200)
+    around = export.fit_usual(chests(300), chests(200, seed=1), 0.02, (in_train, in_val))
+    low, high = around["lungs"]["low"] * export.MARGIN, around["lungs"]["high"] / export.MARGIN
+    assert ((in_val < low) | (in_val > high)).sum() == 2, "half of two percent"
+    assert around["limit"] > usual["limit"], "the other half"
+    assert "lungs" not in usual
+    # Films without lungs are alarms already: none remain for the limits, and the description is that of the others.
+    in_val[:4], in_train[:100] = np.nan, np.nan
+    fewer = export.fit_usual(chests(300), chests(200, seed=1), 0.02, (in_train, in_val))
+    assert fewer["n"] == 200
+    assert fewer["lungs"]["low"] * export.MARGIN == pytest.approx(np.nanmin(in_val))
+    assert fewer["lungs"]["high"] / export.MARGIN == pytest.approx(np.nanmax(in_val))
+    nothing = np.full(300, np.nan)
+    assert "lungs" not in export.fit_usual(chests(300), chests(200, seed=1), 0.02, (nothing, nothing[:200]))
+
+
 @pytest.mark.parametrize(
     "change",
     [

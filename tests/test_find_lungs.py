@@ -1,6 +1,7 @@
 """`pneumonia lungs` writes a mask of the size of each film and a table that says what was found."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,20 @@ def test_without_output_the_table_is_printed_and_a_mask_of_an_earlier_run_goes_w
     (films / "chest.png").write_bytes((films / "nothing.png").read_bytes())
     CliRunner().invoke(cli.main, ["lungs", "films/chest.png", "--output", "masks"])
     assert not list((in_project / "masks").glob("*.png"))
+
+
+def test_a_damaged_installation_is_one_line_and_no_table_is_written(
+    films: Path, in_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = in_project / "lungs.onnx"
+    damaged.write_bytes(lungs.FILE.read_bytes()[:-1])
+    monkeypatch.setattr(lungs, "open_segmenter", partial(lungs.open_segmenter, damaged))
+    done = CliRunner().invoke(cli.main, ["lungs", "films", "--output", "masks"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")
+    assert "the network that finds lungs is damaged or of another version; install the project again" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list((in_project / "masks").iterdir())
 
 
 def test_a_folder_without_images_is_one_line(in_project: Path) -> None:

@@ -16,7 +16,7 @@ from pneumonia.data import phantom
 from pneumonia.images import geometry, lungs
 from pneumonia.models.predictor import Predictor
 from tests import predictors
-from tests.conftest import png
+from tests.conftest import noise, png
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_of_a_film_around_its_lungs_outline_square_and_map_lie_on_the_whole_film
     one = Predictor(folder)
     items, _ = predict.find([str(tmp_path / "film.png"), str(tmp_path / "gray.png")])
     read = one.read(items[0].uri)
-    outlined, mapped = predict._with_outline(read), predict._with_map_on_film(read, bright[0])
+    outlined, mapped = predict.outlined(one, read), predict._with_map_on_film(read, bright[0])
     scale = 320 / film.shape[0]
     assert outlined.shape == mapped.shape == (320, round(scale * film.shape[1]), 3)
     x, y, width, height = (scale * side for side in read.part)
@@ -302,6 +302,37 @@ def test_of_a_film_around_its_lungs_outline_square_and_map_lie_on_the_whole_film
     text = (tmp_path / "page.html").read_text()
     assert text.count("<img") == 2
     assert "unusual: shows no two lungs" in text
+
+
+def test_of_a_model_of_whole_films_too_the_outline_is_drawn_and_the_map_leaves_out_the_black_bars(
+    folder: Path,
+) -> None:
+    """The upper half of the square is the upper half of a wide film, and the bars above and below it are not drawn."""
+    film = phantom.render(phantom.plan(24, seed=3)[0])[0].image
+    one = predict.load(folder)
+    assert one.preparation.aspect == "pad"
+    read = one.read(film[60:-60])
+    outlined = predict.outlined(one, read, width=100, height=300)
+    height = round(100 * read.image.shape[0] / read.image.shape[1])
+    assert outlined.shape == (height, 100, 3)
+    assert (outlined == predict._YELLOW).all(axis=2).any(), "outline of the lungs"
+    assert (outlined == predict._BLUE).all(axis=2).sum() == 2 * (100 + height) - 4, "the model saw the whole film"
+    upper = np.zeros((predictors.SIZE, predictors.SIZE), np.float32)
+    upper[: predictors.SIZE // 2] = 1
+    mapped = np.ptp(predict._with_map_on_film(read, upper).astype(int), axis=2).mean(axis=1) > 20
+    square = read.square
+    middle = round(len(mapped) * (square.y + square.height / 2) / read.image.shape[0])
+    assert middle == pytest.approx(len(mapped) / 2, rel=0.1)
+    assert mapped[: middle - 10].all()
+    assert not mapped[middle + 10 :].any()
+
+
+def test_a_picture_on_the_page_has_bounds_whatever_the_form_of_a_film(folder: Path) -> None:
+    one = predict.load(folder)
+    for shape in ((1, 3000), (3000, 1), (7, 7)):
+        height, width, _ = predict.outlined(one, one.read(noise(*shape))).shape
+        assert height <= 320
+        assert width <= 640
 
 
 def test_maps_without_tensorflow_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

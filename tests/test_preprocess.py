@@ -35,6 +35,20 @@ def write(splits: pd.DataFrame, path: Path, *, resume: Path | None = None, **cha
     return preprocess.write_store(splits, path, Preparation(**HOW | changes), **where, resume=resume)
 
 
+@pytest.fixture(autouse=True)
+def searched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The heights of the films that were searched, in which there is nothing; films of `chests` are really searched."""
+    seen: list[int] = []
+
+    def nothing(image: Any, crop: float) -> lungs.Finding:
+        seen.append(image.shape[0])
+        return lungs.Finding(None, "no lungs")
+
+    if "chests" not in request.fixturenames:
+        monkeypatch.setattr(lungs, "search", nothing)
+    return seen
+
+
 def splits_of(manifest: pd.DataFrame, split: list[str]) -> pd.DataFrame:
     return manifest.assign(split=split, weight=1.0, repeats=1)
 
@@ -75,6 +89,7 @@ def test_the_store_is_the_same_bytes_on_any_number_of_workers(
 ) -> None:
     monkeypatch.setattr("pneumonia.data.store.IMAGES_PER_CHUNK", 5)  # 9 chunks, so that there is work for 4
     few = write_manifest({f"{n}": noise(30, 30, seed=n) for n in range(7)})
+    few["lung_mask_uri"] = write_manifest({"mask": np.eye(30, dtype=np.uint8) * 255})["uri"][0]
     many = pd.concat([few] * 8, ignore_index=True)
     many["image_id"] = [f"{n:03}" for n in range(len(many))]
     splits = splits_of(many, ["train"] * 44 + ["val"] * 6 + ["test"] * 6)
@@ -114,22 +129,28 @@ def test_an_image_that_is_not_the_one_fetch_saw_is_refused_and_the_old_store_kep
     assert contents(tmp_path / "data") == before
 
 
-def test_lungs_are_stored_where_every_image_has_a_mask(write_manifest: Manifest, tmp_path: Path) -> None:
+def test_a_film_with_a_human_mask_is_not_searched_and_the_store_says_whose_mask_it_is(
+    write_manifest: Manifest, tmp_path: Path, searched: list[int]
+) -> None:
     mask = np.zeros((40, 20), np.uint8)
     mask[10:30, 5:15] = 255
     masks = write_manifest({"mask": mask})["uri"]
     manifest = write_manifest({name: noise(40, 20, seed=number) for number, name in enumerate("abc")})
     splits = splits_of(manifest, ["train", "val", "test"])
     write(splits.assign(lung_mask_uri=masks[0]), tmp_path / "with.zarr")
+    assert searched == []
     write(splits.assign(lung_mask_uri=[masks[0], "", masks[0]]), tmp_path / "partly.zarr")
-    write(splits, tmp_path / "without.zarr")
+    assert searched == [40]
     for split in tables.SPLITS:
-        lungs = np.asarray(open_store(tmp_path / "with.zarr")[f"{split}/lungs"][:])
-        assert lungs.dtype == np.uint8
-        np.testing.assert_array_equal(lungs, [prepare_mask(mask, Preparation(size=24, aspect="pad", crop=0.1))])
-        partly = np.asarray(open_store(tmp_path / "partly.zarr")[f"{split}/lungs"][:])
-        np.testing.assert_array_equal(partly, 0 * lungs if split == "val" else lungs)
-        assert "lungs" not in open_store(tmp_path / "without.zarr")[split]
+        with_all, partly = (open_store(tmp_path / f"{name}.zarr") for name in ("with", "partly"))
+        stored = np.asarray(with_all[f"{split}/lungs"][:])
+        assert stored.dtype == np.uint8
+        np.testing.assert_array_equal(stored, [prepare_mask(mask, Preparation(size=24, aspect="pad", crop=0.1))])
+        np.testing.assert_array_equal(partly[f"{split}/lungs"][:], 0 * stored if split == "val" else stored)
+        assert set(lung_boxes.origins(with_all, split).values()) == {"human"}
+    assert preprocess.origins(tmp_path / "partly.zarr") == {"a": "human", "b": "none", "c": "human"}
+    assert preprocess.without_lungs(tmp_path / "partly.zarr") == ["b"]
+    assert preprocess.without_lungs(tmp_path / "with.zarr") == []
 
 
 @pytest.fixture
@@ -169,12 +190,39 @@ def test_around_the_lungs_images_masks_and_boxes_lie_alike_and_films_without_lun
     assert preprocess.without_lungs(tmp_path / "images.zarr") == ["nothing", "more"]
 
 
+def test_films_without_human_masks_have_those_that_are_found_in_any_way_of_preparation(
+    chests: pd.DataFrame, tmp_path: Path
+) -> None:
+    without = chests.drop(columns="lung_mask_uri").iloc[[0, 2, 3, 4]]
+    write(without, tmp_path / "images.zarr")
+    store = open_store(tmp_path / "images.zarr")
+    assert preprocess.origins(tmp_path / "images.zarr") == {
+        "film0": "found", "nothing": "none", "film2": "found", "film3": "found",
+    }  # fmt: skip
+    assert preprocess.without_lungs(tmp_path / "images.zarr") == ["nothing"]
+    image, finding = preprocess.look(without.iloc[0].to_dict(), crop=0.1)
+    assert finding.lungs is not None
+    mask = 255 * finding.lungs.mask(*image.shape).astype(np.uint8)
+    np.testing.assert_array_equal(store["train/lungs"][0], prepare_mask(mask, Preparation(**HOW)))
+    np.testing.assert_array_equal(read_split(store, "train").images[0], prepare(image, Preparation(**HOW)))
+    assert not store["train/lungs"][1].any()
+    assert lung_boxes.read_all(store) == {}
+
+
+def test_the_line_on_films_without_lungs_names_the_first() -> None:
+    names = [f"film{number}" for number in range(12)]
+    line = preprocess.in_words(names, Preparation(size=24, aspect="lungs"))
+    assert line.startswith("no two lungs were found in 12 images, prepared as a whole (reports/lungs.html): film0, fi")
+    assert line.endswith("film9, …")
+    one = preprocess.in_words(names[:1], Preparation(size=24))
+    assert one == "no two lungs were found in 1 image (reports/lungs.html): film0"
+
+
 @pytest.mark.slow
 def test_around_the_lungs_the_store_has_the_same_bytes_on_any_number_of_workers_and_after_a_crash(
     chests: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pneumonia.data.store.IMAGES_PER_CHUNK", 1)
-    monkeypatch.setattr("pneumonia.data.lung_boxes.IMAGES_PER_CHUNK", 1)
     around = {"aspect": "lungs", "segmenter": SEGMENTER}
     for workers in (1, 2):
         write(chests, tmp_path / f"{workers}.zarr", workers=workers, **around)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
-from pneumonia.data import tables
+from pneumonia.data import lung_boxes, tables
 from pneumonia.data.store import Pixels, Split, blocks, lungs, read_split
 from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
@@ -230,8 +230,8 @@ def audit(
       another; AUC for the label of the lungs, and for that of the surroundings, where 0.5 is right.
 
     A model is shortcut-prone if its scores follow the surroundings more than the lungs. That is stated only if the two
-    intervals do not overlap, and only for a model with a lead over chance. If the store has no lung masks, the middle
-    of the image is used instead, also for a single image without one.
+    intervals do not overlap, and only for a model with a lead over chance. If no lungs of test images are known, the
+    middle of the image is used instead, also for a single image without lungs.
 
     Args:
         model: trained.
@@ -242,15 +242,16 @@ def audit(
 
     Returns:
         `auc`: name of the change -> `auc, auc_low, auc_high`; `n`: images; `hidden`: the hidden part, `lungs` or
-        `middle`; `n_lungs`: images with a mask, if there are masks; `shortcut_prone`, absent if the intervals do not
-        decide it; `verdict` in words.
+        `middle`; `n_lungs`: images with known lungs, if there are any; `n_found`: those of them whose lungs no person
+        drew, if there are any; `shortcut_prone`, absent if the intervals do not decide it; `verdict` in words.
     """
     split = read_split(store, "test", memory=memory)
     labels = split.labels.astype(int)
     patients = splits.set_index("image_id")["patient_id"].loc[split.image_ids].to_numpy()
-    masks = lungs(store, "test")
-    hidden = "middle" if masks is None else "lungs"
     boxes, n_lungs = _lung_boxes(store, "test")
+    masks = lungs(store, "test") if n_lungs else None
+    hidden = "lungs" if n_lungs else "middle"
+    n_found = lung_boxes.counts(lung_boxes.origins(store, "test")).get("found", 0)
     same = stress.common_box(_lung_boxes(store, "train")[0]).mask(*split.images.shape[1:])
     order = np.random.default_rng(0).permutation(len(labels))
     partners = np.empty_like(order)
@@ -278,8 +279,10 @@ def audit(
     aucs = {name: _auc(labels, values, patients, level) for name, values in scores.items()}
     aucs["swapped_surroundings"] = _auc(labels[partners], scores["swapped_lungs"], patients[partners], level)
     audited: dict[str, Any] = {"auc": aucs, "n": len(labels), "hidden": hidden}
-    if masks is not None:
+    if n_lungs:
         audited["n_lungs"] = n_lungs
+    if n_found:
+        audited["n_found"] = n_found
     followed, around = aucs["swapped_lungs"], aucs["swapped_surroundings"]
     region = "lungs" if hidden == "lungs" else "middle of the images"
     if aucs["clean"]["auc_low"] <= 0.5:
@@ -299,6 +302,8 @@ def audit(
         f"With the same box hidden in every film the AUC is {format_with_interval(aucs['same_box_hidden'], 'auc')}: "
         "so much could be told without it"
     )
+    if n_found:
+        audited["verdict"] += f". A network found the lungs of {n_found:,} of {len(labels):,} images"
     return audited
 
 

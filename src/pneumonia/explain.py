@@ -286,14 +286,18 @@ def mean_maps(
 ) -> tuple[dict[str, tuple[Maps, int]], str]:
     """Mean maps of each outcome and class, with numbers of images, and what their frame is.
 
-    If all lungs are known, each map is first cut to the box around its lungs and a tenth of it on each side.
+    If lungs are known, each map is first cut to the box around its lungs and a tenth of it on each side, and films
+    without lungs are left out.
 
     Args:
         values: float32 (n, size, size).
         masks: of the lungs, bool (n, size, size).
         groups: outcome of each image, one of `OUTCOMES`.
     """
-    with_lungs = bool(masks.any(axis=(1, 2)).all())
+    has_lungs = masks.any(axis=(1, 2))
+    with_lungs = bool(has_lungs.any())
+    if with_lungs:
+        values, masks, groups = values[has_lungs], masks[has_lungs], groups[has_lungs]
     placed = np.stack([_around(masks[row], one) for row, one in enumerate(values)]) if with_lungs else values
     positive = np.isin(groups, ("true_positive", "false_negative"))
     members = {name: groups == name for name in OUTCOMES} | {"all pneumonia": positive, "all normal": ~positive}
@@ -333,9 +337,11 @@ def summary(explained: Mapping[str, Any]) -> list[str]:
         lines.append(f"{verdicts.in_words(name, row['verdict'])}; {', '.join(parts)}")
     row = explained["methods"][explained["default"]]
     if not row["n_boxed"] and not row["n_lungs"]:
-        lines.append("neither boxes nor lung masks are known: nothing says whether a map points at the disease")
+        lines.append("neither boxes nor lungs are known: nothing says whether a map points at the disease")
     elif row["n_lungs"] < row["n"]:
-        lines.append(f"lung masks are known for {row['n_lungs']} of {row['n']} images")
+        lines.append(f"lungs are known for {row['n_lungs']} of {row['n']} images")
+    if n_found := explained.get("lungs", {}).get("found"):
+        lines.append(f"a network found the lungs of {n_found} of {row['n']} images, no person drew them")
     if verdicts.is_excluded(row["verdict"]):
         lines.append("all methods are excluded: no prediction shows a map")
     return lines

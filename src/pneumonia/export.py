@@ -63,33 +63,49 @@ def convert(model: Any) -> bytes:
 
 
 def fit_usual(
-    train: npt.NDArray[np.uint8] | Pixels, val: npt.NDArray[np.uint8] | Pixels, false_alarms: float
+    train: npt.NDArray[np.uint8] | Pixels,
+    val: npt.NDArray[np.uint8] | Pixels,
+    false_alarms: float,
+    shares: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None,
 ) -> dict[str, Any]:
     """What images of this kind look like, to recognise one of another kind.
 
     A normal distribution of `appearance.describe` is fitted on train, with the shrunk covariance of Ledoit and Wolf.
     The limit is a quantile of the distances on validation, times `MARGIN`.
 
+    Of films that are prepared around their lungs, those without lungs are left out here, because they are unusual in
+    any case. They count as false alarms. One half of the false alarms that remain is for the distance, the other for
+    the share of the film that the lungs take, at both ends of its range.
+
     Args:
         train, val: uint8 (n, size, size), 0-255.
-        false_alarms: share of the validation images beyond the quantile, 0-1.
+        false_alarms: share of the validation images beyond the limits before their margin, 0-1.
+        shares: of the film that is lung, of train and of val, float (n,), NaN without lungs, as `lung_boxes.shares`.
 
     Returns:
-        `mean`, `scale`, `precision` and `limit` of the squared Mahalanobis distance; `false_alarms`; `n`: train images.
+        `mean`, `scale`, `precision` and `limit` of the squared Mahalanobis distance; `false_alarms`; `n`: train images;
+        with shares also `lungs`, the `low` and the `high` limit of the share.
 
     Source: Ledoit & Wolf (2004), doi:10.1016/S0047-259X(03)00096-4; Mahalanobis distances for images unlike those of
         training: Lee et al. (2018), arXiv:1807.03888.
     """
-    described = _descriptions(train)
+    described, validated, remaining, lungs_limits = _descriptions(train), _descriptions(val), false_alarms, {}
+    if shares is not None and all(np.isfinite(one).any() for one in shares):
+        in_train, in_val = map(np.isfinite, shares)
+        described, validated = described[in_train], validated[in_val]
+        remaining = max(0.0, false_alarms - float((~in_val).mean())) / 2
+        low, high = np.quantile(shares[1][in_val], [remaining / 2, 1 - remaining / 2])
+        lungs_limits = {"lungs": {"low": float(low) / MARGIN, "high": min(1.0, float(high) * MARGIN)}}
     mean, scale = described.mean(axis=0), described.std(axis=0) + 1e-6
     precision = LedoitWolf().fit((described - mean) / scale).precision_
     # Rounded as in the file, so that the limit is that of the published numbers.
     mean, scale, precision = (np.array(tables.rounded(values.tolist())) for values in (mean, scale, precision))
-    quantile = np.quantile(predictor.distances(_descriptions(val), mean, scale, precision), 1 - false_alarms)
+    quantile = np.quantile(predictor.distances(validated, mean, scale, precision), 1 - remaining)
     return {
         "limit": MARGIN * float(quantile),
         "false_alarms": false_alarms,
         "n": len(described),
+        **lungs_limits,
         "mean": mean.tolist(),
         "scale": scale.tolist(),
         "precision": precision.tolist(),

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from pneumonia import UserError, compute, files, reason, workspace
-from pneumonia.images import geometry
+from pneumonia.images import geometry, lungs
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
 from pneumonia.models.predictor import COLUMNS, Film, Prediction, Predictor
 from pneumonia.names import printable
@@ -45,8 +45,8 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _JUNK = ("__MACOSX/", "/.", "/~$")
 _THREADS = 8
 _FORMULA = ("=", "+", "-", "@", "\t")
-_PAGE_HEIGHT = 320
-"""Pixels, height of a whole film on the page of answers."""
+_PAGE_WIDTH, _PAGE_HEIGHT = 640, 320
+"""Pixels, the largest width and height of a whole film on the page of answers."""
 _YELLOW, _BLUE = (0, 220, 255), (255, 120, 60)
 _WIDTH = 36
 """Characters of a name in a table for a terminal; longer names lose their beginning."""
@@ -416,9 +416,9 @@ def load_network(model: Source, predictor: Predictor) -> Any:
 
 
 def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence[Item]) -> None:
-    """Write the saliency map of each image, over the prepared image, as `<number>-<name>.png`.
+    """Write the saliency map of each image, over the whole film, as `<number>-<name>.png`.
 
-    Over the whole film, if it was prepared around its lungs. The maps are those of the stage `explain`, with the method
+    The maps are those of the stage `explain`, with the method
     that the predictor names. What they are worth is said once, on stderr.
     """
     from pneumonia import explain
@@ -436,7 +436,7 @@ def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence
         except UserError:  # its row says why it has no answer
             continue
         (values,) = method(network, film.prepared[None], n_samples=N_SAMPLES, seed=explain.SEED)
-        picture = _with_map_on_film(film, values) if film.lungs else saliency_maps.overlaid(film.prepared, values)
+        picture = _with_map_on_film(film, values)
         with workspace.written_whole(path) as partial:
             partial.write_bytes(_encoded(picture))
 
@@ -479,13 +479,11 @@ def write_page(path: Path, predictor: Predictor, items: Sequence[Item], maps: Pa
         name, text = row["image"], in_words(row)
         rows.append((name, *cells(row)))
         if film is not None and not prediction.error:
-            picture = _with_outline(film) if film.lungs else _readable(film.prepared)
+            picture = outlined(predictor, film)
             if maps and (file := map_path(maps, number, item)).is_file():
                 overlaid = np.asarray(cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR))
-                coloured = picture if picture.ndim == 3 else cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
-                beside = overlaid if film.lungs else _readable(overlaid.astype(np.uint8))
-                picture = np.hstack([coloured, beside]).astype(np.uint8)
-            pictures.append((f"{name}: {text}", _encoded(picture)))
+                picture = np.hstack([picture, overlaid]).astype(np.uint8)
+            pictures.append((f"{name}: {text}", jpeg(picture)))
     page.write(path, predictor.facts, predictor.origin, predictor.operating_point, rows, pictures, len(items))
 
 
@@ -500,40 +498,53 @@ def _answer_and_film(predictor: Predictor, item: Item) -> tuple[Prediction, Film
     return predictor.answers_for([film])[0]._replace(image=item.name), film
 
 
-def _with_outline(film: Film) -> npt.NDArray[np.uint8]:
-    """A film with the outline of its lungs (yellow) and the part that the model saw (blue), for a page: BGR."""
-    picture, scale = _shrunk(film.image)
-    if film.lungs:
-        mask = cv2.resize(film.lungs.mask(*film.image.shape).astype(np.uint8), picture.shape[1::-1])
+def outlined(
+    predictor: Predictor, film: Film, *, width: int = _PAGE_WIDTH, height: int = _PAGE_HEIGHT
+) -> npt.NDArray[np.uint8]:
+    """A whole film with the outline of its lungs (yellow) and the part that the model saw (blue): BGR.
+
+    A model that is not prepared around the lungs does not look for them, so they are searched for here.
+
+    Args:
+        predictor: that has read the film.
+        film: as `Predictor.read` returns it.
+        width, height: the largest of the picture, pixels.
+    """
+    both, preparation = film.lungs, predictor.preparation
+    if preparation.aspect != "lungs":
+        both = lungs.search(film.image, preparation.crop).lungs
+    picture, scale = _shrunk(film.image, width, height)
+    if both:
+        mask = cv2.resize(both.mask(*film.image.shape).astype(np.uint8), picture.shape[1::-1])
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, _YELLOW, 1)
-    x, y, width, height = (round(scale * side) for side in film.part)
-    cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), _BLUE, 1)
+    x, y, across, down = (round(scale * side) for side in film.part)
+    cv2.rectangle(picture, (x, y), (x + across - 1, y + down - 1), _BLUE, 1)
     return picture
 
 
 def _with_map_on_film(film: Film, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """A film under the map of the part that the model saw: BGR, of the size of `_with_outline`."""
-    picture, scale = _shrunk(film.image)
+    """A film under the map of the part that the model saw: BGR, of the size of `outlined`."""
+    picture, scale = _shrunk(film.image, _PAGE_WIDTH, _PAGE_HEIGHT)
     height, width = picture.shape[:2]
     side = film.prepared.shape[0]
-    to_film = geometry.affine(geometry.Box(0, 0, side, side), geometry.Box(*(scale * one for one in film.part)))
+    to_film = geometry.affine(geometry.Box(0, 0, side, side), geometry.Box(*(scale * one for one in film.square)))
     on_film = cv2.warpAffine(values.astype(np.float32), to_film, (width, height), flags=cv2.INTER_LINEAR)
     return saliency_maps.overlaid(picture, np.asarray(on_film, np.float32))
 
 
-def _shrunk(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]:
-    """A film with its height as the page shows it, BGR, and the factor of its size."""
-    scale = _PAGE_HEIGHT / image.shape[0]
-    size = (max(1, round(image.shape[1] * scale)), _PAGE_HEIGHT)
+def _shrunk(image: npt.NDArray[np.uint8], width: int, height: int) -> tuple[npt.NDArray[np.uint8], float]:
+    """A film, BGR, as large as it can be in this width and height, and the factor of its size."""
+    scale = min(width / image.shape[1], height / image.shape[0])
+    size = (max(1, round(scale * image.shape[1])), max(1, round(scale * image.shape[0])))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_GRAY2BGR), np.uint8), scale
 
 
-def _readable(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """An image enlarged to at least 320 pixels, for a page."""
-    scale = max(1, round(320 / image.shape[0]))
-    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), np.uint8)
+def jpeg(picture: npt.NDArray[np.uint8]) -> bytes:
+    """A picture for a page, as JPEG: a third of the bytes of a PNG, and thin lines keep their colours."""
+    full_colours = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85, *full_colours])[1].tobytes())
 
 
 def _encoded(image: npt.NDArray[np.uint8]) -> bytes:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ MAX_STRETCH = 0.02
 """Largest difference of the proportions of a lung mask and its film, which rounding can explain."""
 
 
+N_NAMED = 10
+"""Images without lungs that are named in the terminal; the page and MLflow have more."""
+
+
 def write_store(
     splits: pd.DataFrame,
     path: Path,
@@ -38,8 +42,9 @@ def write_store(
 ) -> int:
     """Prepare every image of the table and write it to a new image store.
 
-    Films are prepared around the lungs that `images.lungs` finds, also where there are human masks: a prediction has
-    none. Their boxes are stored too.
+    The store says for each image whether its mask of the lungs is of a person, was found by `images.lungs`, or is
+    missing. Nothing is searched for in a film with a human mask, unless films are prepared around the lungs: that is
+    always done with those that were found, because a prediction has no mask. Their boxes are stored too.
 
     Workers return finished chunks and only this process writes. So memory stays constant, and the bytes do not depend
     on the workers. The store is written in `resume` and moved to `path` when it is complete.
@@ -60,8 +65,6 @@ def write_store(
         UserError: an image cannot be read, or has changed since `fetch` listed it.
     """
     around_lungs = preparation.aspect == "lungs"
-    # An image without a mask, among others with masks, has one of zeros.
-    with_lungs = "lung_mask_uri" in splits and bool(splits["lung_mask_uri"].ne("").any())
     rows_of = {
         split: splits[splits["split"] == split].sort_values("image_id", ignore_index=True) for split in tables.SPLITS
     }
@@ -73,18 +76,17 @@ def write_store(
         workspace.remove(finished)
         empty = store.create_store(unfinished, {**attributes, "preparation": preparation.as_dict()})
         for split, table in rows_of.items():
-            store.create_split(empty, split, table, size=preparation.size, with_lungs=with_lungs)
-            if around_lungs:
-                lung_boxes.create(empty, split, len(table))
+            store.create_split(empty, split, table, size=preparation.size, with_lungs=True)
+            lung_boxes.create(empty, split, len(table), with_boxes=around_lungs)
         finished.mkdir()
         begun.write_text(_digest_without_pixels(unfinished), encoding="utf-8")
     group: Any = zarr.open_group(unfinished, mode="r+")
     pending: list[tuple[list[Any], int, Path]] = []
     parts = []
     for split, table in rows_of.items():
-        names = ["images", *(["lungs"] if with_lungs else []), *([lung_boxes.NAME] if around_lungs else [])]
+        names = ("images", "lungs", lung_boxes.FROM, *([lung_boxes.NAME] if around_lungs else []))
         arrays = [group[split][name] for name in names]
-        masks = table["lung_mask_uri"] if with_lungs else [""] * len(table)
+        masks = table["lung_mask_uri"] if "lung_mask_uri" in table else [""] * len(table)
         mask_uris = [files.absolute(uri) if uri else "" for uri in masks]
         jobs = list(zip(table["uri"].map(files.absolute), table["sha256"], mask_uris, strict=True))
         for number, part in enumerate(compute.chunks(jobs, store.IMAGES_PER_CHUNK)):
@@ -93,7 +95,7 @@ def write_store(
             if not note.is_file() or note.read_text(encoding="utf-8") != _digest_of_chunk(unfinished, arrays, number):
                 pending.append((arrays, number, note))
                 parts.append(part)
-    function = partial(_prepare_chunk, preparation=preparation, with_lungs=with_lungs)
+    function = partial(_prepare_chunk, preparation=preparation)
     results = compute.run(function, parts, workers=workers, label="preprocess", dask=dask)
     for (arrays, number, note), result in zip(pending, results, strict=True):
         start = number * store.IMAGES_PER_CHUNK
@@ -109,15 +111,39 @@ def write_store(
 
 
 def without_lungs(path: Path) -> list[str]:
-    """The images of a store around the lungs in which no two lungs were found; none for another store."""
+    """The images of a store without lungs: around which they should be prepared, or of which no mask is known."""
+    if boxes := lung_boxes.read_all(store.open_store(path)):
+        return [image_id for image_id, box in boxes.items() if box is None]
+    return [image_id for image_id, origin in origins(path).items() if origin == "none"]
+
+
+def in_words(without: Sequence[str], preparation: Preparation) -> str:
+    """The line of the stage on images without lungs, as `without_lungs` returns them."""
+    whole = ", prepared as a whole" if preparation.aspect == "lungs" else ""
+    names = f"{', '.join(without[:N_NAMED])}{', …' if len(without) > N_NAMED else ''}"
+    plural = "s" if len(without) > 1 else ""
+    return f"no two lungs were found in {len(without):,} image{plural}{whole} (reports/lungs.html): {names}"
+
+
+def origins(path: Path) -> dict[str, str]:
+    """Where the mask of each image of a store comes from, by its id: one of `lung_boxes.ORIGINS`."""
     images = store.open_store(path)
-    boxes = [item for split in tables.SPLITS for item in lung_boxes.read(images, split).items()]
-    return [image_id for image_id, box in boxes if box is None]
+    return {name: origin for split in tables.SPLITS for name, origin in lung_boxes.origins(images, split).items()}
+
+
+def look(row: Mapping[str, Any], crop: float) -> tuple[Gray, lungs.Finding]:
+    """A film and what is found in it, from its row of `splits.csv`.
+
+    Raises:
+        UserError: it cannot be read, or has changed since `fetch` listed it.
+    """
+    film = decode.decode(decode.read_unchanged(files.absolute(row["uri"]), row["sha256"]))
+    return film, lungs.search(film, crop)
 
 
 def _digest_without_pixels(folder: Path) -> str:
     """Of all that is written before the first chunk: labels, weights and metadata."""
-    files_of_pixels = ("images/c/", "lungs/c/", f"{lung_boxes.NAME}/c/")
+    files_of_pixels = ("images/c/", "lungs/c/", f"{lung_boxes.NAME}/c/", f"{lung_boxes.FROM}/c/")
     others = [one for one in sorted(folder.rglob("*")) if one.is_file()]
     names = {one: one.relative_to(folder).as_posix() for one in others}
     lines = [
@@ -134,25 +160,36 @@ def _digest_of_chunk(folder: Path, arrays: Sequence[Any], number: int) -> str:
     return " ".join(workspace.sha256_file(one) if one.is_file() else "no-file" for one in paths)
 
 
-def _prepare_chunk(
-    jobs: Sequence[tuple[str, str, str]], *, preparation: Preparation, with_lungs: bool
-) -> list[npt.NDArray[Any]]:
-    """The images and, if asked for, the masks, uint8 (n, size, size); the lungs' boxes if the images have them."""
+def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, preparation: Preparation) -> list[npt.NDArray[Any]]:
+    """The images and the masks of their lungs, uint8 (n, size, size), whose masks these are, and, of images that are
+    prepared around the lungs, the boxes."""
     cv2.setNumThreads(1)  # the processes already use all cores; threads of OpenCV would slow them down
+    around_lungs = preparation.aspect == "lungs"
     pixels = np.zeros((len(jobs), preparation.size, preparation.size), np.uint8)
-    masks = np.zeros_like(pixels)
-    boxes: list[geometry.Box | None] = []
+    masks, origins = np.zeros_like(pixels), []
+    boxes: list[tuple[geometry.Box, float] | None] = []
     for row, (uri, sha256, mask_uri) in enumerate(jobs):
         image = decode.decode(decode.read_unchanged(uri, sha256))
-        boxes.append(lungs.box(image, preparation))
-        pixels[row] = geometry.prepare(image, preparation, boxes[-1])
+        both = None
+        if around_lungs:
+            both = lungs.look(image, preparation).lungs
+        elif not mask_uri:
+            both = lungs.search(image, preparation.crop).lungs
+        box = both.box if both and around_lungs else None
+        boxes.append((both.box, both.share) if both else None)
+        pixels[row] = geometry.prepare(image, preparation, box)
         if mask_uri:
             mask = fitted(decode.read_image(mask_uri), *image.shape, names=(mask_uri, uri))
-            masks[row] = geometry.prepare_mask(mask, preparation, boxes[-1])
+        elif both:
+            mask = 255 * both.mask(*image.shape).astype(np.uint8)
+        if mask_uri or both:
+            masks[row] = geometry.prepare_mask(mask, preparation, box)
+        origins.append("human" if mask_uri else "found" if both else "none")
     return [
         pixels,
-        *([masks] if with_lungs else []),
-        *([lung_boxes.as_rows(boxes)] if preparation.aspect == "lungs" else []),
+        masks,
+        lung_boxes.as_codes(origins),
+        *([lung_boxes.as_rows(boxes)] if around_lungs else []),
     ]
 
 

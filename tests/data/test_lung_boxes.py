@@ -12,24 +12,32 @@ from pneumonia.images.geometry import Box
 TABLE = pd.DataFrame({"image_id": ["a", "b"], "label": [0, 1], "weight": 1.0, "repeats": 1})
 
 
-def test_boxes_come_back_by_their_images(tmp_path: Path) -> None:
+def test_boxes_shares_and_the_origins_of_masks_come_back_by_their_images(tmp_path: Path) -> None:
     store = create_store(tmp_path / "images.zarr", {})
-    boxes = [Box(1.25, 2.0, 30.5, 40.0), None]
+    boxes = [(Box(1.25, 2.0, 30.5, 40.0), 0.3), None]
     for split in ("train", "val", "test"):
         create_split(store, split, TABLE, size=8, with_lungs=False)
         if split != "test":
-            lung_boxes.create(store, split, 2)
-            store[f"{split}/{lung_boxes.NAME}"][:] = lung_boxes.as_rows(boxes)
+            lung_boxes.create(store, split, 2, with_boxes=split == "train")
+            store[f"{split}/{lung_boxes.FROM}"][:] = lung_boxes.as_codes(["found", "none"])
+    store[f"train/{lung_boxes.NAME}"][:] = lung_boxes.as_rows(boxes)
     store = open_store(tmp_path / "images.zarr")
-    assert lung_boxes.read(store, "train") == {"a": boxes[0], "b": None}
-    assert lung_boxes.read(store, "test") == {}
-    assert lung_boxes.read_all(store) == {"a": boxes[0], "b": None}
+    assert lung_boxes.read(store, "train") == {"a": boxes[0][0], "b": None}
+    np.testing.assert_array_equal(lung_boxes.shares(store, "train"), [0.3, np.nan])
+    assert lung_boxes.shares(store, "val") is None
+    assert lung_boxes.read(store, "val") == lung_boxes.read(store, "test") == {}
+    assert lung_boxes.read_all(store) == {"a": boxes[0][0], "b": None}
+    assert lung_boxes.origins(store, "val") == {"a": "found", "b": "none"}
+    assert lung_boxes.counts(lung_boxes.origins(store, "val")) == {"found": 1, "none": 1}
+    assert lung_boxes.origins(store, "test") == {}, "a store of an earlier version"
 
 
 def test_a_chunk_without_any_lungs_is_a_file_whose_loss_is_noticed(tmp_path: Path) -> None:
     store = create_store(tmp_path / "images.zarr", {})
     create_split(store, "train", TABLE, size=8, with_lungs=False)
-    lung_boxes.create(store, "train", 2)
+    lung_boxes.create(store, "train", 2, with_boxes=True)
     store[f"train/{lung_boxes.NAME}"][:] = lung_boxes.as_rows([None, None])
-    assert (tmp_path / "images.zarr/train" / lung_boxes.NAME / "c/0/0/0").is_file()
-    assert np.array_equal(store[f"train/{lung_boxes.NAME}"][:], np.zeros((2, 1, 4)))
+    store[f"train/{lung_boxes.FROM}"][:] = lung_boxes.as_codes(["none", "none"])
+    for name in (lung_boxes.NAME, lung_boxes.FROM):
+        assert (tmp_path / "images.zarr/train" / name / "c/0/0/0").is_file()
+    assert np.array_equal(store[f"train/{lung_boxes.NAME}"][:], np.zeros((2, 1, 5)))

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pneumonia import UserError, workspace
 from pneumonia.data import phantom
@@ -61,6 +63,34 @@ def test_the_same_film_has_the_same_lungs_at_twice_the_size_and_in_other_gray_le
     assert np.array(darker.box) == pytest.approx(np.array(found.box), abs=0.02 * film.shape[1])
 
 
+def test_the_lungs_of_an_inverted_film_are_those_of_the_film(films: list[phantom.Radiograph]) -> None:
+    for film in films:
+        upright, inverted = lungs.find(film.image), lungs.find(255 - film.image)
+        assert upright is not None
+        assert inverted is not None
+        np.testing.assert_array_equal(inverted.probability, upright.probability)
+        assert inverted.box == upright.box
+
+
+def test_an_upright_film_is_searched_once_and_an_inverted_one_twice(
+    films: list[phantom.Radiograph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[Gray] = []
+    really = lungs.Segmenter.probability
+
+    def count(self: lungs.Segmenter, image: Gray) -> npt.NDArray[np.float32]:
+        searched.append(image)
+        return really(self, image)
+
+    monkeypatch.setattr(lungs.Segmenter, "probability", count)
+    film = films[0].image
+    lungs.find(film)
+    assert len(searched) == 1
+    lungs.find(255 - film)
+    assert len(searched) == 3
+    np.testing.assert_array_equal(searched[2], film)
+
+
 def beside(films: list[phantom.Radiograph]) -> Gray:
     two = [cv2.resize(film.image, (200, 200)) for film in films[:2]]
     return np.hstack(two)
@@ -73,7 +103,26 @@ def page() -> Gray:
     return page
 
 
+def lateral() -> Gray:
+    """A chest from the side: one field of lung with the heart in it, before the spine."""
+    film = np.full((300, 340), 170, np.uint8)
+    cv2.ellipse(film, (170, 150), (102, 120), 0, 0, 360, 70, -1)
+    cv2.line(film, (238, 0), (255, 300), 210, 28)
+    cv2.ellipse(film, (136, 180), (42, 38), 0, 0, 360, 190, -1)
+    grain = np.random.default_rng(0).normal(0, 3, film.shape)
+    return np.clip(cv2.GaussianBlur(film, (0, 0), 4) + grain, 0, 255).astype(np.uint8)
+
+
+def thumbnail(film: Gray) -> Gray:
+    return np.pad(cv2.resize(film, (80, 80)), ((20, 300), (20, 300)), constant_values=240)
+
+
 PICTURES: dict[str, Any] = {
+    "a lateral film": lambda films: lateral(),
+    "the other lung": lambda films: films[1].image[:, films[1].image.shape[1] // 2 :],
+    "two films, one above the other": lambda films: np.vstack([cv2.resize(films[0].image, (200, 200))] * 2),
+    "four films": lambda films: np.tile(cv2.resize(films[0].image, (150, 150)), (2, 2)),
+    "a small film on a page": lambda films: thumbnail(films[0].image),
     "black": lambda films: np.zeros((100, 120), np.uint8),
     "one gray level": lambda films: np.full((100, 120), 128, np.uint8),
     "noise": lambda films: np.random.default_rng(0).integers(0, 256, (200, 180), dtype=np.uint8),
@@ -93,13 +142,18 @@ def test_another_picture_has_no_lungs_and_a_reason(films: list[phantom.Radiograp
     assert finding.problem
 
 
-def parts(*ellipses: tuple[float, float, float, float], level: float = 0.98) -> Finding:
-    """What is said of ellipses (x, y of the middle, half width, half height; shares of the side) in a square film."""
+def probabilities(*ellipses: tuple[float, float, float, float], level: float = 0.98) -> npt.NDArray[np.float32]:
+    """Ellipses of lung with this probability: x, y of the middle, half width, half height, as shares of the side."""
     probability = np.zeros((SIDE, SIDE), np.float32)
     for ellipse in ellipses:
         x, y, across, down = (round(SIDE * one) for one in ellipse)
         cv2.ellipse(probability, (x, y), (across, down), 0, 0, 360, level, -1)
-    return lungs._judged(probability, 400, 400)
+    return probability
+
+
+def parts(*ellipses: tuple[float, float, float, float], level: float = 0.98) -> Finding:
+    """What is said of ellipses in a square film."""
+    return lungs._judged(probabilities(*ellipses, level=level), 400, 400)
 
 
 RIGHT, LEFT = (0.3, 0.5, 0.13, 0.3), (0.7, 0.5, 0.13, 0.3)
@@ -118,6 +172,7 @@ RIGHT, LEFT = (0.3, 0.5, 0.13, 0.3), (0.7, 0.5, 0.13, 0.3)
         (parts((0.5, 0.25, 0.3, 0.13), (0.5, 0.7, 0.3, 0.13)), "the two parts are not side by side"),
         (parts((0.3, 0.5, 0.17, 0.04), (0.7, 0.5, 0.17, 0.04)), "the two parts do not have the form of lungs"),
         (parts((0.05, 0.5, 0.04, 0.3), (0.95, 0.5, 0.04, 0.3)), "the two parts do not have the form of lungs"),
+        (parts((0.26, 0.5, 0.2, 0.18), (0.74, 0.5, 0.2, 0.18)), "the two parts do not have the form of lungs"),
         (parts(RIGHT, LEFT, level=0.6), "nothing that is clearly lung"),
     ],
 )
@@ -139,6 +194,32 @@ def test_the_box_lies_between_cells_where_the_probability_crosses_one_half() -> 
     moved = lungs._judged(probability, 2 * SIDE, SIDE).lungs
     assert moved is not None
     assert moved.box.y == pytest.approx(2 * (9.5 + 0.05 / 0.3), abs=1e-5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    ellipses=st.lists(st.tuples(*[st.floats(0, 1)] * 2, *[st.floats(0.01, 0.5)] * 2), max_size=4),
+    height=st.integers(1, 3_000),
+    width=st.integers(1, 3_000),
+)
+def test_whatever_the_network_says_the_lungs_lie_in_the_film_and_a_film_is_never_cut_to_nothing(
+    ellipses: list[tuple[float, float, float, float]], height: int, width: int
+) -> None:
+    finding = lungs._judged(probabilities(*ellipses), height, width)
+    assert bool(finding.lungs) != bool(finding.problem)
+    if not finding.lungs:
+        return
+    box = finding.lungs.box
+    assert box.x >= 0
+    assert box.y >= 0
+    assert box.x + box.width <= width * (1 + 1e-9)
+    assert box.y + box.height <= height * (1 + 1e-9)
+    assert box.width * box.height >= finding.lungs.share * width * height * 0.9
+    assert finding.lungs.share >= 2 * lungs.SMALLEST
+    part, place = geometry.region(width, height, AROUND, box)
+    assert part.width >= 1
+    assert part.height >= 1
+    assert place.width == place.height == AROUND.size
 
 
 def test_a_third_part_is_in_neither_mask_nor_box() -> None:

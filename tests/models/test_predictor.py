@@ -102,11 +102,40 @@ def test_a_film_is_prepared_around_its_lungs_and_one_without_lungs_is_unusual(ar
     assert without.label
 
 
+@pytest.mark.parametrize("picture", ["half", "side", "two", "page"])
+def test_a_picture_without_two_lungs_is_prepared_as_a_whole_and_unusual(around: Path, chest: Any, picture: str) -> None:
+    image = {
+        "half": chest[:, : chest.shape[1] // 2],
+        "side": np.rot90(chest).copy(),
+        "two": np.vstack([chest, chest]),
+        "page": np.pad(chest[::4, ::4], ((10, 200), (10, 200)), constant_values=240),
+    }[picture]
+    one = Predictor(around)
+    film = one.read(image)
+    assert film.lungs is None
+    assert (film.part.width, film.part.height) == image.shape[::-1]
+    np.testing.assert_array_equal(film.prepared, geometry.prepare(image, one.preparation))
+    assert one.answers_for([film])[0].unusual.startswith("shows no two lungs, around which this model prepares films (")
+
+
 def test_no_lungs_and_an_unusual_look_are_both_named(around: Path) -> None:
     facts = json.loads((around / "predictor.json").read_text())
     predictors.write(around, preparation=facts["preparation"], unusual=predictors.usual_gray(limit=0.0))
     (answer,) = Predictor(around).scores([GRAY])
     assert answer.unusual.startswith("shows no two lungs, around which this model prepares films (no lungs); does not")
+
+
+@pytest.mark.parametrize(("low", "high", "words"), [(0.0, 0.9, ""), (0.6, 0.9, "60% to 90%"), (0.01, 0.02, "1% to 2%")])
+def test_lungs_that_take_another_share_of_the_film_than_usual_are_unusual(
+    around: Path, chest: Any, low: float, high: float, words: str
+) -> None:
+    facts = json.loads((around / "predictor.json").read_text())
+    usual = predictors.usual_gray(limit=1e9) | {"lungs": {"low": low, "high": high}}
+    predictors.write(around, preparation=facts["preparation"], unusual=usual)
+    (answer,) = Predictor(around).scores([chest])
+    assert bool(answer.unusual) == bool(words)
+    assert words in answer.unusual
+    assert not words or answer.unusual.startswith("shows lungs on ")
 
 
 def test_a_predictor_around_the_lungs_without_its_own_segmenter_is_refused(around: Path) -> None:

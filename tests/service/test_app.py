@@ -133,6 +133,20 @@ def test_a_film_is_the_picture_that_the_network_gets(served: Served, folder: Pat
     assert served.send(("x", BAD["truncated"][0]), path="/v1/film").status == 422
 
 
+def test_a_whole_film_comes_with_the_place_of_the_square_that_the_network_gets(served: Served) -> None:
+    """A film twice as wide as high is padded to a square: this reaches beyond the film by half of its height."""
+    for content, square in (
+        (film(), "0.000000 0.000000 1.000000 1.000000"),
+        (encoded(Image.fromarray(noise(40, 80)), "PNG"), "0.000000 -0.500000 1.000000 2.000000"),
+    ):
+        answer = served.send(("x", content), path="/v1/whole")
+        assert (answer.status, answer.headers["content-type"]) == (200, "image/jpeg")
+        assert answer.headers["x-square"] == square
+        assert answer.headers["x-model"] == served.model.model.predictor.origin["model"]
+        assert max(Image.open(io.BytesIO(answer.body)).size) == 480
+    assert served.send(("x", BAD["truncated"][0]), path="/v1/whole").status == 422
+
+
 def test_a_map_lies_over_its_film_and_is_transparent_where_it_is_low(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +247,7 @@ def test_the_page_and_the_routes_need_nothing_from_elsewhere(served: Served) -> 
         assert answer.status == 200
         assert not any(text in answer.body for text in (b"http://", b"https://", b"url(//", b"@import"))
     routes = set(served.ask("GET", "/openapi.json").json["paths"])
-    assert routes == {"/v1/model", "/v1/predict", "/v1/film", "/v1/saliency", "/health", "/ready"}
+    assert routes == {"/v1/model", "/v1/predict", "/v1/film", "/v1/whole", "/v1/saliency", "/health", "/ready"}
     assert all(path.encode() in served.ask("GET", "/docs").body for path in routes)
 
 

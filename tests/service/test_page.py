@@ -289,7 +289,7 @@ def test_films_are_dropped_and_answered_each_for_itself(
             "6 images: 2 normal, 1 pneumonia, 3 without an answer; 1 unusual"
         )
         await tab.until("document.querySelector('#film').naturalWidth > 0")
-        assert await tab.run("document.querySelector('#film').naturalWidth") == predictors.SIZE
+        assert await tab.run("document.querySelector('#film').naturalWidth") == 480
         sent = [url for url in tab.requests if "/v1/predict" in url]
         assert len(sent) == 4  # neither the empty one nor the large one
         for number, path in ((1, text), (5, other)):

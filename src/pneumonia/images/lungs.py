@@ -43,6 +43,10 @@ LARGEST = 0.8
 PROPORTIONS = (0.45, 2.5)
 """Width of the lungs' box divided by its height."""
 
+BROADEST = 1.0
+"""Largest width of the narrower lung, as a share of its height; in 975 films of children it was .95. Two films side by
+side may look like two broad lungs."""
+
 STEEPEST = 0.7
 """Largest distance of the two middles in height, as a share of that in width: a film on its side has none."""
 
@@ -115,10 +119,16 @@ class Segmenter:
         The two largest parts are taken. They must be large enough, side by side and of the form of lungs; a film with
         one visible lung, a lateral film, two films in one picture and other pictures have none.
 
+        A film with inverted gray levels, whose lungs are brighter than what lies between them, is searched once more,
+        as its negative.
+
         Args:
             image: uint8 (height, width), 0-255, of any size.
         """
-        return _judged(self.probability(image), *image.shape)
+        finding = _judged(self.probability(image), *image.shape)
+        if finding.lungs and _are_bright(image, finding.lungs.probability):
+            return _judged(self.probability(255 - image), *image.shape)
+        return finding
 
     def probability(self, image: Gray) -> npt.NDArray[np.float32]:
         """The probability that a pixel is lung, float32 (SIDE, SIDE), of a film of any size that is stretched so."""
@@ -184,9 +194,19 @@ def look(image: Gray, preparation: Preparation, segmenter: Segmenter | None = No
     """
     if preparation.aspect != "lungs":
         return Finding(None, "")
-    segmenter = segmenter or open_segmenter(digest=preparation.segmenter)
-    x, y, content = geometry.cropped(image, preparation.crop)
-    lungs, problem = segmenter.examine(content)
+    return search(image, preparation.crop, segmenter or open_segmenter(digest=preparation.segmenter))
+
+
+def search(image: Gray, crop: float = 0.0, segmenter: Segmenter | None = None) -> Finding:
+    """The lungs in what a crop leaves of a film, or why there are none.
+
+    Args:
+        image: uint8 (height, width), 0-255.
+        crop: share of the width and of the height that is cut off at each side before the search.
+        segmenter: None = that of this version of the project.
+    """
+    x, y, content = geometry.cropped(image, crop)
+    lungs, problem = (segmenter or open_segmenter()).examine(content)
     return Finding(lungs.moved(x, y) if lungs else None, problem)
 
 
@@ -218,11 +238,27 @@ def _judged(probability: npt.NDArray[np.float32], height: int, width: int) -> Fi
         return Finding(None, "the two parts are not side by side")
     if not PROPORTIONS[0] <= lungs.box.width / lungs.box.height <= PROPORTIONS[1] or lungs.share > LARGEST:
         return Finding(None, "the two parts do not have the form of lungs")
+    broad = min(statistics[one, cv2.CC_STAT_WIDTH] / statistics[one, cv2.CC_STAT_HEIGHT] for one in (first, second))
+    if broad * width / height > BROADEST:
+        return Finding(None, "the two parts do not have the form of lungs")
     if lungs.share < FILLED * lungs.box.width * lungs.box.height / (width * height):
         return Finding(None, "the two parts do not have the form of lungs")
     if probability[both].mean() < SURE:
         return Finding(None, "nothing that is clearly lung")
     return Finding(lungs, "")
+
+
+def _are_bright(image: Gray, probability: npt.NDArray[np.float32]) -> bool:
+    """Whether the lungs are brighter than what lies between them: in a film the heart and the spine are brighter.
+
+    In 623 films of children and 163 of adults, and in their negatives, the means told both apart, by at least 25 of 255
+    gray levels.
+    """
+    are_lungs = probability >= LUNG
+    corners = np.argwhere(are_lungs)[:, ::-1].astype(np.int32)
+    hull = cv2.fillConvexPoly(np.zeros((SIDE, SIDE), np.uint8), cv2.convexHull(corners), 1) > 0
+    between, small = hull & ~are_lungs, cv2.equalizeHist(geometry.resize(image, SIDE, SIDE))
+    return bool(between.any() and small[are_lungs].mean() > small[between].mean())
 
 
 def _lungs(probability: npt.NDArray[np.float32], share: float, width: int, height: int) -> Lungs:

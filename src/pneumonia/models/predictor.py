@@ -93,7 +93,7 @@ class Film(NamedTuple):
         part: of the image that the network gets; around lungs it may reach beyond the image.
         place: of this part in `prepared`.
         lungs: None if the model does not look for them, or none were found.
-        unusual: why no lungs were found where the model looks for them; empty else.
+        unusual: why no lungs were found where the model looks for them, or what is unusual of them; empty else.
     """
 
     image: npt.NDArray[np.uint8]
@@ -102,6 +102,14 @@ class Film(NamedTuple):
     place: geometry.Placement
     lungs: lungs.Lungs | None
     unusual: str
+
+    @property
+    def square(self) -> geometry.Box:
+        """All of `prepared`, with the black bars of `pad`, in pixels of `image`; it may reach beyond the image."""
+        across, down = self.part.width / self.place.width, self.part.height / self.place.height
+        size = self.prepared.shape[0]
+        left, top = self.part.x - across * self.place.x, self.part.y - down * self.place.y
+        return geometry.Box(left, top, across * size, down * size)
 
 
 COLUMNS = (*Prediction._fields, "model", "version", "data", "caution")
@@ -234,9 +242,17 @@ class Predictor:
             geometry.prepare(pixels, self.preparation, box),
             *geometry.region(width, height, self.preparation, box),
             finding.lungs,
-            f"shows no two lungs, around which this model prepares films ({finding.problem})"
-            if finding.problem
-            else "",
+            self._problem_of(finding),
+        )
+
+    def _problem_of(self, finding: lungs.Finding) -> str:
+        if finding.problem:
+            return f"shows no two lungs, around which this model prepares films ({finding.problem})"
+        if not finding.lungs or not self._usual or self._usual.low <= finding.lungs.share <= self._usual.high:
+            return ""
+        return (
+            f"shows lungs on {finding.lungs.share:.0%} of its area ({self._usual.low:.0%} to {self._usual.high:.0%} is "
+            "usual)"
         )
 
     def answers_for(self, films: Sequence[Film]) -> list[Prediction]:
@@ -284,12 +300,14 @@ class Predictor:
 
 
 class _Usual:
-    """The images a model learnt from, as a normal distribution of their `appearance.describe`."""
+    """The images a model learnt from: a normal distribution of `appearance.describe`, and the share that is lung."""
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
         self.limit = float(facts["limit"])
         self.mean, self.scale = np.asarray(facts["mean"]), np.asarray(facts["scale"])
         self.precision = np.asarray(facts["precision"])
+        limits = facts.get("lungs", {})
+        self.low, self.high = float(limits.get("low", 0)), float(limits.get("high", 1))  # share of the film
 
     def problem(self, image: npt.NDArray[np.uint8]) -> str:
         distance = float(distances(appearance.describe(image)[None], self.mean, self.scale, self.precision)[0])

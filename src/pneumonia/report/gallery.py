@@ -83,7 +83,13 @@ def overlay(
 
 
 def html(
-    entries: Sequence[Entry], methods: Mapping[str, tuple[str, str]], default: str, threshold: float, title: str
+    entries: Sequence[Entry],
+    methods: Mapping[str, tuple[str, str]],
+    default: str,
+    threshold: float,
+    title: str,
+    *,
+    found: bool = False,
 ) -> str:
     """The page.
 
@@ -93,6 +99,7 @@ def html(
         default: the method that is shown first.
         threshold: on the raw scores.
         title: model and data.
+        found: whether a network found lungs that no person drew.
     """
     films = [
         {
@@ -125,6 +132,7 @@ def html(
     environment = jinja2.Environment(autoescape=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_TEMPLATE).render(
         title=title,
+        words=" (a network found them where no person drew them)" if found else "",
         policy=policy,
         palette=page.PALETTE,
         script=_SCRIPT,
@@ -311,7 +319,7 @@ figcaption { font-size: .85rem; color: var(--soft); }
 <span>high, as share of the maximum of the map</span>
 <span><i class="line" style="border-color:#888"></i>half of the maximum (white)</span>
 <span><i class="line" style="border-color:#4c4"></i>known finding</span>
-<span><i class="line" style="border-color:#6cf"></i>lungs</span></div>
+<span><i class="line" style="border-color:#6cf"></i>lungs{{ words }}</span></div>
 <form>
 <label>method<select id="method"></select></label>
 <label>outcome<select id="outcome"></select></label>

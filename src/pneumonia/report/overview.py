@@ -18,6 +18,7 @@ from pneumonia.report.page import Block, Heading, Link, Picture, Section, Table
 
 PAGES = {
     "data.html": "The data: distributions by class, duplicates and quarantine, with pictures",
+    "lungs.html": "The lungs: whose masks the images have, and films without lungs",
     "tune/study.html": "The search, with its figures",
     "model_card.html": "The model card, with its pictures",
     "compare.html": "The last comparison of two models",

@@ -33,6 +33,8 @@ PAGE = {
 }
 """Path -> file of the folder `page`, and its type."""
 
+_WHOLE = 480
+"""Pixels, the longer side of a whole film."""
 _MAX_WORKERS = 8
 """Each may decode an image of 300 MB."""
 _WAITING_FOR_MAPS = 8
@@ -65,6 +67,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"description": "busy: try again after Retry-After seconds"},
     503: {"description": "no answer in time, or no maps of this model"},
 }
+_JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}, "description": "a picture"}}
 _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "a picture"}}
 
 
@@ -152,6 +155,20 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
     )
     async def film(request: Request) -> Response:
         return await picture(request, room, lambda model, content: maps.png(model.predictor.prepare(content)))
+
+    @app.post(
+        "/v1/whole",
+        summary="The whole film with the outline of its lungs and the part that the model saw, as JPEG",
+        description="X-Square: left, top, width and height of the square of /v1/film, as shares of the film.",
+        openapi_extra={"requestBody": _FILE},
+        responses=_ERRORS | _JPEG,
+        response_class=Response,
+    )
+    async def whole(request: Request) -> Response:
+        upload, present = _only(await files_of(request)), service.model
+        content, square = await room.run(_whole, present, upload)
+        headers = {"X-Model": present.predictor.origin["model"], "X-Square": " ".join(f"{one:.6f}" for one in square)}
+        return Response(content, media_type="image/jpeg", headers=headers)
 
     @app.post(
         "/v1/saliency",
@@ -242,6 +259,17 @@ def _picture(draw: Callable[[Model, bytes], bytes], model: Model, upload: Upload
         return draw(model, upload.content)
     except UserError as error:
         raise _bad_file(upload.content, str(error)) from error
+
+
+def _whole(model: Model, upload: Upload) -> tuple[bytes, tuple[float, ...]]:
+    """The whole film as a picture, and the square that the model saw as shares of it."""
+    try:
+        film = model.predictor.read(upload.content)
+        picture = predict.outlined(model.predictor, film, width=_WHOLE, height=_WHOLE)
+    except UserError as error:
+        raise _bad_file(upload.content, str(error)) from error
+    (height, width), square = film.image.shape, film.square
+    return predict.jpeg(picture), (square.x / width, square.y / height, square.width / width, square.height / height)
 
 
 def _only(given: list[Upload]) -> Upload:

@@ -351,7 +351,8 @@ function newFilm(file) {
     again: false, // another try may help
     refused: false, // before it was sent
     tries: 0, // to get an answer of the model that this page describes
-    picture: null, // object URL of the prepared film
+    picture: null, // object URL of the whole film
+    square: [0, 0, 100, 100], // what the model saw of it: left, top, width and height in percent
     pictureError: "",
     isPictureLoading: false,
     map: null, // object URL
@@ -485,7 +486,7 @@ function forgetPictures(film) {
 async function loadPicture(film) {
   if (film.picture || film.pictureError || film.isPictureLoading) return;
   film.isPictureLoading = true;
-  await loadInto(film, "picture", "v1/film");
+  await loadInto(film, "picture", "v1/whole");
   film.isPictureLoading = false;
   if (film === state.selected) showAnswer();
 }
@@ -515,6 +516,8 @@ async function loadInto(film, name, path) {
       if (isPast()) return;
       throw new Refused("the service changes its model at present; try again");
     }
+    const square = response.headers.get("X-Square");
+    if (square) film.square = square.split(" ").map((share) => 100 * Number.parseFloat(share));
     film[name] = URL.createObjectURL(picture);
   } catch (error) {
     film[`${name}Error`] = error.message;
@@ -593,8 +596,11 @@ function showScale(row) {
 function showPictures(film) {
   const isAnswered = film.step === "done" && !film.row.error;
   const { saliency } = state.model || { saliency: {} };
-  setPicture("film", film.picture, `The film ${film.name}, as the model sees it`);
+  setPicture("film", film.picture, `The film ${film.name}, with the outline of its lungs and what the model saw`);
   setPicture("map", film.map, "Saliency map over the film");
+  ["left", "top", "width", "height"].forEach((side, place) => {
+    byId("map").style[side] = `${film.square[place]}%`;
+  });
   byId("film-note").textContent = noteOf(film);
   show("columns", film.step !== "done" || isAnswered);
   show("map-controls", isAnswered && Boolean(film.picture));
@@ -612,7 +618,12 @@ function showPictures(film) {
 }
 
 function noteOf(film) {
-  if (film.picture) return "As the model sees it: prepared and shrunk. Do not read the film from this picture.";
+  if (film.picture) {
+    return (
+      "Yellow: the lungs, where a program finds two. Blue: the part that the model saw. The picture is shrunk: do not " +
+      "read the film from it."
+    );
+  }
   return film.pictureError ? `The film cannot be shown: ${sentence(film.pictureError)}` : "The film appears here.";
 }
 
