@@ -202,10 +202,8 @@ def judge(
         validation; and the AUCs of validation. Compare the robust AUC only between recipes with the same
         `preprocess.image_size`: the same noise has more effect on smaller images.
     """
-    pixels, table = _pixels(), rebalance.balance(splits, strategy=settings["rebalance"]["strategy"], seed=SEED)
-    max_ratio = settings["rebalance"]["acquisition"]
-    if max_ratio > 1:
-        table = rebalance.weight_by_acquisition(table, rebalance.acquisition(table, seed=SEED), max_ratio=max_ratio)
+    pixels, balancing = _pixels(), settings["rebalance"]
+    table, _ = rebalance.weigh(splits, strategy=balancing["strategy"], max_ratio=balancing["acquisition"], seed=SEED)
     train_split, val_split, judged = (
         _split(table[table["split"] == name], pixels) for name in ("train", "val", "judge")
     )

@@ -326,8 +326,9 @@ def recipe(settings: Mapping[str, Any], *, earlier: bool = False) -> str:
             del values["train"][name]
     if values["preprocess"]["aspect"] != "lungs":
         del values["preprocess"]["margin"]  # and this, which then has no effect
-    if values["rebalance"]["official_test"] == "use":
-        del values["rebalance"]["official_test"]
+    for name, default in {"official_test": "use", "folds": 1}.items():
+        if values["rebalance"][name] == default:
+            del values["rebalance"][name]
     relevant = {name: values[name] for name in ("rebalance", "preprocess", "tune", "train")}
     for module, prefix in ((augmentation, "MAX_"), (rebalance, "ACQUISITION_")):
         relevant[prefix] = {name: value for name, value in vars(module).items() if name.startswith(prefix)}

@@ -46,6 +46,7 @@ class Rebalance(Section):
     official_test: Literal["use", "leave_out"]
     test_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
     val_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
+    folds: Annotated[int, Field(ge=1, le=20)]
     seed: Seed
 
 
