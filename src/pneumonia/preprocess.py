@@ -63,7 +63,8 @@ def write_store(
     # An image without a mask, among others with masks, has one of zeros.
     with_lungs = "lung_mask_uri" in splits and bool(splits["lung_mask_uri"].ne("").any())
     rows_of = {
-        split: splits[splits["split"] == split].sort_values("image_id", ignore_index=True) for split in tables.SPLITS
+        split: splits[splits["split"] == split].sort_values("image_id", ignore_index=True)
+        for split in tables.splits_of(splits)
     }
     unfinished, begun, finished = resume / path.name, resume / "begun", resume / "finished"
     for incomplete in unfinished.rglob("*.partial"):  # left by a process that was killed
@@ -110,9 +111,8 @@ def write_store(
 
 def without_lungs(path: Path) -> list[str]:
     """The images of a store around the lungs in which no two lungs were found; none for another store."""
-    images = store.open_store(path)
-    boxes = [item for split in tables.SPLITS for item in lung_boxes.read(images, split).items()]
-    return [image_id for image_id, box in boxes if box is None]
+    boxes = lung_boxes.read_all(store.open_store(path))
+    return [image_id for image_id, box in boxes.items() if box is None]
 
 
 def _digest_without_pixels(folder: Path) -> str:

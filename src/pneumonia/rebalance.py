@@ -93,8 +93,7 @@ def require_both_classes(splits: pd.DataFrame) -> None:
     Raises:
         UserError: a split or a fold lacks a class; the message names both, and the remedy.
     """
-    folds = _by_fold(splits)
-    for name in ("train", "test") if folds else tables.SPLITS:
+    for name in tables.splits_of(splits):
         part = splits[splits["split"] == name]
         missing = [label for label in tables.LABELS if not part["label"].eq(label).any()]
         if not missing:
@@ -113,7 +112,7 @@ def require_both_classes(splits: pd.DataFrame) -> None:
             f"the {'official ' if official else ''}{name} split has {len(part)} images, none of class {lacks}; each "
             f"split needs both classes; {remedy}"
         )
-    for fold, part in folds.items():
+    for fold, part in _by_fold(splits).items():
         for label, name in tables.LABELS.items():
             if not part["label"].eq(label).any():
                 raise UserError(
@@ -340,7 +339,7 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
         "official_test": official,
         "official_val": bool((splits["split"].eq("val") & splits["source_split"].eq("val")).any()),
         "test_split": "official" if official else "drawn, official left out" if n_unseen else "drawn",
-        "splits": {split: rows[split] for split in tables.SPLITS if split in rows},
+        "splits": {split: rows[split] for split in tables.splits_of(splits)},
         **({"folds": [{"fold": fold, **_count(part)} for fold, part in folds.items()]} if folds else {}),
         **({"n_left_out_official_test": n_unseen} if n_unseen else {}),
         "n_left_out_duplicates_or_test_patients": n_left_out - n_unseen,

@@ -95,6 +95,11 @@ def n_folds(splits: pd.DataFrame) -> int:
     return int(splits["fold"].max()) + 1 if "fold" in splits else 1
 
 
+def splits_of(splits: pd.DataFrame) -> tuple[str, ...]:
+    """The names of the splits of the table of `rebalance`: with folds there is no validation split."""
+    return ("train", "test") if "fold" in splits else SPLITS
+
+
 def in_fold(splits: pd.DataFrame, fold: int) -> npt.NDArray[np.bool_]:
     """Which rows are in a fold: bool (n,), false in test."""
     return splits["fold"].eq(fold).to_numpy(bool, na_value=False)
