@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pneumonia import UserError, export, workspace
 from pneumonia.images import geometry
-from pneumonia.models import networks, runtime, scoring
+from pneumonia.models import ensembles, networks, runtime, scoring
 from pneumonia.models.predictor import Predictor, facts_digest
 from tests import predictors
 from tests.conftest import ROOT, noise, shallow_densenets
@@ -49,7 +49,7 @@ def test_the_onnx_network_gives_the_scores_of_the_keras_network(name: str) -> No
 
 def test_an_ensemble_is_one_network() -> None:
     runtime.start_keras(1)
-    check(networks.ensemble([networks.create_model("shallow", size=32) for _ in range(2)]))
+    check(ensembles.ensemble([networks.create_model("shallow", size=32) for _ in range(2)]))
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def convert(model: Any) -> bytes:
     The number of images and their size are free.
 
     Args:
-        model: as `networks.create_model` or `networks.ensemble` makes it.
+        model: as `networks.create_model` or `ensembles.ensemble` makes it.
     """
     import tensorflow as tf
 

@@ -74,7 +74,6 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     average: Annotated[float, Field(ge=0, lt=1)]
     keep: Literal["best", "last"]
-    members: Annotated[int, Field(ge=1, le=20)]
     head_epochs: Annotated[int, Field(ge=0)]
     copies: Annotated[int, Field(ge=1)]
     unfreeze: Annotated[float, Field(ge=0, le=1)]
@@ -152,7 +151,7 @@ SEARCHED: dict[str, Any] = {
     **{
         name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         for name, field in Train.model_fields.items()
-        if name not in ("epochs", "patience", "members")  # the same for all trials
+        if name not in ("epochs", "patience")  # the same for all trials
     },
 }
 """Keys that `tune.space` may have, with the values that each may take."""

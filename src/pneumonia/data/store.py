@@ -170,6 +170,11 @@ def read_split(store: zarr.Group, split: str, *, memory: float | None = None) ->
     return Split(images, **{name: np.asarray(array[:]) for name, array in arrays.items()})
 
 
+def n_networks(store: zarr.Group) -> int:
+    """Number of networks that a store is for: its folds, or 1 with a validation split."""
+    return 1 if "val" in store else int(cast("zarr.Array[Any]", store["train/weights"]).shape[1])
+
+
 def read_folds(store: zarr.Group, *, memory: float | None = None) -> Iterator[tuple[Split, Split]]:
     """For each network the split that it learns from and the one that validates it; without folds one pair.
 
