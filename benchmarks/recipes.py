@@ -233,7 +233,7 @@ def judge(
         "sensitivity": round(float(y_pred[labels == 1].mean()), 4),
         "specificity": round(float(1 - y_pred[labels == 0].mean()), 4),
         "val_auc": round(ranking.roc_auc(val_split.labels.astype(int), val_scores), 4),
-        "val_robust_auc": round(evaluate.robustness(model, val_split)["mean"], 4),
+        "val_robust_auc": round(evaluate.robustness([(model, val_split)])["mean"], 4),
         "epochs": len(history),
         "minutes": round(history["seconds"].sum() / 60, 1),
     }

@@ -104,6 +104,18 @@ def test_not_more_validation_images_are_unusual_than_the_setting_allows(usual: d
     assert share_of_unusual(usual, chests(200, seed=2), tmp_path) < 0.04
 
 
+def test_with_folds_the_limit_is_that_of_images_out_of_fold(usual: dict[str, Any]) -> None:
+    images = chests(120)
+    folds = (np.arange(120) % 3).astype(np.int8)
+    found = export.fit_usual_in_folds(images, folds, 0.02)
+    assert found.keys() == usual.keys()
+    within = export.fit_usual(images, images, 0.02)
+    assert {name for name in found if found[name] != within[name]} == {"limit"}
+    assert found["limit"] > within["limit"], "images are farther from what was not fitted on them"
+    one = [export.fit_usual(images[folds != k], images[folds == k], 0.0)["limit"] for k in range(3)]
+    assert export.fit_usual_in_folds(images, folds, 0.0)["limit"] == pytest.approx(max(one))
+
+
 @pytest.mark.parametrize(
     "change",
     [

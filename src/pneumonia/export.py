@@ -8,7 +8,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,7 @@ def convert(model: Any) -> bytes:
 def fit_usual(
     train: npt.NDArray[np.uint8] | Pixels, val: npt.NDArray[np.uint8] | Pixels, false_alarms: float
 ) -> dict[str, Any]:
-    """What images of this kind look like, to recognise one of another kind.
+    """What images of this kind look like, to recognise one of another kind; with folds see `fit_usual_in_folds`.
 
     A normal distribution of `appearance.describe` is fitted on train, with the shrunk covariance of Ledoit and Wolf.
     The limit is a quantile of the distances on validation, times `MARGIN`.
@@ -81,18 +81,49 @@ def fit_usual(
         training: Lee et al. (2018), arXiv:1807.03888.
     """
     described = _descriptions(train)
+    usual = _normal(described)
+    return _usual(usual, predictor.distances(_descriptions(val), *usual), false_alarms, n=len(described))
+
+
+def fit_usual_in_folds(
+    images: npt.NDArray[np.uint8] | Pixels, folds: npt.NDArray[np.int8], false_alarms: float
+) -> dict[str, Any]:
+    """As `fit_usual`: the distribution is that of all images, the limit that of distances out of fold.
+
+    The distance of an image for the limit is from a distribution that was fitted on the other folds.
+
+    Args:
+        images: uint8 (n, size, size), 0-255, all outside test.
+        folds: of each image, int8 (n,).
+        false_alarms: as in `fit_usual`.
+    """
+    described = _descriptions(images)
+    parts = [predictor.distances(described[folds == k], *_normal(described[folds != k])) for k in np.unique(folds)]
+    return _usual(_normal(described), np.concatenate(parts), false_alarms, n=len(described))
+
+
+class _Normal(NamedTuple):
+    """A normal distribution of descriptions, with its numbers as they are in the file."""
+
+    mean: npt.NDArray[np.float64]
+    scale: npt.NDArray[np.float64]
+    precision: npt.NDArray[np.float64]
+
+
+def _normal(described: npt.NDArray[np.float64]) -> _Normal:
     mean, scale = described.mean(axis=0), described.std(axis=0) + 1e-6
     precision = LedoitWolf().fit((described - mean) / scale).precision_
     # Rounded as in the file, so that the limit is that of the published numbers.
-    mean, scale, precision = (np.array(tables.rounded(values.tolist())) for values in (mean, scale, precision))
-    quantile = np.quantile(predictor.distances(_descriptions(val), mean, scale, precision), 1 - false_alarms)
+    return _Normal(*(np.array(tables.rounded(values.tolist())) for values in (mean, scale, precision)))
+
+
+def _usual(usual: _Normal, distances: npt.NDArray[np.float64], false_alarms: float, *, n: int) -> dict[str, Any]:
+    limit = MARGIN * float(np.quantile(distances, 1 - false_alarms))
     return {
-        "limit": MARGIN * float(quantile),
+        "limit": limit,
         "false_alarms": false_alarms,
-        "n": len(described),
-        "mean": mean.tolist(),
-        "scale": scale.tolist(),
-        "precision": precision.tolist(),
+        "n": n,
+        **{name: values.tolist() for name, values in usual._asdict().items()},
     }
 
 
@@ -182,7 +213,7 @@ def require_same_scores(
     Args:
         exported: the predictor.
         images: uint8 (n, size, size), of validation.
-        scores: float (n,), of the Keras network, as in `predictions.csv`.
+        scores: float (n,), of the Keras network; without folds those of `predictions.csv`.
         max_difference: largest difference of a score that is allowed.
 
     Raises:

@@ -192,6 +192,11 @@ def read_folds(store: zarr.Group, *, memory: float | None = None) -> Iterator[tu
         yield train._replace(weights=train.weights[:, fold], repeats=train.repeats[:, fold]), val
 
 
+def read_fold_numbers(store: zarr.Group) -> npt.NDArray[np.int8]:
+    """The fold of each image of `train`, int8 (n,), from 0; only of a store with folds."""
+    return np.asarray(cast("zarr.Array[Any]", store["train/folds"])[:])
+
+
 def read_validation(store: zarr.Group, *, memory: float | None = None) -> Iterator[Split]:
     """The split that validates each network, as in `read_folds`.
 
@@ -206,8 +211,8 @@ def read_validation(store: zarr.Group, *, memory: float | None = None) -> Iterat
 
 def _folds(store: zarr.Group, train: Split) -> Iterator[Split]:
     """The images of each fold."""
-    folds = np.asarray(cast("zarr.Array[Any]", store["train/folds"])[:])
-    for fold in range(train.weights.shape[1]):
+    folds = read_fold_numbers(store)
+    for fold in range(n_networks(store)):
         rows = np.flatnonzero(folds == fold)
         images = train.images.subset(rows) if isinstance(train.images, Pixels) else train.images[rows]
         ones = np.ones(len(rows))

@@ -273,7 +273,7 @@ def _data(
             f"Patient identifier: {source['patients']}. With it no patient is in two splits; the test split is "
             f"{kind}.{_public_test_note(source, rebalance)}",
             Table(("split", "images", "patients", "normal", "pneumonia"), rows),
-            *_folds(rebalance),
+            *folds_in_words(rebalance),
             *_age_and_sex(splits),
             Table(
                 ("inclusion", "images"),
@@ -296,7 +296,12 @@ def _data(
     )
 
 
-def _folds(rebalance: Mapping[str, Any]) -> list[str]:
+def folds_in_words(rebalance: Mapping[str, Any]) -> list[str]:
+    """What validation means where there are folds; empty where there is a validation split.
+
+    Args:
+        rebalance: `rebalance.json`.
+    """
     if "folds" not in rebalance:
         return []
     sizes = [row["n_images"] for row in rebalance["folds"]]
