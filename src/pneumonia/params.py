@@ -110,6 +110,7 @@ class Export(Section):
 class Promote(Section):
     min_common: Annotated[int, Field(ge=1)]
     min_gain: Annotated[float, Field(ge=0, lt=1)]
+    confidence: Fraction | None
     min_sensitivity: Annotated[float, Field(ge=0, le=1)]
     max_ece: Annotated[float, Field(ge=0, le=1)]
 
