@@ -269,6 +269,8 @@ def _explain(source: str, problem: Any) -> str:
             f"{source}: {key} is now a key of tune.space, for example "
             "space: {learning_rate: {low: 0.0005, high: 0.003, log: true}, dropout: {low: 0.0, high: 0.3}}"
         )
+    if problem["type"] == "extra_forbidden" and path == ["train", "members"]:
+        return f"{source}: {key} is gone; remove it: rebalance.folds trains several networks"
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key}; known here: {', '.join(_known_keys(path[:-1]))}"
     if problem["type"] == "missing":
