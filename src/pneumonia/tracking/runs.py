@@ -84,7 +84,7 @@ PICTURE_WIDTH = 480
 """Pixels of a picture in a description: the UI shows it in its own size, beside a sidebar."""
 
 _EPOCH = {"loss": "train_loss"}
-_NOT_OF_EPOCH = ("epoch", "kept", "fold")
+_NOT_OF_EPOCH = ("epoch", "kept", "fold", "member")  # the last is of earlier versions
 _COUNT = re.compile(r"(.*/)?n(_\w+)?")
 
 REGISTERED = "registered.json"
