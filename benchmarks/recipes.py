@@ -85,6 +85,8 @@ def main() -> None:
             continue
         for name, changes in RECIPES.items():
             settings = {**base(model), **changes}
+            if any(key in settings for key in results.GONE):
+                continue
             values = results.params_with(settings)
             known = {
                 "data": DATA,
@@ -202,25 +204,21 @@ def judge(
         validation; and the AUCs of validation. Compare the robust AUC only between recipes with the same
         `preprocess.image_size`: the same noise has more effect on smaller images.
     """
-    pixels, table = _pixels(), rebalance.balance(splits, strategy=settings["rebalance"]["strategy"], seed=SEED)
-    max_ratio = settings["rebalance"]["acquisition"]
-    if max_ratio > 1:
-        table = rebalance.weight_by_acquisition(table, rebalance.acquisition(table, seed=SEED), max_ratio=max_ratio)
+    pixels, balancing = _pixels(), settings["rebalance"]
+    table, _ = rebalance.weigh(splits, strategy=balancing["strategy"], max_ratio=balancing["acquisition"], seed=SEED)
     train_split, val_split, judged = (
         _split(table[table["split"] == name], pixels) for name in ("train", "val", "judge")
     )
     options = settings["train"]
     guess, _ = networks.search_space(model_name, pretrained=bool(weights))
     recipe = Recipe(**{name: options[name] for name in Recipe._fields})
-    members, history = train.fit_members(
-        lambda: train.start(model_name, weights, guess["dropout"], train_split.images, size=recipe.image_size),
-        options["members"],
-        train_split,
-        val_split,
+    (model,), history = train.fit_folds(
+        lambda split: train.start(model_name, weights, guess["dropout"], split, size=recipe.image_size),
+        1,
+        [(train_split, val_split)],
         recipe.for_weights(weights),
         Schedule(options["epochs"], options["patience"], guess["learning_rate"], SEED, guess.get("head_learning_rate")),
     )
-    model = networks.ensemble(members)
     scores, labels = scoring.predict_scores(model, judged.images), judged.labels.astype(int)
     low, high = ranking.auc_interval(labels, scores, groups=table["patient_id"][table["split"] == "judge"])
     val_scores = scoring.predict_scores(model, val_split.images)
@@ -235,8 +233,8 @@ def judge(
         "sensitivity": round(float(y_pred[labels == 1].mean()), 4),
         "specificity": round(float(1 - y_pred[labels == 0].mean()), 4),
         "val_auc": round(ranking.roc_auc(val_split.labels.astype(int), val_scores), 4),
-        "val_robust_auc": round(evaluate.robustness(model, val_split)["mean"], 4),
-        "epochs": int((history["member"] == 1).sum()),
+        "val_robust_auc": round(evaluate.robustness([(model, val_split)])["mean"], 4),
+        "epochs": len(history),
         "minutes": round(history["seconds"].sum() / 60, 1),
     }
 

@@ -121,6 +121,8 @@ EARLIER = {
     "train.weight_decay": 0.0005,
 }
 """Defaults of params.yaml when the rows up to look 36 were trained, where they have changed since."""
+GONE = ("train.members",)
+"""Settings that params.yaml no longer has. Rows with them stay in the tables, and are not made again."""
 
 ROWS = [
     Row("chest_xray", "mobilenet", (1, 2, 3), FINE_TUNED, "6 epochs"),
@@ -172,6 +174,9 @@ def main() -> None:
             "fetch.url": urls.get(row.data, "null"),
             **row.settings,
         }
+        if any(name in settings for name in GONE):
+            print(f"{row.data} {row.model}, {row.note}: of an earlier version")
+            continue
         for seed in row.seeds:
             digest = recipe(settings)
             if _is_done(row, seed, digest, weights.get(row.model)):
@@ -298,11 +303,15 @@ def _git(*command: str) -> str:
 
 
 def params_with(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """params.yaml with other values for `section.key`, checked as the stages check them."""
+    """params.yaml with other values for `section.key`, checked as the stages check them; those in `GONE` are added."""
     values: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-    for section, key in (name.split(".") for name in settings if "." in name):
-        values[section][key] = settings[f"{section}.{key}"]
-    params.Params.model_validate(values)
+    dotted = {tuple(name.split(".")): value for name, value in settings.items() if "." in name}
+    for (section, key), value in dotted.items():
+        values[section][key] = value
+    known = {name: dict(part) if isinstance(part, dict) else part for name, part in values.items()}
+    for section, key in (name.split(".") for name in GONE):
+        known[section].pop(key, None)
+    params.Params.model_validate(known)
     return values
 
 
@@ -319,15 +328,14 @@ def recipe(settings: Mapping[str, Any], *, earlier: bool = False) -> str:
         for name, default in EARLIER.items():
             section, key = name.split(".")
             values[section][key] = settings.get(name, default)
-    if values["train"]["members"] == 1:
-        del values["train"]["members"]  # as in rows that are older than this setting
-    for name, default in {"image_size": None, "crop": 1.0, "flip": False}.items():  # these too
+    for name, default in {"image_size": None, "crop": 1.0, "flip": False}.items():  # rows are older than these settings
         if values["train"][name] == default:
             del values["train"][name]
     if values["preprocess"]["aspect"] != "lungs":
         del values["preprocess"]["margin"]  # and this, which then has no effect
-    if values["rebalance"]["official_test"] == "use":
-        del values["rebalance"]["official_test"]
+    for name, default in {"official_test": "use", "folds": 1}.items():
+        if values["rebalance"][name] == default:
+            del values["rebalance"][name]
     relevant = {name: values[name] for name in ("rebalance", "preprocess", "tune", "train")}
     for module, prefix in ((augmentation, "MAX_"), (rebalance, "ACQUISITION_")):
         relevant[prefix] = {name: value for name, value in vars(module).items() if name.startswith(prefix)}

@@ -23,7 +23,7 @@ from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import open_store, stored_preparation
 from pneumonia.images import geometry
 from pneumonia.metrics.text import format_with_interval
-from pneumonia.models import loading, networks, runtime
+from pneumonia.models import ensembles, loading, networks, runtime
 from pneumonia.report import plots
 from pneumonia.saliency import network, scores, verdicts
 
@@ -84,7 +84,7 @@ def layers(run: Run) -> pd.DataFrame:
     row, rows = networks.MODELS[name], []
     boxed = run.validation.boxes.any(axis=(1, 2))
     try:
-        for layer in networks.members(run.model)[0].layers:
+        for layer in ensembles.members(run.model)[0].layers:
             if not isinstance(layer, keras.layers.Conv2D):
                 continue
             networks.MODELS[name] = row._replace(explain=layer.name)

@@ -85,7 +85,7 @@ class Clock:
 
 
 def _task(archive: str, folder: Path, seed: int) -> tune.Task:
-    recipe = Recipe(**load().train.model_dump(exclude={"epochs", "patience", "members"})).for_weights(())
+    recipe = Recipe(**load().train.model_dump(exclude={"epochs", "patience"})).for_weights(())
     schedule = Schedule(EPOCHS, EPOCHS, 0.001, seed)
     return tune.Task("shallow", (), Archive((archive,)), recipe, schedule, folder)
 

@@ -2,7 +2,7 @@
 
 from pneumonia import evaluate, params
 from pneumonia.data import tables
-from pneumonia.data.store import open_store, read_split
+from pneumonia.data.store import open_store
 from pneumonia.models import loading, runtime
 from pneumonia.report import plots
 from pneumonia.tracking import runs
@@ -23,7 +23,7 @@ def main() -> None:
         scored = evaluate.predict(model, store, splits, memory=memory)
         predictions, platt = evaluate.calibrated(scored)
         headline, full = evaluate.judge(predictions, platt, **settings.evaluate.model_dump())
-        full["robustness"] = evaluate.robustness(model, read_split(store, "val", memory=memory))
+        full["robustness"] = evaluate.robustness(evaluate.validated(model, store, memory=memory))
         audit = full["stress"] = evaluate.audit(model, store, splits, level=settings.evaluate.level, memory=memory)
         curves = evaluate.curves(predictions, headline["threshold"], level=settings.evaluate.level)
         points = evaluate.operating_points(full)

@@ -3,8 +3,14 @@
 from pneumonia import export, params, workspace
 from pneumonia.data import lung_boxes, sources, tables
 from pneumonia.data.predictions import read_predictions
-from pneumonia.data.store import open_store, read_split, stored_preparation
-from pneumonia.models import loading, networks, runtime
+from pneumonia.data.store import (
+    n_networks,
+    open_store,
+    read_fold_numbers,
+    read_folds,
+    stored_preparation,
+)
+from pneumonia.models import loading, networks, runtime, scoring
 from pneumonia.models.predictor import Predictor
 from pneumonia.tracking import runs
 from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, show, tracked, train_run
@@ -17,15 +23,23 @@ def main() -> None:
     record = tables.read_json(MODELS_DIR / "run.json")
     trained = train_run(settings, record)
     store = open_store(DATA_DIR / "images.zarr")
-    val = read_split(store, "val", memory=memory)
-    scores = read_predictions(REPORTS_DIR / "predictions.csv").set_index("image_id")["score"]
-    in_train, in_val = (lung_boxes.shares(store, split) for split in ("train", "val"))
-    shares = None if in_train is None or in_val is None else (in_train, in_val)
     with (
         tracked("export", settings, parent=trained.run_id, prepared=store.attrs),
         workspace.written_whole(MODELS_DIR / "predictor") as folder,
     ):
         folder.mkdir()
+        model = loading.load_model(MODELS_DIR / "model.keras")
+        train, val = next(read_folds(store, memory=memory))
+        shares = lung_boxes.shares(store, "train")
+        if n_networks(store) == 1:
+            of_val = lung_boxes.shares(store, "val")
+            both = None if shares is None or of_val is None else (shares, of_val)
+            usual = export.fit_usual(train.images, val.images, options.false_alarms, both)
+            predictions = read_predictions(REPORTS_DIR / "predictions.csv").set_index("image_id")
+            scores = predictions["score"].loc[val.image_ids].to_numpy()
+        else:  # the scores in the table are of single networks
+            usual = export.fit_usual_in_folds(train.images, read_fold_numbers(store), options.false_alarms, shares)
+            scores = scoring.predict_scores(model, val.images)
         content = export.facts(
             record,
             tables.read_json(REPORTS_DIR / "evaluation.json"),
@@ -33,16 +47,12 @@ def main() -> None:
             source=sources.source(record["data"])._asdict(),
             network=networks.MODELS[record["model"]].source,
             preparation=stored_preparation(store),
-            usual=export.fit_usual(
-                read_split(store, "train", memory=memory).images, val.images, options.false_alarms, shares
-            ),
+            usual=usual,
             explained=tables.read_json(REPORTS_DIR / "explain.json"),
         )
-        export.write(folder, export.convert(loading.load_model(MODELS_DIR / "model.keras")), content)
+        export.write(folder, export.convert(model), content)
         exported = Predictor(folder)
-        difference = export.require_same_scores(
-            exported, val.images, scores.loc[val.image_ids].to_numpy(), options.max_difference
-        )
+        difference = export.require_same_scores(exported, val.images, scores, options.max_difference)
         runs.tag(predictor_digest=exported.digest, weights=record["weights"], data_digest=record["data_digest"])
         runs.log_metrics({"export": {"max_difference": difference}})
         runs.log_file(folder / "predictor.json")

@@ -1,5 +1,7 @@
 """Split by patient, seal the test split, balance the classes of train."""
 
+from functools import partial
+
 from pneumonia import params, rebalance
 from pneumonia.data import tables
 from pneumonia.report import plots
@@ -18,14 +20,13 @@ def main() -> None:
             test_fraction=options.test_fraction,
             val_fraction=options.val_fraction,
             seed=options.seed,
+            folds=options.folds,
         )
         rebalance.require_both_classes(splits)
-        splits = rebalance.balance(splits, strategy=options.strategy, seed=options.seed)
-        acquisition: dict[str, float] = {}
-        if options.acquisition > 1:
-            estimate = rebalance.acquisition(splits, seed=options.seed)
-            splits = rebalance.weight_by_acquisition(splits, estimate, max_ratio=options.acquisition)
-            acquisition = rebalance.summarise_acquisition(splits, estimate)
+        weigh = partial(rebalance.weigh, strategy=options.strategy, max_ratio=options.acquisition, seed=options.seed)
+        splits, acquisition = weigh(splits)
+        if options.folds > 1:
+            splits = rebalance.weigh_folds(splits, lambda table: weigh(table)[0])
         summary = rebalance.summarise(valid, splits, options.strategy)
         if acquisition:
             summary["acquisition"] = acquisition

@@ -1,9 +1,11 @@
 """Train the chosen model with the best hyper-parameters of `tune`."""
 
+from contextlib import nullcontext
+
 from pneumonia import code_digest, params, train, workspace
 from pneumonia.data import tables
-from pneumonia.data.store import balance, open_store, read_split, stored_preparation
-from pneumonia.models import backbones, networks, runtime, scoring
+from pneumonia.data.store import balance, n_networks, open_store, read_folds, read_split, stored_preparation
+from pneumonia.models import backbones, ensembles, networks, runtime, scoring
 from pneumonia.report import plots
 from pneumonia.tracking import runs
 from pneumonia.training.recipe import Recipe, Schedule
@@ -16,35 +18,33 @@ def main() -> None:
     store = open_store(DATA_DIR / "images.zarr")
     values = tables.read_json(REPORTS_DIR / "tune" / "best.json")["values"]
     weights = backbones.read(DATA_DIR / "backbone")
-    memory, preparation = settings.compute.memory, stored_preparation(store)
-    train_split = read_split(store, "train", memory=memory)
-    recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"})).with_values(values)
+    n, preparation = n_networks(store), stored_preparation(store)
+    recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience"})).with_values(values)
     recipe = recipe.for_weights(weights.paths)
-    network = (settings.model, weights.paths, values["dropout"], train_split.images)
+    network = (settings.model, weights.paths, values["dropout"])
     epochs, patience = settings.train.epochs, settings.train.patience
     schedule = Schedule(epochs, patience, values["learning_rate"], settings.seed, values.get("head_learning_rate"))
-    digest = str(store.attrs["digest"])
+    digest, selectors = str(store.attrs["digest"]), (settings.model, settings.seed)
     # The digest of the data does not include image weights; the weights of a backbone can change under the same name.
     backbone_record = tables.read_json(DATA_DIR / "backbone" / "backbone.json")
-    selectors = (settings.model, settings.seed)
     key = (selectors, settings.train, values, backbone_record, dict(store.attrs), balance(store), code_digest())
     folder = workspace.resumable("train", *key)
     with folder as resume, tracked("train", settings, resume=resume, prepared=store.attrs) as run_id:
         runs.tag(weights=weights.name)
         runs.log_params(values)
-        runs.log_dataset(train_split.image_ids, train_split.labels, data=settings.data, digest=digest, context="train")
+        labelled = read_split(store, "train", memory=0)  # without its images
+        runs.log_dataset(labelled.image_ids, labelled.labels, data=settings.data, digest=digest, context="train")
         with runtime.on_devices():
-            members, history = train.fit_members(
-                lambda: train.start(*network, size=recipe.image_size),
-                settings.train.members,
-                train_split,
-                read_split(store, "val", memory=memory),
+            members, history = train.fit_folds(
+                lambda split: train.start(*network, split, size=recipe.image_size),
+                n,
+                read_folds(store, memory=settings.compute.memory),
                 recipe,
                 schedule,
                 resume=resume,
-                report=runs.log_epoch,
+                run=runs.fold_run if n > 1 else lambda *_: nullcontext(runs.log_epoch),
             )
-        model = networks.ensemble(members)
+        model = ensembles.ensemble(members)
         scoring.save_model(model, MODELS_DIR / "model.keras")
         tables.write_table(history, REPORTS_DIR / "history.csv")
         record = {
@@ -59,7 +59,7 @@ def main() -> None:
             "made_with": runtime.made_with(),
         }
         runs.tag(model_id=record["model_id"])
-        several, layers = f"each of {len(members)} networks: " * (len(members) > 1), networks.summary(members[0])
+        several, layers = f"each of {n} networks: " * (n > 1), networks.summary(members[0])
         runs.log_table(layers, "architecture.json")
         runs.log_figure(plots.architecture(layers, f"{several}{settings.model}"), "plots/architecture.png")
         runs.log_figure(plots.history(history, title(settings)), "plots/history.png")

@@ -20,7 +20,7 @@ def main() -> None:
     weights = backbones.read(DATA_DIR / "backbone")
     defaults, space = networks.search_space(settings.model, pretrained=bool(weights.paths))
     plan = tune.Plan(**settings.tune.model_dump() | {"space": settings.tune.space or space})
-    recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience", "members"}))
+    recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience"}))
     schedule = Schedule(settings.train.epochs, settings.train.epochs, defaults["learning_rate"], settings.seed)
     # All that a trial depends on; more trials of the same study may follow.
     data = repr((dict(store.attrs), balance(store)))

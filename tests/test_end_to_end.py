@@ -24,11 +24,11 @@ import pytest
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
-from pneumonia import workspace
+from pneumonia import evaluate, workspace
 from pneumonia.data import phantom, tables
 from pneumonia.data.store import open_store, read_split
 from pneumonia.files import read_bytes
-from pneumonia.models import loading, networks, scoring
+from pneumonia.models import loading, networks, predictor, scoring
 from tests.conftest import set_settings
 from tests.images.test_decode import dicom
 
@@ -593,17 +593,37 @@ def test_every_model_runs_as_an_experiment(project: Project, model: str) -> None
 
 
 @pytest.mark.slow
-def test_two_networks_go_through_as_one(project: Project) -> None:
-    with project.changed({"model": "compact", "train.members": 2, "tune.n_trials": 0}):
+def test_two_folds_go_through_as_one_model(project: Project) -> None:
+    with project.changed({"rebalance.folds": 2, "tune.n_trials": 1}):
         output = project.dvc("repro")
-    assert project.stages_run(output) == STAGES[STAGES.index("backbone") :]
-    assert f"compact ({2 * 77_633:,} parameters" in output
+    assert {*project.stages_run(output)} == {*STAGES} - {"fetch", "validate", "backbone"}
+    splits = tables.read_table(project.folder / "data/splits.csv")
+    predictions = tables.read_table(project.folder / "reports/predictions.csv")
+    assert dict(zip(predictions["image_id"], predictions["split"].replace("val", "train"), strict=True)) == dict(
+        zip(splits["image_id"], splits["split"], strict=True)
+    ), "every image has a score"
+    folds = predictions.merge(splits, on="image_id", suffixes=("", "_drawn"))
+    assert folds["fold"].equals(folds["fold_drawn"])
+    model = loading.load_model(project.folder / "models/model.keras")
+    store = open_store(project.folder / "data/images.zarr")
+    score_of = predictions.set_index("image_id")["score"]
+    for network, split in evaluate.validated(model, store):
+        np.testing.assert_allclose(scoring.predict_scores(network, split.images), score_of[split.image_ids], atol=1e-6)
+    test = read_split(store, "test")
+    answers = predictor.Predictor(project.folder / "models/predictor").answers(test.images)
+    np.testing.assert_allclose([answer.score for answer in answers], score_of[test.image_ids], atol=1e-4)
     history = pd.read_csv(project.folder / "reports/history.csv")
     assert history["epoch"].tolist() == [1, 2, 3, 4]
-    assert history["kept"].sum() == 2
+    assert history.groupby("fold")["kept"].sum().tolist() == [1, 1]
     run_id = json.loads((project.folder / "models/run.json").read_text())["run_id"]
-    assert [one.step for one in project.client.get_metric_history(run_id, "epoch/val_auc")] == [1, 2, 3, 4]
-    assert "mean logit of 2 networks, each compact" in (project.folder / "reports/model_card.html").read_text()
+    of_folds = [run for run in project.runs("fold") if run.data.tags["mlflow.parentRunId"] == run_id]
+    assert sorted(run.data.tags["fold"] for run in of_folds) == ["fold 0", "fold 1"]
+    for run in of_folds:
+        steps = [one.step for one in project.client.get_metric_history(run.info.run_id, "epoch/val_auc")]
+        assert (run.info.status, steps) == ("FINISHED", [1, 2])
+    promotion = project.report("promotion.json")
+    assert promotion["difference_low"] <= promotion["difference"] <= promotion["difference_high"]
+    assert "mean logit of 2 networks, one for each fold" in (project.folder / "reports/model_card.html").read_text()
 
 
 @pytest.mark.slow

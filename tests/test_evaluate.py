@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from pneumonia import evaluate
 from pneumonia.data import lung_boxes, tables
+from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import Pixels, Split, _read_chunk, create_split, create_store, open_store, read_split
 from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval
-from pneumonia.models import runtime, scoring
+from pneumonia.models import ensembles, runtime, scoring
 
 SIZE = 8
 COLUMNS = ["image_id", "sha256", "patient_id", "split", "label", "score", "subtype"]
@@ -76,7 +77,7 @@ def make_splits(n: int = 30) -> pd.DataFrame:
 
 def make_store(path: Path, splits: pd.DataFrame) -> zarr.Group:
     store = create_store(path, {"data": "made here"})
-    for name in tables.SPLITS:
+    for name in tables.splits_of(splits):
         part = splits[splits["split"] == name]
         images, _ = create_split(store, name, part, size=SIZE, with_lungs=False)
         images[:] = np.broadcast_to(part["gray"].to_numpy(np.uint8)[:, None, None], (len(part), SIZE, SIZE))
@@ -179,8 +180,62 @@ def note_splits(monkeypatch: pytest.MonkeyPatch) -> list[type]:
         seen.append(type(split.images))
         return split
 
-    monkeypatch.setattr(evaluate, "read_split", noted)
+    for place in ("pneumonia.evaluate.read_split", "pneumonia.data.store.read_split"):
+        monkeypatch.setattr(place, noted)
     return seen
+
+
+class InFolds(NamedTuple):
+    """Two networks and their mean, a store with two folds, its table, and the predictions."""
+
+    networks: list[Any]
+    store: zarr.Group
+    splits: pd.DataFrame
+    predictions: pd.DataFrame
+
+
+@pytest.fixture(scope="module")
+def in_folds(tmp_path_factory: pytest.TempPathFactory) -> InFolds:
+    fold = pd.Series(np.arange(30) % 4 // 2, dtype="Int64")
+    splits = make_splits().sort_values("image_id", ignore_index=True)
+    splits = splits.assign(split=splits["split"].replace("val", "train"))
+    splits = splits.assign(fold=fold.where(splits["split"] == "train"), weight_0=1.0, weight_1=1.0)
+    for k in (0, 1):
+        splits[f"repeats_{k}"] = (~tables.in_fold(splits, k)).astype(int)
+    store = make_store(tmp_path_factory.mktemp("folds") / "images.zarr", splits)
+    one, other = brightness_model(), brightness_model()
+    other.get_layer("logit").set_weights([np.array([[-0.02]]), np.array([3.0])])
+    both = ensembles.ensemble([one, other])
+    return InFolds([one, other, both], store, splits, evaluate.predict(both, store, splits))
+
+
+def test_with_folds_each_image_has_the_score_of_the_network_that_never_saw_it(
+    in_folds: InFolds, tmp_path: Path
+) -> None:
+    table = in_folds.predictions
+    assert list(table) == [*COLUMNS[:6], "fold", "subtype"]
+    assert table["split"].tolist() == ["val"] * 20 + ["test"] * 10
+    grays = in_folds.splits.set_index("image_id")["gray"]
+    for rows, network in zip(
+        (table["fold"] == 0, table["fold"] == 1, table["fold"].isna()), in_folds.networks, strict=True
+    ):
+        part = table[rows.fillna(value=False)]
+        pixels = np.broadcast_to(grays[part["image_id"]].to_numpy(np.uint8)[:, None, None], (len(part), SIZE, SIZE))
+        np.testing.assert_allclose(part["score"], scoring.predict_scores(network, pixels), atol=1e-6)
+        assert len(part) >= 9
+    tables.write_table(evaluate.calibrated(table)[0], tmp_path / "predictions.csv")
+    read = read_predictions(tmp_path / "predictions.csv")
+    assert list(read) == [*COLUMNS[:6], "calibrated", "fold", "subtype"]
+    assert read["fold"].to_list() == table["fold"].to_list()
+
+
+def test_robustness_with_folds_is_one_auc_of_all_out_of_fold_scores(
+    in_folds: InFolds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stress, "STRESSES", {"blur": stress.STRESSES["blur"]})
+    found = evaluate.robustness(evaluate.validated(in_folds.networks[-1], in_folds.store))
+    val = in_folds.predictions[in_folds.predictions["split"] == "val"]
+    assert found["clean"] == pytest.approx(sklearn.metrics.roc_auc_score(val["label"], val["score"]))
 
 
 # --- calibrated -----------------------------------------------------------------------------------------------------
@@ -213,7 +268,7 @@ def test_calibration_is_fitted_on_validation_only() -> None:
 
 def test_robustness_is_the_auc_of_validation_as_it_is_and_under_each_stress(tmp_path: Path) -> None:
     store, model = make_store(tmp_path / "images.zarr", make_splits()), brightness_model()
-    found = evaluate.robustness(model, read_split(store, "val"))
+    found = evaluate.robustness(evaluate.validated(model, store))
     assert list(found) == ["clean", *stress.STRESSES, "mean"]
     val = read_split(store, "val")
     for name in stress.STRESSES:
@@ -240,7 +295,7 @@ def test_robustness_is_the_same_streamed_in_blocks_and_all_at_once(
         scores.clear()
         split = read_split(store, "val", memory=memory)
         assert type(split.images) is kind
-        evaluate.robustness(model, split)
+        evaluate.robustness([(model, split)])
         np.testing.assert_array_equal(scores, expected)
 
 
@@ -253,7 +308,7 @@ def test_robustness_reads_each_chunk_once(tmp_path: Path, monkeypatch: pytest.Mo
         return read(array, number)
 
     monkeypatch.setattr("pneumonia.data.store._read_chunk", counted)
-    evaluate.robustness(brightness_model(), read_split(store, "val", memory=1e-9))
+    evaluate.robustness(evaluate.validated(brightness_model(), store, memory=1e-9))
     assert reads == [0, 1, 2]
 
 

@@ -286,6 +286,15 @@ def test_the_gallery_holds_the_drawn_images_and_the_worst_of_each_outcome() -> N
     assert shown["outcome"].unique().tolist() == list(explain.OUTCOMES)
 
 
+def test_with_folds_validation_images_are_read_from_train(tmp_path: Path) -> None:
+    table = pd.DataFrame({"image_id": ["a", "b"], "label": 1, "weight": 1.0, "repeats": 1, "patient_id": ["p", "q"]})
+    store = create_store(tmp_path / "s", {})
+    images, _ = create_split(store, "train", table, size=8, with_lungs=False)
+    images[:] = np.arange(2, dtype=np.uint8)[:, None, None] * np.ones((2, 8, 8), np.uint8)
+    read = explain.sampler(store, table, {})
+    assert read("val", ["b"]).images[:, 0, 0].tolist() == read("train", ["b"]).images[:, 0, 0].tolist() == [1]
+
+
 def test_train_images_with_boxes_make_the_baseline() -> None:
     splits = pd.DataFrame({"image_id": list("abc"), "split": ["train", "train", "test"]})
     mean = explain.mean_of_train_boxes(splits, {"b": np.array([[1.0, 0, 1, 1]]), "c": np.array([[0.0, 0, 2, 2]])}, 2)

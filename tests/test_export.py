@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pneumonia import UserError, export, workspace
 from pneumonia.images import geometry
-from pneumonia.models import networks, runtime, scoring
+from pneumonia.models import ensembles, networks, runtime, scoring
 from pneumonia.models.predictor import Predictor, facts_digest
 from tests import predictors
 from tests.conftest import ROOT, noise, shallow_densenets
@@ -49,7 +49,7 @@ def test_the_onnx_network_gives_the_scores_of_the_keras_network(name: str) -> No
 
 def test_an_ensemble_is_one_network() -> None:
     runtime.start_keras(1)
-    check(networks.ensemble([networks.create_model("shallow", size=32) for _ in range(2)]))
+    check(ensembles.ensemble([networks.create_model("shallow", size=32) for _ in range(2)]))
 
 
 @pytest.mark.slow
@@ -120,6 +120,18 @@ def test_the_share_that_is_lung_has_limits_and_the_false_alarms_stay_as_many_in_
     assert fewer["lungs"]["high"] / export.MARGIN == pytest.approx(np.nanmax(in_val))
     nothing = np.full(300, np.nan)
     assert "lungs" not in export.fit_usual(chests(300), chests(200, seed=1), 0.02, (nothing, nothing[:200]))
+
+
+def test_with_folds_the_limit_is_that_of_images_out_of_fold(usual: dict[str, Any]) -> None:
+    images = chests(120)
+    folds = (np.arange(120) % 3).astype(np.int8)
+    found = export.fit_usual_in_folds(images, folds, 0.02)
+    assert found.keys() == usual.keys()
+    within = export.fit_usual(images, images, 0.02)
+    assert {name for name in found if found[name] != within[name]} == {"limit"}
+    assert found["limit"] > within["limit"], "images are farther from what was not fitted on them"
+    one = [export.fit_usual(images[folds != k], images[folds == k], 0.0)["limit"] for k in range(3)]
+    assert export.fit_usual_in_folds(images, folds, 0.0)["limit"] == pytest.approx(max(one))
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,20 @@ def test_every_image_stands_once_in_its_split_prepared(write_manifest: Manifest,
     assert train.labels.tolist() == [0, 1, 1]
 
 
+def test_with_folds_there_is_no_validation_split(write_manifest: Manifest, tmp_path: Path) -> None:
+    manifest = write_manifest({name: noise(30, 30, seed=number) for number, name in enumerate("dbac")})
+    columns = {"weight_0": 1.0, "weight_1": 2.0, "repeats_0": [0, 1, 1, 1], "repeats_1": [1, 0, 1, 1]}
+    fold = pd.array([0, 1, pd.NA, 0], "Int64")
+    splits = splits_of(manifest, ["train", "train", "test", "train"]).assign(fold=fold, **columns)
+    assert write(splits, tmp_path / "images.zarr") == 4
+    store: Any = open_store(tmp_path / "images.zarr")
+    assert sorted(store.group_keys()) == ["test", "train"]
+    assert read_split(store, "train").image_ids.tolist() == ["b", "c", "d"]
+    assert store["train/folds"][:].tolist() == [1, 0, 0]
+    assert store["train/repeats"][:].tolist() == [[1, 0], [1, 1], [0, 1]]
+    assert sorted(preprocess.without_lungs(tmp_path / "images.zarr")) == ["a", "b", "c", "d"], "noise has no lungs"
+
+
 @pytest.mark.parametrize("change", [{"crop": 0.0}, {"clahe": "before"}, {"aspect": "squash"}, {"clip_limit": 0.0}])
 def test_the_store_holds_what_each_setting_asks_for(
     write_manifest: Manifest, tmp_path: Path, change: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -189,6 +190,86 @@ def test_a_comparison_on_test_is_reported_where_both_saw_enough_of_it() -> None:
     assert not {"test_difference", "test_p_value"} & set(promote.as_report(too_few))
 
 
+# --- confidence -----------------------------------------------------------------------------------------------------
+
+
+def gain_of(one: list[float], other: list[float], level: float = 0.95) -> tuple[float, float, float]:
+    return ranking.auc_difference(LABELS, other, one, level=level)
+
+
+def many(n_wrong: int, *, split: str = "val") -> pd.DataFrame:
+    """Sixty images of which the first `n_wrong` of each class have scores of the other class."""
+    number = np.arange(60)
+    labels = number % 2
+    wrong = number // 2 < n_wrong
+    scores = np.where(labels ^ wrong, 0.6, 0.2) + number / 200
+    return table(scores.tolist(), labels=labels.tolist(), split=split)
+
+
+def test_a_decision_has_the_paired_interval_and_says_where_it_contains_0() -> None:
+    close = decide(table(PERFECT), table(GOOD))
+    report = promote.as_report(close)
+    paired = (report["difference"], report["difference_low"], report["difference_high"])
+    assert paired == pytest.approx(gain_of(PERFECT, GOOD))
+    assert (report["level"], report["comparison"]) == (0.95, "not distinguishable")
+    assert close.promoted, "the higher AUC wins without a confidence"
+    assert "difference +0.1111 [" in close.reason
+    assert close.reason.endswith("], not distinguishable")
+    far = decide(many(0), many(12))
+    assert promote.as_report(far)["comparison"] == "distinguishable"
+    assert "distinguishable" not in far.reason
+    worse = decide(many(12), many(0))
+    assert (worse.promoted, worse.comparison) == (False, "distinguishable")
+    assert worse.difference_high is not None
+    assert worse.difference_high < 0
+    assert decide(table(GOOD), table(GOOD)).comparison == "not distinguishable"
+    alone = promote.as_report(decide(table(PERFECT), None))
+    assert not {"difference", "difference_low", "difference_high", "level", "comparison"} & set(alone)
+
+
+def test_with_a_confidence_the_lower_limit_must_be_more_than_asked() -> None:
+    close = decide(table(PERFECT), table(GOOD), confidence=0.95)
+    assert not close.promoted
+    assert close.reason.startswith("not higher with a confidence of 0.95 (promote.confidence): validation AUC 1.0000")
+    low = gain_of(PERFECT, GOOD)[1]
+    assert close.gates[0] == ("min_gain", pytest.approx(low), 0.0, False)
+    far = decide(many(0), many(12), confidence=0.95)
+    assert far.promoted
+    bound = far.gates[0].value
+    assert decide(many(0), many(12), confidence=0.95, min_gain=bound - 0.001).promoted
+    refused = decide(many(0), many(12), confidence=0.95, min_gain=bound + 0.001)
+    assert not refused.promoted
+    assert "(promote.min_gain) with a confidence of 0.95 (promote.confidence): " in refused.reason
+    assert decide(many(0), many(12), confidence=0.5, min_gain=bound + 0.001).promoted
+
+
+def test_with_a_confidence_the_registry_measures_also_on_the_same_images() -> None:
+    """And gives the champion that the tables give one after the other."""
+    tables_of = {1: many(12), 2: many(9), 3: many(0), 4: many(1)}
+    champion, registry = 1, {1: promote.facts(tables_of[1], **ASKS, confidence=0.95)}
+    asked: list[tuple[int, int]] = []
+
+    def measure(challenger: int, holder: int) -> promote.Gain:
+        asked.append((challenger, holder))
+        gain = promote.auc_gain(tables_of[challenger], tables_of[holder], 0.95)
+        registry[challenger] |= promote.against(holder, gain, 0.95)
+        return gain
+
+    for version in (2, 3, 4):
+        registry[version] = promote.facts(tables_of[version], **ASKS, confidence=0.95)
+        if decide(tables_of[version], tables_of[champion], confidence=0.95).promoted:
+            champion = version
+        assert promote.standing(registry, measure).champion == champion
+    assert champion == 3
+    assert asked == [(2, 1), (3, 1), (4, 3)], "each pair once"
+    assert promote.standing(registry, unasked).champion == 3
+    less_sure = {version: tags | {"confidence": "0.9"} for version, tags in registry.items()}
+    with pytest.raises(AssertionError, match="need no predictions"):
+        promote.standing(less_sure, unasked)  # a result at another level does not count
+    plain = {version: tags | {"confidence": "0"} for version, tags in registry.items()}
+    assert promote.standing(plain, unasked).champion == 3
+
+
 # --- gates ----------------------------------------------------------------------------------------------------------
 
 
@@ -264,11 +345,15 @@ def test_a_decision_becomes_two_tags_and_its_figures_metrics() -> None:
     decision = decide(table(PERFECT), table(GOOD), threshold=0.75, min_sensitivity=0.7)
     assert promote.as_tags(decision) == {"promoted": "false", "reason": decision.reason}
     figures = promote.as_metrics(decision)
-    assert figures["promotion"] == {
-        "auc": 1.0,
-        "champion_auc": ranking.roc_auc(LABELS, GOOD),
-        "p_value": ranking.delong_test(LABELS, GOOD, PERFECT),
-    }
+    paired = dict(zip(("difference", "difference_low", "difference_high"), gain_of(PERFECT, GOOD), strict=True))
+    assert figures["promotion"] == pytest.approx(
+        {
+            "auc": 1.0,
+            "champion_auc": ranking.roc_auc(LABELS, GOOD),
+            "p_value": ranking.delong_test(LABELS, GOOD, PERFECT),
+            **paired,
+        }
+    )
     assert figures["gate"] == pytest.approx(
         {"min_gain": 1 / 9, "min_sensitivity": 2 / 3, "max_ece": figures["gate"]["max_ece"]}
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, reject
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from pneumonia import UserError, rebalance
@@ -851,3 +851,101 @@ def test_the_origin_of_each_split_is_said() -> None:
         f"{end}"
     ]
     assert (reported(both)[0]["official_val"], reported(drawn)[0]["official_val"]) == (True, False)
+
+
+# --- folds ---
+
+
+def folds_of(table: pd.DataFrame, folds: int, **settings: Any) -> pd.DataFrame:
+    return assign_splits(table, **FRACTIONS | {"seed": 1, "folds": folds} | settings)
+
+
+@settings(max_examples=8)  # the rules of the splits are tested above
+@given(archives(), st.integers(2, 5))
+def test_no_patient_is_in_two_folds(table: pd.DataFrame, folds: int) -> None:
+    try:
+        splits = folds_of(table, folds)
+    except UserError:
+        reject()  # too few patients
+    person = splits["patient_id"].map(linked_patients(table[table["valid"]]))
+    assert set(splits["split"]) == {"train", "test"}
+    assert splits.groupby(person)["split"].nunique().max() == 1
+    learnt = splits[splits["split"] == "train"]
+    assert learnt["fold"].notna().all()
+    assert learnt.groupby(person)["fold"].nunique().max() == 1
+    assert set(learnt["fold"]) == set(range(folds))
+    assert splits.loc[splits["split"] == "test", "fold"].isna().all()
+
+
+def test_folds_have_the_same_size_and_share_of_pneumonia() -> None:
+    folds = folds_of(table_of(crowd(150)), 5).groupby("fold")["label"].agg(["size", "mean"])
+    assert folds["size"].between(44, 52).all()
+    assert folds["mean"].between(0.6, 0.73).all()
+
+
+def test_the_test_split_is_the_same_with_folds() -> None:
+    table = table_of(crowd())
+    one = {image_id for image_id, its in split_of(table).items() if its == "test"}
+    splits = folds_of(table, 3)
+    assert set(splits.loc[splits["split"] == "test", "image_id"]) == one
+
+
+def test_an_official_validation_split_is_divided_into_folds_like_train() -> None:
+    rows = [*crowd(source_split="train"), *crowd(12, source_split="val")]  # the same twelve patients
+    table = table_of(rows)
+    splits = folds_of(table, 3)
+    assert len(splits) == len(rows), "none is left out"
+    summary = summarise(table, balance(splits, strategy="none", seed=1), "none")
+    assert not summary["official_val"]
+    assert list(summary["splits"]) == ["train", "test"]
+    assert sum(fold["n_images"] for fold in summary["folds"]) == summary["splits"]["train"]["n_images"]
+    said = " ".join(rebalance.describe(summary, "use"))
+    assert "validation: 3 folds by patient, of " in said
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_each_network_is_balanced_on_the_folds_that_it_learns_from(strategy: str) -> None:
+    splits = folds_of(table_of(crowd()), 3)
+
+    def weigh(table: pd.DataFrame) -> pd.DataFrame:
+        return rebalance.weigh(table, strategy=strategy, max_ratio=1.0, seed=1)[0]
+
+    table = rebalance.weigh_folds(weigh(splits), weigh)
+    columns = [f"{name}_{fold}" for fold in range(3) for name in ("weight", "repeats")]
+    assert list(table)[-8:] == ["weight", "repeats", *columns]
+    for fold in range(3):
+        validates = tables.in_fold(table, fold)
+        assert (table.loc[validates, f"repeats_{fold}"] == 0).all()
+        learnt = table[~validates & (table["split"] == "train")]
+        shown = (learnt[f"weight_{fold}"] * learnt[f"repeats_{fold}"]).groupby(learnt["label"]).sum()
+        if strategy != "none":
+            assert shown[0] == pytest.approx(shown[1], rel=1e-4)
+        # As if the other folds were all there is.
+        alone = balance(learnt, strategy=strategy, seed=1)
+        assert learnt[f"weight_{fold}"].to_list() == alone["weight"].to_list()
+    pd.testing.assert_frame_equal(table[list(splits)], splits)
+
+
+def test_the_digest_of_the_data_knows_the_folds(tmp_path: Path) -> None:
+    splits = folds_of(table_of(crowd()), 3)
+    tables.write_table(splits, tmp_path / "splits.csv")
+    again = tables.read_table(tmp_path / "splits.csv")
+    assert tables.data_digest(again) == tables.data_digest(splits)
+    assert str(again["fold"].dtype) == "Int64"
+    moved = splits.assign(fold=(splits["fold"] + 1) % 3)
+    assert tables.data_digest(moved) != tables.data_digest(splits)
+
+
+def test_fewer_patients_than_folds_is_an_error() -> None:
+    table = table_of([*crowd(30, label=1), *({"patient_id": f"n{n}", "label": 0} for n in range(4))])
+    sealed = table.assign(source_split=["test"] * 2 + [""] * 62)
+    with pytest.raises(UserError, match="too few patients for 5 folds: 4 in the smaller class, at least 5 are needed"):
+        folds_of(sealed, 5)
+
+
+def test_a_fold_without_a_class_is_an_error() -> None:
+    splits = folds_of(table_of(crowd()), 3)
+    lacking = splits[~(tables.in_fold(splits, 1) & splits["label"].eq(0))]
+    with pytest.raises(UserError, match=r"fold 1 has \d+ images, none of class normal; .* \(rebalance.folds\)"):
+        rebalance.require_both_classes(lacking)
+    rebalance.require_both_classes(splits)

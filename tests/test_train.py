@@ -7,6 +7,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,15 @@ def test_only_weights_of_a_backbone_are_unfolded_and_on_images_from_all_of_the_s
     seen: list[NDArray] = []
     monkeypatch.setattr(networks, "create_model", lambda name, weights, dropout, size: (name, tuple(weights), size))
     monkeypatch.setattr(backbones, "unfold", lambda model, images: seen.append(images))
-    images = np.arange(1000)
-    assert train.start("mobilenet", (), 0.1, images, size=96) == ("mobilenet", (), 96)
+    rows = np.arange(1000)
+    split = Split(rows, rows, rows, np.ones(1000, np.int16), rows)
+    assert train.start("mobilenet", (), 0.1, split, size=96) == ("mobilenet", (), 96)
     assert seen == []
     weights = (Path("a.h5"),)
-    assert train.start("mobilenet", weights, 0.1, images, n_images=10)[1] == weights
+    assert train.start("mobilenet", weights, 0.1, split, n_images=10)[1] == weights
     assert seen[0].tolist() == list(range(0, 1000, 100))
+    train.start("mobilenet", weights, 0.1, split._replace(repeats=np.repeat([0, 1], 500)), n_images=5)
+    assert seen[1].tolist() == list(range(500, 1000, 100)), "not those that validate it"
 
 
 # --- fit ------------------------------------------------------------------------------------------------------------
@@ -197,54 +201,81 @@ def test_weights_decay(tmp_path: Path) -> None:
     assert 0 < reached[2.0] < 0.9 * reached[0.0]
 
 
-def fit_members(n: int, folder: Path | None, **changes: Any) -> tuple[list[Any], pd.DataFrame]:
+def fit_folds(n: int, folder: Path | None, **changes: Any) -> tuple[list[Any], pd.DataFrame]:
+    """Each with another half of the images, and validated on the other half."""
     how: dict[str, Any] = {"seed": 3, "epochs": 2, "learning_rate": 0.05, "patience": 9} | changes
     recipe, schedule = recipe_and_schedule(how)
 
-    def make() -> Any:
+    def make(split: Split) -> Any:
         import keras
 
+        assert set(split.repeats) == {0, 1}
         return backbone_model(seed=int(1000 * float(keras.random.uniform(()))))
 
-    return train.fit_members(make, n, toy_split(), toy_split(16, seed=9), recipe, schedule, resume=folder, **how)
+    whole = toy_split(64)
+    pairs = []
+    for fold in range(n):
+        learns = np.arange(64) // 2 % n != fold if n > 1 else np.arange(64) < 32
+        val = Split(*(values[~learns] for values in whole))
+        pairs.append((whole._replace(repeats=learns.astype(np.int16)), val))
+    return train.fit_folds(make, n, iter(pairs), recipe, schedule, resume=folder, **how)
+
+
+def told_to(told: list[tuple[int, int]]) -> Callable[[int, Path | None], Any]:
+    """Stands for the MLflow run of each fold; notes fold and epoch."""
+    return lambda fold, folder: nullcontext(lambda epoch, values: told.append((fold, epoch)))
 
 
 @pytest.mark.slow
-def test_members_differ_and_the_first_is_what_one_alone_would_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (alone,), once = fit_members(1, None)
-    told: list[int] = []
+def test_folds_differ_and_have_runs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
     seeds: list[int] = []
     plain = train.fit
     monkeypatch.setattr(train, "fit", lambda *args, **how: (seeds.append(args[-1].seed), plain(*args, **how))[1])
-    (first, second), history = fit_members(2, tmp_path, report=lambda epoch, values: told.append(epoch))
+    (first, second), history = fit_folds(2, tmp_path, run=told_to(told))
     assert seeds[0] == 3
     assert len(set(seeds)) == 2
-    for one, other in zip(alone.get_weights(), first.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
     assert any((one != other).any() for one, other in zip(first.get_weights(), second.get_weights(), strict=True))
-    assert history["epoch"].tolist() == told == [1, 2, 3, 4]
-    assert history["member"].tolist() == [1, 1, 2, 2]
-    assert history.groupby("member")["kept"].sum().tolist() == [1, 1]
-    pd.testing.assert_frame_equal(history.drop(columns="seconds").head(2), once.drop(columns="seconds"))
+    assert told == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    assert history["fold"].tolist() == [0, 0, 1, 1]
+    assert history.groupby("fold")["kept"].sum().tolist() == [1, 1]
 
 
 @pytest.mark.slow
-def test_members_that_were_cut_go_on_where_they_stopped(tmp_path: Path) -> None:
-    """With a backbone whose lower block never learns, also in the members that were finished before."""
-    how = {"pretrained": True, "head_epochs": 1, "unfreeze": 0.5, "layer_decay": 0.5}
-    whole, history = fit_members(3, None, **how)
+def test_a_single_network_is_what_a_fit_alone_would_be() -> None:
+    (one,), history = fit_folds(1, None)
+    assert "fold" not in history
+    import keras
 
-    def cut(epoch: int, values: Mapping[str, float]) -> None:
-        if epoch == 4:
-            raise KeyboardInterrupt
+    keras.utils.set_random_seed(3)
+    alone, whole = backbone_model(seed=int(1000 * float(keras.random.uniform(())))), toy_split(64)
+    train_split = whole._replace(repeats=(np.arange(64) < 32).astype(np.int16))
+    recipe, schedule = recipe_and_schedule({"seed": 3, "epochs": 2, "learning_rate": 0.05, "patience": 9})
+    once = train.fit(alone, train_split, Split(*(values[32:] for values in whole)), recipe, schedule)
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), once.drop(columns="seconds"))
+    for values, others in zip(alone.get_weights(), one.get_weights(), strict=True):
+        np.testing.assert_array_equal(values, others)
+
+
+@pytest.mark.slow
+def test_folds_that_were_cut_go_on_where_they_stopped(tmp_path: Path) -> None:
+    """With a backbone whose lower block never learns, also in the networks that were finished before."""
+    how = {"pretrained": True, "head_epochs": 1, "unfreeze": 0.5, "layer_decay": 0.5}
+    whole, history = fit_folds(3, None, **how)
+
+    def cut(fold: int, folder: Path | None) -> Any:
+        def report(epoch: int, values: Mapping[str, float]) -> None:
+            if (fold, epoch) == (1, 2):
+                raise KeyboardInterrupt
+
+        return nullcontext(report)
 
     with pytest.raises(KeyboardInterrupt):
-        fit_members(3, tmp_path, report=cut, **how)
-    told: list[int] = []
-    again, resumed = fit_members(3, tmp_path, report=lambda epoch, values: told.append(epoch), **how)
-    assert told == [4, 5, 6]
+        fit_folds(3, tmp_path, run=cut, **how)
+    told: list[tuple[int, int]] = []
+    again, resumed = fit_folds(3, tmp_path, run=told_to(told), **how)
+    assert told == [(1, 2), (2, 1), (2, 2)]
     pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), history.drop(columns="seconds"))
     for one, other in zip(whole, again, strict=True):
         assert [layer.trainable for layer in one.layers] == [layer.trainable for layer in other.layers]
@@ -254,8 +285,8 @@ def test_members_that_were_cut_go_on_where_they_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_members_may_stop_early_each_in_its_own_epoch() -> None:
-    _, history = fit_members(2, None, epochs=6, patience=1)
+def test_folds_may_stop_early_each_in_its_own_epoch() -> None:
+    _, history = fit_folds(2, None, epochs=6, patience=1)
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
     assert len(history) < 12
 
@@ -322,7 +353,7 @@ def goes_on(make: Callable[[], Any], folder: Path, cuts: Collection[int], **opti
     """The history of a fit, after each fit that goes on from what was on disk in the epoch after a cut ends alike.
 
     What a killed fit leaves is copied from the uninterrupted one, in `report`: the weights of that epoch may be
-    written by then, its backup is not. `test_members_that_were_cut_go_on_where_they_stopped` really stops a fit there.
+    written by then, its backup is not. `test_folds_that_were_cut_go_on_where_they_stopped` really stops a fit there.
     """
     whole, expected = folder / "whole", make()
     whole.mkdir()

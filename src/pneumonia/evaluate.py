@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any, cast
@@ -13,12 +13,12 @@ import pandas as pd
 import zarr
 
 from pneumonia.data import lung_boxes, tables
-from pneumonia.data.store import Pixels, Split, blocks, lungs, read_split
+from pneumonia.data.store import Pixels, Split, blocks, lungs, n_networks, read_split, read_validation
 from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval, classification_report
 from pneumonia.metrics.text import format_with_interval
-from pneumonia.models import scoring
+from pneumonia.models import ensembles, scoring
 
 HEADLINE = {
     "val": ("auc",),
@@ -33,8 +33,22 @@ AGES = (0, 2, 6, 18, 40, 65, 200)
 """Limits of the age groups in years: infants, small and older children, then adults."""
 
 
+def validated(model: Any, store: zarr.Group, *, memory: float | None = None) -> Iterator[tuple[Any, Split]]:
+    """The model with its validation split; with folds each of its networks with the images that it never saw.
+
+    Args:
+        model: trained.
+        store: the image store.
+        memory: as in `store.read_split`.
+    """
+    networks = ensembles.separate(model) if n_networks(store) > 1 else [model]
+    yield from zip(networks, read_validation(store, memory=memory), strict=True)
+
+
 def predict(model: Any, store: zarr.Group, splits: pd.DataFrame, *, memory: float | None = None) -> pd.DataFrame:
     """Scores of the validation and test images.
+
+    With folds all images outside test are validation images, each with the score of the network that never saw it.
 
     Args:
         model: trained.
@@ -43,18 +57,23 @@ def predict(model: Any, store: zarr.Group, splits: pd.DataFrame, *, memory: floa
         memory: as in `store.read_split`.
 
     Returns:
-        `image_id, sha256, patient_id, split, label, score` and those columns of `GROUPS` that the source has.
+        `image_id, sha256, patient_id, split, label, score`, with folds `fold`, and those columns of `GROUPS` that the
+        source has.
     """
-    parts = []
-    for name in ("val", "test"):
-        split = read_split(store, name, memory=memory)
-        parts.append(pd.DataFrame({"image_id": split.image_ids, "score": scoring.predict_scores(model, split.images)}))
-    known = [name for name in GROUPS if name in splits]
-    facts = splits[["image_id", "sha256", "patient_id", "split", "label", *known]]
+    parts = [_scores(network, split) for network, split in validated(model, store, memory=memory)]
+    parts.append(_scores(model, read_split(store, "test", memory=memory)))
+    further = [name for name in ("fold", *GROUPS) if name in splits]
+    facts = splits[["image_id", "sha256", "patient_id", "split", "label", *further]]
+    if "fold" in splits:
+        facts = facts.assign(split=facts["split"].replace("train", "val"))
     table = facts.merge(pd.concat(parts), on="image_id", validate="one_to_one")
     table["score"] = table["score"].round(7)
-    order = ["image_id", "sha256", "patient_id", "split", "label", "score", *known]
+    order = ["image_id", "sha256", "patient_id", "split", "label", "score", *further]
     return table.sort_values(["split", "image_id"], ascending=[False, True], ignore_index=True)[order]
+
+
+def _scores(model: Any, split: Split) -> pd.DataFrame:
+    return pd.DataFrame({"image_id": split.image_ids, "score": scoring.predict_scores(model, split.images)})
 
 
 def calibrated(predictions: pd.DataFrame) -> tuple[pd.DataFrame, calibration.Platt]:
@@ -204,18 +223,18 @@ def summary(full: Mapping[str, Any]) -> list[str]:
     return [*lines, str(full["stress"]["verdict"])]
 
 
-def robustness(model: Any, split: Split) -> dict[str, float]:
-    """AUC on a split without change and under each of `stress.STRESSES`, and the mean of all of them.
+def robustness(validated: Iterable[tuple[Any, Split]]) -> dict[str, float]:
+    """AUC on validation without change and under each of `stress.STRESSES`, and the mean of all of them.
 
     Use it to choose between recipes that have the same AUC on unchanged validation images.
 
     Args:
-        model: trained.
-        split: validation, never test, because recipes are chosen by it.
+        validated: networks and the images that validate them, never those of test, because recipes are chosen by it.
     """
-    labels = split.labels.astype(int)
-    scores = _scores_under(model, split.images, stress.STRESSES)
-    aucs = {name: ranking.roc_auc(labels, values) for name, values in scores.items()}
+    parts = [(split.labels, _scores_under(model, split.images, stress.STRESSES)) for model, split in validated]
+    labels = np.concatenate([part for part, _ in parts]).astype(int)
+    names = list(parts[0][1])
+    aucs = {name: ranking.roc_auc(labels, np.concatenate([scores[name] for _, scores in parts])) for name in names}
     return aucs | {"mean": sum(aucs.values()) / len(aucs)}
 
 

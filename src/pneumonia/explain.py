@@ -159,7 +159,7 @@ def choose_shown(predictions: pd.DataFrame, threshold: float, n_images: int, see
 def sampler(
     store: zarr.Group, splits: pd.DataFrame, boxes: Mapping[str, npt.NDArray[np.float64]]
 ) -> Callable[[str, Sequence[str]], Sample]:
-    """A function that reads images of a split by their ids, as `sample` returns them.
+    """A function that reads images of a split by their ids, as `sample` returns them; with folds `val` is `train`.
 
     Args:
         store: the image store.
@@ -169,6 +169,7 @@ def sampler(
     patient_of = dict(zip(splits["image_id"], splits["patient_id"], strict=True))
 
     def read(split: str, image_ids: Sequence[str]) -> Sample:
+        split = split if split in store else "train"
         masks = lungs(store, split)
         cached = None if masks is None else Pixels(masks, _MASKS_IN_MEMORY)
         return sample(read_split(store, split, memory=0), image_ids, boxes, cached, patient_of)  # only a few images

@@ -8,7 +8,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,7 @@ def convert(model: Any) -> bytes:
     The number of images and their size are free.
 
     Args:
-        model: as `networks.create_model` or `networks.ensemble` makes it.
+        model: as `networks.create_model` or `ensembles.ensemble` makes it.
     """
     import tensorflow as tf
 
@@ -68,7 +68,7 @@ def fit_usual(
     false_alarms: float,
     shares: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None,
 ) -> dict[str, Any]:
-    """What images of this kind look like, to recognise one of another kind.
+    """What images of this kind look like, to recognise one of another kind; with folds see `fit_usual_in_folds`.
 
     A normal distribution of `appearance.describe` is fitted on train, with the shrunk covariance of Ledoit and Wolf.
     The limit is a quantile of the distances on validation, times `MARGIN`.
@@ -89,26 +89,77 @@ def fit_usual(
     Source: Ledoit & Wolf (2004), doi:10.1016/S0047-259X(03)00096-4; Mahalanobis distances for images unlike those of
         training: Lee et al. (2018), arXiv:1807.03888.
     """
-    described, validated, remaining, lungs_limits = _descriptions(train), _descriptions(val), false_alarms, {}
+    described, validated, left = _descriptions(train), _descriptions(val), _Left(false_alarms, {})
     if shares is not None and all(np.isfinite(one).any() for one in shares):
-        in_train, in_val = map(np.isfinite, shares)
-        described, validated = described[in_train], validated[in_val]
-        remaining = max(0.0, false_alarms - float((~in_val).mean())) / 2
-        low, high = np.quantile(shares[1][in_val], [remaining / 2, 1 - remaining / 2])
-        lungs_limits = {"lungs": {"low": float(low) / MARGIN, "high": min(1.0, float(high) * MARGIN)}}
+        described, validated = (
+            images[np.isfinite(one)] for images, one in zip((described, validated), shares, strict=True)
+        )
+        left = _limit_lungs(shares[1], false_alarms)
+    usual = _normal(described)
+    return _usual(usual, predictor.distances(validated, *usual), false_alarms, left, n=len(described))
+
+
+def fit_usual_in_folds(
+    images: npt.NDArray[np.uint8] | Pixels,
+    folds: npt.NDArray[np.int8],
+    false_alarms: float,
+    shares: npt.NDArray[np.float64] | None = None,
+) -> dict[str, Any]:
+    """As `fit_usual`: the distribution is that of all images, the limit that of distances out of fold.
+
+    The distance of an image for the limit is from a distribution that was fitted on the other folds.
+
+    Args:
+        images: uint8 (n, size, size), 0-255, all outside test.
+        folds: of each image, int8 (n,).
+        false_alarms, shares: as in `fit_usual`, of these images.
+    """
+    described, left = _descriptions(images), _Left(false_alarms, {})
+    if shares is not None and np.isfinite(shares).any():
+        described, folds = described[np.isfinite(shares)], folds[np.isfinite(shares)]
+        left = _limit_lungs(shares, false_alarms)
+    parts = [predictor.distances(described[folds == k], *_normal(described[folds != k])) for k in np.unique(folds)]
+    return _usual(_normal(described), np.concatenate(parts), false_alarms, left, n=len(described))
+
+
+class _Left(NamedTuple):
+    """The false alarms that are left for the distance, and the limits of the share that is lung."""
+
+    false_alarms: float
+    limits: dict[str, Any]
+
+
+def _limit_lungs(shares: npt.NDArray[np.float64], false_alarms: float) -> _Left:
+    known = shares[np.isfinite(shares)]
+    half = max(0.0, false_alarms - (1 - len(known) / len(shares))) / 2
+    low, high = np.quantile(known, [half / 2, 1 - half / 2])
+    return _Left(half, {"lungs": {"low": float(low) / MARGIN, "high": min(1.0, float(high) * MARGIN)}})
+
+
+class _Normal(NamedTuple):
+    """A normal distribution of descriptions, with its numbers as they are in the file."""
+
+    mean: npt.NDArray[np.float64]
+    scale: npt.NDArray[np.float64]
+    precision: npt.NDArray[np.float64]
+
+
+def _normal(described: npt.NDArray[np.float64]) -> _Normal:
     mean, scale = described.mean(axis=0), described.std(axis=0) + 1e-6
     precision = LedoitWolf().fit((described - mean) / scale).precision_
     # Rounded as in the file, so that the limit is that of the published numbers.
-    mean, scale, precision = (np.array(tables.rounded(values.tolist())) for values in (mean, scale, precision))
-    quantile = np.quantile(predictor.distances(validated, mean, scale, precision), 1 - remaining)
+    return _Normal(*(np.array(tables.rounded(values.tolist())) for values in (mean, scale, precision)))
+
+
+def _usual(
+    usual: _Normal, distances: npt.NDArray[np.float64], false_alarms: float, left: _Left, *, n: int
+) -> dict[str, Any]:
     return {
-        "limit": MARGIN * float(quantile),
+        "limit": MARGIN * float(np.quantile(distances, 1 - left.false_alarms)),
         "false_alarms": false_alarms,
-        "n": len(described),
-        **lungs_limits,
-        "mean": mean.tolist(),
-        "scale": scale.tolist(),
-        "precision": precision.tolist(),
+        "n": n,
+        **left.limits,
+        **{name: values.tolist() for name, values in usual._asdict().items()},
     }
 
 
@@ -198,7 +249,7 @@ def require_same_scores(
     Args:
         exported: the predictor.
         images: uint8 (n, size, size), of validation.
-        scores: float (n,), of the Keras network, as in `predictions.csv`.
+        scores: float (n,), of the Keras network; without folds those of `predictions.csv`.
         max_difference: largest difference of a score that is allowed.
 
     Raises:

@@ -46,6 +46,7 @@ class Rebalance(Section):
     official_test: Literal["use", "leave_out"]
     test_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
     val_fraction: Annotated[float, Field(ge=0.05, le=0.5)]
+    folds: Annotated[int, Field(ge=1, le=20)]
     seed: Seed
 
 
@@ -73,7 +74,6 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     average: Annotated[float, Field(ge=0, lt=1)]
     keep: Literal["best", "last"]
-    members: Annotated[int, Field(ge=1, le=20)]
     head_epochs: Annotated[int, Field(ge=0)]
     copies: Annotated[int, Field(ge=1)]
     unfreeze: Annotated[float, Field(ge=0, le=1)]
@@ -110,6 +110,7 @@ class Export(Section):
 class Promote(Section):
     min_common: Annotated[int, Field(ge=1)]
     min_gain: Annotated[float, Field(ge=0, lt=1)]
+    confidence: Fraction | None
     min_sensitivity: Annotated[float, Field(ge=0, le=1)]
     max_ece: Annotated[float, Field(ge=0, le=1)]
 
@@ -151,7 +152,7 @@ SEARCHED: dict[str, Any] = {
     **{
         name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         for name, field in Train.model_fields.items()
-        if name not in ("epochs", "patience", "members")  # the same for all trials
+        if name not in ("epochs", "patience")  # the same for all trials
     },
 }
 """Keys that `tune.space` may have, with the values that each may take."""
@@ -268,6 +269,8 @@ def _explain(source: str, problem: Any) -> str:
             f"{source}: {key} is now a key of tune.space, for example "
             "space: {learning_rate: {low: 0.0005, high: 0.003, log: true}, dropout: {low: 0.0, high: 0.3}}"
         )
+    if problem["type"] == "extra_forbidden" and path == ["train", "members"]:
+        return f"{source}: {key} is gone; remove it: rebalance.folds trains several networks"
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key}; known here: {', '.join(_known_keys(path[:-1]))}"
     if problem["type"] == "missing":

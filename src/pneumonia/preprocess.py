@@ -66,7 +66,8 @@ def write_store(
     """
     around_lungs = preparation.aspect == "lungs"
     rows_of = {
-        split: splits[splits["split"] == split].sort_values("image_id", ignore_index=True) for split in tables.SPLITS
+        split: splits[splits["split"] == split].sort_values("image_id", ignore_index=True)
+        for split in tables.splits_of(splits)
     }
     unfinished, begun, finished = resume / path.name, resume / "begun", resume / "finished"
     for incomplete in unfinished.rglob("*.partial"):  # left by a process that was killed
@@ -128,7 +129,12 @@ def in_words(without: Sequence[str], preparation: Preparation) -> str:
 def origins(path: Path) -> dict[str, str]:
     """Where the mask of each image of a store comes from, by its id: one of `lung_boxes.ORIGINS`."""
     images = store.open_store(path)
-    return {name: origin for split in tables.SPLITS for name, origin in lung_boxes.origins(images, split).items()}
+    return {
+        name: origin
+        for split in tables.SPLITS
+        if split in images
+        for name, origin in lung_boxes.origins(images, split).items()
+    }
 
 
 def look(row: Mapping[str, Any], crop: float) -> tuple[Gray, lungs.Finding]:

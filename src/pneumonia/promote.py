@@ -14,6 +14,10 @@ FIRST = "the first model of this data set"
 EARLIEST = "the earliest model that passes its gates"
 STAND_IN = "no model passes its gates, and this is the earliest"
 STAYS = "the champion stays"
+NOT_DISTINGUISHABLE, DISTINGUISHABLE = "not distinguishable", "distinguishable"
+
+LEVEL = 0.95
+"""Of the interval of a difference, where the settings have no confidence."""
 
 FIRST_VERSION = 1
 """The registry never uses a number twice: the version with this one is the first, even if others were deleted."""
@@ -27,6 +31,9 @@ This number stands for the run, also after the first version was deleted.
 REGISTRATION = "registration"
 """Tag of versions of a run that has several: a number that rises with each change of the predictor in use."""
 
+CONFIDENCE = "confidence"
+"""Tag of a version with the level at which its gain must be certain; 0 = the difference itself counts."""
+
 _STATE = ("crowned_at", "rolled_back_at", "predictions_lost_at", "without_champion")
 _AGAINST = "against_"
 
@@ -35,10 +42,11 @@ Tags = Mapping[int, Mapping[str, str]]
 
 
 class Gain(NamedTuple):
-    """Difference of two models' validation AUCs on their common images, and the number of these images.
+    """What a model gains over another one on their common validation images, and the number of these images.
 
     Attributes:
-        auc: the difference, -1 to 1; 0 if nothing can be compared.
+        auc: difference of the AUCs, -1 to 1, or the lower limit of its interval if the challenger was registered with
+            a confidence; 0 if nothing can be compared.
         smaller: number of common images of the rarer class.
     """
 
@@ -71,6 +79,9 @@ class Decision(NamedTuple):
         gates: the checked conditions; `min_gain` only with a comparison.
         p_value: DeLong's, of "both have the same AUC on validation".
         test_difference, test_p_value: the same comparison on common test images; reported only, not used.
+        difference: of the AUC to that of the champion; `difference_low` and `difference_high` are the limits of its
+            paired interval at `level`.
+        comparison: `NOT_DISTINGUISHABLE` if this interval contains 0, or `DISTINGUISHABLE`.
     """
 
     promoted: bool
@@ -82,6 +93,11 @@ class Decision(NamedTuple):
     p_value: float | None = None
     test_difference: float | None = None
     test_p_value: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    level: float | None = None
+    comparison: str | None = None
 
 
 class Standing(NamedTuple):
@@ -108,6 +124,7 @@ def decide(
     min_gain: float,
     min_sensitivity: float,
     max_ece: float,
+    confidence: float | None = None,
 ) -> Decision:
     """Compare two models on validation images that neither was trained on, and check the gates of the candidate.
 
@@ -122,6 +139,8 @@ def decide(
         threshold: of the candidate, chosen on validation.
         min_common: minimum number of common validation images of each class; with fewer the champion stays.
         min_gain: the AUC must be higher by more than this.
+        confidence: level of the paired interval of the difference, whose lower limit must then be more than
+            `min_gain`; None = only the difference itself.
         min_sensitivity: on validation, at `threshold`.
         max_ece: expected calibration error of the raw scores on validation. Calibrated scores would look too good, as
             they are fitted there.
@@ -146,20 +165,29 @@ def decide(
         )
         return Decision(False, f"not comparable: {why}{also}; {STAYS}", own_auc, None, len(common), gates, None, *test)
     auc, champion_auc, gain, p_value = _compared(common)
-    higher = gain > min_gain
-    gates = (Gate("min_gain", gain, min_gain, higher), *gates)
+    level = confidence or LEVEL
+    low, high = _interval(common, level)
+    comparison = NOT_DISTINGUISHABLE if low <= 0 <= high else DISTINGUISHABLE
+    counts = low if confidence else gain
+    higher = counts > min_gain
+    gates = (Gate("min_gain", counts, min_gain, higher), *gates)
     reason = (
         f"validation AUC {auc:.4f} against the champion's {champion_auc:.4f} "
-        f"on {len(common)} common images (DeLong p = {p_value:.2g})"
+        f"on {len(common)} common images (DeLong p = {p_value:.2g}), difference {gain:+.4f} [{low:+.4f}, {high:+.4f}]"
+        f"{', not distinguishable' if comparison == NOT_DISTINGUISHABLE else ''}"
     )
     if not higher:
         by = f" by more than {min_gain:g} (promote.min_gain)" if min_gain else ""
-        reason = f"not higher{by}: {reason}{also}; {STAYS}"
+        surely = f" with a confidence of {confidence:g} (promote.confidence)" if confidence else ""
+        reason = f"not higher{by}{surely}: {reason}{also}; {STAYS}"
     elif failed:
         reason = f"higher {reason}, but {failed}; {STAYS}"
     else:
         reason = f"higher {reason}"
-    return Decision(higher and not failed, reason, auc, champion_auc, len(common), gates, p_value, *test)
+    decision = Decision(higher and not failed, reason, auc, champion_auc, len(common), gates, p_value, *test)
+    return decision._replace(
+        difference=gain, difference_low=low, difference_high=high, level=level, comparison=comparison
+    )
 
 
 def settled(decision: Decision, version: int, champion: int, tags: Mapping[str, str]) -> Decision:
@@ -247,7 +275,8 @@ def as_tags(decision: Decision) -> dict[str, str]:
 
 def as_metrics(decision: Decision) -> dict[str, dict[str, float]]:
     """The decision as metrics of the run of `promote`; figures without a comparison are left out."""
-    names = ("auc", "champion_auc", "p_value", "test_difference", "test_p_value")
+    differences = ("difference", "difference_low", "difference_high", "test_difference")
+    names = ("auc", "champion_auc", "p_value", *differences, "test_p_value")
     report = as_report(decision)
     return {
         "promotion": {name: report[name] for name in names if name in report},
@@ -266,6 +295,7 @@ def facts(
     min_gain: float,
     min_sensitivity: float,
     max_ece: float,
+    confidence: float | None = None,
 ) -> dict[str, str]:
     """The facts behind a decision, as tags of a version: those that `standing` needs, and the other limits.
 
@@ -281,6 +311,7 @@ def facts(
         "threshold": repr(threshold),
         "min_common": str(min_common),
         "min_gain": repr(min_gain),
+        CONFIDENCE: repr(confidence or 0),
         "min_sensitivity": repr(min_sensitivity),
         "max_ece": repr(max_ece),
     }
@@ -297,12 +328,12 @@ def standing(registry: Tags, measure: Measure) -> Standing:
     The reason for this rule: the store gives each version its number and its tags in one step, but it has no
     compare-and-set for an alias. Processes that read the same tags must select the same champion. So the result must
     not depend on the process, the time or the alias. Two versions with the same validation images are compared by the
-    AUCs in their tags. With different images they are compared by their predictions. The result becomes a tag of the
-    challenger (`against`), so that all processes use it, also when the predictions are lost.
+    AUCs in their tags. With different images, or with a confidence, they are compared by their predictions. The result
+    becomes a tag of the challenger (`against`), so that all processes use it, also when the predictions are lost.
 
     Args:
         registry: at least one version that has a `val_auc`.
-        measure: called only for pairs with different images and without such a tag.
+        measure: called only for such pairs, if they have no such tag.
     """
     models = _models(registry)
     contenders = _contenders(models)
@@ -346,15 +377,27 @@ def rollback(registry: Tags, champion: int, choose: Callable[[Tags], Standing]) 
         aside.append(best)
 
 
-def auc_gain(challenger: pd.DataFrame, holder: pd.DataFrame) -> Gain:
-    """The gain on the common validation images of two models; the arguments are predictions as in `decide`."""
+def confidence_of(tags: Mapping[str, str]) -> float:
+    """The level at which the gain of a version must be certain; 0 = the difference itself counts."""
+    return float(tags.get(CONFIDENCE, 0))
+
+
+def auc_gain(challenger: pd.DataFrame, holder: pd.DataFrame, confidence: float = 0) -> Gain:
+    """The gain on the common validation images of two models.
+
+    Args:
+        challenger, holder: predictions as in `decide`.
+        confidence: as `confidence_of` the challenger.
+    """
     common, smaller = _common(challenger, holder, "val")
-    return Gain(_compared(common)[2] if smaller else 0.0, smaller)
+    if not smaller:
+        return Gain(0.0, 0)
+    return Gain(_interval(common, confidence)[0] if confidence else _compared(common)[2], smaller)
 
 
-def against(holder: int, gain: Gain) -> dict[str, str]:
+def against(holder: int, gain: Gain, confidence: float = 0) -> dict[str, str]:
     """The tag with the result of a version against the train run with the `run_number` `holder`."""
-    return {f"{_AGAINST}{holder}": f"{gain.auc!r} on {gain.smaller}"}
+    return {f"{_AGAINST}{holder}": f"{gain.auc!r} on {gain.smaller}{f' at {confidence!r}' if confidence else ''}"}
 
 
 def is_comparison(tag: str) -> bool:
@@ -388,9 +431,11 @@ def _may_hold(models: Tags, version: int) -> bool:
 
 def _gain(models: Tags, challenger: int, holder: int, measure: Measure) -> Gain:
     mine, theirs = models[challenger], models[holder]
-    if "val_digest" in mine and mine["val_digest"] == theirs.get("val_digest"):
+    confidence = confidence_of(mine)
+    if not confidence and "val_digest" in mine and mine["val_digest"] == theirs.get("val_digest"):
         return Gain(float(mine["val_auc"]) - float(theirs["val_auc"]), int(mine["val_smaller"]))
-    if result := mine.get(f"{_AGAINST}{run_number(models, holder)}"):
+    result, _, level = mine.get(f"{_AGAINST}{run_number(models, holder)}", "").partition(" at ")
+    if result and float(level or 0) == confidence:
         auc, smaller = result.split(" on ")
         return Gain(float(auc), int(smaller))
     return measure(challenger, holder)
@@ -430,6 +475,12 @@ def _compared(common: pd.DataFrame) -> tuple[float, float, float, float]:
     scores = (common["score"], common["score_champion"])
     p_value = ranking.delong_test(common["label"], *scores, groups=common["patient_id"])
     return auc, champion_auc, auc - champion_auc, p_value
+
+
+def _interval(common: pd.DataFrame, level: float) -> tuple[float, float]:
+    """The paired interval of the difference of the AUCs, by patient."""
+    scores = (common["score_champion"], common["score"])
+    return ranking.auc_difference(common["label"], *scores, level=level, groups=common["patient_id"])[1:]
 
 
 def _smaller(table: pd.DataFrame) -> int:

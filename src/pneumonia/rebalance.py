@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -35,9 +35,12 @@ ACQUISITION_MEASURES = ["mean", "std", "entropy", "saturated", "sharpness"]
 
 
 def assign_splits(
-    table: pd.DataFrame, *, official_test: str, test_fraction: float, val_fraction: float, seed: int
+    table: pd.DataFrame, *, official_test: str, test_fraction: float, val_fraction: float, seed: int, folds: int = 1
 ) -> pd.DataFrame:
     """The valid rows with a `split`; no patient is in two splits.
+
+    With several folds there is no validation split. All rows outside test have the split `train` and a `fold`, 0 to
+    `folds` - 1, by patient; fold k validates network k, which learns from the other folds. `fold` is empty in test.
 
     A source's official test split keeps all its rows, and an official validation split is kept too. Outside the test
     split, one of several identical files is kept. Patients with an identical file, or with images that look the same,
@@ -50,15 +53,17 @@ def assign_splits(
             test split is drawn from the other ones, as for a source that has none. So no image of a run takes part
             in a later judgement on the official test split.
         test_fraction: of the images, if no official test split is used.
-        val_fraction: of the images outside test, if the source has no official validation split.
-        seed: of the random splits.
+        val_fraction: of the images outside test, if the source has no official validation split. Has no effect with
+            several folds.
+        seed: of the random splits and folds.
+        folds: 1 = a validation split. With more, an official validation split is no different from train.
 
     Raises:
-        UserError: too few patients of a class to draw a split, or no image to train on.
+        UserError: too few patients of a class to draw a split or the folds, or no image to train on.
     """
     valid, groups = _valid_rows(table)
     valid = valid.drop(columns=["valid", "reason"])
-    official = _official_splits(valid)
+    official = _official_splits(valid, folds)
     lost = _patients_left_out_of_train(valid, groups, official)
     # Of several copies, that in the official validation split is kept. In a sealed test split all are kept.
     first = valid.assign(rank=official != "val").sort_values(["rank", "image_id"])["sha256"].duplicated()
@@ -74,20 +79,21 @@ def assign_splits(
     keep = np.ones(len(valid), dtype=bool)
     for later, earlier in (("test", ["train", "val"]), ("val", ["train"])):
         keep &= ~(np.isin(split, earlier) & np.isin(groups, groups[split == later]))
-    if not (keep & (split == "val")).any():
+    if folds == 1 and not (keep & (split == "val")).any():
         pool = np.flatnonzero(keep & (split == "train"))
         split[_draw(valid, groups, pool, val_fraction, seed, "validation", lost)] = "val"
     rows: pd.DataFrame = valid.assign(split=split)[keep]
-    return rows.reset_index(drop=True)
+    rows = rows.reset_index(drop=True)
+    return rows if folds == 1 else rows.assign(fold=_draw_folds(rows, groups[keep], folds, seed, lost))
 
 
 def require_both_classes(splits: pd.DataFrame) -> None:
-    """Check that each split has both classes, before a model is trained that could not be evaluated.
+    """Check that each split and each fold has both classes, before a model is trained that could not be evaluated.
 
     Raises:
-        UserError: a split lacks a class; the message names both, and the remedy.
+        UserError: a split or a fold lacks a class; the message names both, and the remedy.
     """
-    for name in tables.SPLITS:
+    for name in tables.splits_of(splits):
         part = splits[splits["split"] == name]
         missing = [label for label in tables.LABELS if not part["label"].eq(label).any()]
         if not missing:
@@ -106,6 +112,49 @@ def require_both_classes(splits: pd.DataFrame) -> None:
             f"the {'official ' if official else ''}{name} split has {len(part)} images, none of class {lacks}; each "
             f"split needs both classes; {remedy}"
         )
+    for fold, part in _by_fold(splits).items():
+        for label, name in tables.LABELS.items():
+            if not part["label"].eq(label).any():
+                raise UserError(
+                    f"fold {fold} has {len(part)} images, none of class {name}; each fold validates a network, which "
+                    "needs both classes; use fewer folds (rebalance.folds), or another rebalance.seed"
+                )
+
+
+def weigh(table: pd.DataFrame, *, strategy: str, max_ratio: float, seed: int) -> tuple[pd.DataFrame, dict[str, float]]:
+    """The splits with `weight` and `repeats`, against unequal classes and, with `max_ratio` > 1, against acquisition.
+
+    Args:
+        table: as `assign_splits` returns it.
+        strategy, seed: as in `balance`.
+        max_ratio: as in `weight_by_acquisition`; 1 = off.
+
+    Returns:
+        The table, and what `summarise_acquisition` says; empty if it is off.
+    """
+    table = balance(table, strategy=strategy, seed=seed)
+    if max_ratio <= 1:
+        return table, {}
+    estimate = acquisition(table, seed=seed)
+    table = weight_by_acquisition(table, estimate, max_ratio=max_ratio)
+    return table, summarise_acquisition(table, estimate)
+
+
+def weigh_folds(table: pd.DataFrame, weigh: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """The splits with `weight_0`, `repeats_0`, `weight_1` and so on: what network k learns from, in `weight_k`.
+
+    `repeats_k` is 0 in fold k, which validates network k, and nothing of that fold has an effect on `weight_k`.
+
+    Args:
+        table: as `assign_splits` returns it with several folds.
+        weigh: adds `weight` and `repeats` to a table with a validation split.
+    """
+    for fold in range(tables.n_folds(table)):
+        validates = tables.in_fold(table, fold)
+        own = weigh(table.assign(split=table["split"].mask(validates, "val")))
+        repeats = own["repeats"].mask(validates, 0)
+        table = table.assign(**{f"weight_{fold}": own["weight"], f"repeats_{fold}": repeats})
+    return table
 
 
 def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
@@ -259,13 +308,12 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
     one (`left_out_of`), with their number of patients and images and the `first` patient.
 
     `n_` is the number of images, `shown_` their number in an epoch with repeats, `weight_` their total weight in the
-    loss. `age` and `sex` count the patients for whom the source gives them.
+    loss. `age` and `sex` count the patients for whom the source gives them. With folds, `shown_` and `weight_` are
+    those of an epoch over all images of train, and `folds` has a row for each fold.
     """
     rows = {
         split: {
-            "n_images": len(part),
-            "n_patients": int(part["patient_id"].nunique()),
-            **{f"n_{name}": int(part["label"].eq(label).sum()) for label, name in tables.LABELS.items()},
+            **_count(part),
             **{
                 f"shown_{name}": int(part.loc[part["label"].eq(label), "repeats"].sum())
                 for label, name in tables.LABELS.items()
@@ -282,7 +330,8 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
     is_kept, is_official = valid["image_id"].isin(kept), valid["source_split"].eq("test")
     n_left_out = int((valid["valid"] & ~is_kept).sum())
     n_unseen = int((valid["valid"] & ~is_kept & is_official).sum())
-    of_official_patients = _left_out_of_official_patients(valid, kept) if n_left_out else []
+    folds = _by_fold(splits)
+    of_official_patients = _left_out_of_official_patients(valid, kept, len(folds)) if n_left_out else []
     n_of_official_patients = sum(row["n_images"] for row in of_official_patients)
     official = bool((is_kept & is_official).any())
     return {
@@ -290,7 +339,8 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
         "official_test": official,
         "official_val": bool((splits["split"].eq("val") & splits["source_split"].eq("val")).any()),
         "test_split": "official" if official else "drawn, official left out" if n_unseen else "drawn",
-        "splits": {split: rows[split] for split in tables.SPLITS},
+        "splits": {split: rows[split] for split in tables.splits_of(splits)},
+        **({"folds": [{"fold": fold, **_count(part)} for fold, part in folds.items()]} if folds else {}),
         **({"n_left_out_official_test": n_unseen} if n_unseen else {}),
         "n_left_out_duplicates_or_test_patients": n_left_out - n_unseen,
         "n_left_out_duplicates": n_left_out - n_unseen - n_of_official_patients,
@@ -309,8 +359,11 @@ def describe(summary: Mapping[str, Any], official_test: str) -> list[str]:
     unseen = summary.get("n_left_out_official_test", 0)
     test = "the official one, sealed" if summary["official_test"] else "drawn by patient"
     test += f", the official one of {unseen} images left out" if unseen else ""
-    val = "the official one" if summary["official_val"] else "drawn by patient"
-    sentences = [f"test split: {test}; validation split: {val}; train rows balanced by {summary['strategy']}"]
+    val = f"validation split: {'the official one' if summary['official_val'] else 'drawn by patient'}"
+    if "folds" in summary:
+        sizes = [row["n_images"] for row in summary["folds"]]
+        val = f"validation: {len(sizes)} folds by patient, of {min(sizes)} to {max(sizes)} images"
+    sentences = [f"test split: {test}; {val}; train rows balanced by {summary['strategy']}"]
     for row in summary.get("left_out_of_official_patients", []):
         patients = "1 patient" if row["n_patients"] == 1 else f"{row['n_patients']} patients"
         verb = "has" if row["n_patients"] == 1 else "have"
@@ -325,6 +378,20 @@ def describe(summary: Mapping[str, Any], official_test: str) -> list[str]:
             "NOTE: rebalance.official_test: leave_out has no effect; the source has no official test split"
         )
     return sentences
+
+
+def _by_fold(splits: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """The rows of each fold; empty where there is a validation split."""
+    n_folds = tables.n_folds(splits)
+    return {fold: splits[tables.in_fold(splits, fold)] for fold in range(n_folds)} if n_folds > 1 else {}
+
+
+def _count(part: pd.DataFrame) -> dict[str, int]:
+    return {
+        "n_images": len(part),
+        "n_patients": int(part["patient_id"].nunique()),
+        **{f"n_{name}": int(part["label"].eq(label).sum()) for label, name in tables.LABELS.items()},
+    }
 
 
 def _age_and_sex(part: pd.DataFrame) -> dict[str, Any]:
@@ -349,9 +416,10 @@ def _valid_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, npt.NDArray[np.intp]
     return linking[is_valid].reset_index(drop=True), _patient_groups(linking)[is_valid]
 
 
-def _official_splits(valid: pd.DataFrame) -> npt.NDArray[np.object_]:
-    """`test` and `val` of the source; all other images count as train."""
-    return valid["source_split"].where(valid["source_split"].isin(["test", "val"]), "train").to_numpy(object)
+def _official_splits(valid: pd.DataFrame, folds: int) -> npt.NDArray[np.object_]:
+    """`test` of the source and, without folds, `val`; all other images count as train."""
+    names = ["test"] if folds > 1 else ["test", "val"]
+    return valid["source_split"].where(valid["source_split"].isin(names), "train").to_numpy(object)
 
 
 def _patients_left_out_of_train(
@@ -393,10 +461,10 @@ def counts(splits: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.json_normalize(rows, sep="_").drop(columns="sex", errors="ignore")
 
 
-def _left_out_of_official_patients(valid: pd.DataFrame, kept: set[str]) -> list[dict[str, Any]]:
+def _left_out_of_official_patients(valid: pd.DataFrame, kept: set[str], folds: int) -> list[dict[str, Any]]:
     """How many patients of each official split have images elsewhere that are left out for this reason."""
     rows, groups = _valid_rows(valid)
-    official, left_out = _official_splits(rows), ~rows["image_id"].isin(kept).to_numpy()
+    official, left_out = _official_splits(rows, folds), ~rows["image_id"].isin(kept).to_numpy()
     counts = []
     for split, elsewhere in (("test", "train"), ("test", "val"), ("val", "train")):
         part = left_out & (official == elsewhere) & np.isin(groups, groups[official == split])
@@ -431,16 +499,40 @@ def _draw(
     labels = table["label"].to_numpy()[pool]
     # The nearest number of folds: 0.3 is 3 of 10 folds, 0.15 is 3 of 20.
     share = Fraction(fraction).limit_denominator(MAX_FOLDS) or Fraction(1, MAX_FOLDS)
-    patients = pd.DataFrame({"group": groups[pool], "label": labels}).groupby("label")["group"].nunique()
-    smaller = int(patients.min()) if len(patients) == 2 else 0
-    if smaller < share.denominator:
-        counts = table["patient_id"].value_counts()
-        large = f" ({counts.index[0]} has {counts.iloc[0]} images: is it a patient?)" if counts.iloc[0] > 10 else ""
-        why = f"; {lost}" if lost else ""
+    if too_few := _too_few_patients(table, groups[pool], labels, share.denominator, lost):
         raise UserError(
-            f"too few patients to draw a {name} split of {fraction:.0%}: {smaller} in the smaller class{large}, at "
-            f"least {share.denominator} are needed{why}; add patients, or use a fraction such as 0.5 or 0.25"
+            f"too few patients to draw a {name} split of {fraction:.0%}: {too_few}; add patients, or use a fraction "
+            "such as 0.5 or 0.25"
         )
     folds = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=seed)
     drawn = [fold for _, fold in folds.split(pool, labels, groups[pool])][: share.numerator]
     return np.asarray(pool[np.sort(np.concatenate(drawn))], dtype=np.intp)
+
+
+def _draw_folds(table: pd.DataFrame, groups: npt.NDArray[np.intp], folds: int, seed: int, lost: str) -> Any:
+    """The fold of each row, Int64 (n,), empty in test."""
+    pool = np.flatnonzero(table["split"] == "train")
+    labels = table["label"].to_numpy()[pool]
+    if too_few := _too_few_patients(table, groups[pool], labels, folds, lost):
+        raise UserError(
+            f"too few patients for {folds} folds: {too_few}; add patients, or use fewer folds (rebalance.folds)"
+        )
+    drawn = pd.array([pd.NA] * len(table), dtype="Int64")
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, rows) in enumerate(splitter.split(pool, labels, groups[pool])):
+        drawn[pool[rows]] = fold
+    return drawn
+
+
+def _too_few_patients(
+    table: pd.DataFrame, groups: npt.NDArray[np.intp], labels: npt.NDArray[Any], needed: int, lost: str
+) -> str:
+    """A clause that says that a class has fewer patients than are needed; empty if it has enough."""
+    patients = pd.DataFrame({"group": groups, "label": labels}).groupby("label")["group"].nunique()
+    smaller = int(patients.min()) if len(patients) == 2 else 0
+    if smaller >= needed:
+        return ""
+    counts = table["patient_id"].value_counts()
+    large = f" ({counts.index[0]} has {counts.iloc[0]} images: is it a patient?)" if counts.iloc[0] > 10 else ""
+    why = f"; {lost}" if lost else ""
+    return f"{smaller} in the smaller class{large}, at least {needed} are needed{why}"

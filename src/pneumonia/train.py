@@ -6,8 +6,8 @@ The validation split decides which epoch is kept; the test split is not used her
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pneumonia import UserError
-from pneumonia.data.store import Pixels, Split
+from pneumonia.data.store import Split
 from pneumonia.models import backbones, networks, runtime, scoring
 from pneumonia.training.batches import batches, epoch_rows
 from pneumonia.training.callbacks import (
@@ -39,12 +39,16 @@ from pneumonia.training.features import Features, frozen_features
 from pneumonia.training.optimizer import adamw, cross_entropy, warmup_cosine
 from pneumonia.training.recipe import Recipe, ReportEpoch, Schedule, derived_seed
 
+FoldRun = Callable[[int, Path | None], AbstractContextManager[ReportEpoch]]
+"""Opened around the fit of each network with its number and its folder, as `fit_folds` says; its value is called after
+each epoch."""
+
 
 def start(
     name: str,
     weights: Sequence[Path],
     dropout: float,
-    images: npt.NDArray[np.uint8] | Pixels,
+    train: Split,
     *,
     size: int | None = None,
     n_images: int = 512,
@@ -55,13 +59,14 @@ def start(
         name: a key of `networks.MODELS`.
         weights: files of its backbone; none = random weights.
         dropout: share of channels dropped in training, 0-1.
-        images: uint8 (n, height, width), of the train split.
+        train: the split that it will learn from.
         size: side of its input in pixels; None = that of its row in `MODELS`.
         n_images: number of images used for statistics that the weights lack, see `backbones.unfold`.
     """
     model = networks.create_model(name, weights=weights, dropout=dropout, size=size)
     if weights:
-        backbones.unfold(model, images[:: max(1, len(images) // n_images)])
+        rows = np.flatnonzero(train.repeats)  # not those of its own fold
+        backbones.unfold(model, train.images[rows[:: max(1, len(rows) // n_images)]])
     return model
 
 
@@ -237,54 +242,48 @@ def fit(
     return table.assign(kept=np.arange(len(table)) == row)
 
 
-def fit_members(
-    make: Callable[[], Any],
+def fit_folds(
+    make: Callable[[Split], Any],
     n: int,
-    train: Split,
-    val: Split,
+    splits: Iterable[tuple[Split, Split]],
     recipe: Recipe,
     schedule: Schedule,
     *,
     resume: Path | None = None,
-    report: ReportEpoch = lambda epoch, values: None,
+    run: FoldRun = lambda fold, folder: nullcontext(lambda epoch, values: None),
 ) -> tuple[list[Any], pd.DataFrame]:
-    """Train the networks of an ensemble, which differ in their initial weights and in the order of the images.
+    """Train a network for each fold; they differ in what they learn from, in initial weights and order of the images.
 
     Args:
-        make: returns a new network, as `start` does; called for each one after Keras has got its seed.
-        n: number of networks; the first is the one that `fit` alone would train with this seed.
-        train, val, recipe: as in `fit`.
+        make: returns a new network for a train split, as `start` does; called after Keras has got its seed.
+        n: number of networks; 1 = a single one with a validation split.
+        splits: n pairs of a train and a validation split, as `store.read_folds` reads them.
+        recipe: as in `fit`.
         schedule: of each network; its seed is that of the first one, from which the seeds of the others are derived.
         resume: as in `fit`; each network has a folder in it.
-        report: as in `fit`; epochs count on from one network to the next.
+        run: opened around the fit of each network.
 
     Returns:
-        The networks, from which `networks.ensemble` makes one; and the tables that `fit` returns, one after the other:
-        `epoch` counts on, one epoch of each network is `kept`, and `member` is its number, from 1.
+        The networks, from which `ensembles.ensemble` makes one; and the tables that `fit` returns, one after the other:
+        `epoch` counts on and, with several networks, `fold` is the number of the network, from 0. One epoch of each
+        network is `kept`.
     """
     import keras
 
-    members, histories, n_done = [], [], 0
-    for number in range(1, n + 1):
-        own = schedule._replace(seed=_member_seed(schedule.seed, number))
+    networks, histories, n_done = [], [], 0
+    for fold, (train, val) in enumerate(splits):
+        own = schedule._replace(seed=derived_seed(schedule.seed, fold) if fold else schedule.seed)
         keras.utils.set_random_seed(own.seed)
-        members.append(make())
-        folder = resume / f"member{number}" if resume else None
+        networks.append(make(train))
+        folder = resume / f"fold{fold}" if resume else None
         if folder:
             folder.mkdir(exist_ok=True)
-        history = fit(
-            members[-1],
-            train,
-            val,
-            recipe,
-            own,
-            resume=folder,
-            report=_counted_on(report, n_done),
-            label=f"train {number}/{n}" if n > 1 else "train",
-        )
-        histories.append(history.assign(epoch=history["epoch"] + n_done, member=number))
+        label = f"fold {fold} of {n}" if n > 1 else "train"
+        with run(fold, folder) as report:
+            history = fit(networks[-1], train, val, recipe, own, resume=folder, report=report, label=label)
+        histories.append(history.assign(epoch=history["epoch"] + n_done, **({"fold": fold} if n > 1 else {})))
         n_done += len(history)
-    return members, pd.concat(histories, ignore_index=True)
+    return networks, pd.concat(histories, ignore_index=True)
 
 
 def _compiled(model: Any, phase: Phase, rate: Any, recipe: Recipe) -> Any:
@@ -308,16 +307,3 @@ def _scores(phase: Phase, inputs: Any) -> npt.NDArray[np.float64]:
     if phase.name == "head":
         return scoring.outputs(phase.part, inputs, batch_size=1024)[:, 0].astype(np.float64)
     return scoring.predict_scores(phase.part, inputs)
-
-
-def _member_seed(seed: int, number: int) -> int:
-    return seed if number == 1 else derived_seed(seed, number - 1)
-
-
-def _counted_on(report: ReportEpoch, n_done: int) -> ReportEpoch:
-    """Reports epochs as those after `n_done` others."""
-
-    def count_on(epoch: int, values: Mapping[str, float]) -> None:
-        report(n_done + epoch, values)
-
-    return count_on

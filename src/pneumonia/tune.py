@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from pneumonia import UserError, compute, train, workspace
-from pneumonia.data.store import Split, open_store, read_split
+from pneumonia.data.store import Split, open_store, read_folds
 from pneumonia.metrics import ranking
 from pneumonia.models import networks, runtime, scoring
 from pneumonia.training.features import Features, frozen_features
@@ -158,9 +158,8 @@ class Stored(NamedTuple):
     digest: str
 
     def __call__(self) -> tuple[Split, Split]:
-        """The train and the validation split."""
-        store = open_store(self.path)
-        return read_split(store, "train", memory=self.memory), read_split(store, "val", memory=self.memory)
+        """The train and the validation split; with folds those of the first network."""
+        return next(read_folds(open_store(self.path), memory=self.memory))
 
 
 def search(
@@ -360,8 +359,7 @@ def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    images, size = train_split.images, recipe.image_size
-    model = train.start(task.name, task.weights, job.chosen["dropout"], images, size=size)
+    model = train.start(task.name, task.weights, job.chosen["dropout"], train_split, size=recipe.image_size)
     schedule = task.schedule._replace(
         seed=seed,
         stop_after=job.plan.epochs,

@@ -19,7 +19,9 @@ from pneumonia.data.store import (
     create_split,
     create_store,
     open_store,
+    read_folds,
     read_split,
+    read_validation,
 )
 from tests.conftest import files_under
 
@@ -82,6 +84,61 @@ def test_the_store_is_opened_for_reading_only(tmp_path: Path) -> None:
         open_store(tmp_path / "s").create_group("more")
 
 
+def write_folds(path: Path) -> pd.DataFrame:
+    """Three folds: image i of train has gray level i and is in fold i % 3."""
+    number = np.arange(7)
+    learns = [(number % 3 != fold).astype(int) for fold in range(3)]
+    table = pd.DataFrame(
+        {"image_id": number.astype(str), "label": number % 2, "fold": pd.array(number % 3, "Int64"), "weight": 9.0}
+        | {"repeats": 9}
+        | {f"weight_{fold}": 1.0 + fold for fold in range(3)}
+        | {f"repeats_{fold}": 2 * learns[fold] for fold in range(3)}
+    )
+    store = create_store(path, {})
+    for split, rows in (("train", table), ("test", table.head(2).assign(fold=pd.array([pd.NA] * 2, "Int64")))):
+        images, _ = create_split(store, split, rows, size=16, with_lungs=False)
+        images[:] = np.broadcast_to(number[: len(rows), None, None].astype(np.uint8), (len(rows), 16, 16))
+    return table
+
+
+def test_a_store_with_folds_has_weights_for_each_network(tmp_path: Path) -> None:
+    table = write_folds(tmp_path / "s")
+    store: Any = open_store(tmp_path / "s")
+    assert sorted(store.group_keys()) == ["test", "train"]
+    split = read_split(store, "train")
+    assert split.weights.shape == split.repeats.shape == (7, 3)
+    assert split.weights.tolist() == [[1, 2, 3]] * 7
+    assert store["train/folds"][:].tolist() == table["fold"].to_list()
+    assert store["test/folds"][:].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_each_fold_validates_the_network_that_never_sees_it(memory: float | None, tmp_path: Path) -> None:
+    write_folds(tmp_path / "s")
+    pairs = list(read_folds(open_store(tmp_path / "s"), memory=memory))
+    validated = list(read_validation(open_store(tmp_path / "s"), memory=memory))
+    assert len(pairs) == 3
+    for fold, ((train, val), again) in enumerate(zip(pairs, validated, strict=True)):
+        expected = np.arange(7)[np.arange(7) % 3 == fold]
+        assert val.images[:][:, 0, 0].tolist() == expected.tolist() == [int(name) for name in val.image_ids]
+        assert val.labels.tolist() == (expected % 2).tolist()
+        np.testing.assert_array_equal(again.images[:], val.images[:])
+        assert set(np.repeat(np.arange(7), train.repeats)) == {*range(7)} - {*expected}
+        assert (train.weights == 1 + fold).all()
+        assert train.images is pairs[0][0].images, "in memory once"
+        assert [values.dtype for values in train[1:4]] == [values.dtype for values in val[1:4]]
+
+
+def test_without_folds_there_is_one_pair(tmp_path: Path) -> None:
+    write_store(tmp_path / "s")
+    store = open_store(tmp_path / "s")
+    ((train, val),) = read_folds(store)
+    (again,) = read_validation(store)
+    for one, name in ((train, "train"), (val, "val"), (again, "val")):
+        for values, expected in zip(one, read_split(store, name), strict=True):
+            np.testing.assert_array_equal(values, expected)
+
+
 SIDE = 3
 PER_CHUNK = 8
 N_STREAMED = 3 * PER_CHUNK + 5
@@ -119,6 +176,17 @@ KEYS = st.one_of(
     st.lists(st.booleans(), min_size=N_STREAMED, max_size=N_STREAMED).map(np.array),
     st.integers(-N_STREAMED, N_STREAMED - 1),
 )
+
+
+def test_some_rows_of_images_in_the_store_are_indexed_as_in_memory() -> None:
+    pixels, whole, _ = streamed()
+    rows = np.arange(1, N_STREAMED, 3)
+    some = pixels.subset(rows)
+    assert (some.shape, len(some)) == (whole[rows].shape, len(rows))
+    for key in (slice(None), [2, 0, -1], 3):
+        np.testing.assert_array_equal(some[key], whole[rows][key])
+    np.testing.assert_array_equal(some.subset(np.array([1, 2]))[:], whole[rows][[1, 2]])
+    np.testing.assert_array_equal(pixels[:], whole)
 
 
 @given(st.lists(KEYS, min_size=1, max_size=4))

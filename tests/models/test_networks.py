@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from pneumonia import UserError, explain
-from pneumonia.models import loading, networks, scoring
-from pneumonia.saliency import grad_cam, network
+from pneumonia import UserError
+from pneumonia.models import networks
+from pneumonia.saliency import grad_cam
 from tests.conftest import half_precision, shallow_densenets
 from tests.models.conftest import IMAGES, SIZES, python, with_own_statistics
 
@@ -398,47 +397,6 @@ def test_an_unknown_name_lists_the_known_ones(ask: Callable[[str], Any]) -> None
     assert all(name in str(refusal.value) for name in networks.MODELS)
 
 
-def test_an_ensemble_has_the_mean_logit_of_its_members_and_their_mean_map(tmp_path: Path) -> None:
-    import keras
-
-    members = []
-    for seed in (1, 2):
-        keras.utils.set_random_seed(seed)
-        members.append(networks.create_model("shallow"))
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 80, 80), np.uint8)
-    one, other = (logit(scoring.predict_scores(member, pixels)) for member in members)
-    scoring.save_model(networks.ensemble(members), tmp_path / "model.keras")
-    loaded = loading.load_model(tmp_path / "model.keras")
-    assert loaded.name == "shallow"
-    np.testing.assert_allclose(logit(scoring.predict_scores(loaded, pixels)), (one + other) / 2, atol=1e-5)
-    assert not np.allclose(one, other)
-    assert loaded.count_params() == 2 * members[0].count_params() == networks.summary(loaded)["parameters"].sum()
-    inner = [network.features(member)(pixels[..., None].astype(np.float32)) for member in members]
-    both = network.features(loaded)(pixels[..., None].astype(np.float32))
-    for of_member, of_ensemble in zip(inner, both, strict=True):
-        for alone, together in zip(of_member[0], of_ensemble, strict=True):
-            np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
-    how = {"n_samples": 2, "seed": 1}
-    assert all(method(loaded, pixels, **how).max() == 1 for method in explain.METHODS.values())
-
-
-def test_an_ensemble_of_one_is_the_one() -> None:
-    network = networks.create_model("shallow")
-    assert networks.ensemble([network]) is network
-    assert networks.members(network) == [network]
-
-
-def test_an_ensemble_of_half_precision_computes_in_single_precision() -> None:
-    with half_precision():
-        pair = [networks.create_model("shallow", size=32) for _ in range(2)]
-    members = networks.members(networks.ensemble(pair))
-    assert {layer.compute_dtype for member in members for layer in member.layers} == {"float32"}
-
-
-def logit(probability: NDArray) -> NDArray:
-    return np.log(probability / (1 - probability))
-
-
 def test_names_are_known_without_keras() -> None:
     ended = python(
         """
@@ -470,18 +428,6 @@ def test_unfreezing_goes_from_the_top() -> None:
         learns = {depths[name] for name in depths if model.get_layer(name).trainable_weights}
         assert learns == set(range(1, math.ceil(share * deepest) + 1))
         assert model.get_layer("logit").trainable
-
-
-def test_a_network_of_half_precision_is_saved_in_single_precision() -> None:
-    with half_precision():
-        half = networks.create_model("shallow", size=32)
-    assert half.get_layer("conv1").compute_dtype == "bfloat16"
-    plain = networks.in_float32(half)
-    assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
-    assert plain.name == half.name
-    images = np.random.default_rng(1).integers(0, 256, (4, 32, 32), np.uint8)
-    np.testing.assert_allclose(scoring.predict_scores(plain, images), scoring.predict_scores(half, images), atol=0.02)
-    assert networks.in_float32(plain) is plain
 
 
 @pytest.mark.parametrize("name", [name for name, row in networks.MODELS.items() if row.weights_urls])

@@ -117,7 +117,7 @@ def made_facts() -> dict[str, Any]:
             "weights": "/home/me/imagenet.h5",
             "fetch": {"url": None},
             "preprocess": {"image_size": 64, "clip_limit": 2.0},
-            "train": {"keep": "best", "members": 1},
+            "train": {"keep": "best"},
             "tune": {"dropout": (0.0, 0.3), "learning_rate": (0.0001, 0.003)},
         },
         "network": "seven blocks",
@@ -453,15 +453,22 @@ def test_what_was_left_out_is_counted_by_its_reason_and_the_rest_is_in_the_split
     assert "Reference standard: what was drawn." in text
 
 
+def test_with_folds_validation_is_out_of_fold(facts: dict[str, Any]) -> None:
+    counts = {"n_patients": 9, "n_normal": 3, "n_pneumonia": 6}
+    facts["rebalance"]["folds"] = [{"fold": fold, "n_images": 1010 + fold, **counts} for fold in range(3)]
+    assert pairs(facts)["Network"].startswith("mean logit of 3 networks, one for each fold, each compact: ")
+    text = " ".join(rendered(facts).text.split())
+    assert "The AUC out of fold, which selects models, is" in text
+    assert "in 3 folds by patient, of 1,010 to 1,012 images" in text
+
+
 def test_how_it_was_made_names_epochs_software_hardware_and_where_the_code_stood(facts: dict[str, Any]) -> None:
     values = pairs(facts)
     assert values["Training"] == "5 epochs; epoch 3 kept (the highest validation AUC)"
     facts["settings"]["train"]["keep"] = "last"
     facts["history"]["kept"] = facts["history"]["epoch"] == 5
     assert pairs(facts)["Training"] == "5 epochs; epoch 5 kept (the last epoch)"
-    facts["settings"]["train"]["members"] = 2
-    facts["history"]["kept"] = facts["history"]["epoch"].isin([2, 5])
-    assert pairs(facts)["Network"].startswith("mean logit of 2 networks, each compact: ")
+    facts["history"] = facts["history"].assign(kept=facts["history"]["epoch"].isin([2, 5]), fold=[0, 0, 1, 1, 1])
     assert (
         pairs(facts)["Training"]
         == "5 epochs by 2 networks, one after the other; epochs 2, 5 kept, one of each network (the last epoch)"

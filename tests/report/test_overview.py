@@ -47,7 +47,7 @@ def reports(tmp_path: Path) -> Path:
     tables.write_table(pd.DataFrame(trials | {"dropout": [0.1, 0.2]}), folder / "tune" / "trials.csv")
     losses = {"loss": [0.6, 0.5], "val_loss": [0.6, 0.5], "val_auc": [0.7, 0.8]}
     tables.write_table(pd.DataFrame({"trial": [0, 1], "epoch": [1, 1]} | losses), folder / "tune" / "curves.csv")
-    tables.write_table(facts["history"].assign(member=1, loss=0.5, val_loss=0.6), folder / "history.csv")
+    tables.write_table(facts["history"].assign(loss=0.5, val_loss=0.6), folder / "history.csv")
     tables.write_table(predictions, folder / "predictions.csv")
     tables.write_json(facts["decision"], folder / "promotion.json")
     (folder / "saliency").mkdir()

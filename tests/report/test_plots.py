@@ -74,7 +74,7 @@ def confusion() -> Figure:
 
 def history() -> Figure:
     table = {"epoch": [1, 2, 3], "loss": [0.7, 0.4, 0.2], "val_loss": [0.7, 0.5, 0.6], "val_auc": [0.6, 0.9, 0.8]}
-    return plots.history(pd.DataFrame(table).assign(kept=[False, True, False], member=1), TITLE)
+    return plots.history(pd.DataFrame(table).assign(kept=[False, True, False]), TITLE)
 
 
 def classes() -> Figure:
@@ -338,17 +338,15 @@ def test_history_marks_the_epoch_kept() -> None:
 
 
 def test_history_of_one_epoch_is_visible() -> None:
-    table = pd.DataFrame(
-        {"epoch": [1], "loss": [0.7], "val_loss": [0.6], "val_auc": [0.5], "kept": [True], "member": 1}
-    )
+    table = pd.DataFrame({"epoch": [1], "loss": [0.7], "val_loss": [0.6], "val_auc": [0.5], "kept": [True]})
     figure = plots.history(table, TITLE)
     assert all(line.get_marker() not in ("", "None") for axes in figure.axes for line in axes.get_lines())
     figure.draw_without_rendering()
     assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
 
 
-def test_history_of_several_networks_is_a_line_and_a_mark_for_each() -> None:
-    table = pd.DataFrame({"epoch": [1, 2, 3, 4], "member": [1, 1, 2, 2], "kept": [False, True, True, False]})
+def test_history_of_several_folds_is_a_line_and_a_mark_for_each() -> None:
+    table = pd.DataFrame({"epoch": [1, 2, 3, 4], "fold": [0, 0, 1, 1], "kept": [False, True, True, False]})
     figure = plots.history(table.assign(loss=[4, 3, 4, 3], val_loss=[4, 3, 4, 3], val_auc=[0.6, 0.8, 0.7, 0.5]), TITLE)
     losses, aucs = ([list(line.get_xdata()) for line in axes.get_lines()] for axes in figure.axes)
     assert losses == [[1, 2], [3, 4]] * 2

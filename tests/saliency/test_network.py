@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumonia.models import networks
+from pneumonia.models import ensembles, networks
 from pneumonia.saliency import network
 from pneumonia.saliency.maps import batches
 from tests.saliency.conftest import blobs, detector
@@ -64,11 +64,11 @@ def test_places_are_counted_from_the_logit_and_each_keeps_its_draw() -> None:
 
 
 def test_each_member_of_an_ensemble_has_its_own_weights_and_features() -> None:
-    ensemble = networks.ensemble([networks.create_model("shallow", size=32) for _ in range(2)])
+    ensemble = ensembles.ensemble([networks.create_model("shallow", size=32) for _ in range(2)])
     assert network.depth(ensemble) == 4
     assert len(network.features(ensemble)(BATCH)) == 2
     with network.randomised(ensemble, (0,), 1):
-        one, other = (member.get_layer("logit").get_weights()[0] for member in networks.members(ensemble))
+        one, other = (member.get_layer("logit").get_weights()[0] for member in ensembles.members(ensemble))
     assert not np.allclose(one, other)
 
 

@@ -257,6 +257,37 @@ def test_a_pruned_trial_is_killed_and_a_broken_one_failed(root: Path, error: typ
     assert (run_of(parent).info.status, run_of(parent).data.metrics) == ("FINISHED", {"val_auc": 0.9})
 
 
+def test_the_run_of_a_fold_goes_on_in_the_same_run_and_is_left_alone_when_it_is_finished(root: Path) -> None:
+    folder = root / "fold0"
+    folder.mkdir()
+
+    def fit(*epochs: int, error: type[BaseException] | None = None) -> None:
+        with runs.fold_run(0, folder) as report:
+            for epoch in epochs:
+                report(epoch, {"val_auc": 0.7})
+            if error:
+                raise error
+
+    with start() as parent:
+        with pytest.raises(KeyboardInterrupt):
+            fit(1, error=KeyboardInterrupt)
+        child = (folder / "run_id").read_text()
+        assert run_of(child).info.status == "KILLED"
+        fit(2, 3)
+        ended = run_of(child).info
+        fit(4)
+        assert mlflow.active_run().info.run_id == parent
+    assert (ended.status, run_of(child).info.end_time) == ("FINISHED", ended.end_time)
+    assert [one.step for one in mlflow.MlflowClient().get_metric_history(child, "epoch/val_auc")] == [1, 2, 3]
+    tags = run_of(child).data.tags
+    assert (tags["stage"], tags["fold"], tags["mlflow.parentRunId"]) == ("fold", "fold 0", parent)
+    assert run_of(child).info.run_name == "compact · fold 0"
+    with start() as other:  # a new train run has folds of its own
+        fit(1)
+    assert run_of((folder / "run_id").read_text()).data.tags["mlflow.parentRunId"] == other
+    assert len(all_runs()) == 4
+
+
 def test_nested_numbers_get_names_with_a_slash_and_words_and_counts_stay_out(root: Path) -> None:
     with start() as run_id:
         test = {"n": 160, "n_positive": 120, "auc": 0.9, "negative": 0.1}

@@ -56,7 +56,7 @@ def read(store: zarr.Group, split: str) -> dict[str, Box | None]:
 
 def read_all(store: zarr.Group) -> dict[str, Box | None]:
     """The boxes of the images of all splits, as `read` returns them."""
-    return {name: box for split in SPLITS for name, box in read(store, split).items()}
+    return {name: box for split in SPLITS if split in store for name, box in read(store, split).items()}
 
 
 def shares(store: zarr.Group, split: str) -> npt.NDArray[np.float64] | None:

@@ -1,4 +1,7 @@
-"""The image store: one Zarr group per split, read whole or in chunks, from memory or from disk."""
+"""The image store: one Zarr group per split, read whole or in chunks, from memory or from disk.
+
+With folds there is no group `val`: each image of `train` validates one network, and the others learn from it.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +34,18 @@ class Pixels:
     Args:
         array: uint8 (n, size, size) of the image store.
         budget: maximum size of the cached chunks, bytes; one is always cached.
+        rows: intp (n,), of the array; None = all of them.
 
     Attributes:
         shape: n, size, size.
         dtype: uint8.
     """
 
-    def __init__(self, array: zarr.Array[Any], budget: float) -> None:
-        self.shape: tuple[int, ...] = array.shape
+    def __init__(self, array: zarr.Array[Any], budget: float, rows: npt.NDArray[np.intp] | None = None) -> None:
+        self._array, self._budget = array, budget
+        self._rows = np.arange(array.shape[0]) if rows is None else rows
+        self.shape: tuple[int, ...] = (len(self._rows), *array.shape[1:])
         self.dtype: np.dtype[np.uint8] = array.dtype
-        self._rows = np.arange(array.shape[0])
         self._per_chunk = array.chunks[0]
         n_cached = max(1, int(budget // (array.dtype.itemsize * np.prod(array.chunks))))
         self._chunk = lru_cache(maxsize=n_cached)(partial(_read_chunk, array))
@@ -65,6 +70,10 @@ class Pixels:
             images[in_chunk] = self._chunk(int(number))[places[in_chunk]]
         return images
 
+    def subset(self, rows: npt.NDArray[np.intp]) -> Pixels:
+        """These rows alone, with a cache of their own."""
+        return Pixels(self._array, self._budget, self._rows[rows])
+
 
 def _read_chunk(array: zarr.Array[Any], number: int) -> npt.NDArray[np.uint8]:
     start = number * array.chunks[0]
@@ -77,8 +86,9 @@ class Split(NamedTuple):
     Attributes:
         images: uint8 (n, size, size), 0-255, in memory, or in the store if they do not fit.
         labels: int8 (n,), 0 normal / 1 pneumonia.
-        weights: float32 (n,), factor of an image's loss.
-        repeats: int16 (n,), how often an epoch contains the image; 0 = removed by undersampling.
+        weights: float32 (n,), factor of an image's loss; of a store with folds (n, folds), one for each network.
+        repeats: int16, as the weights: how often an epoch contains the image; 0 = removed by undersampling, or the
+            image validates this network.
         image_ids: str (n,).
     """
 
@@ -105,8 +115,9 @@ def create_split(
     group = store.create_group(split)
     columns = {
         "labels": table["label"].to_numpy(np.int8),
-        "weights": table["weight"].to_numpy(np.float32),
-        "repeats": table["repeats"].to_numpy(np.int16),
+        "weights": _of_networks(table, "weight").to_numpy(np.float32),
+        "repeats": _of_networks(table, "repeats").to_numpy(np.int16),
+        **({"folds": table["fold"].fillna(-1).to_numpy(np.int8)} if "fold" in table else {}),
         "image_ids": table["image_id"].astype(object).to_numpy().astype(np.dtypes.StringDType()),
     }
     for name, values in columns.items():
@@ -118,6 +129,12 @@ def create_split(
         for name in ("images", "lungs")[: 1 + with_lungs]
     ]
     return pixels[0], pixels[1] if with_lungs else None
+
+
+def _of_networks(table: pd.DataFrame, name: str) -> Any:
+    """A column; with folds, the column of each network."""
+    columns = [column for column in table if str(column).startswith(f"{name}_")]
+    return table[columns or name]
 
 
 def open_store(path: str | Path) -> zarr.Group:
@@ -151,6 +168,55 @@ def read_split(store: zarr.Group, split: str, *, memory: float | None = None) ->
     limit = math.inf if memory is None else memory * _GIB
     images = Pixels(stored, limit / 2) if stored.nbytes > limit else np.asarray(stored[:])
     return Split(images, **{name: np.asarray(array[:]) for name, array in arrays.items()})
+
+
+def n_networks(store: zarr.Group) -> int:
+    """Number of networks that a store is for: its folds, or 1 with a validation split."""
+    return 1 if "val" in store else int(cast("zarr.Array[Any]", store["train/weights"]).shape[1])
+
+
+def read_folds(store: zarr.Group, *, memory: float | None = None) -> Iterator[tuple[Split, Split]]:
+    """For each network the split that it learns from and the one that validates it; without folds one pair.
+
+    With folds, the first split of a pair has the images of all folds, so that they are in memory once; those of the
+    second one have 0 `repeats` in it.
+
+    Args:
+        store, memory: as in `read_split`.
+    """
+    train = read_split(store, "train", memory=memory)
+    if "val" in store:
+        yield train, read_split(store, "val", memory=memory)
+        return
+    for fold, val in enumerate(_folds(store, train)):
+        yield train._replace(weights=train.weights[:, fold], repeats=train.repeats[:, fold]), val
+
+
+def read_fold_numbers(store: zarr.Group) -> npt.NDArray[np.int8]:
+    """The fold of each image of `train`, int8 (n,), from 0; only of a store with folds."""
+    return np.asarray(cast("zarr.Array[Any]", store["train/folds"])[:])
+
+
+def read_validation(store: zarr.Group, *, memory: float | None = None) -> Iterator[Split]:
+    """The split that validates each network, as in `read_folds`.
+
+    Args:
+        store, memory: as in `read_split`.
+    """
+    if "val" in store:
+        yield read_split(store, "val", memory=memory)
+        return
+    yield from _folds(store, read_split(store, "train", memory=memory))
+
+
+def _folds(store: zarr.Group, train: Split) -> Iterator[Split]:
+    """The images of each fold."""
+    folds = read_fold_numbers(store)
+    for fold in range(n_networks(store)):
+        rows = np.flatnonzero(folds == fold)
+        images = train.images.subset(rows) if isinstance(train.images, Pixels) else train.images[rows]
+        ones = np.ones(len(rows))
+        yield Split(images, train.labels[rows], ones.astype(np.float32), ones.astype(np.int16), train.image_ids[rows])
 
 
 def balance(store: zarr.Group) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from pneumonia import UserError, reason, workspace
@@ -39,6 +40,8 @@ _TEXT = {
     "note": "str",
     "split": "str",
 }
+_EMPTY = {"age": [""], "fold": [""]}
+"""Columns of numbers -> texts that mean that there is none."""
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
@@ -54,7 +57,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         UserError: the file is no such table.
     """
     try:
-        table = pd.read_csv(path, dtype=_TEXT, keep_default_na=False, na_values={"age": [""]})
+        types = _TEXT | {"fold": "Int64"}
+        table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=_EMPTY)
     except ValueError as error:  # also those of pandas and of text that is no UTF-8
         raise _damaged(path, "table", error) from error
     if "valid" in table:
@@ -86,6 +90,21 @@ def unique_images(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
     return predictions[predictions["split"] == split].drop_duplicates("sha256")
 
 
+def n_folds(splits: pd.DataFrame) -> int:
+    """Number of folds of the table of `rebalance`; 1 = it has a validation split."""
+    return int(splits["fold"].max()) + 1 if "fold" in splits else 1
+
+
+def splits_of(splits: pd.DataFrame) -> tuple[str, ...]:
+    """The names of the splits of the table of `rebalance`: with folds there is no validation split."""
+    return ("train", "test") if "fold" in splits else SPLITS
+
+
+def in_fold(splits: pd.DataFrame, fold: int) -> npt.NDArray[np.bool_]:
+    """Which rows are in a fold: bool (n,), false in test."""
+    return splits["fold"].eq(fold).to_numpy(bool, na_value=False)
+
+
 def read_json(path: str | Path) -> Any:
     """A report from `write_json`.
 
@@ -103,7 +122,7 @@ def _damaged(path: str | Path, kind: str, error: ValueError) -> UserError:
 
 
 def data_digest(table: pd.DataFrame) -> str:
-    """SHA-256 of the images, labels and splits of a table; the order of the rows has no effect."""
-    columns = [name for name in ("image_id", "sha256", "label", "split") if name in table]
+    """SHA-256 of the images, labels, splits and folds of a table; the order of the rows has no effect."""
+    columns = [name for name in ("image_id", "sha256", "label", "split", "fold") if name in table]
     lines = sorted("\t".join(map(str, row)) for row in table[columns].itertuples(index=False))
     return workspace.sha256_bytes("\n".join(lines).encode())

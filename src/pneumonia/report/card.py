@@ -133,7 +133,7 @@ def sections(
         evaluation, validation, rebalance, explain: reports with these names.
         points: as `evaluate.operating_points` makes it.
         chosen: hyper-parameters, `values` in `best.json` of `tune`.
-        history: as `train.fit_members` returns it.
+        history: as `train.fit_folds` returns it.
         wrong: as `most_wrong` returns it.
         settings: the parts of params.yaml that affect the result, with `preprocess`.
         network: origin of the architecture.
@@ -143,8 +143,9 @@ def sections(
     youden = evaluation["youden"]
     val, test = youden["val"], youden["test"]
     synthetic = f" {SYNTHETIC}" if source["synthetic"] else ""
-    members = settings["train"]["members"]
-    of_several = f"mean logit of {members} networks, each " if members > 1 else ""
+    n_folds = len(rebalance.get("folds", ()))
+    of_several = f"mean logit of {n_folds} networks, one for each fold, each " if n_folds else ""
+    on_validation = "out of fold" if n_folds else "on validation"
     # In another store, or later, the same model has other numbers: the card states the time of these.
     state = "champion" if decision["promoted"] else "not champion"
     return [
@@ -153,7 +154,7 @@ def sections(
             [
                 f"AUC {format_with_interval(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia); "
                 f"no stage of this run used their labels for a choice.{_public_test_note(source, rebalance)} The AUC "
-                f"on validation, which selects models, is {format_with_interval(val, 'auc')}.{synthetic}",
+                f"{on_validation}, which selects models, is {format_with_interval(val, 'auc')}.{synthetic}",
                 Table(
                     ("", ""),
                     [
@@ -272,6 +273,7 @@ def _data(
             f"Patient identifier: {source['patients']}. With it no patient is in two splits; the test split is "
             f"{kind}.{_public_test_note(source, rebalance)}",
             Table(("split", "images", "patients", "normal", "pneumonia"), rows),
+            *folds_in_words(rebalance),
             *_age_and_sex(splits),
             Table(
                 ("inclusion", "images"),
@@ -292,6 +294,22 @@ def _data(
             *_acquisition(rebalance, settings),
         ],
     )
+
+
+def folds_in_words(rebalance: Mapping[str, Any]) -> list[str]:
+    """What validation means where there are folds; empty where there is a validation split.
+
+    Args:
+        rebalance: `rebalance.json`.
+    """
+    if "folds" not in rebalance:
+        return []
+    sizes = [row["n_images"] for row in rebalance["folds"]]
+    return [
+        f"The images of train are in {len(sizes)} folds by patient, of {min(sizes):,} to {max(sizes):,} images. Each "
+        "fold validates one network, which learns from the others. On this page validation means these scores, out of "
+        "fold; scores on test are those of all networks together."
+    ]
 
 
 def _acquisition(rebalance: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
@@ -546,8 +564,9 @@ def _provenance(
     kept = ", ".join(map(str, history.loc[history["kept"], "epoch"]))
     rule = "the highest validation AUC" if settings["train"]["keep"] == "best" else "the last epoch"
     networks = f"; epoch {kept} kept"
-    if (members := settings["train"]["members"]) > 1:
-        networks = f" by {members} networks, one after the other; epochs {kept} kept, one of each network"
+    if "fold" in history:
+        n = history["fold"].nunique()
+        networks = f" by {n} networks, one after the other; epochs {kept} kept, one of each network"
     software = dict(record.get("made_with", {}))
     hardware = software.pop("hardware", "")
     facts = [

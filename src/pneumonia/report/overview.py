@@ -150,7 +150,8 @@ def _data(folder: Path, title: str) -> list[Section]:
 
 
 def _splits(folder: Path, title: str) -> list[Section]:
-    splits = tables.read_json(folder / "rebalance.json")["splits"]
+    rebalance = tables.read_json(folder / "rebalance.json")
+    splits = rebalance["splits"]
     keys = ("n_images", "n_patients", "n_normal", "n_pneumonia")
     rows = [(name, *(f"{part[key]:,}" for key in keys)) for name, part in splits.items()]
     return [
@@ -159,6 +160,7 @@ def _splits(folder: Path, title: str) -> list[Section]:
             [
                 "No patient is in two splits.",
                 Table(("split", "images", "patients", "normal", "pneumonia"), rows),
+                *card.folds_in_words(rebalance),
                 Picture("Images of each split, and their weight in an epoch", plots.png(plots.classes(splits, title))),
             ],
         )

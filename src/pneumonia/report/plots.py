@@ -198,8 +198,9 @@ def confusion(table: pd.DataFrame, title: str) -> Figure:
 
 
 def history(table: pd.DataFrame, title: str) -> Figure:
-    """Loss and validation AUC per epoch, a line for each `member`; the kept epochs are marked."""
+    """Loss and validation AUC per epoch, with folds a line for each; the kept epochs are marked."""
     kept = table[table["kept"]]
+    parts = [part for _, part in table.groupby("fold")] if "fold" in table else [table]
     with _figure("epoch", "loss (binary cross-entropy, nats)", title) as (figure, axes):
         right = axes.twinx()
         curves = (
@@ -208,9 +209,9 @@ def history(table: pd.DataFrame, title: str) -> Figure:
             (right, "val_auc", GREEN, "validation AUC"),
         )
         for side, column, colour, label in curves:
-            for member, part in table.groupby("member"):
+            for place, part in enumerate(parts):
                 # With markers, because a single epoch has no line.
-                side.plot(part["epoch"], part[column], ".-", color=colour, label=label if member == 1 else None)
+                side.plot(part["epoch"], part[column], ".-", color=colour, label=None if place else label)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         epochs = f"epoch{'s' * (len(kept) > 1)} {', '.join(map(str, kept['epoch']))}"
         right.plot(kept["epoch"], kept["val_auc"], "o", color=GREEN, label=f"kept: {epochs}")

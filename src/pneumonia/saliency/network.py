@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pneumonia.models import networks
+from pneumonia.models import ensembles, networks
 from pneumonia.saliency.maps import Maps
 
 _N_CACHED = 2
@@ -57,7 +57,7 @@ def features(model: Any) -> Callable[[Maps], list[tuple[Maps, Maps]]]:
     layer = networks.model_row(model.name).explain
     inners = [
         keras.Model(member.inputs, [member.get_layer(layer).output, member.get_layer("logit").output])
-        for member in networks.members(model)
+        for member in ensembles.members(model)
     ]
 
     def pair(inner: Any, pixels: Any) -> tuple[Any, Any]:
@@ -105,7 +105,7 @@ def randomised(model: Any, places: Sequence[int], seed: int) -> Iterator[None]:
 
 
 def _layers_from_the_top(model: Any) -> list[list[Any]]:
-    return [[layer for layer in reversed(member.layers) if layer.weights] for member in networks.members(model)]
+    return [[layer for layer in reversed(member.layers) if layer.weights] for member in ensembles.members(model)]
 
 
 def _untrained(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:

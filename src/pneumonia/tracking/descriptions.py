@@ -73,7 +73,7 @@ def train_run(data: str, model: str, val_auc: float) -> str:
 
 
 def trial_run(model: str, trial: str, values: Mapping[str, object]) -> str:
-    """The name of the run of a trial.
+    """The name of the run of a trial, or of the network of a fold.
 
     >>> trial_run("compact", "trial 3", {"learning_rate": 0.00112, "dropout": 0.2})
     'compact · trial 3 · lr 1.1e-3'
@@ -134,7 +134,8 @@ def of_experiment(data: str, name: str, holder: Holder | None) -> str:
             "- A trained model is one row, such as `compact · phantom · val AUC 0.911`. The plus sign shows what later "
             "stages found out about it.\n"
             "- Choose by `val/auc`. `test/auc` only reports: a model that was chosen by it looks better than it is.\n"
-            "- `tune` has one row for each trial. Curves by epoch are in `epoch/`.",
+            "- `tune` has one row for each trial, a model of several folds one for each fold. Curves by epoch are in "
+            "`epoch/`.",
             OWN_TEXT,
         ]
     )

@@ -33,7 +33,8 @@ PREFIX = "registry."
 READ = frozenset(
     {
         # Facts: what decides between versions, and the digest of all of them.
-        *("val_auc", "val_digest", "val_smaller", "eligible", "min_common", "min_gain", "facts_digest"),
+        *("val_auc", "val_digest", "val_smaller", "eligible", "min_common", "min_gain", promote.CONFIDENCE),
+        "facts_digest",
         *("test_auc", "saliency", "model_sha256", "dvc_lock_digest", "predictor_digest"),  # shown, restored, answered
         *("promoted", "reason", "crowned_at", "rolled_back_at", "predictions_lost_at", "without_champion"),
         *(promote.SAME_RUN, promote.REGISTRATION),
@@ -534,10 +535,11 @@ def by_evidence(data: str) -> Callable[[Registry], promote.Standing]:
 
     def measure(challenger: int, holder: int) -> promote.Gain:
         predictions, holders = (version_predictions(data, version) for version in (challenger, holder))
-        gain = promote.auc_gain(predictions, holders)
+        registry = version_tags(data)
+        confidence = promote.confidence_of(promote.tags_of_run(registry, challenger))
+        gain = promote.auc_gain(predictions, holders, confidence)
         if len(predictions) and len(holders):
-            number = promote.run_number(version_tags(data), holder)
-            _tag_run(data, challenger, promote.against(number, gain))
+            _tag_run(data, challenger, promote.against(promote.run_number(registry, holder), gain, confidence))
         return gain
 
     return partial(promote.standing, measure=measure)

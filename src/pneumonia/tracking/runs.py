@@ -84,7 +84,7 @@ PICTURE_WIDTH = 480
 """Pixels of a picture in a description: the UI shows it in its own size, beside a sidebar."""
 
 _EPOCH = {"loss": "train_loss"}
-_NOT_OF_EPOCH = ("epoch", "kept", "member")
+_NOT_OF_EPOCH = ("epoch", "kept", "fold", "member")  # the last is of earlier versions
 _COUNT = re.compile(r"(.*/)?n(_\w+)?")
 
 REGISTERED = "registered.json"
@@ -314,7 +314,7 @@ def _recorded_run(resume: Path | None, params: Mapping[str, Any]) -> str | None:
 def child_run(
     name: str, params: Mapping[str, Any], *, killed_by: type[Exception]
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A child of the current run, with its tags but the stage `trial`; yields a function that logs metrics per epoch.
+    """The run of a trial, a child of the current run; yields a function that logs metrics per epoch.
 
     `killed_by` marks it KILLED, and so does a signal.
 
@@ -323,23 +323,66 @@ def child_run(
         params: settings to log.
         killed_by: the exception of a trial that is stopped early.
     """
-    active = mlflow.active_run()
-    assert active, "a child run is opened inside start_run"
-    parent = mlflow.get_run(active.info.run_id)  # with the tags that it got since
+    with _child("trial", name, params, killed_by=(killed_by, *_ENDED)):
+        yield log_epoch
+
+
+@contextmanager
+def fold_run(fold: int, resume: Path | None) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """The run of the network of a fold, a child of the current run; yields a function that logs metrics per epoch.
+
+    Args:
+        fold: number of the fold that validates the network.
+        resume: as in `start_run`. A run that is recorded there and has finished stays as it is.
+    """
+    params = {"fold": fold}
+    run_id = _recorded_run(resume, params)
+    known = mlflow.get_run(run_id) if run_id else None
+    if known and known.data.tags.get("mlflow.parentRunId") != _current().info.run_id:
+        run_id = known = None
+    if known and known.info.status == "FINISHED":
+        yield lambda epoch, values: None
+        return
+    with _child("fold", f"fold {fold}", params, run_id=run_id) as run_id:
+        if resume:
+            (resume / "run_id").write_text(run_id, encoding="utf-8")
+        yield log_epoch
+
+
+@contextmanager
+def _child(
+    kind: str,
+    name: str,
+    params: Mapping[str, Any],
+    *,
+    killed_by: tuple[type[BaseException], ...] = _ENDED,
+    run_id: str | None = None,
+) -> Iterator[str]:
+    """A child of the current run, with its tags but the stage `kind`; yields its id.
+
+    Args:
+        kind: also the tag with the name.
+        name: such as `trial 3`.
+        params: settings to log.
+        killed_by: exceptions after which it is KILLED and not FAILED.
+        run_id: of a child that goes on; None = a new one.
+    """
+    parent = mlflow.get_run(_current().info.run_id)  # with the tags that it got since
     tags = {key: value for key, value in parent.data.tags.items() if not key.startswith("mlflow.")}
-    mlflow.start_run(
+    child = mlflow.start_run(
+        run_id=run_id,
         nested=True,
         run_name=descriptions.trial_run(tags["model"], name, params),
         experiment_id=parent.info.experiment_id,
-        tags=tags | {"stage": "trial", "trial": name},
+        tags=tags | {"stage": kind, kind: name},
         log_system_metrics=False,
     )
     status = "FAILED"
     try:
         mlflow.log_params(dict(params))
-        yield log_epoch
+        yield str(child.info.run_id)
         status = "FINISHED"
-    except (killed_by, *_ENDED):
+    except killed_by:
         status = "KILLED"
         raise
     finally:
