@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import platform
 import resource
@@ -67,12 +68,18 @@ def start_keras(seed: int | None = None, *, threads: int | None = None) -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+    # Each network of several folds is traced once, which is as it should be.
+    tf.get_logger().addFilter(_is_not_about_tracing)
     gc.freeze()  # what the imports made stays: a full collection, which Keras starts for each network, skips it
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
     if seed is not None:
         keras.utils.set_random_seed(seed)
+
+
+def _is_not_about_tracing(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 def _keep_freed_memory() -> None:
