@@ -257,6 +257,11 @@ def maps(model: Any, methods: Sequence[str], images: npt.NDArray[np.uint8], *, n
     return {name: METHODS[name](model, images, n_samples=n_samples, seed=SEED) for name in methods}
 
 
+def figures(maps: Maps, sample: Sample) -> dict[str, Any]:
+    """What says where maps point, each figure with its interval: a row of `explain.json` without its checks."""
+    return _row(_localisation(maps, sample), sample)
+
+
 def mean_maps(
     values: Maps, masks: scores.Bools, groups: npt.NDArray[np.object_]
 ) -> tuple[dict[str, tuple[Maps, int]], str]:
