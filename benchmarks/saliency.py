@@ -186,8 +186,8 @@ def score_films(run: Run, films: explain.Sample, methods: Sequence[str]) -> dict
 def speed(model: Any, images: npt.NDArray[np.uint8]) -> pd.DataFrame:
     """Milliseconds of a map here and in other packages, for the same network, layer, images and noisy copies.
 
-    CPU time of all threads and wall time, the best of `N_ROUNDS`; each is called once before, to compile. `times` is CPU
-    time divided by that of this project. A package that is not installed is left out.
+    CPU time of all threads and wall time, the best of `N_ROUNDS`; each is called once before, to compile. `times` is
+    the CPU time divided by that of this project. A package that is not installed is left out.
     """
     import keras
 
