@@ -1,4 +1,4 @@
-# The service with the predictor of this checkout, without TensorFlow, MLflow and DVC: no saliency maps.
+# The service with the predictor of this checkout, without TensorFlow, MLflow and DVC.
 #   docker build -t pneumonia . && docker run --rm -p 127.0.0.1:8000:8000 pneumonia
 FROM python:3.11-slim
 

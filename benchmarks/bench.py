@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmarks import load, search, unusual
+from benchmarks import load, saliency, search, unusual
 from pneumonia import compute, export, files, predict, preprocess, train, workspace
 from pneumonia.data import phantom
 from pneumonia.data.store import Split
@@ -625,6 +625,11 @@ def bench_serve() -> None:
     load.report("models/predictor", seconds=60, clients=32)
 
 
+def bench_saliency() -> None:
+    """All saliency methods of the finished run in this folder, and their speed beside other packages."""
+    saliency.full_table(Path())
+
+
 BENCHES = {
     "preprocess": bench_preprocess,
     "lungs": bench_lungs,
@@ -636,6 +641,7 @@ BENCHES = {
     "predict": bench_predict,
     "unusual": unusual.main,
     "serve": bench_serve,
+    "saliency": bench_saliency,
     "search": search.cost,
 }
 

@@ -50,7 +50,9 @@ def main() -> None:
             usual=usual,
             explained=tables.read_json(REPORTS_DIR / "explain.json"),
         )
-        export.write(folder, export.convert(model), content)
+        network = export.convert(model)
+        maps, why_not = export.maps_or_reason(model, content["saliency"], network, val.images, scores)
+        export.write(folder, network, content, maps)
         exported = Predictor(folder)
         difference = export.require_same_scores(exported, val.images, scores, options.max_difference)
         runs.tag(predictor_digest=exported.digest, weights=record["weights"], data_digest=record["data_digest"])
@@ -60,6 +62,8 @@ def main() -> None:
         f"models/predictor: scores of {len(val.labels)} validation images differ from Keras by at most "
         f"{difference:.1g}, all decisions are equal"
     )
+    if why_not:
+        show(f"saliency maps of predictions need TensorFlow: {why_not}", indent="  ")
 
 
 if __name__ == "__main__":

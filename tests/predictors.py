@@ -58,6 +58,27 @@ def network(*, infinite: bool = False) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def maps() -> bytes:
+    """What `maps.onnx` adds to `network` for the method occlusion: the logit as an output of its own."""
+    graph = helper.make_graph(
+        [helper.make_node("Squeeze", ["logit", "column"], ["logits_00"])],
+        "",
+        [],
+        [helper.make_tensor_value_info("logits_00", TensorProto.FLOAT, [None])],
+        [numpy_helper.from_array(np.array([1], np.int64), "column")],
+    )
+    return bytes(onnx.ModelProto(graph=graph).SerializeToString())
+
+
+def write_with_maps(folder: Path, **changes: Any) -> Path:
+    """A predictor folder whose maps need no TensorFlow; their method is occlusion."""
+    content = maps()
+    digests = {predictor.NETWORK: workspace.sha256_bytes(network()), predictor.MAPS: workspace.sha256_bytes(content)}
+    write(folder, **{"saliency": {"method": "occlusion"}, "digests": digests} | changes)
+    (folder / predictor.MAPS).write_bytes(content)
+    return folder
+
+
 def write(folder: Path, content: bytes | None = None, **changes: Any) -> Path:
     """A predictor folder; `changes` are keys of `predictor.json`, None = without that key."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnxruntime
 import pytest
@@ -15,6 +16,8 @@ from pneumonia import UserError, export, workspace
 from pneumonia.images import geometry
 from pneumonia.models import ensembles, networks, runtime, scoring
 from pneumonia.models.predictor import Predictor, facts_digest
+from pneumonia.saliency import conversion, methods, occlusion
+from pneumonia.saliency import network as saliency
 from tests import predictors
 from tests.conftest import ROOT, noise, shallow_densenets
 
@@ -50,6 +53,49 @@ def test_the_onnx_network_gives_the_scores_of_the_keras_network(name: str) -> No
 def test_an_ensemble_is_one_network() -> None:
     runtime.start_keras(1)
     check(ensembles.ensemble([networks.create_model("shallow", size=32) for _ in range(2)]))
+
+
+FILMS = np.stack([cv2.GaussianBlur(noise(64, 64, seed), (0, 0), 3) for seed in range(5)])
+
+
+def maps_of(model: Any, method: str) -> tuple[bytes, bytes]:
+    """A network as ONNX, and what its maps need in addition; `convert_maps` compares them with those of Keras."""
+    network = export.convert(model)
+    return network, export.convert_maps(model, method, network, FILMS, np.arange(5.0))
+
+
+def test_maps_of_the_exported_network_are_those_of_keras_and_its_weights_are_there_once() -> None:
+    runtime.start_keras(1)
+    network, maps = maps_of(networks.create_model("compact", size=64), "hires_cam")
+    assert len(maps) < 0.06 * len(network)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["layer_cam", "integrated_gradients", "occlusion"])
+@pytest.mark.parametrize("name", [*networks.MODELS, "ensemble"])
+def test_every_network_has_its_maps_without_tensorflow(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime.start_keras(1)
+    monkeypatch.setattr(occlusion, "STEPS", 3)
+    with shallow_densenets():
+        if name == "ensemble":
+            model = networks.ensemble([networks.create_model("shallow", size=32) for _ in range(2)])
+        else:
+            model = networks.create_model(name, size={"vanilla": 32, "compact": 64}.get(name))
+    maps_of(model, method)
+
+
+def test_other_maps_than_those_of_keras_are_refused_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_as_onnx", lambda *_: None)
+    monkeypatch.setattr(conversion, "addition", lambda *_: predictors.maps())
+    monkeypatch.setattr(saliency, "tensors", lambda *_: None)
+    monkeypatch.setitem(
+        methods.METHODS, "occlusion", lambda model, images, **_: images / 255 + (0.01 if model is KERAS else 0)
+    )
+    with pytest.raises(UserError, match=r"differ from those of Keras by 0\.01"):
+        export.convert_maps(KERAS, "occlusion", predictors.network(), FILMS, np.arange(5.0))
+
+
+KERAS = object()
 
 
 @pytest.mark.slow
@@ -219,6 +265,15 @@ def facts(**changes: Any) -> dict[str, Any]:
     given = {"source": source, "network": "n", "preparation": {"size": 32}, "usual": predictors.usual_gray(9.0)}
     given["explained"] = {"default": "hires_cam", "methods": {"hires_cam": {"verdict": "cannot be told (n = 3)"}}}
     return export.facts(*REPORTS.values(), **given | changes)
+
+
+def test_the_folder_has_a_file_for_maps_only_if_they_need_no_tensorflow(tmp_path: Path) -> None:
+    for name, maps in (("with", predictors.maps()), ("without", b"")):
+        (tmp_path / name).mkdir()
+        export.write(tmp_path / name, predictors.network(), facts(), maps)
+        digests = Predictor(tmp_path / name).facts["digests"]
+        assert digests.get("maps.onnx", "") == (workspace.sha256_bytes(maps) if maps else "")
+        assert (tmp_path / name / "maps.onnx").is_file() == bool(maps)
 
 
 def test_a_written_folder_is_a_predictor(tmp_path: Path) -> None:

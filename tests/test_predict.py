@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumonia import UserError, explain, predict
+from pneumonia import UserError, predict
 from pneumonia.data import phantom
 from pneumonia.images import geometry, lungs
-from pneumonia.models.predictor import Predictor
+from pneumonia.models.predictor import MAPS, NETWORK, Predictor
+from pneumonia.saliency import methods
 from tests import predictors
 from tests.conftest import noise, png
 
@@ -245,7 +248,7 @@ def test_maps_need_the_network_of_the_predictor(folder: Path) -> None:
 
 
 def test_a_map_is_never_that_of_another_film(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(explain.METHODS, "smoothgrad", lambda network, images, **options: images / 255)
+    monkeypatch.setitem(methods.METHODS, "smoothgrad", lambda network, images, **options: images / 255)
     one = Predictor(predictors.write(tmp_path / "p", saliency={"method": "smoothgrad"}))
     maps, items = tmp_path / "maps", named(films)
     predict.write_maps(maps, None, one, items)
@@ -262,7 +265,7 @@ def test_a_map_is_never_that_of_another_film(films: Path, tmp_path: Path, monkey
 def test_maps_come_with_their_verdict(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(explain.METHODS, "hires_cam", lambda network, images, **options: images / 255)
+    monkeypatch.setitem(methods.METHODS, "hires_cam", lambda network, images, **options: images / 255)
     saliency = {"method": "hires_cam", "verdict": "cannot be told (n = 3)"}
     one = Predictor(predictors.write(tmp_path / "p", saliency=saliency))
     predict.write_maps(tmp_path / "maps", None, one, named(films))
@@ -275,7 +278,7 @@ def test_of_a_film_around_its_lungs_outline_square_and_map_lie_on_the_whole_film
     """A map that is 1 in the middle of the square is bright in the middle of the lungs' box, and nowhere else."""
     bright = np.zeros((1, 64, 64), np.float32)
     bright[0, 24:40, 24:40] = 1
-    monkeypatch.setitem(explain.METHODS, "smoothgrad", lambda network, images, **options: bright)
+    monkeypatch.setitem(methods.METHODS, "smoothgrad", lambda network, images, **options: bright)
     film = phantom.render(phantom.plan(24, seed=3)[0])[0].image
     (tmp_path / "film.png").write_bytes(png(film))
     (tmp_path / "gray.png").write_bytes(png(np.full((50, 80), 90, np.uint8)))
@@ -337,8 +340,49 @@ def test_a_picture_on_the_page_has_bounds_whatever_the_form_of_a_film(folder: Pa
 
 def test_maps_without_tensorflow_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--saliency needs TensorFlow, which is not installed"):
+    with pytest.raises(UserError, match="--saliency needs TensorFlow for this model, and it is not installed"):
         predict.load_network(predict.resolve(folder), predict.load(folder))
+
+
+def test_maps_of_an_exported_network_need_neither_tensorflow_nor_pandas(films: Path, tmp_path: Path) -> None:
+    folder = predictors.write_with_maps(tmp_path / "p")
+    code = f"""
+import sys
+from pathlib import Path
+from pneumonia import predict
+source = predict.resolve({str(folder)!r})
+one = predict.open_predictor(source)
+items, _ = predict.find([{str(films)!r}])
+predict.write_maps(Path({str(tmp_path / "maps")!r}), predict.load_network(source, one), one, items)
+print(sorted({{"tensorflow", "keras", "onnx", "mlflow", "pandas", "scipy", "sklearn", "zarr"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+    assert [path.name for path in sorted((tmp_path / "maps").iterdir())] == [
+        "00001-a.png",
+        "00002-b.png",
+        "00003-scan.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (MAPS, b"x", r"maps\.onnx is not the file that predictor\.json describes"),
+        (MAPS, None, r"maps\.onnx cannot be read"),
+        (NETWORK, b"x", r"model\.onnx is not the file that predictor\.json describes"),
+    ],
+)
+def test_a_file_for_maps_that_is_damaged_or_missing_is_one_line(
+    file: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    folder = predictors.write_with_maps(tmp_path / "p")
+    one = predict.load(folder)
+    (folder / file).unlink()
+    if content:
+        (folder / file).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        predict.load_network(predict.resolve(folder), one)
 
 
 def test_a_model_whose_methods_all_fail_shows_no_map_and_says_so_in_one_line() -> None:

@@ -22,33 +22,9 @@ from pneumonia import UserError
 from pneumonia.data.store import Pixels, Split, lungs, read_split
 from pneumonia.images.geometry import Box, affine
 from pneumonia.metrics.text import format_with_interval
-from pneumonia.saliency import (
-    baselines,
-    grad_cam,
-    gradient_x_input,
-    hires_cam,
-    integrated_gradients,
-    layer_cam,
-    network,
-    occlusion,
-    scores,
-    smoothgrad,
-    verdicts,
-)
+from pneumonia.saliency import baselines, network, scores, verdicts
 from pneumonia.saliency.maps import Maps
-
-METHODS: dict[str, Callable[..., Maps]] = {
-    "hires_cam": hires_cam.hires_cam,
-    "layer_cam": layer_cam.layer_cam,
-    "grad_cam": grad_cam.grad_cam,
-    "integrated_gradients": integrated_gradients.integrated_gradients,
-    "smoothgrad": smoothgrad.smoothgrad,
-    "gradient_x_input": gradient_x_input.gradient_x_input,
-    "occlusion": occlusion.occlusion,
-}
-
-SEED = 0
-"""Of the noise of a method: the same film has the same map in every run and at every prediction."""
+from pneumonia.saliency.methods import METHODS, SEED
 
 N_CHECKED = 16
 """Validation images with pneumonia for the figures that need no boxes."""
@@ -280,6 +256,11 @@ def score(
 def maps(model: Any, methods: Sequence[str], images: npt.NDArray[np.uint8], *, n_samples: int) -> dict[str, Maps]:
     """The maps of each method: float32 (n, size, size), 0-1, as those of a prediction."""
     return {name: METHODS[name](model, images, n_samples=n_samples, seed=SEED) for name in methods}
+
+
+def figures(maps: Maps, sample: Sample) -> dict[str, Any]:
+    """What says where maps point, each figure with its interval: a row of `explain.json` without its checks."""
+    return _row(_localisation(maps, sample), sample)
 
 
 def mean_maps(

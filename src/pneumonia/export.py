@@ -14,11 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.covariance import LedoitWolf
 
-from pneumonia import UserError, workspace
+from pneumonia import UserError, inference, workspace
 from pneumonia.data import tables
 from pneumonia.data.store import Pixels, blocks
 from pneumonia.images import appearance, lungs
 from pneumonia.models import predictor
+from pneumonia.saliency import conversion, verdicts
+from pneumonia.saliency import network as saliency
+from pneumonia.saliency.exported import Exported
+from pneumonia.saliency.methods import METHODS, NEEDS, SEED
 
 OPSET = 18
 """Version of the ONNX operators; runtimes since 2023 know it."""
@@ -34,6 +38,15 @@ MARGIN = 1.2
 patient, up to 3.4 % of the films of other patients were beyond it, and up to 1 % with this margin. Other pictures are
 mostly several times as far away."""
 
+MAX_MAP_DIFFERENCE = 1e-3
+"""Between the maps of ONNX and Keras, 0-1: the largest of a film, and of the films the median. A unit whose input is
+next to 0 can be on in one and off in the other, by rounding; the map of this film then differs more in one place."""
+
+N_COMPARED, N_SAMPLES = 8, 4
+"""Validation images whose maps are compared, and `n_samples` of their method."""
+
+_NO_MAPS = "its maps need TensorFlow"
+
 _SYNTHETIC = "Trained on synthetic radiographs: this score means nothing for a patient."
 _RESEARCH = "For research. Not a medical device, and not tested on patients of your hospital."
 
@@ -46,20 +59,83 @@ def convert(model: Any) -> bytes:
     Args:
         model: as `networks.create_model` or `ensembles.ensemble` makes it.
     """
+
+    def probability(pixels: Any) -> dict[str, Any]:
+        return {"probability": model(pixels, training=False)}
+
+    return bytes(_as_onnx(probability, (None, None, None, 1)).SerializeToString(deterministic=True))
+
+
+def convert_maps(
+    model: Any,
+    method: str,
+    network: bytes,
+    images: npt.NDArray[np.uint8] | Pixels,
+    scores: npt.NDArray[np.float64],
+) -> bytes:
+    """What `saliency.exported` adds to an exported network, so that its maps need no TensorFlow.
+
+    Args:
+        model: the network in Keras.
+        method: a key of `METHODS`.
+        network: as `convert` returns it.
+        images: uint8 (n, size, size), of validation; the maps of those with the highest scores are compared.
+        scores: float (n,), of these images.
+
+    Raises:
+        UserError: an operation of the method has no counterpart in ONNX, or the maps differ from those of Keras.
+    """
+    highest = images[np.sort(np.argsort(scores)[-N_COMPARED:]).tolist()]
+    primitive, size = NEEDS[method], highest.shape[1]
+    tensors = saliency.tensors(model, primitive)
+
+    def outputs(pixels: Any) -> dict[str, Any]:
+        return {f"{primitive}_{number:02}": one for number, one in enumerate(tensors(pixels))}
+
+    content = conversion.addition(network, _as_onnx(outputs, (1, size, size, 1), conversion.HANDLERS))
+    exported = Exported(inference.open_session(Path(predictor.MAPS), network + content, threads=0, remedy=_NO_MAPS))
+    ours, theirs = (METHODS[method](one, highest, n_samples=N_SAMPLES, seed=SEED) for one in (exported, model))
+    difference = float(np.median(np.abs(ours - theirs).max(axis=(1, 2))))
+    if not difference <= MAX_MAP_DIFFERENCE:  # also if it is NaN
+        raise UserError(f"the maps of the exported network differ from those of Keras by {difference:.2g}")
+    return content
+
+
+def maps_or_reason(
+    model: Any,
+    explained: Mapping[str, Any],
+    network: bytes,
+    images: npt.NDArray[np.uint8] | Pixels,
+    scores: npt.NDArray[np.float64],
+) -> tuple[bytes, str]:
+    """What `convert_maps` returns, or nothing and its reason; nothing at all for a method that shows no maps.
+
+    Args:
+        model, network, images, scores: as of `convert_maps`.
+        explained: `method` and `verdict`, as in `predictor.json`.
+    """
+    if verdicts.is_excluded(explained["verdict"]):
+        return b"", ""
+    try:
+        return convert_maps(model, explained["method"], network, images, scores), ""
+    except UserError as error:
+        return b"", str(error)
+
+
+def _as_onnx(function: Any, shape: tuple[int | None, ...], handlers: Mapping[str, Any] | None = None) -> Any:
+    """A function from pixels, float32 of this shape, to named tensors as `onnx.ModelProto`, named by content."""
     import tensorflow as tf
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx uses names that numpy and Python have deprecated
         import tf2onnx
 
-        signature = [tf.TensorSpec((None, None, None, 1), tf.float32, name="pixels")]
-
-        def probability(pixels: Any) -> dict[str, Any]:
-            return {"probability": model(pixels, training=False)}
-
-        graph, _ = tf2onnx.convert.from_function(tf.function(probability), input_signature=signature, opset=OPSET)
+        signature = [tf.TensorSpec(shape, tf.float32, name="pixels")]
+        graph, _ = tf2onnx.convert.from_function(
+            tf.function(function), input_signature=signature, opset=OPSET, custom_op_handlers=dict(handlers or {})
+        )
     _name_by_content(graph.graph)
-    return bytes(graph.SerializeToString(deterministic=True))
+    return graph
 
 
 def fit_usual(
@@ -219,19 +295,22 @@ def facts(
     }
 
 
-def write(folder: Path, network: bytes, content: Mapping[str, Any]) -> None:
+def write(folder: Path, network: bytes, content: Mapping[str, Any], maps: bytes = b"") -> None:
     """Write the predictor to an existing folder; with the segmenter, if films are prepared around the lungs.
 
     Args:
         folder: for `model.onnx` and `predictor.json`.
         network: as `convert` returns it.
         content: as `facts` returns it.
+        maps: as `convert_maps` returns it; empty if maps need TensorFlow.
     """
     if content["preparation"].get("aspect") == "lungs":
         lungs.open_segmenter(digest=content["preparation"]["segmenter"])  # or an error: it is another one
         shutil.copyfile(lungs.FILE, folder / predictor.LUNGS)
-    (folder / predictor.NETWORK).write_bytes(network)
-    digests = {predictor.NETWORK: workspace.sha256_bytes(network), **content["digests"]}
+    files = {predictor.NETWORK: network, **({predictor.MAPS: maps} if maps else {})}
+    for name, written in files.items():
+        (folder / name).write_bytes(written)
+    digests = {**{name: workspace.sha256_bytes(one) for name, one in files.items()}, **content["digests"]}
     rounded = tables.rounded({**content, "digests": digests})
     rounded["digests"][predictor.FACTS] = predictor.facts_digest(rounded)
     text = json.dumps(rounded, indent=2)

@@ -27,13 +27,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from pneumonia import UserError, compute, files, reason, workspace
+from pneumonia import UserError, compute, files, inference, reason, workspace
 from pneumonia.images import geometry, lungs
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
-from pneumonia.models.predictor import COLUMNS, Film, Prediction, Predictor
+from pneumonia.models.predictor import COLUMNS, MAPS, NETWORK, Film, Prediction, Predictor, read_file
 from pneumonia.names import printable
 from pneumonia.saliency import maps as saliency_maps
-from pneumonia.saliency import verdicts
+from pneumonia.saliency import methods, verdicts
+from pneumonia.saliency.exported import Exported
 
 CHUNK = 64
 """Images that a worker process scores at once."""
@@ -387,14 +388,23 @@ def _method_in_words(facts: Mapping[str, Any]) -> str:
     return verdicts.in_words(facts["saliency"].get("method", ""), facts["saliency"].get("verdict", "not measured"))
 
 
-def load_network(model: Source, predictor: Predictor) -> Any:
-    """The Keras network of a predictor, for saliency maps.
+def load_network(model: Source, predictor: Predictor, threads: int = 0) -> Any:
+    """The network of a predictor, for saliency maps: the exported one, or else that of Keras.
+
+    Args:
+        model: as `resolve` returns it.
+        predictor: of this model.
+        threads: for a map of the exported network; 0 = one for each core.
 
     Raises:
-        UserError: TensorFlow is not installed, or the model's Keras network is not known.
+        UserError: TensorFlow is needed and not installed, or the model's Keras network is not known.
     """
+    if MAPS in predictor.facts["digests"]:
+        return _exported_network(predictor.folder, predictor.facts["digests"], threads)
     if find_spec("tensorflow") is None:
-        raise UserError("--saliency needs TensorFlow, which is not installed; leave it out, or install the project")
+        raise UserError(
+            "--saliency needs TensorFlow for this model, and it is not installed; leave it out, or install the project"
+        )
     from pneumonia.models import loading, runtime
 
     with tempfile.TemporaryDirectory() as download:
@@ -415,16 +425,20 @@ def load_network(model: Source, predictor: Predictor) -> Any:
         return loading.load_model(path)
 
 
+def _exported_network(folder: Path, digests: Mapping[str, str], threads: int) -> Exported:
+    content = b"".join(read_file(folder / name, digests[name]) for name in (NETWORK, MAPS))
+    remedy = "run the stage export again"
+    return Exported(inference.open_session(folder / MAPS, content, threads=threads, remedy=remedy))
+
+
 def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence[Item]) -> None:
     """Write the saliency map of each image, over the whole film, as `<number>-<name>.png`.
 
     The maps are those of the stage `explain`, with the method
     that the predictor names. What they are worth is said once, on stderr.
     """
-    from pneumonia import explain
-
     print(f"saliency maps: {_method_in_words(predictor.facts)}", file=sys.stderr)
-    method = explain.METHODS[predictor.facts["saliency"]["method"]]
+    method = methods.METHODS[predictor.facts["saliency"]["method"]]
     folder.mkdir(parents=True, exist_ok=True)
     for number, item in enumerate(tqdm(items, "saliency", unit="image", disable=None, leave=False)):
         path = map_path(folder, number, item)
@@ -435,7 +449,7 @@ def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence
             film = predictor.read(item.uri)
         except UserError:  # its row says why it has no answer
             continue
-        (values,) = method(network, film.prepared[None], n_samples=N_SAMPLES, seed=explain.SEED)
+        (values,) = method(network, film.prepared[None], n_samples=N_SAMPLES, seed=methods.SEED)
         picture = _with_map_on_film(film, values)
         with workspace.written_whole(path) as partial:
             partial.write_bytes(_encoded(picture))

@@ -13,8 +13,9 @@ import pydicom
 import pytest
 from PIL import Image
 
-from pneumonia import explain, predict
+from pneumonia import predict
 from pneumonia.models.predictor import Predictor
+from pneumonia.saliency import methods
 from pneumonia.service import app, current, maps
 from pneumonia.service.limits import RefusedError
 from pneumonia.service.uploads import Upload
@@ -152,8 +153,8 @@ def test_a_map_lies_over_its_film_and_is_transparent_where_it_is_low(
 ) -> None:
     folder = predictors.write(tmp_path / "p", saliency={"method": "smoothgrad", "verdict": "may be trusted"})
     monkeypatch.setattr(maps, "problem", lambda model: "")
-    monkeypatch.setattr(predict, "load_network", lambda source, predictor: "network")
-    monkeypatch.setitem(explain.METHODS, "smoothgrad", lambda network, images, **options: images / np.float32(255))
+    monkeypatch.setattr(predict, "load_network", lambda source, predictor, threads: "network")
+    monkeypatch.setitem(methods.METHODS, "smoothgrad", lambda network, images, **options: images / np.float32(255))
     content = encoded(Image.fromarray(noise(32, 32)), "PNG")
     with serving(folder) as served:
         picture = Image.open(io.BytesIO(served.send(("x", content), path="/v1/saliency").body))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pneumonia import UserError, predict, workspace
+from pneumonia.saliency import methods
 from pneumonia.service import maps
 from pneumonia.service.current import open_model
 from pneumonia.service.limits import RefusedError
@@ -43,7 +44,9 @@ def test_each_reason_for_no_maps_is_said_without_a_path(tmp_path: Path, monkeypa
     network.write_bytes(b"k")
     assert maps.problem(one) == ""
     monkeypatch.setattr(maps, "find_spec", lambda name: None)
-    assert maps.problem(one).startswith("TensorFlow, which computes the maps, is not installed")
+    assert maps.problem(one).startswith("TensorFlow, which computes the maps of this model, is not installed")
+    exported = open_model(predict.Source(predictors.write_with_maps(tmp_path / "d")), "youden")
+    assert maps.problem(exported) == "", "the exported network needs it not"
 
 
 def test_a_network_that_cannot_be_loaded_is_a_refusal_and_its_reason_is_logged(
@@ -61,7 +64,7 @@ def test_a_network_that_cannot_be_loaded_is_a_refusal_and_its_reason_is_logged(
     assert drawn.problem(one) == ""
     with pytest.raises(RefusedError):
         drawn.draw(one, film())
-    assert drawn.problem(one) == "the Keras network cannot be loaded; the log of the service says why"
+    assert drawn.problem(one) == "the network for maps cannot be loaded; the log of the service says why"
     assert drawn.problem(model(tmp_path / "b", saliency={"method": "smoothgrad"})) == "", "another model may have maps"
     monkeypatch.setattr(maps.time, "monotonic", lambda: float("inf"))
     assert drawn.problem(one) == "", "after a time it is tried again"
@@ -72,12 +75,10 @@ def test_a_network_that_cannot_be_loaded_is_a_refusal_and_its_reason_is_logged(
 def test_the_network_is_loaded_once_for_a_model_and_again_for_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pneumonia import explain
-
     loaded: list[Path] = []
     monkeypatch.setattr(maps, "problem", lambda model: "")
-    monkeypatch.setattr(predict, "load_network", lambda source, predictor: loaded.append(source.folder))
-    monkeypatch.setitem(explain.METHODS, "smoothgrad", lambda network, images, **options: images / np.float32(255))
+    monkeypatch.setattr(predict, "load_network", lambda source, predictor, threads: loaded.append(source.folder))
+    monkeypatch.setitem(methods.METHODS, "smoothgrad", lambda network, images, **options: images / np.float32(255))
     first, second = (model(tmp_path / name, saliency={"method": "smoothgrad"}) for name in "ab")
     drawn = maps.Maps()
     for one in (first, first, second, second):

@@ -29,7 +29,7 @@ from pneumonia import UserError, promote
 from pneumonia.data import tables
 from pneumonia.images import geometry, lungs
 from pneumonia.images.geometry import Preparation
-from pneumonia.models.predictor import LUNGS, Predictor
+from pneumonia.models.predictor import LUNGS, MAPS, Predictor
 from pneumonia.tracking import registry, restore, runs
 from tests import predictors
 from tests.conftest import png, set_settings
@@ -374,6 +374,16 @@ def test_a_version_is_copied_whole_and_once_or_not_at_all(
     assert set(copies) == {(cache / answering.digest, "1", copies[0][2])}
     assert len(downloads) == 1
     assert Predictor(copies[0][0]).digest == answering.digest
+
+
+@pytest.mark.usefixtures("real_versions")
+def test_a_damaged_file_for_maps_is_copied_again(root: Path, tmp_path: Path) -> None:
+    predictor = Predictor(predictors.write_with_maps(tmp_path / "predictor"))
+    registry.register("phantom", unlogged_run(), predictor, FACTS)
+    copy = registry.predictor("models:/pneumonia-phantom/1", tmp_path / "cache")[0] / MAPS
+    copy.write_bytes(b"damaged")
+    registry.predictor("models:/pneumonia-phantom/1", tmp_path / "cache")
+    assert copy.read_bytes() == predictors.maps()
 
 
 @pytest.mark.usefixtures("real_versions")

@@ -29,6 +29,8 @@ NETWORK = "model.onnx"
 FACTS = "predictor.json"
 LUNGS = "lungs.onnx"
 """The network of `images.lungs`; only of a predictor whose films are prepared around the lungs."""
+MAPS = "maps.onnx"
+"""What `saliency.exported` adds to the network for maps; only of a predictor whose maps need no TensorFlow."""
 
 SCHEMA = "1.0"
 """Version of `predictor.json`. A reader accepts every minor version of its major version."""
@@ -431,13 +433,23 @@ def _preparation(path: Path, settings: Mapping[str, Any]) -> geometry.Preparatio
     return geometry.Preparation(**settings)
 
 
-def _open_network(path: Path, digest: str, threads: int | None) -> Any:
+def read_file(path: Path, digest: str) -> bytes:
+    """The content of a file of a predictor.
+
+    Raises:
+        UserError: it cannot be read, or its SHA-256 is not this digest.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({reason(error)}); run the stage export again") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise UserError(f"{path} is not the file that {FACTS} describes: it is damaged or was replaced; export again")
+    return content
+
+
+def _open_network(path: Path, digest: str, threads: int | None) -> Any:
+    content = read_file(path, digest)
     session = inference.open_session(path, content, threads=threads or 0, remedy="run the stage export again")
     ends = [(one.name, one.type) for one in (*session.get_inputs(), *session.get_outputs())]
     if ends != [("pixels", "tensor(float)"), ("probability", "tensor(float)")]:

@@ -1,49 +1,38 @@
 """What the methods need of a network: logits, gradients, feature maps, and random weights. The one adapter to Keras.
 
-Every function is compiled once for a model and takes numpy batches: float32 (n, height, width, 1), 0-255. All work for
-each row of `networks.MODELS`, for ensembles and in half precision; their results are float32.
+Every function takes numpy batches, float32 (n, height, width, 1), 0-255, and returns float32. Of a Keras network it is
+compiled once; all work for each row of `networks.MODELS`, for ensembles and in half precision. In place of a Keras
+network they take an `exported.Exported`, which has the one that was exported, and needs no TensorFlow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pneumonia.models import ensembles, networks
+from pneumonia.saliency.exported import Exported
 from pneumonia.saliency.maps import Maps
 
-_N_CACHED = 2
+_N_CACHED = 6
 
 
-@lru_cache(maxsize=_N_CACHED)
 def logits(model: Any) -> Callable[[Maps], Maps]:
     """The logit of each image: float32 (n,)."""
-    inner = _up_to_logit(model)
-    return _compiled(lambda pixels: inner(pixels, training=False)[:, 0])
+    compute = _computed(model, "logits")
+    return lambda batch: compute(batch)[0]
 
 
-@lru_cache(maxsize=_N_CACHED)
 def gradients(model: Any) -> Callable[[Maps], Maps]:
     """The gradient of the logit at each pixel: float32 (n, height, width)."""
-    import tensorflow as tf
-
-    inner = _up_to_logit(model)
-
-    def gradient(pixels: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(pixels)
-            total = tf.reduce_sum(inner(pixels, training=False))
-        return tape.gradient(total, pixels)[..., 0]
-
-    return _compiled(gradient)
+    compute = _computed(model, "gradients")
+    return lambda batch: compute(batch)[0]
 
 
-@lru_cache(maxsize=_N_CACHED)
 def features(model: Any) -> Callable[[Maps], list[tuple[Maps, Maps]]]:
     """Feature maps of the layer to explain, and the gradients of the logit there.
 
@@ -51,10 +40,66 @@ def features(model: Any) -> Callable[[Maps], list[tuple[Maps, Maps]]]:
         A function whose result has a pair for each member of an ensemble, and one pair for a single network:
         features and gradients, float32 (n, rows, columns, channels).
     """
+    compute = _computed(model, "features")
+
+    def pairs(batch: Maps) -> list[tuple[Maps, Maps]]:
+        tensors = compute(batch)
+        return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+    return pairs
+
+
+def _computed(model: Any, primitive: str) -> Callable[[Maps], list[Maps]]:
+    if isinstance(model, Exported):
+        return partial(model.compute, primitive)
+    return _compiled(model, primitive, _layer(model) if primitive == "features" else "")
+
+
+@lru_cache(maxsize=_N_CACHED)
+def _compiled(model: Any, primitive: str, layer: str) -> Callable[[Maps], list[Maps]]:
+    """A primitive as a function of numpy arrays; for another layer it is another function."""
+    import tensorflow as tf
+
+    graph = tf.function(tensors(model, primitive), reduce_retracing=True)
+    return lambda batch: [np.asarray(one.numpy(), np.float32) for one in graph(tf.constant(batch))]
+
+
+def tensors(model: Any, primitive: str) -> Callable[[Any], list[Any]]:
+    """A primitive of a Keras network as a function of tensors, to compile or to export: from pixels to its results.
+
+    Args:
+        model: a network of `networks.MODELS`, or an ensemble.
+        primitive: `logits`, `gradients`, or `features`: of each member the features and their gradients.
+    """
+    return {"logits": _logits, "gradients": _gradients, "features": _features}[primitive](model)
+
+
+def _logits(model: Any) -> Callable[[Any], list[Any]]:
+    inner = _up_to_logit(model)
+    return lambda pixels: [inner(pixels, training=False)[:, 0]]
+
+
+def _gradients(model: Any) -> Callable[[Any], list[Any]]:
+    import tensorflow as tf
+
+    inner = _up_to_logit(model)
+
+    def gradient(pixels: Any) -> list[Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(pixels)
+            total = tf.reduce_sum(inner(pixels, training=False))
+        return [tape.gradient(total, pixels)[..., 0]]
+
+    return gradient
+
+
+def _features(model: Any) -> Callable[[Any], list[Any]]:
     import keras
     import tensorflow as tf
 
-    layer = networks.model_row(model.name).explain
+    from pneumonia.models import ensembles
+
+    layer = _layer(model)
     inners = [
         keras.Model(member.inputs, [member.get_layer(layer).output, member.get_layer("logit").output])
         for member in ensembles.members(model)
@@ -67,8 +112,13 @@ def features(model: Any) -> Callable[[Maps], list[tuple[Maps, Maps]]]:
             total = tf.reduce_sum(logit)
         return tf.cast(values, tf.float32), tf.cast(tape.gradient(total, values), tf.float32)
 
-    graph = tf.function(lambda pixels: [pair(inner, pixels) for inner in inners], reduce_retracing=True)
-    return lambda batch: [(values.numpy(), slopes.numpy()) for values, slopes in graph(tf.constant(batch))]
+    return lambda pixels: [one for inner in inners for one in pair(inner, pixels)]
+
+
+def _layer(model: Any) -> str:
+    from pneumonia.models import networks  # imports pandas, which a prediction does not need
+
+    return networks.model_row(model.name).explain
 
 
 def depth(model: Any) -> int:
@@ -105,6 +155,8 @@ def randomised(model: Any, places: Sequence[int], seed: int) -> Iterator[None]:
 
 
 def _layers_from_the_top(model: Any) -> list[list[Any]]:
+    from pneumonia.models import ensembles
+
     return [[layer for layer in reversed(member.layers) if layer.weights] for member in ensembles.members(model)]
 
 
@@ -124,11 +176,3 @@ def _up_to_logit(model: Any) -> Any:
     import keras
 
     return keras.Model(model.inputs, model.get_layer("logit").output)
-
-
-def _compiled(function: Callable[[Any], Any]) -> Callable[[Maps], Maps]:
-    """A function of tensors, compiled to a TensorFlow graph that takes and returns numpy arrays."""
-    import tensorflow as tf
-
-    graph = tf.function(function, reduce_retracing=True)
-    return lambda batch: np.asarray(graph(tf.constant(batch)).numpy(), np.float32)

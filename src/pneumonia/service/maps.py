@@ -1,4 +1,4 @@
-"""Saliency maps as pictures that a page can lay over a film. They need TensorFlow; nothing else of the service does."""
+"""Saliency maps as pictures that a page can lay over a film. Those of some models need TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumonia import UserError, predict, reason, workspace
-from pneumonia.saliency import maps
+from pneumonia.models.predictor import MAPS
+from pneumonia.saliency import maps, methods
 from pneumonia.service.current import Model
 from pneumonia.service.limits import RefusedError
 
-_NOT_LOADED = "the Keras network cannot be loaded; the log of the service says why"
+_NOT_LOADED = "the network for maps cannot be loaded; the log of the service says why"
 _AGAIN_SECONDS = 60
 """After a network that could not be loaded: the store may come back, but the service does not ask it at once."""
 
@@ -30,10 +31,12 @@ def problem(model: Model) -> str:
     facts = model.predictor.facts
     if cause := predict.no_maps(facts):
         return cause
-    if find_spec("tensorflow") is None:
-        return "TensorFlow, which computes the maps, is not installed where the service runs"
     if "method" not in facts["saliency"]:
         return "the predictor names no method for maps; export it again"
+    if MAPS in facts["digests"]:
+        return ""
+    if find_spec("tensorflow") is None:
+        return "TensorFlow, which computes the maps of this model, is not installed where the service runs"
     if not model.source.train_run:
         file, digest = predict.network_beside(model.source.folder), facts["digests"].get("model_sha256")
         if not file.is_file() or _digest(file, file.stat().st_size, file.stat().st_mtime_ns) != digest:
@@ -48,7 +51,7 @@ def _digest(file: Path, size: int, modified: int) -> str:
 
 
 class Maps:
-    """Maps of the model in service, whose Keras network is loaded for the first of them.
+    """Maps of the model in service, whose network is loaded for the first of them.
 
     Not for several threads at once: TensorFlow would compile the same function in each.
     """
@@ -79,10 +82,8 @@ class Maps:
                 self._failed = model.source, time.monotonic() + _AGAIN_SECONDS
                 raise
             self._source = model.source
-        from pneumonia import explain
-
-        method = explain.METHODS[model.predictor.facts["saliency"]["method"]]
-        (values,) = method(self._network, prepared[None], n_samples=predict.N_SAMPLES, seed=explain.SEED)
+        method = methods.METHODS[model.predictor.facts["saliency"]["method"]]
+        (values,) = method(self._network, prepared[None], n_samples=predict.N_SAMPLES, seed=methods.SEED)
         return png(coloured(values))
 
 
@@ -90,7 +91,7 @@ def _load(model: Model) -> Any:
     if cause := problem(model):
         raise RefusedError(503, f"no map: {cause}")
     try:
-        return predict.load_network(model.source, model.predictor)
+        return predict.load_network(model.source, model.predictor, threads=1)
     except Exception as error:  # of the store, of TensorFlow, of a full disk
         LOG.warning("no maps: %s", error if isinstance(error, UserError) else reason(error))
         raise RefusedError(503, f"no map: {_NOT_LOADED}") from error

@@ -25,7 +25,7 @@ from pneumonia import UserError, promote, workspace
 from pneumonia.data import tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
-from pneumonia.models.predictor import FACTS, LUNGS, NETWORK, Predictor
+from pneumonia.models.predictor import FACTS, LUNGS, MAPS, NETWORK, Predictor
 from pneumonia.tracking import descriptions, errors, restore, runs
 
 PREFIX = "registry."
@@ -614,7 +614,8 @@ def _is_complete(folder: Path, digest: str) -> bool:
     if not path.is_file() or workspace.sha256_file(path) != digest:
         return False
     facts = json.loads(path.read_bytes())
-    digests = {NETWORK: facts["digests"][NETWORK], **_segmenter(facts.get("preparation", {}))}
+    known = {file: digest for file, digest in facts["digests"].items() if file in (NETWORK, MAPS)}
+    digests = known | _segmenter(facts.get("preparation", {}))
     return all((folder / file).is_file() and workspace.sha256_file(folder / file) == digests[file] for file in digests)
 
 
