@@ -49,8 +49,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     lines = [f"| {' | '.join((*FIELDS, 'outcome'))} |", "|---" * (len(FIELDS) + 1) + "|"]
     lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in sorted(_rows)]
     where = "not written"
-    if config.cache:  # None with `-p no:cacheprovider`
-        path = config.cache.mkdir("faults") / "table.md"
+    if cache := getattr(config, "cache", None):  # absent with `-p no:cacheprovider`
+        path = cache.mkdir("faults") / "table.md"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         where = str(path)
     terminalreporter.section("faults and attacks")
