@@ -2,9 +2,10 @@
 
     python -m benchmarks.unusual
 
-Films are those of the phantom and, if the archive is beside the checkout, of the Kermany set without its official test
-split. They are divided by patient: train fits the description, validation chooses the limit, the rest is counted. The
-other pictures are generated here or cut from pictures that scikit-image and scikit-learn contain.
+Films are prepared as a whole, then around their lungs. They are those of the phantom and, if the archive is beside the
+checkout, of the Kermany set without its official test split. They are divided by patient: train fits the description,
+validation chooses the limits, the rest is counted. The other pictures are generated here or cut from pictures that
+scikit-image and scikit-learn contain.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ import pandas as pd
 
 from pneumonia import export, fetch
 from pneumonia.data import phantom
-from pneumonia.images import appearance, decode, geometry
+from pneumonia.images import appearance, decode, geometry, lungs
 from pneumonia.models import predictor
 
 Gray = npt.NDArray[np.uint8]
 
-PREPARATION = geometry.Preparation(size=224)
+PREPARATIONS = {
+    "pad": geometry.Preparation(size=224),
+    "lungs": geometry.Preparation(size=224, aspect="lungs", segmenter=geometry.SEGMENTER),
+}
 FALSE_ALARMS = 0.01
 N_PICTURES = 150
 """Pictures of each kind."""
@@ -38,30 +42,46 @@ PHOTOGRAPHS = (
 """Pictures of `skimage.data` that need no download; `china.jpg` and `flower.jpg` of scikit-learn are added."""
 
 
-def measure() -> pd.DataFrame:
+def measure(aspect: str = "pad") -> pd.DataFrame:
     """Share of the pictures that are called unusual.
+
+    Args:
+        aspect: key of `PREPARATIONS`.
 
     Returns:
         A row for each kind: `picture, n` and a column for each data set.
     """
+    preparation = PREPARATIONS[aspect]
     columns: dict[str, dict[str, str]] = {}
     for name, films in (("phantom", _phantom()), ("chest_xray", _chest_xray())):
         if not films:
             continue
-        train, val, test = (np.stack([geometry.prepare(film, PREPARATION) for film in part]) for part in films)
-        usual = export.fit_usual(train, val, FALSE_ALARMS)
-        shares = {f"films of other patients (n = {len(test)})": _share(usual, test)}
+        (train, in_train), (val, in_val), test = (_prepared(part, preparation) for part in films)
+        usual = export.fit_usual(train, val, FALSE_ALARMS, (in_train, in_val) if aspect == "lungs" else None)
+        shares = {f"films of other patients (n = {len(test[0])})": _share(usual, *test)}
         for kind, pictures in others(films[2]):
-            prepared = np.stack([geometry.prepare(picture, PREPARATION) for picture in pictures])
-            shares[f"{kind} (n = {len(prepared)})"] = _share(usual, prepared)
+            shares[f"{kind} (n = {len(pictures)})"] = _share(usual, *_prepared(pictures, preparation))
         columns[name] = {kind: f"{share:.1%}" for kind, share in shares.items()}
     return pd.DataFrame(columns).fillna("")
 
 
-def _share(usual: dict[str, Any], images: Gray) -> float:
+def _prepared(pictures: list[Gray], preparation: geometry.Preparation) -> tuple[Gray, npt.NDArray[np.float64]]:
+    """Pictures as the network gets them, and the share of each that is lung, NaN without lungs."""
+    found = [lungs.look(picture, preparation).lungs for picture in pictures]
+    prepared = [
+        geometry.prepare(picture, preparation, both.box if both else None)
+        for picture, both in zip(pictures, found, strict=True)
+    ]
+    return np.stack(prepared), np.array([both.share if both else np.nan for both in found])
+
+
+def _share(usual: dict[str, Any], images: Gray, in_film: npt.NDArray[np.float64]) -> float:
     parameters = [np.asarray(usual[name]) for name in ("mean", "scale", "precision")]
     described = np.stack([appearance.describe(image) for image in images])
-    return float((predictor.distances(described, *parameters) > usual["limit"]).mean())
+    is_unusual = predictor.distances(described, *parameters) > usual["limit"]
+    if limits := usual.get("lungs"):  # of no lungs, NaN is outside too
+        is_unusual |= ~((in_film >= limits["low"]) & (in_film <= limits["high"]))
+    return float(is_unusual.mean())
 
 
 def _phantom(n_images: int = 1_600) -> tuple[list[Gray], list[Gray], list[Gray]]:
@@ -190,7 +210,8 @@ def _middle(film: Gray) -> Gray:
 
 
 def main() -> None:
-    print(measure().to_string())
+    for aspect in PREPARATIONS:
+        print(f"{aspect}:\n{measure(aspect).to_string()}")
 
 
 if __name__ == "__main__":

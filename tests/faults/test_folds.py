@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.faults.conftest import copied
 from tests.faults.test_ends import INSIDE, settled
-
-if TYPE_CHECKING:
-    from tests.test_end_to_end import Project
 
 SETTINGS = {"rebalance.folds": 2, "tune.n_trials": 0}
 OUTS = ("models/model.keras", "reports/history.csv", "reports/predictions.csv", "reports/metrics.json")
@@ -26,7 +22,10 @@ OUTS = ("models/model.keras", "reports/history.csv", "reports/predictions.csv", 
     before="there were no folds",
     now="dvc repro goes on there, with the same results",
 )
-def test_a_killed_fold_ends_as_an_uninterrupted_one(project: Project, tmp_path: Path) -> None:
+def test_a_killed_fold_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    from tests.test_end_to_end import Project  # here, because it imports for seconds
+
+    project = Project(tmp_path / "project")
     project.set(SETTINGS)
     project.dvc("repro", "tune")
     whole = copied(project, tmp_path / "whole")
