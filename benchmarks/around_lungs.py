@@ -61,8 +61,8 @@ BORDER, CORNER = 8, (14, 36)
 def main() -> None:
     arguments = _arguments()
     commit = results.check_out(CLONE, "python -m benchmarks.around_lungs")
-    for aspect in ASPECTS:
-        for seed in SEEDS:
+    for seed in SEEDS:
+        for aspect in ASPECTS:
             table = _table()
             if ((table["aspect"] == aspect) & (table["seed"] == seed)).any():
                 print(f"{aspect}, seed {seed}: is in the table")
