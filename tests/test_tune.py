@@ -18,6 +18,7 @@ from pneumonia.report import search as page
 from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule
 from pneumonia.tuning import study as studies
 from tests.conftest import PLAIN
+from tests.data.test_store import write_folds
 
 GOOD_UP_TO = 0.2
 DEFAULTS = {"learning_rate": 1e-4, "dropout": 0.2}
@@ -80,6 +81,13 @@ def flipped_splits() -> tuple[Split, Split]:
 def noise_splits() -> tuple[Split, Split]:
     learnt, val = toy_splits()
     return learnt, val._replace(labels=np.random.default_rng(3).permutation(val.labels))
+
+
+def test_with_folds_trials_train_the_first_network(tmp_path: Path) -> None:
+    write_folds(tmp_path / "s")
+    learnt, val = tune.Stored(tmp_path / "s", 1.0, "digest")()
+    assert val.image_ids.tolist() == ["0", "3", "6"]
+    assert (learnt.repeats > 0).tolist() == [False, True, True, False, True, True, False]
 
 
 class Recorder:

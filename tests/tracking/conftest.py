@@ -143,7 +143,7 @@ def trained(root: Path, model: Any, saved: Path) -> runs.TrainRun:
 
 
 LABELS = [0] * 20 + [1] * 20
-LIMITS = {"min_common": 10, "min_gain": 0.0, "min_sensitivity": 0.8, "max_ece": 0.3}
+LIMITS = {"min_common": 10, "min_gain": 0.0, "confidence": None, "min_sensitivity": 0.8, "max_ece": 0.3}
 
 
 def predictions_of(number: int, first_image: int = 0) -> pd.DataFrame:

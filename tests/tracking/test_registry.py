@@ -858,6 +858,20 @@ def test_a_first_version_that_was_deleted_is_first_for_ever(stage: Any) -> None:
     assert alone["reason"] == "the earliest model that passes its gates"
 
 
+@pytest.mark.slow
+def test_with_a_confidence_a_model_that_is_not_distinguishable_does_not_become_champion(stage: Any) -> None:
+    assert stage(3)["promoted"]
+    promotion = stage(2, confidence=0.95)
+    assert (promotion["champion_version"], promotion["promoted"]) == (1, False)
+    assert promotion["comparison"] == "not distinguishable"
+    assert promotion["difference_low"] < promotion["difference"] == pytest.approx(1 / 400)
+    tags = registry.version_tags("phantom")[2]
+    assert tags["confidence"] == "0.95"
+    assert tags["against_1"].endswith(" on 20 at 0.95")
+    again = stage(2)
+    assert (again["champion_version"], again["comparison"]) == (2, "not distinguishable")
+
+
 def test_asked_again_the_answer_is_the_same_unless_the_limits_changed(stage: Any) -> None:
     first, second = stage(3), stage(2, min_gain=0.1)
     assert stage(2, min_gain=0.1) == second
