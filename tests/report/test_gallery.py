@@ -57,6 +57,12 @@ def test_the_page_needs_nothing_else_and_runs_only_its_own_script() -> None:
     assert text.count("<script") == 2
 
 
+def test_the_key_says_when_a_network_found_the_lungs() -> None:
+    words = "lungs (a network found them where no person drew them)"
+    assert words not in page()
+    assert words in gallery.html(ENTRIES, METHODS, "hires_cam", 0.5, "compact on folder", by_network=True)
+
+
 def test_a_name_is_text_wherever_it_stands() -> None:
     assert "<img src=x" not in page()
     assert content(page())["films"][1]["id"] == HOSTILE

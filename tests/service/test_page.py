@@ -290,6 +290,8 @@ def test_films_are_dropped_and_answered_each_for_itself(
         )
         await tab.until("document.querySelector('#film').naturalWidth > 0")
         assert await tab.run("document.querySelector('#film').naturalWidth") == 480
+        place = "['left', 'top', 'width', 'height'].map((side) => document.querySelector('#map').style[side])"
+        assert await tab.run(place) == ["0%", "0%", "100%", "100%"], "the map lies on the square that the model saw"
         sent = [url for url in tab.requests if "/v1/predict" in url]
         assert len(sent) == 4  # neither the empty one nor the large one
         for number, path in ((1, text), (5, other)):

@@ -101,9 +101,9 @@ def _without(rows: pd.DataFrame, without: Sequence[str], look: Look) -> Section:
 
 
 def _found(rows: pd.DataFrame, look: Look) -> list[Section]:
-    found = rows[rows["lungs"] == "found"]
+    films = rows[rows["lungs"] == "found"]
     # By the digest: the same for the same films, and in no order of names, patients or classes.
-    chosen = found.sort_values(["sha256", "image_id"]).groupby("label").head(N_SHOWN // 2)
+    chosen = films.sort_values(["sha256", "image_id"]).groupby("label").head(N_SHOWN // 2)
     if chosen.empty:
         return []
     pictures = [

@@ -89,7 +89,7 @@ def html(
     threshold: float,
     title: str,
     *,
-    found: bool = False,
+    by_network: bool = False,
 ) -> str:
     """The page.
 
@@ -99,7 +99,7 @@ def html(
         default: the method that is shown first.
         threshold: on the raw scores.
         title: model and data.
-        found: whether a network found lungs that no person drew.
+        by_network: whether a network found lungs that no person drew.
     """
     films = [
         {
@@ -132,7 +132,7 @@ def html(
     environment = jinja2.Environment(autoescape=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_TEMPLATE).render(
         title=title,
-        words=" (a network found them where no person drew them)" if found else "",
+        words=" (a network found them where no person drew them)" if by_network else "",
         policy=policy,
         palette=page.PALETTE,
         script=_SCRIPT,

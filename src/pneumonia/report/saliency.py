@@ -89,8 +89,8 @@ def write(
     figure = plots.mean_maps(means[0], f"{title}, images of the gallery; {method}", means[1])
     plots.save(figure, folder / "sheets" / "mean.png")
     methods = {name: (verdicts.title(name), verdict_of[name]) for name in maps}
-    found = bool(explained.get("lungs", {}).get("found"))
-    source = gallery.html(entries, methods, default, threshold, title, found=found)
+    by_network = bool(explained.get("lungs", {}).get("found"))
+    source = gallery.html(entries, methods, default, threshold, title, by_network=by_network)
     (folder / "index.html").write_text(source, encoding="utf-8")
     index = shown[["image_id", "label", "subtype", "score", "outcome"]].assign(picture=pictures)
     tables.write_table(index, folder / "index.csv")
