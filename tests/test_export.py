@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -12,12 +15,13 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from pneumonia import UserError, export, workspace
+from pneumonia import UserError, export, inference, workspace
 from pneumonia.images import geometry
 from pneumonia.models import ensembles, networks, runtime, scoring
 from pneumonia.models.predictor import Predictor, facts_digest
-from pneumonia.saliency import conversion, methods, occlusion
+from pneumonia.saliency import conversion, methods
 from pneumonia.saliency import network as saliency
+from pneumonia.saliency.exported import Exported
 from tests import predictors
 from tests.conftest import ROOT, noise, shallow_densenets
 
@@ -70,18 +74,45 @@ def test_maps_of_the_exported_network_are_those_of_keras_and_its_weights_are_the
     assert len(maps) < 0.06 * len(network)
 
 
+NETWORKS = [*networks.MODELS, "ensemble"]
+
+
+@pytest.fixture(scope="module")
+def built() -> Callable[[str], tuple[Any, bytes]]:
+    """A network by its name, and the same as ONNX."""
+
+    @cache
+    def build(name: str) -> tuple[Any, bytes]:
+        runtime.start_keras(1)
+        with shallow_densenets():
+            if name == "ensemble":
+                model = networks.ensemble([networks.create_model("shallow", size=32) for _ in range(2)])
+            else:
+                model = networks.create_model(name, size=32 if name == "vanilla" else 64)
+        return model, export.convert(model)
+
+    return build
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["layer_cam", "integrated_gradients", "occlusion"])
-@pytest.mark.parametrize("name", [*networks.MODELS, "ensemble"])
-def test_every_network_has_its_maps_without_tensorflow(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime.start_keras(1)
-    monkeypatch.setattr(occlusion, "STEPS", 3)
-    with shallow_densenets():
-        if name == "ensemble":
-            model = networks.ensemble([networks.create_model("shallow", size=32) for _ in range(2)])
-        else:
-            model = networks.create_model(name, size={"vanilla": 32, "compact": 64}.get(name))
-    maps_of(model, method)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_has_its_maps_without_tensorflow(name: str, built: Any) -> None:
+    model, network = built(name)
+    export.convert_maps(model, "layer_cam", network, FILMS, np.arange(5.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "fusion"])  # its parts are two of the others
+def test_the_gradient_of_every_network_is_that_of_keras(name: str, built: Any) -> None:
+    """But for units whose input is next to 0, so that rounding decides whether they are on."""
+    model, network = built(name)
+    content = network + export.convert_primitive(model, "gradients", network, FILMS.shape[1])
+    exported = Exported(inference.open_session(Path("maps.onnx"), content, threads=1, remedy=""))
+    batch = FILMS[..., None].astype(np.float32)
+    ours, theirs = (saliency.gradients(one)(batch) for one in (exported, model))
+    away = np.abs(ours - theirs) / np.abs(theirs).max(axis=(1, 2), keepdims=True)
+    assert np.median(away) < 1e-4
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
 
 
 def test_other_maps_than_those_of_keras_are_refused_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +126,24 @@ def test_other_maps_than_those_of_keras_are_refused_with_the_figure(monkeypatch:
         export.convert_maps(KERAS, "occlusion", predictors.network(), FILMS, np.arange(5.0))
 
 
-KERAS = object()
+def test_a_method_that_cannot_be_converted_and_a_network_that_is_too_large_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = (KERAS, "occlusion", predictors.network(), FILMS, np.arange(5.0))
+    monkeypatch.setattr(export, "convert_primitive", Mock(side_effect=ValueError("make_sure failure:\nno node")))
+    with pytest.raises(UserError, match=r"cannot be converted to ONNX \(ValueError: make_sure failure"):
+        export.convert_maps(*arguments)
+    monkeypatch.setattr(export, "MAX_PARAMETERS", 0)
+    with pytest.raises(UserError, match="1 parameters, too many to convert"):
+        export.convert_maps(*arguments)
+
+
+class _Keras:
+    def count_params(self) -> int:
+        return 1
+
+
+KERAS = _Keras()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import warnings
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.covariance import LedoitWolf
 
-from pneumonia import UserError, inference, workspace
+from pneumonia import UserError, inference, reason, workspace
 from pneumonia.data import tables
 from pneumonia.data.store import Pixels, blocks
 from pneumonia.images import appearance, lungs
@@ -44,6 +45,9 @@ next to 0 can be on in one and off in the other, by rounding; the map of this fi
 
 N_COMPARED, N_SAMPLES = 8, 4
 """Validation images whose maps are compared, and `n_samples` of their method."""
+
+MAX_PARAMETERS = 30_000_000
+"""Of a network whose gradients are converted: the 51 million of `vanilla` need more than 19 GB of memory in tf2onnx."""
 
 _NO_MAPS = "its maps need TensorFlow"
 
@@ -83,17 +87,17 @@ def convert_maps(
         scores: float (n,), of these images.
 
     Raises:
-        UserError: an operation of the method has no counterpart in ONNX, or the maps differ from those of Keras.
+        UserError: an operation of the method has no counterpart in ONNX, the maps differ from those of Keras, or the
+            network is too large.
     """
-    highest = images[np.sort(np.argsort(scores)[-N_COMPARED:]).tolist()]
-    primitive, size = NEEDS[method], highest.shape[1]
-    tensors = saliency.tensors(model, primitive)
-
-    def outputs(pixels: Any) -> dict[str, Any]:
-        return {f"{primitive}_{number:02}": one for number, one in enumerate(tensors(pixels))}
-
-    content = conversion.addition(network, _as_onnx(outputs, (1, size, size, 1), conversion.HANDLERS))
+    if model.count_params() > MAX_PARAMETERS:
+        raise UserError(f"the network has {model.count_params():,} parameters, too many to convert its gradients")
+    try:
+        content = convert_primitive(model, NEEDS[method], network, images.shape[1])
+    except Exception as error:  # tf2onnx has no error class for an operation that it does not know
+        raise UserError(f"its gradients cannot be converted to ONNX ({reason(error)})") from error
     exported = Exported(inference.open_session(Path(predictor.MAPS), network + content, threads=0, remedy=_NO_MAPS))
+    highest = images[np.sort(np.argsort(scores)[-N_COMPARED:]).tolist()]
     ours, theirs = (METHODS[method](one, highest, n_samples=N_SAMPLES, seed=SEED) for one in (exported, model))
     difference = float(np.median(np.abs(ours - theirs).max(axis=(1, 2))))
     if not difference <= MAX_MAP_DIFFERENCE:  # also if it is NaN
@@ -122,6 +126,16 @@ def maps_or_reason(
         return b"", str(error)
 
 
+def convert_primitive(model: Any, primitive: str, network: bytes, size: int) -> bytes:
+    """What an exported network lacks for a primitive of `saliency.network`; films have `size` x `size` pixels."""
+    tensors = saliency.tensors(model, primitive)
+
+    def outputs(pixels: Any) -> dict[str, Any]:
+        return {f"{primitive}_{number:02}": one for number, one in enumerate(tensors(pixels))}
+
+    return conversion.addition(network, _as_onnx(outputs, (1, size, size, 1), conversion.HANDLERS))
+
+
 def _as_onnx(function: Any, shape: tuple[int | None, ...], handlers: Mapping[str, Any] | None = None) -> Any:
     """A function from pixels, float32 of this shape, to named tensors as `onnx.ModelProto`, named by content."""
     import tensorflow as tf
@@ -130,10 +144,15 @@ def _as_onnx(function: Any, shape: tuple[int | None, ...], handlers: Mapping[str
         warnings.simplefilter("ignore")  # tf2onnx uses names that numpy and Python have deprecated
         import tf2onnx
 
+        logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it writes tracebacks of what the caller handles
         signature = [tf.TensorSpec(shape, tf.float32, name="pixels")]
         graph, _ = tf2onnx.convert.from_function(
             tf.function(function), input_signature=signature, opset=OPSET, custom_op_handlers=dict(handlers or {})
         )
+    for constant in graph.graph.initializer:
+        if constant.name in {output.name for output in graph.graph.output}:  # the gradient of a linear head
+            graph.graph.node.add(op_type="Identity", input=[f"{constant.name}_value"], output=[constant.name])
+            constant.name += "_value"
     _name_by_content(graph.graph)
     return graph
 

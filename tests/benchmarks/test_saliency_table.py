@@ -29,8 +29,8 @@ def test_boxes_follow_the_lungs_around_which_the_images_were_prepared(
     splits = splits.assign(patient_id=splits["image_id"], weight=1.0, repeats=1, width=400, height=200)
     for split, part in splits.groupby("split"):
         store.create_split(made, str(split), part, size=100, with_lungs=False)
-        lung_boxes.create(made, str(split), 1)
-        made[f"{split}/{lung_boxes.NAME}"][:] = lung_boxes.as_rows([Box(90, 40, 100, 50)])
+        lung_boxes.create(made, str(split), 1, with_boxes=True)
+        made[f"{split}/{lung_boxes.NAME}"][:] = lung_boxes.as_rows([(Box(90, 40, 100, 50), 0.2)])
     boxes = splits[["image_id"]].assign(x=100, y=50, width=20, height=10)
     scored = splits[splits["split"] != "train"].assign(sha256="0", score=0.5)
     for name, table in {"data/splits": splits, "data/boxes": boxes, "reports/predictions": scored}.items():

@@ -52,9 +52,9 @@ def _handler(build: Callable[..., str]) -> tuple[Handler, list[Any]]:
     """A handler as tf2onnx takes it, of a function that makes the nodes and returns the name of the result."""
 
     def handle(graph: Any, node: Any, name: str, args: list[Any]) -> None:
+        result = build(graph, node, *node.input)
         outputs, shapes, types = node.output, node.output_shapes, node.output_dtypes
         graph.remove_node(node.name)
-        result = build(graph, node, *node.input)
         graph.make_node("Identity", [result], outputs=outputs, shapes=shapes, dtypes=types)
 
     return handle, []
@@ -102,42 +102,42 @@ def _max_pool(graph: Any, node: Any, pixels: str, pooled: str, slopes: str) -> s
 
 
 def _average_pool(graph: Any, node: Any, shape: str, slopes: str) -> str:
-    """Each slope goes in equal parts to the pixels of its window; windows without padding do not overlap here."""
-    (rows, columns), (down, across) = _windows(node)["kernel_shape"], _windows(node)["strides"]
-    _, height, width, channels = node.output_shapes[0]
-    kernel = np.full((channels, 1, rows, columns), 1 / (rows * columns))
-    return _spread(graph, slopes, kernel, (down, across), (height, width), channels, "VALID")
+    """Each slope goes in equal parts to the pixels of its window; the windows have no padding."""
+    channels = node.output_shapes[0][3]
+    rows, columns = _windows(node)["kernel_shape"]
+    return _spread(graph, node, slopes, np.full((channels, 1, rows, columns), 1 / (rows * columns)), channels)
+
+
+def _convolution(graph: Any, node: Any, shape: str, kernel: str, slopes: str) -> str:
+    """In place of the handler of tf2onnx, which fails where a stride leaves pixels over."""
+    values = graph.get_node_by_output(kernel).get_tensor_value(as_list=False)  # (rows, columns, channels, filters)
+    return _spread(graph, node, slopes, values.transpose(3, 2, 0, 1), 1)
 
 
 def _depthwise(graph: Any, node: Any, shape: str, kernel: str, slopes: str) -> str:
     values = graph.get_node_by_output(kernel).get_tensor_value(as_list=False)  # (rows, columns, channels, 1)
-    _, height, width, channels = node.output_shapes[0]
-    steps = tuple(node.get_attr("strides").ints)[1:3]
-    padding = node.get_attr("padding").s.decode()
-    return _spread(graph, slopes, values.transpose(2, 3, 0, 1), steps, (height, width), channels, padding)
+    return _spread(graph, node, slopes, values.transpose(2, 3, 0, 1), values.shape[2])
 
 
-def _spread(
-    graph: Any,
-    slopes: str,
-    kernel: npt.NDArray[Any],
-    steps: tuple[int, ...],
-    size: tuple[int, int],
-    channels: int,
-    padding: str,
-) -> str:
-    """The transpose of a convolution of each channel with its own kernel, (channels, 1, rows, columns)."""
+def _spread(graph: Any, node: Any, slopes: str, kernel: npt.NDArray[Any], groups: int) -> str:
+    """The transpose of a convolution with the strides and the padding of a node.
+
+    Args:
+        kernel: float32 (filters, channels / groups, rows, columns).
+    """
+    sizes, steps = node.output_shapes[0][1:3], tuple(node.get_attr("strides").ints)[1:3]
+    is_padded = node.get_attr("padding").s.decode() == "SAME"
     before, after, missing = [], [], []
-    for side, cells, step, width in zip(size, graph.get_shape(slopes)[1:3], steps, kernel.shape[2:], strict=True):
+    for side, cells, step, width in zip(sizes, graph.get_shape(slopes)[1:3], steps, kernel.shape[2:], strict=True):
         beyond = step * (cells - 1) + width - side
-        before.append(max(beyond, 0) // 2 if padding == "SAME" else 0)
+        before.append(max(beyond, 0) // 2 if is_padded else 0)
         after.append(max(beyond, 0) - before[-1])
         missing.append(max(-beyond, 0))
     spread = _node(
         graph,
         "ConvTranspose",
-        [_nchw(graph, slopes), _constant(graph, kernel)],
-        group=channels,
+        [_nchw(graph, slopes), _constant(graph, np.ascontiguousarray(kernel))],
+        group=groups,
         strides=list(steps),
         pads=before + after,
         output_padding=missing,
@@ -187,6 +187,7 @@ HANDLERS = {
     "RsqrtGrad": _handler(_rsqrt),
     "MaxPoolGrad": _handler(_max_pool),
     "AvgPoolGrad": _handler(_average_pool),
+    "Conv2DBackpropInput": _handler(_convolution),
     "DepthwiseConv2dNativeBackpropInput": _handler(_depthwise),
     "ResizeBilinearGrad": _handler(_resize),
 }
