@@ -30,8 +30,8 @@ from pneumonia.images import decode
 from pneumonia.images.lungs import SIDE, Lungs, Segmenter
 from pneumonia.models import runtime, segmenter
 
-EPOCHS = 7
-GENTLE_EPOCHS, GENTLE = 2, 0.7
+EPOCHS = 14
+GENTLE_EPOCHS, GENTLE = 4, 0.7
 """In the last epochs this share of the films is changed little: the network is used on films as they are."""
 BATCH = 32
 LEARNING_RATE = 0.002

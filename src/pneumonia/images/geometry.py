@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # a predictor prepares images without pandas
 
 Gray = npt.NDArray[np.uint8]
 
-SEGMENTER = "fa54b35ade846e05d878ad0cdb7ee78348eb8a5271d9932f069a2f28c58faa7a"
+SEGMENTER = "ff0bebedad234fb3b7e20a10112f244965c8532a3541a7f5774bde60e8f81d64"
 """Hex SHA-256 of `pretrained/lungs/lungs.onnx`, the network of `images.lungs`."""
 
 _AROUND_LUNGS = ("margin", "segmenter")
