@@ -151,7 +151,32 @@ def judge(
         "level": level,
         "calibration": platt._asdict(),
         **full,
+        "reliability": _reliability(val, test, level),
         "subgroups": _subgroups(test, youden["threshold"], level),
+    }
+
+
+def _reliability(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[str, dict[str, dict[str, float]]]:
+    """How well probabilities agree with frequencies, of both splits, before and after calibration.
+
+    On validation, where the calibration was fitted, the calibrated scores are those of `calibration.cross_fitted`.
+    `ece_if_perfect` is the calibration error that a perfect model with the same scores would show.
+    """
+
+    def of(split: pd.DataFrame, probability: Any) -> dict[str, float]:
+        label, patients = split["label"], split["patient_id"]
+        figures = {
+            "ece": calibration.expected_calibration_error(label, probability),
+            "ece_if_perfect": calibration.error_if_perfect(probability),
+        }
+        if min(len(set(label)), len(set(patients))) > 1:
+            figures |= calibration.line(label, probability, patients, level=level)._asdict()
+        return figures
+
+    cross_fitted = calibration.cross_fitted(val["label"], val["score"], val["patient_id"])
+    return {
+        "val": {"raw": of(val, val["score"]), "calibrated": of(val, cross_fitted)},
+        "test": {"raw": of(test, test["score"]), "calibrated": of(test, test["calibrated"])},
     }
 
 
@@ -206,12 +231,14 @@ def summary(full: Mapping[str, Any]) -> list[str]:
         full: `evaluation.json`, with `robustness` and the audit as `stress`.
     """
     test, after, robust = full["youden"]["test"], full["youden"]["calibrated"]["test"], full["robustness"]
+    perfect = full["reliability"]["test"]["calibrated"]["ece_if_perfect"]
     weakest = min(robust, key=lambda name: robust[name])
     lines = [
         f"test AUC {format_with_interval(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} pneumonia)",
         f"validation AUC {robust['clean']:.4f}; under changes of sharpness, grays, noise and proportions "
         f"{robust['mean']:.4f} on average, lowest {robust[weakest]:.4f} ({weakest})",
-        f"calibration on validation changes the test calibration error from {test['ece']:.3f} to {after['ece']:.3f}, "
+        f"calibration on validation changes the test calibration error from {test['ece']:.3f} to {after['ece']:.3f} "
+        f"(a perfect model with these scores: {perfect:.3f}), "
         f"the Brier score from {test['brier']:.3f} to {after['brier']:.3f}",
         "prior_shift is left out: the unlabelled test scores give no share of pneumonia, or a share of 0 or 1",
     ]

@@ -142,8 +142,8 @@ def decide(
         confidence: level of the paired interval of the difference, whose lower limit must then be more than
             `min_gain`; None = only the difference itself.
         min_sensitivity: on validation, at `threshold`.
-        max_ece: expected calibration error of the raw scores on validation. Calibrated scores would look too good, as
-            they are fitted there.
+        max_ece: expected calibration error on validation, of scores that were calibrated on other validation patients:
+            the raw ones are not what a prediction shows.
     """
     mine = _split(candidate, "val")
     own_auc = ranking.roc_auc(mine["label"], mine["score"])
@@ -446,7 +446,8 @@ def _gain(models: Tags, challenger: int, holder: int, measure: Measure) -> Gain:
 
 def _gates(mine: pd.DataFrame, threshold: float, min_sensitivity: float, max_ece: float) -> tuple[Gate, ...]:
     sensitivity = float((mine.loc[mine["label"] == 1, "score"] >= threshold).mean())
-    ece = calibration.expected_calibration_error(mine["label"], mine["score"])
+    probability = calibration.cross_fitted(mine["label"], mine["score"], mine["patient_id"])
+    ece = calibration.expected_calibration_error(mine["label"], probability)
     return (
         Gate("min_sensitivity", sensitivity, min_sensitivity, sensitivity >= min_sensitivity),
         Gate("max_ece", ece, max_ece, ece <= max_ece),

@@ -313,3 +313,69 @@ def test_a_prior_is_strictly_between_zero_and_one(prior: float) -> None:
         adjust_prior([0.1, 0.9], prior, 0.5)
     with pytest.raises(ValueError, match="new_prior is"):
         adjust_prior([0.1, 0.9], 0.5, prior)
+
+
+# --- what chance alone shows, cross-fitting, slope and intercept ---
+
+
+def test_the_error_of_a_perfect_model_is_that_of_labels_drawn_from_its_scores() -> None:
+    score = np.full(400, 0.5)  # one bin: the mean absolute deviation of a share of 400, sqrt(.25 / 400 * 2 / pi)
+    assert calibration.error_if_perfect(score) == pytest.approx(np.sqrt(0.25 / 400 * 2 / np.pi), rel=0.12)
+    assert calibration.error_if_perfect([0.0, 1.0]) == 0
+    assert calibration.error_if_perfect(score) == calibration.error_if_perfect(score), "its seed is fixed"
+    assert calibration.error_if_perfect(np.linspace(0, 1, 100)) > 4 * calibration.error_if_perfect(
+        np.linspace(0, 1, 10_000)
+    )
+
+
+def test_a_cross_fitted_probability_comes_from_other_patients() -> None:
+    rng = np.random.default_rng(1)
+    label = np.tile([0, 0, 1, 1], 50)
+    score = rng.uniform(size=200).round(3) * 0.5 + 0.3 * label
+    patients = np.repeat(np.arange(100), 2)
+    fitted = calibration.cross_fitted(label, score, patients)
+    of_patient = patients == 7
+    changed = np.where(of_patient, 0.99, score)
+    other = calibration.cross_fitted(label, changed, patients)
+    same_fold = np.isin(patients, [p for p in range(100) if p % 10 in (6, 7)])  # dealt by five, each class for itself
+    assert (other[same_fold & ~of_patient] == fitted[same_fold & ~of_patient]).any(), "its fold does not learn from it"
+    assert (other[~same_fold] != fitted[~same_fold]).any(), "the other folds do"
+    assert np.abs(fitted - calibration.apply(calibration.fit(label, score), score)).max() < 0.2
+    np.testing.assert_array_equal(
+        calibration.cross_fitted([0, 1, 1], [0.2, 0.7, 0.9], ["a", "b", "c"]), [0.2, 0.7, 0.9]
+    )
+
+
+def test_slope_and_intercept_are_one_and_zero_for_a_perfect_model_and_known_for_others() -> None:
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=6_000)
+    label = (rng.uniform(size=6_000) < expit(z)).astype(int)
+    patients = np.arange(6_000) // 2
+    found = calibration.line(label, expit(z), patients, level=0.95)
+    assert found.slope_low < 1 < found.slope_high
+    assert found.intercept_low < 0 < found.intercept_high
+    sure = calibration.line(label, expit(2 * z + 1), patients, level=0.95)  # too sure, and too high
+    assert sure.slope == pytest.approx(found.slope / 2, rel=0.02)
+    assert sure.slope_high < 0.6
+    assert sure.intercept_high < 0
+
+
+def test_the_interval_of_a_slope_is_that_of_a_bootstrap_by_patient() -> None:
+    rng = np.random.default_rng(3)
+    z = np.repeat(rng.normal(size=150), 2) + rng.normal(0, 0.2, 300)
+    label = np.repeat(rng.uniform(size=150) < expit(z[::2]), 2).astype(int)
+    patients = np.repeat(np.arange(150), 2)
+    found = calibration.line(label, expit(z), patients, level=0.95)
+    slopes = []
+    for _ in range(200):
+        drawn = rng.integers(0, 150, 150)
+        rows = (2 * drawn[:, None] + [0, 1]).ravel()
+        slopes.append(calibration.fit(label[rows], expit(z[rows])).slope)
+    assert (found.slope_high - found.slope_low) / 2 == pytest.approx(1.96 * np.std(slopes), rel=0.2)
+    alone = calibration.line(label, expit(z), np.arange(300), level=0.95)
+    assert alone.slope_high - alone.slope_low < 0.8 * (found.slope_high - found.slope_low), "pairs are no new evidence"
+
+
+def test_one_patient_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="all images are of one patient"):
+        calibration.line([0, 1], [0.2, 0.8], ["a", "a"], level=0.95)

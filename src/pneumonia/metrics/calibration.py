@@ -22,9 +22,19 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from pneumonia.metrics import decisions
-from pneumonia.metrics.arrays import Floats, Ints, check_level, check_scores, sampling_units
+from pneumonia.metrics.arrays import (
+    Floats,
+    Ints,
+    check_level,
+    check_scores,
+    normal_quantile,
+    sampling_units,
+    unit_sums,
+)
 
 N_BINS = 15  # as in Guo et al. 2017, so that an ECE is comparable with published ones
+N_DRAWS = 200  # of labels; the standard error of their mean is then about a thirtieth of it
+N_FOLDS = 5  # of `cross_fitted`
 N_BINS_SHOWN = 5  # of a diagram: with 15 a bin of a test split of 160 images has about 5, whose share says nothing
 CLIP = 5e-8  # half the last digit of a stored score: a score of 0 or 1 may have been rounded from this
 MIN_SLOPE = 0.01  # a smaller slope would make ties at the 7 stored digits; a negative one reverses the order
@@ -148,7 +158,7 @@ def expected_calibration_error(y_true: ArrayLike, y_score: ArrayLike, n_bins: in
     """The mean absolute difference between probabilities and frequencies in the bins of `reliability`, weighted by n.
 
     0 is perfect. It is positive even for a perfectly calibrated model, because of random variation in bins with few
-    images: compare models only on the same images with the same `n_bins`.
+    images: see `error_if_perfect`, and compare models only on the same images with the same `n_bins`.
 
     Args:
         y_true: 0 or 1, shape (n,); one class is enough.
@@ -169,6 +179,40 @@ def expected_calibration_error(y_true: ArrayLike, y_score: ArrayLike, n_bins: in
     """
     mean_score, fraction_positive, n = reliability(y_true, y_score, n_bins)
     return float(n @ np.abs(mean_score - fraction_positive) / n.sum())
+
+
+def error_if_perfect(y_score: ArrayLike, n_bins: int = N_BINS) -> float:
+    """The expected calibration error that a perfectly calibrated model with these scores has on average.
+
+    Labels are drawn from the scores, `N_DRAWS` times, with a fixed seed. An error that is not above this is no evidence
+    against the calibration.
+
+    Args:
+        y_score: probabilities, 0-1, shape (n,).
+        n_bins: as of `expected_calibration_error`.
+
+    Returns:
+        0-1; it falls with the number of images.
+
+    Raises:
+        ValueError: scores outside 0-1, NaN, not a vector, or `n_bins` below 1.
+
+    Source:
+        the resampling of Bröcker & Smith 2007, doi:10.1175/WAF993.1; on the bias Kumar, Liang & Ma 2019,
+        arXiv:1909.10155.
+
+    >>> error_if_perfect([0.0, 1.0, 1.0])
+    0.0
+    """
+    score = _probabilities("y_score", y_score)
+    bins = bin_index(score, n_bins)
+    rng = np.random.default_rng(0)
+    # The bins' sums of scores less labels, weighted by their numbers of images, are the error times n.
+    errors = [
+        np.abs(np.bincount(bins, score - (rng.random(len(score)) < score), minlength=n_bins)).sum()
+        for _ in range(N_DRAWS)
+    ]
+    return float(np.mean(errors)) / len(score)
 
 
 def bin_index(score: Floats, n_bins: int) -> Ints:
@@ -256,6 +300,86 @@ def apply(platt: Platt, y_score: ArrayLike) -> Floats:
     [0.25, 0.5]
     """
     return np.asarray(expit(platt.slope * _logit(_probabilities("y_score", y_score)) + platt.bias), dtype=np.float64)
+
+
+def cross_fitted(y_true: ArrayLike, y_score: ArrayLike, groups: ArrayLike) -> Floats:
+    """Calibrated probabilities of images from which their calibration was not learnt: that is of other patients.
+
+    Groups with a positive and groups without one are dealt to `N_FOLDS` folds in the order of their names; each fold
+    gets the `fit` of the others. With fewer groups of a kind there are fewer folds; with fewer than two the scores are
+    returned as they are.
+
+    Args:
+        y_true: 0 or 1, shape (n,), both present.
+        y_score: probabilities, 0-1, shape (n,).
+        groups: patient of each image, shape (n,).
+
+    Returns:
+        float64 (n,), 0-1.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    positive, score = check_scores(y_true, y_score, probabilities=True)
+    unit = sampling_units(groups, len(score))
+    has_positive = unit_sums(unit, positive.astype(np.float64)) > 0
+    n_folds = min(N_FOLDS, int(has_positive.sum()), int((~has_positive).sum()))
+    if n_folds < 2:
+        return score
+    fold_of = np.empty(len(has_positive), dtype=np.int64)
+    for kind in (has_positive, ~has_positive):
+        fold_of[kind] = np.arange(kind.sum()) % n_folds
+    folds, calibrated = fold_of[unit], np.empty(len(score))
+    for fold in range(n_folds):
+        inside = folds == fold
+        calibrated[inside] = apply(fit(positive[~inside], score[~inside]), score[inside])
+    return calibrated
+
+
+class Line(NamedTuple):
+    """How the logit of the true probability depends on that of a score; `slope` 1 and `intercept` 0 are perfect."""
+
+    slope: float
+    slope_low: float
+    slope_high: float
+    intercept: float
+    intercept_low: float
+    intercept_high: float
+
+
+def line(y_true: ArrayLike, y_score: ArrayLike, groups: ArrayLike, *, level: float) -> Line:
+    """Slope and intercept of the calibration of scores, with intervals by patient.
+
+    A slope below 1 says that scores are too far from one half, an intercept below 0 that they are too high.
+
+    Args:
+        y_true: 0 or 1, shape (n,), both present.
+        y_score: probabilities, 0-1, shape (n,).
+        groups: patient of each image, shape (n,).
+        level: of the intervals, such as 0.95. They are those of logistic regression with the variance of Liang & Zeger.
+
+    Raises:
+        ValueError: as `fit`; fewer than two groups; a level outside 0-1.
+
+    Source:
+        Cox 1958, doi:10.1093/biomet/45.3-4.562; Liang & Zeger 1986, doi:10.1093/biomet/73.1.13.
+    """
+    check_level(level)
+    positive, score = check_scores(y_true, y_score, probabilities=True)
+    unit = sampling_units(groups, len(score))
+    n_units = int(unit.max()) + 1
+    if n_units < 2:
+        raise ValueError("all images are of one patient, an interval needs at least two")
+    platt = fit(positive, score)
+    design = np.column_stack([_logit(score), np.ones(len(score))])
+    probability = apply(platt, score)
+    bread = np.linalg.pinv((design * (probability * (1 - probability))[:, None]).T @ design)
+    residuals = design * (positive - probability)[:, None]
+    of_units = np.column_stack([unit_sums(unit, column) for column in residuals.T])
+    variance = bread @ (of_units.T @ of_units) @ bread * n_units / (n_units - 1)
+    half = normal_quantile(level) * np.sqrt(np.diag(variance))
+    (slope, bias), (half_slope, half_bias) = platt, half.tolist()
+    return Line(slope, slope - half_slope, slope + half_slope, bias, bias - half_bias, bias + half_bias)
 
 
 def prior_by_em(scores: ArrayLike, train_prior: float) -> float:
