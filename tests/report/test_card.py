@@ -257,10 +257,18 @@ def test_calibration_error_and_brier_score_stand_under_raw_and_calibrated(facts:
     youden = facts["evaluation"]["youden"]
     before, after = youden["test"] | figures_of(0.11, 0.22), youden["calibrated"]["test"] | figures_of(0.33, 0.44)
     judged = {**youden, "test": before, "calibrated": {**youden["calibrated"], "test": after}}
-    assert table(facts, "", "raw score", "calibrated", evaluation={**facts["evaluation"], "youden": judged}) == [
+    line = {"slope": 0.8, "slope_low": 0.6, "slope_high": 1.0}
+    further = {"test": {"raw": {"ece_if_perfect": 0.07}, "calibrated": {"ece_if_perfect": 0.06, **line}}}
+    further["test"]["raw"] |= line
+    evaluation = {**facts["evaluation"], "youden": judged, "reliability": further}
+    assert table(facts, "", "raw score", "calibrated", evaluation=evaluation) == [
         ("calibration error (ECE)", "0.110 [0.109, 0.112]", "0.330 [0.329, 0.332]"),
         ("Brier score", "0.220 [0.219, 0.222]", "0.440 [0.439, 0.442]"),
+        ("the ECE of a perfect model with these scores", "0.070", "0.060"),
+        ("slope, 1 is perfect", "0.800 [0.600, 1.000]", "0.800 [0.600, 1.000]"),
     ]
+    del evaluation["reliability"]
+    assert len(table(facts, "", "raw score", "calibrated", evaluation=evaluation)) == 2, "as of an earlier version"
 
 
 def test_groups_maps_and_changes_have_their_figures_under_their_names(facts: dict[str, Any]) -> None:
