@@ -402,6 +402,11 @@ def _name_by_content(graph: Any) -> None:
         del field[:]
         field.extend(copies)
     graph.name = "pneumonia"
+    graph.ClearField("doc_string")  # has a number of the process, as names of free dimensions have
+    for value in (*graph.input, *graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.Clear()
     del graph.value_info[:]
 
 
