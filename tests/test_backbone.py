@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 
@@ -120,11 +121,52 @@ def package(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"package://made_here_weights/models/net.pth#sha256={workspace.sha256_bytes(WEIGHTS)}"
 
 
+@pytest.fixture
+def conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of PyTorch is turned around, instead of the conversion, which takes Keras."""
+    monkeypatch.setattr(backbone.runtime, "start_keras", lambda: None)
+    monkeypatch.setattr(
+        backbone.efficientnet_weights, "convert", lambda origin, target: target.write_bytes(origin.read_bytes()[::-1])
+    )
+
+
+@pytest.mark.usefixtures("conversion")
 @pytest.mark.parametrize("weights", ["auto", "imagenet"])
 def test_weights_of_an_installed_package_are_found_and_its_code_does_not_run(package: str, weights: str) -> None:
     pretrained = fetch_weights([package], weights, FOLDER)
-    assert pretrained == Backbone("imagenet", (FOLDER / "backbone.pth",))
-    assert pretrained.paths[0].read_bytes() == WEIGHTS
+    assert pretrained == Backbone("imagenet", (FOLDER / "backbone.weights.h5",))
+    assert pretrained.paths[0].read_bytes() == WEIGHTS[::-1]
+    assert note()["files"][0]["sha256"] == workspace.sha256_bytes(WEIGHTS[::-1])
+
+
+@pytest.mark.usefixtures("conversion")
+def test_a_file_of_pytorch_is_kept_in_the_format_of_keras(project: Path) -> None:
+    (project / "mine.pth").write_bytes(WEIGHTS)
+    pretrained = fetch_weights(["package://not_here/net.pth#sha256=0"], "mine.pth", FOLDER)
+    assert pretrained == backbones.read(FOLDER) == Backbone("mine.pth", (FOLDER / "backbone.weights.h5",))
+    assert files(FOLDER) == {"backbone.json", "backbone.weights.h5"}
+
+
+def test_a_wrong_file_of_pytorch_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone.runtime, "start_keras", lambda: None)
+    monkeypatch.setattr(backbone.efficientnet_weights, "convert", Mock(side_effect=ValueError("x is missing\nmore")))
+    (project / "mine.pth").write_bytes(WEIGHTS)
+    with pytest.raises(UserError) as caught:
+        fetch_weights(["package://not_here/net.pth#sha256=0"], "mine.pth", FOLDER)
+    assert str(caught.value) == (
+        f"weights = mine.pth: {project / 'mine.pth'} is not a file with weights of EfficientNet-Lite0: x is missing; "
+        "use another file, or weights: imagenet"
+    )
+    assert not FOLDER.exists()
+
+
+def test_a_file_of_pytorch_for_a_model_of_keras_is_one_line(project: Path) -> None:
+    (project / "mine.pth").write_bytes(WEIGHTS)
+    with pytest.raises(
+        UserError, match=r"^weights = mine\.pth: a file of PyTorch, and the published .*net_no_top\.h5\);"
+    ):
+        fetch_weights([NO_SERVER], "mine.pth", FOLDER)
+    assert not FOLDER.exists()
 
 
 def test_auto_without_the_package_warns_and_goes_on(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def built() -> Callable[[str], tuple[Any, bytes]]:
         runtime.start_keras(1)
         with shallow_densenets():
             if name == "ensemble":
-                model = networks.ensemble([networks.create_model("shallow", size=32) for _ in range(2)])
+                model = ensembles.ensemble([networks.create_model("shallow", size=32) for _ in range(2)])
             else:
                 model = networks.create_model(name, size=32 if name == "vanilla" else 64)
         return model, export.convert(model)

