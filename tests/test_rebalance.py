@@ -883,11 +883,18 @@ def test_folds_have_the_same_size_and_share_of_pneumonia() -> None:
     assert folds["mean"].between(0.6, 0.73).all()
 
 
-def test_the_test_split_is_the_same_with_folds() -> None:
-    table = table_of(crowd())
-    one = {image_id for image_id, its in split_of(table).items() if its == "test"}
-    splits = folds_of(table, 3)
+@pytest.mark.parametrize("official_val", [False, True])
+@pytest.mark.parametrize("official_test", ["none", "use", "leave_out"])
+def test_the_test_split_is_the_same_with_folds(official_test: str, official_val: bool) -> None:
+    copies = [{"patient_id": "twice", "source_split": split, "sha256": "same"} for split in ("train", "val")]
+    rows = with_val(*copies, {"patient_id": "v0", "source_split": "train"}, test=official_test != "none")
+    table = table_of([row for row in rows if official_val or row["source_split"] != "val"])
+    settings = {} if official_test == "none" else {"official_test": official_test}
+    one = {image_id for image_id, its in split_of(table, **settings).items() if its == "test"}
+    splits = folds_of(table, 3, **settings)
+    assert one
     assert set(splits.loc[splits["split"] == "test", "image_id"]) == one
+    assert set(splits["split"]) == {"train", "test"}
 
 
 def test_an_official_validation_split_is_divided_into_folds_like_train() -> None:

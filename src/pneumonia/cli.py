@@ -241,7 +241,7 @@ def register(if_missing: bool, without_champion: bool) -> None:
     record = tables.read_json(MODELS_DIR / "run.json")
     synthetic = sources.source(record["data"]).synthetic
     predictor = Predictor(MODELS_DIR / "predictor")
-    if not (if_missing and registry.is_registered(record["data"], record, predictor.digest)):
+    if not (if_missing and registry.is_registered(record["data"], record, predictor)):
         outs.require_unchanged(outs.inputs("promote"))
         runs.require_same_selectors(record, data=settings.data, model=settings.model)
         if without_champion:

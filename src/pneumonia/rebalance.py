@@ -56,15 +56,16 @@ def assign_splits(
         val_fraction: of the images outside test, if the source has no official validation split. Has no effect with
             several folds.
         seed: of the random splits and folds.
-        folds: 1 = a validation split. With more, an official validation split is no different from train.
+        folds: 1 = a validation split. With more, an official validation split is divided into folds like train. Both
+            have the same test split: nothing of it is drawn from patients of an official validation split.
 
     Raises:
         UserError: too few patients of a class to draw a split or the folds, or no image to train on.
     """
     valid, groups = _valid_rows(table)
     valid = valid.drop(columns=["valid", "reason"])
-    official = _official_splits(valid, folds)
-    lost = _patients_left_out_of_train(valid, groups, official)
+    lost = _patients_left_out_of_train(valid, groups, _official_splits(valid, folds))
+    official = _official_splits(valid)
     # Of several copies, that in the official validation split is kept. In a sealed test split all are kept.
     first = valid.assign(rank=official != "val").sort_values(["rank", "image_id"])["sha256"].duplicated()
     kept = (official == "test") | ~first.sort_index().to_numpy()
@@ -76,6 +77,8 @@ def assign_splits(
         # Not from patients of an official validation split, because that split would lose rows.
         pool = np.flatnonzero((split == "train") & ~np.isin(groups, groups[split == "val"]))
         split[_draw(valid, groups, pool, test_fraction, seed, "test", lost)] = "test"
+    if folds > 1:
+        split[split == "val"] = "train"  # only now, so that folds do not change the test split
     keep = np.ones(len(valid), dtype=bool)
     for later, earlier in (("test", ["train", "val"]), ("val", ["train"])):
         keep &= ~(np.isin(split, earlier) & np.isin(groups, groups[split == later]))
@@ -140,18 +143,18 @@ def weigh(table: pd.DataFrame, *, strategy: str, max_ratio: float, seed: int) ->
     return table, summarise_acquisition(table, estimate)
 
 
-def weigh_folds(table: pd.DataFrame, weigh: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+def weigh_folds(table: pd.DataFrame, add_weights: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
     """The splits with `weight_0`, `repeats_0`, `weight_1` and so on: what network k learns from, in `weight_k`.
 
     `repeats_k` is 0 in fold k, which validates network k, and nothing of that fold has an effect on `weight_k`.
 
     Args:
         table: as `assign_splits` returns it with several folds.
-        weigh: adds `weight` and `repeats` to a table with a validation split.
+        add_weights: returns a table with a validation split with its `weight` and `repeats`, as `weigh` does.
     """
     for fold in range(tables.n_folds(table)):
         validates = tables.in_fold(table, fold)
-        own = weigh(table.assign(split=table["split"].mask(validates, "val")))
+        own = add_weights(table.assign(split=table["split"].mask(validates, "val")))
         repeats = own["repeats"].mask(validates, 0)
         table = table.assign(**{f"weight_{fold}": own["weight"], f"repeats_{fold}": repeats})
     return table
@@ -416,7 +419,7 @@ def _valid_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, npt.NDArray[np.intp]
     return linking[is_valid].reset_index(drop=True), _patient_groups(linking)[is_valid]
 
 
-def _official_splits(valid: pd.DataFrame, folds: int) -> npt.NDArray[np.object_]:
+def _official_splits(valid: pd.DataFrame, folds: int = 1) -> npt.NDArray[np.object_]:
     """`test` of the source and, without folds, `val`; all other images count as train."""
     names = ["test"] if folds > 1 else ["test", "val"]
     return valid["source_split"].where(valid["source_split"].isin(names), "train").to_numpy(object)

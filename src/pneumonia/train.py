@@ -270,20 +270,20 @@ def fit_folds(
     """
     import keras
 
-    networks, histories, n_done = [], [], 0
+    models, histories, n_done = [], [], 0
     for fold, (train, val) in enumerate(splits):
         own = schedule._replace(seed=derived_seed(schedule.seed, fold) if fold else schedule.seed)
         keras.utils.set_random_seed(own.seed)
-        networks.append(make(train))
+        models.append(make(train))
         folder = resume / f"fold{fold}" if resume else None
         if folder:
             folder.mkdir(exist_ok=True)
         label = f"fold {fold} of {n}" if n > 1 else "train"
         with run(fold, folder) as report:
-            history = fit(networks[-1], train, val, recipe, own, resume=folder, report=report, label=label)
+            history = fit(models[-1], train, val, recipe, own, resume=folder, report=report, label=label)
         histories.append(history.assign(epoch=history["epoch"] + n_done, **({"fold": fold} if n > 1 else {})))
         n_done += len(history)
-    return networks, pd.concat(histories, ignore_index=True)
+    return models, pd.concat(histories, ignore_index=True)
 
 
 def _compiled(model: Any, phase: Phase, rate: Any, recipe: Recipe) -> Any:

@@ -109,7 +109,7 @@ def test_its_versions_answer(earlier: Predictor, tmp_path: Path) -> None:
         folder, number, run_id = registry.predictor(name, tmp_path / "cache")
         assert (number, run_id) == ("2", "b" * 32)
         assert Predictor(folder).digest == earlier.digest
-    assert registry.is_registered("phantom", RECORD | {"run_id": "b" * 32}, earlier.digest)
+    assert registry.is_registered("phantom", RECORD | {"run_id": "b" * 32}, earlier)
 
 
 def test_its_versions_are_restored(earlier: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,35 @@ def test_facts_that_change_ask_for_a_new_decision_and_others_do_not(
     }, "a fact that is no tag has changed"
 
 
+def test_a_confidence_that_is_off_asks_for_no_new_decision_on_versions_that_lack_it(
+    answering: Predictor, root: Path, trained: runs.TrainRun
+) -> None:
+    """Such as those of 0.2.0, with the digest of their facts, and of 0.1.0, without."""
+    known, off, on = {"val_auc": 0.8}, {"val_auc": 0.8, "confidence": 0}, {"val_auc": 0.8, "confidence": 0.95}
+    registry.register("phantom", trained, answering, known)
+    registry.tag_version("phantom", 1, {"reason": "the first"})
+    registry.register("phantom", trained, answering, off)
+    assert tags_of(1)["reason"] == "the first"
+    registry.remove_tag("phantom", 1, "facts_digest")
+    registry.register("phantom", trained, answering, off)
+    assert tags_of(1)["reason"] == "the first"
+    for facts in (on, off):
+        registry.tag_version("phantom", 1, {"reason": "decided"})
+        registry.register("phantom", trained, answering, facts)
+        assert "reason" not in tags_of(1)
+        assert tags_of(1)["confidence"] == str(facts["confidence"])
+
+
+def test_a_tag_confidence_of_a_person_is_none_of_the_registry(
+    answering: Predictor, root: Path, trained: runs.TrainRun
+) -> None:
+    registry.register("phantom", trained, answering, {"val_auc": 0.8, "confidence": 0.9})
+    mlflow.MlflowClient().set_model_version_tag("pneumonia-phantom", "1", "confidence", "high")
+    assert promote.confidence_of(registry.version_tags("phantom")[1]) == 0.9
+    mlflow.MlflowClient().delete_model_version_tag("pneumonia-phantom", "1", "registry.confidence")
+    assert promote.confidence_of(registry.version_tags("phantom")[1]) == 0
+
+
 def test_a_run_that_another_process_registers_at_the_same_moment_keeps_one_version(
     answering: Predictor, root: Path, trained: runs.TrainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +266,7 @@ def test_an_earlier_predictor_that_is_registered_again_is_in_use(
     runs.mirror(run, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
 
     def in_use() -> list[bool]:
-        return [registry.is_registered("phantom", record, one.digest) for one in (answering, again)]
+        return [registry.is_registered("phantom", record, one) for one in (answering, again)]
 
     assert promoted(run, answering) == (1, 1)
     assert in_use() == [True, False]
@@ -377,13 +406,23 @@ def test_a_version_is_copied_whole_and_once_or_not_at_all(
 
 
 @pytest.mark.usefixtures("real_versions")
-def test_a_damaged_file_for_maps_is_copied_again(root: Path, tmp_path: Path) -> None:
-    predictor = Predictor(predictors.write_with_maps(tmp_path / "predictor"))
-    registry.register("phantom", unlogged_run(), predictor, FACTS)
+def test_a_file_for_maps_that_is_lost_or_damaged_is_copied_and_logged_again(root: Path, tmp_path: Path) -> None:
+    run, predictor = unlogged_run(), Predictor(predictors.write_with_maps(tmp_path / "predictor"))
+    registry.register("phantom", run, predictor, FACTS)
     copy = registry.predictor("models:/pneumonia-phantom/1", tmp_path / "cache")[0] / MAPS
     copy.write_bytes(b"damaged")
     registry.predictor("models:/pneumonia-phantom/1", tmp_path / "cache")
     assert copy.read_bytes() == predictors.maps()
+    (stored,) = (root / "mlruns" / "artifacts").rglob(f"artifacts/predictor/{MAPS}")
+    crown(1)
+    write_predictions(predictions_of(1), tmp_path / "predictions.csv")
+    runs.mirror(run, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
+    record = RECORD | {"run_id": run.run_id}
+    assert registry.is_registered("phantom", record, predictor)
+    stored.unlink()
+    assert not registry.is_registered("phantom", record, predictor)
+    registry.register("phantom", run, predictor, FACTS)
+    assert stored.read_bytes() == predictors.maps()
 
 
 @pytest.mark.usefixtures("real_versions")
@@ -404,10 +443,10 @@ def test_a_segmenter_that_is_lost_or_damaged_is_copied_and_logged_again(root: Pa
     write_predictions(predictions_of(1), tmp_path / "predictions.csv")
     runs.mirror(run, {}, {runs.PREDICTIONS: tmp_path / "predictions.csv"})
     record = RECORD | {"run_id": run.run_id, "preparation": around}
-    assert registry.is_registered("phantom", record, predictor.digest)
+    assert registry.is_registered("phantom", record, predictor)
     stored.unlink()
     copy.unlink()
-    assert not registry.is_registered("phantom", record, predictor.digest)
+    assert not registry.is_registered("phantom", record, predictor)
     with pytest.raises(UserError, match="files of its predictor are missing or damaged in /"):
         registry.predictor(uri, cache)
     registry.register("phantom", run, predictor, FACTS)

@@ -41,6 +41,19 @@ def test_features_are_those_of_the_backbone_and_copies_differ_in_their_augmentat
     np.testing.assert_array_equal(fewer.train, copied.train[:2])
 
 
+def test_only_images_that_an_epoch_shows_have_features() -> None:
+    model, val = backbone_model(), toy_split(4, seed=9)
+    split = toy_split(20)
+    unseen = np.arange(20) % 3 == 0
+    made = frozen_features(
+        model, split._replace(repeats=np.where(unseen, 0, split.repeats)), val, PLAIN, epochs=1, seed=1, batch_size=8
+    ).train[0]
+    plain = frozen_features(model, split, val, PLAIN, epochs=1, seed=1, batch_size=8).train[0]
+    assert not made[unseen].any()
+    np.testing.assert_allclose(made[~unseen], plain[~unseen], rtol=1e-5)
+    assert plain[unseen].any()
+
+
 def test_with_half_of_the_images_distorted_every_image_has_copies_that_differ() -> None:
     model, split, val = backbone_model(), toy_split(64), toy_split(4, seed=9)
     recipe = PLAIN._replace(augment=0.5, copies=6)

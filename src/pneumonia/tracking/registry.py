@@ -82,19 +82,19 @@ class Scored(NamedTuple):
     predictions: pd.DataFrame
 
 
-def is_registered(data: str, record: Mapping[str, Any], predictor_digest: str) -> bool:
+def is_registered(data: str, record: Mapping[str, Any], predictor: Predictor) -> bool:
     """Whether this store has a champion, and this predictor is in use for the model of `models/run.json`.
 
     It has its files, too, and the predictions for the comparison with later models.
     """
     run, holder = runs.find_train_run(record), champion(data)
-    versions = _versions(data, run, predictor_digest) if run and holder else []
+    versions = _versions(data, run, predictor.digest) if run and holder else []
     if not run or not holder or not versions:
         return False
     in_use = promote.newest(version_tags(data), versions[0])
     if in_use not in versions or (holder.run_id == run.run_id and holder.version != in_use):
         return False
-    missing = _missing_files(data, in_use, record.get("preparation", {}))
+    missing = _missing_files(data, in_use, predictor.facts)
     return not any(missing) and _has_predictions(data, in_use)
 
 
@@ -148,7 +148,7 @@ def register(
 def _log_missing_files(data: str, version: int, run: runs.TrainRun, predictor: Predictor) -> None:
     """Log again what a version has lost, or did not get from a process that was stopped."""
     name = runs.registered_name(data)
-    no_model, no_number = _missing_files(data, version, predictor.facts["preparation"])
+    no_model, no_number = _missing_files(data, version, predictor.facts)
     if not (no_model or no_number):
         return
     model_id = _model_id(data, version)
@@ -157,8 +157,13 @@ def _log_missing_files(data: str, version: int, run: runs.TrainRun, predictor: P
     runs.log_version(model_id, name, version)
 
 
-def _missing_files(data: str, version: int, preparation: Mapping[str, Any]) -> tuple[bool, bool]:
+def _missing_files(data: str, version: int, facts: Mapping[str, Any]) -> tuple[bool, bool]:
     """Whether a file of the predictor of a version is missing; whether the file with its number is.
+
+    Args:
+        data: data set of the version.
+        version: its number.
+        facts: `predictor.json` of the predictor.
 
     Raises:
         UserError: its LoggedModel was deleted, so that its files cannot be logged again.
@@ -175,13 +180,15 @@ def _missing_files(data: str, version: int, preparation: Mapping[str, Any]) -> t
         ) from error
     listed = [client.list_logged_model_artifacts(model_id, folder) for folder in (None, PREDICTOR_FILES)]
     paths = {one.path for files in listed for one in files}
-    expected = {"MLmodel", *(f"{PREDICTOR_FILES}/{file}" for file in (FACTS, NETWORK, *_segmenter(preparation)))}
+    expected = {"MLmodel", *(f"{PREDICTOR_FILES}/{file}" for file in (FACTS, *_file_digests(facts)))}
     return not expected <= paths, runs.REGISTERED not in paths
 
 
-def _segmenter(preparation: Mapping[str, Any]) -> dict[str, str]:
-    """The further file of a predictor that prepares films around the lungs, with its digest; else empty."""
-    return {LUNGS: preparation["segmenter"]} if preparation.get("aspect") == "lungs" else {}
+def _file_digests(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The files of a predictor that belong to its `predictor.json`, with their digests."""
+    preparation = facts.get("preparation", {})
+    segmenter = {LUNGS: preparation["segmenter"]} if preparation.get("aspect") == "lungs" else {}
+    return {file: digest for file, digest in facts["digests"].items() if file in (NETWORK, MAPS)} | segmenter
 
 
 def _model_id(data: str, version: int) -> str:
@@ -208,7 +215,7 @@ def _renew(data: str, version: int, facts: Mapping[str, str], origin: Mapping[st
     tags = version_tags(data)[version]
     digest = _digest(facts)
     # A version of an earlier release has no digest, but all facts as tags.
-    if tags[FACTS_DIGEST] == digest if FACTS_DIGEST in tags else facts.items() <= tags.items():
+    if tags[FACTS_DIGEST] == digest if FACTS_DIGEST in tags else _that_count(facts).items() <= tags.items():
         kept = {key: tags[key] for key in origin.keys() & tags.keys() - {"dvc_lock_digest"}}
         tag_version(data, version, {**origin, **kept})
         return
@@ -217,7 +224,12 @@ def _renew(data: str, version: int, facts: Mapping[str, str], origin: Mapping[st
 
 
 def _digest(facts: Mapping[str, str]) -> str:
-    return workspace.sha256_bytes(json.dumps(facts, sort_keys=True).encode())
+    return workspace.sha256_bytes(json.dumps(_that_count(facts), sort_keys=True).encode())
+
+
+def _that_count(facts: Mapping[str, str]) -> dict[str, str]:
+    """Without a confidence of 0: it changes no decision, and versions of earlier releases lack it."""
+    return {name: text for name, text in facts.items() if (name, text) != (promote.CONFIDENCE, "0")}
 
 
 def champion(data: str) -> Champion | None:
@@ -238,9 +250,14 @@ def version_tags(data: str) -> Registry:
 
 
 def _tags(version: ModelVersion) -> dict[str, str]:
-    """The tags of a version without prefix; of two that then have the same name, the one with the prefix counts."""
+    """The tags of a version without prefix; of two that then have the same name, the one with the prefix counts.
+
+    A tag `confidence` without the prefix is a person's own: no release has written one.
+    """
     own = {name.removeprefix(PREFIX): text for name, text in version.tags.items() if name.startswith(PREFIX)}
-    return {name: text for name, text in version.tags.items() if not name.startswith(PREFIX)} | own
+    plain = {name: text for name, text in version.tags.items() if not name.startswith(PREFIX)}
+    plain.pop(promote.CONFIDENCE, None)
+    return plain | own
 
 
 def _as_stored(tags: Mapping[str, str]) -> dict[str, str]:
@@ -613,9 +630,7 @@ def _is_complete(folder: Path, digest: str) -> bool:
     path = folder / FACTS
     if not path.is_file() or workspace.sha256_file(path) != digest:
         return False
-    facts = json.loads(path.read_bytes())
-    known = {file: digest for file, digest in facts["digests"].items() if file in (NETWORK, MAPS)}
-    digests = known | _segmenter(facts.get("preparation", {}))
+    digests = _file_digests(json.loads(path.read_bytes()))
     return all((folder / file).is_file() and workspace.sha256_file(folder / file) == digests[file] for file in digests)
 
 

@@ -20,7 +20,8 @@ class Features(NamedTuple):
     """Output of the layer `features` for all images.
 
     Attributes:
-        train: float32 (copies, n, d); the copies of an image differ in their augmentation.
+        train: float32 (copies, n, d); the copies of an image differ in their augmentation. 0 for images that no epoch
+            shows (0 repeats), such as those of the fold that validates.
         val: float32 (m, d), without augmentation.
     """
 
@@ -38,7 +39,7 @@ def frozen_features(
     seed: int,
     batch_size: int = 64,
 ) -> Features:
-    """Features of all images; of the train images `recipe.copies` times, each time with another distortion.
+    """Features of the images; of those of train `recipe.copies` times, each time with another distortion.
 
     One copy is enough where the recipe changes no images. There are never more copies than epochs.
 
@@ -55,9 +56,10 @@ def frozen_features(
     body, _ = backbones.halves(model)
     is_changed = bool(recipe.augment) or recipe.crop < 1 or recipe.flip
     n_copies, n = min(recipe.copies, epochs) if is_changed else 1, len(train.labels)
-    copies = np.empty((n_copies, n, body.output.shape[-1]), np.float32)
+    learnt = np.flatnonzero(train.repeats)
+    copies = np.zeros((n_copies, n, body.output.shape[-1]), np.float32)
     compute = tf.function(lambda pixels: body(pixels, training=False), reduce_retracing=True)
-    with progress_bar(n_copies * n + len(val.labels), 0, "features", "image") as bar:
+    with progress_bar(n_copies * len(learnt) + len(val.labels), 0, "features", "image") as bar:
 
         def run(images: Any, order: npt.NDArray[np.intp], recipe: Recipe, first: int) -> Iterator[tuple[Any, Any]]:
             for begin in range(0, len(order), batch_size):
@@ -71,7 +73,7 @@ def frozen_features(
 
         for copy in range(n_copies):
             # `distort` expects shuffled batches: in a fixed order the same images would stay untouched in each copy.
-            order = epoch_order(np.arange(n), train.images, np.random.default_rng((seed, copy)))
+            order = epoch_order(learnt, train.images, np.random.default_rng((seed, copy)))
             for rows, values in run(train.images, order, recipe, copy * n):
                 copies[copy, rows] = values
         unchanged = recipe._replace(crop=1.0, flip=False, augment=0.0)
