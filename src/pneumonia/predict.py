@@ -529,7 +529,8 @@ def outlined(
         both = lungs.search(film.image, preparation.crop).lungs
     picture, scale = _shrunk(film.image, width, height)
     if both:  # in the size of the picture: a mask of a film of 300 MB would need several times as much
-        mask = both.mask(*picture.shape[:2], scale).astype(np.uint8)
+        n_rows, n_columns = picture.shape[:2]
+        mask = both.mask(n_rows, n_columns, scale).astype(np.uint8)
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, _YELLOW, 1)
     x, y, across, down = (round(scale * side) for side in film.part)
