@@ -1,12 +1,14 @@
 """Choose threshold and calibration on validation, then evaluate the model on test, with intervals."""
 
+from functools import partial
+
 from pneumonia import evaluate, params
-from pneumonia.data import tables
-from pneumonia.data.store import open_store
+from pneumonia.data import lung_boxes, tables
+from pneumonia.data.store import open_store, stored_preparation
 from pneumonia.models import loading, runtime
-from pneumonia.report import plots
+from pneumonia.report import found_lungs, plots
 from pneumonia.tracking import runs
-from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, run, show, title, tracked, train_run
+from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, origin, run, show, title, tracked, train_run
 
 
 def main() -> None:
@@ -45,6 +47,16 @@ def main() -> None:
             "confusion": plots.confusion(curves["confusion"], heading),
             "stress": plots.stress(audit, heading),
         }
+        found_lungs.write(
+            REPORTS_DIR / "lungs.html",
+            splits,
+            lung_boxes.all_origins(store),
+            lung_boxes.problems(store),
+            partial(lung_boxes.picture, store),
+            origin(settings),
+            around_lungs=stored_preparation(store)["aspect"] == "lungs",
+        )
+        runs.log_file(REPORTS_DIR / "lungs.html")
         runs.log_metrics(evaluate.metrics(full))
         runs.log_table(predictions, "predictions.json")
         runs.log_table(points, "operating_points.json")

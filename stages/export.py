@@ -33,8 +33,8 @@ def main() -> None:
         shares = lung_boxes.shares(store, "train")
         if n_networks(store) == 1:
             of_val = lung_boxes.shares(store, "val")
-            both = None if shares is None or of_val is None else (shares, of_val)
-            usual = export.fit_usual(train.images, val.images, options.false_alarms, both)
+            shares_of_both = None if shares is None or of_val is None else (shares, of_val)
+            usual = export.fit_usual(train.images, val.images, options.false_alarms, shares_of_both)
             predictions = read_predictions(REPORTS_DIR / "predictions.csv").set_index("image_id")
             scores = predictions["score"].loc[val.image_ids].to_numpy()
         else:  # the scores in the table are of single networks

@@ -1,21 +1,21 @@
 """Prepare every image of the splits (gray, one size, CLAHE) and write it to one Zarr store."""
 
 import time
-from functools import partial
 
 import pandas as pd
 
 from pneumonia import code_digest, params, preprocess, workspace
-from pneumonia.data import tables
+from pneumonia.data import lung_boxes, tables
+from pneumonia.data.store import open_store
 from pneumonia.images import decode, geometry, lungs
-from stages import DATA_DIR, REPORTS_DIR, count, origin, run, show, tracked
+from stages import DATA_DIR, count, origin, run, show, tracked
 
 N_EXAMPLES = 6
 
 
 def main() -> None:
     # Not at the top: worker processes import this file too.
-    from pneumonia.report import found_lungs, plots
+    from pneumonia.report import plots
     from pneumonia.tracking import runs
 
     settings = params.load()
@@ -44,25 +44,16 @@ def main() -> None:
             attributes={"data": settings.data, "digest": digest},
             resume=resume,
         )
-        without = preprocess.without_lungs(DATA_DIR / "images.zarr")
+        without = lung_boxes.problems(open_store(DATA_DIR / "images.zarr"))
         rate = n_prepared / (time.perf_counter() - start)
         runs.log_metrics({"preprocess": {"images_per_second": rate, "without_lungs": len(without)}})
         if without:
-            runs.log_table(pd.DataFrame({"image_id": without}), "without_lungs.json")
-        found_lungs.write(
-            REPORTS_DIR / "lungs.html",
-            splits,
-            preprocess.origins(DATA_DIR / "images.zarr"),
-            without,
-            partial(preprocess.look, crop=preparation.crop),
-            origin(settings),
-            around_lungs=preparation.aspect == "lungs",
-        )
-        runs.log_file(REPORTS_DIR / "lungs.html")
+            table = pd.DataFrame({"image_id": without.keys(), "reason": without.values()})
+            runs.log_table(table, "without_lungs.json")
     n_kept = len(splits) - n_prepared
     print(f"{count(len(splits), 'image')} at {preparation.size} px in data/images.zarr, {rate:.0f} images/s")
     if without:
-        show(preprocess.in_words(without, preparation))
+        show(preprocess.in_words(list(without), preparation))
     if n_kept:
         print(f"{n_kept} of them come from an earlier interrupted run")
 

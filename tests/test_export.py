@@ -126,6 +126,36 @@ def test_other_maps_than_those_of_keras_are_refused_with_the_figure(monkeypatch:
         export.convert_maps(KERAS, "occlusion", predictors.network(), FILMS, np.arange(5.0))
 
 
+@pytest.mark.parametrize(
+    ("differing", "other", "words"),
+    [
+        ([0], 0.9, ""),
+        ([0, 1], 0.9, r"differ from those of Keras by 0\.9"),
+        ([0, 1], 0.05, ""),
+        ([2, 4], np.nan, "differ from those of Keras by nan"),
+        ([], 0, "all maps .* are 0"),
+    ],
+)
+def test_one_map_may_differ_by_rounding_but_not_two_and_maps_that_are_zero_prove_nothing(
+    monkeypatch: pytest.MonkeyPatch, differing: list[int], other: float, words: str
+) -> None:
+    def explain(model: Any, images: NDArray[np.uint8], **_: Any) -> NDArray[np.float64]:
+        values = np.zeros(images.shape)
+        values[:, 0, 0] = bool(differing)
+        if model is not KERAS:
+            values[differing, 1, 1] = other
+        return values
+
+    monkeypatch.setattr(export, "convert_primitive", lambda *_: predictors.maps())
+    monkeypatch.setitem(methods.METHODS, "occlusion", explain)
+    arguments = (KERAS, "occlusion", predictors.network(), FILMS, np.arange(5.0))
+    if words:
+        with pytest.raises(UserError, match=words):
+            export.convert_maps(*arguments)
+    else:
+        assert export.convert_maps(*arguments) == predictors.maps()
+
+
 def test_a_method_that_cannot_be_converted_and_a_network_that_is_too_large_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,10 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -328,6 +330,21 @@ def test_of_a_model_of_whole_films_too_the_outline_is_drawn_and_the_map_leaves_o
     assert middle == pytest.approx(len(mapped) / 2, rel=0.1)
     assert mapped[: middle - 10].all()
     assert not mapped[middle + 10 :].any()
+
+
+def test_the_outline_on_a_large_film_needs_no_mask_of_its_size(folder: Path) -> None:
+    film = phantom.render(phantom.plan(24, seed=3)[0])[0].image
+    one = predict.load(folder)
+    read = one.read(cv2.resize(film, (4000, 3000)))
+    predict.outlined(one, read)  # opens the network
+    tracemalloc.start()
+    try:
+        picture = predict.outlined(one, read)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (picture == predict._YELLOW).all(axis=2).any()
+    assert peak < read.image.nbytes / 2
 
 
 def test_a_picture_on_the_page_has_bounds_whatever_the_form_of_a_film(folder: Path) -> None:

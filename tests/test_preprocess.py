@@ -84,7 +84,7 @@ def test_with_folds_there_is_no_validation_split(write_manifest: Manifest, tmp_p
     assert read_split(store, "train").image_ids.tolist() == ["b", "c", "d"]
     assert store["train/folds"][:].tolist() == [1, 0, 0]
     assert store["train/repeats"][:].tolist() == [[1, 0], [1, 1], [0, 1]]
-    assert sorted(preprocess.without_lungs(tmp_path / "images.zarr")) == ["a", "b", "c", "d"], "noise has no lungs"
+    assert lung_boxes.problems(store) == dict.fromkeys("bcda", "no lungs"), "noise has none"
 
 
 @pytest.mark.parametrize("change", [{"crop": 0.0}, {"clahe": "before"}, {"aspect": "squash"}, {"clip_limit": 0.0}])
@@ -162,9 +162,9 @@ def test_a_film_with_a_human_mask_is_not_searched_and_the_store_says_whose_mask_
         np.testing.assert_array_equal(stored, [prepare_mask(mask, Preparation(size=24, aspect="pad", crop=0.1))])
         np.testing.assert_array_equal(partly[f"{split}/lungs"][:], 0 * stored if split == "val" else stored)
         assert set(lung_boxes.origins(with_all, split).values()) == {"human"}
-    assert preprocess.origins(tmp_path / "partly.zarr") == {"a": "human", "b": "none", "c": "human"}
-    assert preprocess.without_lungs(tmp_path / "partly.zarr") == ["b"]
-    assert preprocess.without_lungs(tmp_path / "with.zarr") == []
+    assert lung_boxes.all_origins(partly) == {"a": "human", "b": "none", "c": "human"}
+    assert lung_boxes.problems(partly) == {"b": "no lungs"}
+    assert lung_boxes.problems(with_all) == {}
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_around_the_lungs_images_masks_and_boxes_lie_alike_and_films_without_lun
         without = open_store(tmp_path / "without masks.zarr")
         assert lung_boxes.read(without, split) == boxes
         np.testing.assert_array_equal(read_split(without, split).images, read.images)
-    assert preprocess.without_lungs(tmp_path / "images.zarr") == ["nothing", "more"]
+    assert list(lung_boxes.problems(store)) == ["nothing", "more"]
 
 
 def test_films_without_human_masks_have_those_that_are_found_in_any_way_of_preparation(
@@ -210,11 +210,12 @@ def test_films_without_human_masks_have_those_that_are_found_in_any_way_of_prepa
     without = chests.drop(columns="lung_mask_uri").iloc[[0, 2, 3, 4]]
     write(without, tmp_path / "images.zarr")
     store = open_store(tmp_path / "images.zarr")
-    assert preprocess.origins(tmp_path / "images.zarr") == {
+    assert lung_boxes.all_origins(store) == {
         "film0": "found", "nothing": "none", "film2": "found", "film3": "found",
     }  # fmt: skip
-    assert preprocess.without_lungs(tmp_path / "images.zarr") == ["nothing"]
-    image, finding = preprocess.look(without.iloc[0].to_dict(), crop=0.1)
+    assert lung_boxes.problems(store) == {"nothing": lungs.search(decode.read_image(without["uri"][4]), 0.1).problem}
+    image = decode.read_image(without["uri"][0])
+    finding = lungs.search(image, 0.1)
     assert finding.lungs is not None
     mask = 255 * finding.lungs.mask(*image.shape).astype(np.uint8)
     np.testing.assert_array_equal(store["train/lungs"][0], prepare_mask(mask, Preparation(**HOW)))
@@ -226,10 +227,10 @@ def test_films_without_human_masks_have_those_that_are_found_in_any_way_of_prepa
 def test_the_line_on_films_without_lungs_names_the_first() -> None:
     names = [f"film{number}" for number in range(12)]
     line = preprocess.in_words(names, Preparation(size=24, aspect="lungs"))
-    assert line.startswith("no two lungs were found in 12 images, prepared as a whole (reports/lungs.html): film0, fi")
-    assert line.endswith("film9, …")
+    assert line.startswith("no two lungs were found in 12 images, prepared as a whole: film0, film1")
+    assert line.endswith("film9, …; evaluate shows them in reports/lungs.html")
     one = preprocess.in_words(names[:1], Preparation(size=24))
-    assert one == "no two lungs were found in 1 image (reports/lungs.html): film0"
+    assert one == "no two lungs were found in 1 image: film0; evaluate shows them in reports/lungs.html"
 
 
 @pytest.mark.slow

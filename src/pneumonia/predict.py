@@ -434,8 +434,8 @@ def _exported_network(folder: Path, digests: Mapping[str, str], threads: int) ->
 def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence[Item]) -> None:
     """Write the saliency map of each image, over the whole film, as `<number>-<name>.png`.
 
-    The maps are those of the stage `explain`, with the method
-    that the predictor names. What they are worth is said once, on stderr.
+    The maps are those of the stage `explain`, with the method that the predictor names. What they are worth is said
+    once, on stderr.
     """
     print(f"saliency maps: {_method_in_words(predictor.facts)}", file=sys.stderr)
     method = methods.METHODS[predictor.facts["saliency"]["method"]]
@@ -528,8 +528,9 @@ def outlined(
     if preparation.aspect != "lungs":
         both = lungs.search(film.image, preparation.crop).lungs
     picture, scale = _shrunk(film.image, width, height)
-    if both:
-        mask = cv2.resize(both.mask(*film.image.shape).astype(np.uint8), picture.shape[1::-1])
+    if both:  # in the size of the picture: a mask of a film of 300 MB would need several times as much
+        n_rows, n_columns = picture.shape[:2]
+        mask = both.mask(n_rows, n_columns, scale).astype(np.uint8)
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, _YELLOW, 1)
     x, y, across, down = (round(scale * side) for side in film.part)

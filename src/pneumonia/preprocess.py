@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ MAX_STRETCH = 0.02
 
 
 N_NAMED = 10
-"""Images without lungs that are named in the terminal; the page and MLflow have more."""
+"""Images without lungs that are named in the terminal; MLflow has all, and `reports/lungs.html` many."""
 
 
 def write_store(
@@ -43,8 +43,9 @@ def write_store(
     """Prepare every image of the table and write it to a new image store.
 
     The store says for each image whether its mask of the lungs is of a person, was found by `images.lungs`, or is
-    missing. Nothing is searched for in a film with a human mask, unless films are prepared around the lungs: that is
-    always done with those that were found, because a prediction has no mask. Their boxes are stored too.
+    missing, and why no lungs were found. Nothing is searched for in a film with a human mask, unless films are prepared
+    around the lungs: that is always done with those that were found, because a prediction has no mask. Their boxes are
+    stored too.
 
     Workers return finished chunks and only this process writes. So memory stays constant, and the bytes do not depend
     on the workers. The store is written in `resume` and moved to `path` when it is complete.
@@ -85,7 +86,7 @@ def write_store(
     pending: list[tuple[list[Any], int, Path]] = []
     parts = []
     for split, table in rows_of.items():
-        names = ("images", "lungs", lung_boxes.FROM, *([lung_boxes.NAME] if around_lungs else []))
+        names = ("images", "lungs", lung_boxes.FROM, lung_boxes.PROBLEM, *([lung_boxes.NAME] if around_lungs else []))
         arrays = [group[split][name] for name in names]
         masks = table["lung_mask_uri"] if "lung_mask_uri" in table else [""] * len(table)
         mask_uris = [files.absolute(uri) if uri else "" for uri in masks]
@@ -111,45 +112,19 @@ def write_store(
     return sum(map(len, parts))
 
 
-def without_lungs(path: Path) -> list[str]:
-    """The images of a store without lungs: around which they should be prepared, or of which no mask is known."""
-    if boxes := lung_boxes.read_all(store.open_store(path)):
-        return [image_id for image_id, box in boxes.items() if box is None]
-    return [image_id for image_id, origin in origins(path).items() if origin == "none"]
-
-
 def in_words(without: Sequence[str], preparation: Preparation) -> str:
-    """The line of the stage on images without lungs, as `without_lungs` returns them."""
+    """The line of the stage on images without lungs, whose ids these are."""
     whole = ", prepared as a whole" if preparation.aspect == "lungs" else ""
     names = f"{', '.join(without[:N_NAMED])}{', …' if len(without) > N_NAMED else ''}"
     plural = "s" if len(without) > 1 else ""
-    return f"no two lungs were found in {len(without):,} image{plural}{whole} (reports/lungs.html): {names}"
-
-
-def origins(path: Path) -> dict[str, str]:
-    """Where the mask of each image of a store comes from, by its id: one of `lung_boxes.ORIGINS`."""
-    images = store.open_store(path)
-    return {
-        name: origin
-        for split in tables.SPLITS
-        if split in images
-        for name, origin in lung_boxes.origins(images, split).items()
-    }
-
-
-def look(row: Mapping[str, Any], crop: float) -> tuple[Gray, lungs.Finding]:
-    """A film and what is found in it, from its row of `splits.csv`.
-
-    Raises:
-        UserError: it cannot be read, or has changed since `fetch` listed it.
-    """
-    film = decode.decode(decode.read_unchanged(files.absolute(row["uri"]), row["sha256"]))
-    return film, lungs.search(film, crop)
+    place = "evaluate shows them in reports/lungs.html"
+    return f"no two lungs were found in {len(without):,} image{plural}{whole}: {names}; {place}"
 
 
 def _digest_without_pixels(folder: Path) -> str:
     """Of all that is written before the first chunk: labels, weights and metadata."""
-    files_of_pixels = ("images/c/", "lungs/c/", f"{lung_boxes.NAME}/c/", f"{lung_boxes.FROM}/c/")
+    arrays = ("images", "lungs", lung_boxes.NAME, lung_boxes.FROM, lung_boxes.PROBLEM)
+    files_of_pixels = tuple(f"{name}/c/" for name in arrays)
     others = [one for one in sorted(folder.rglob("*")) if one.is_file()]
     names = {one: one.relative_to(folder).as_posix() for one in others}
     lines = [
@@ -167,20 +142,22 @@ def _digest_of_chunk(folder: Path, arrays: Sequence[Any], number: int) -> str:
 
 
 def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, preparation: Preparation) -> list[npt.NDArray[Any]]:
-    """The images and the masks of their lungs, uint8 (n, size, size), whose masks these are, and, of images that are
-    prepared around the lungs, the boxes."""
+    """The images and the masks of their lungs, uint8 (n, size, size), whose masks these are, why there are none, and,
+    of images that are prepared around the lungs, the boxes."""
     cv2.setNumThreads(1)  # the processes already use all cores; threads of OpenCV would slow them down
     around_lungs = preparation.aspect == "lungs"
     pixels = np.zeros((len(jobs), preparation.size, preparation.size), np.uint8)
-    masks, origins = np.zeros_like(pixels), []
+    masks = np.zeros_like(pixels)
+    origins, problems = [], []
     boxes: list[tuple[geometry.Box, float] | None] = []
     for row, (uri, sha256, mask_uri) in enumerate(jobs):
         image = decode.decode(decode.read_unchanged(uri, sha256))
-        both = None
+        both, problem = None, ""
         if around_lungs:
-            both = lungs.look(image, preparation).lungs
+            both, problem = lungs.look(image, preparation)
         elif not mask_uri:
-            both = lungs.search(image, preparation.crop).lungs
+            both, problem = lungs.search(image, preparation.crop)
+        problems.append(problem)
         box = both.box if both and around_lungs else None
         boxes.append((both.box, both.share) if both else None)
         pixels[row] = geometry.prepare(image, preparation, box)
@@ -195,6 +172,7 @@ def _prepare_chunk(jobs: Sequence[tuple[str, str, str]], *, preparation: Prepara
         pixels,
         masks,
         lung_boxes.as_codes(origins),
+        lung_boxes.as_texts(problems),
         *([lung_boxes.as_rows(boxes)] if around_lungs else []),
     ]
 

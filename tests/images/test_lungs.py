@@ -242,6 +242,18 @@ def test_lungs_behind_a_crop_lie_in_the_pixels_of_the_whole_film(films: list[pha
     assert not mask[:y].any()
 
 
+@pytest.mark.parametrize("scale", [0.13, 0.5, 1.7])
+def test_the_mask_of_a_picture_of_a_film_is_that_of_the_film_in_another_size(
+    films: list[phantom.Radiograph], scale: float
+) -> None:
+    film = films[0].image
+    found, _ = lungs.search(film, 0.05)
+    assert found is not None
+    whole = found.mask(*film.shape).astype(np.uint8)
+    picture = cv2.resize(whole, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    assert dice(found.mask(*picture.shape, scale), picture > 0) > 0.97
+
+
 def test_nothing_is_searched_for_a_film_that_is_prepared_in_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lungs, "open_segmenter", None)
     assert lungs.look(np.zeros((9, 9), np.uint8), Preparation(size=64)) == (None, "")

@@ -74,12 +74,19 @@ class Lungs(NamedTuple):
     box: Box
     share: float
 
-    def mask(self, height: int, width: int) -> npt.NDArray[np.bool_]:
-        """The pixels that are lung in a film of this size, bool (height, width)."""
-        x, y, across, down = map(round, self.searched)
+    def mask(self, height: int, width: int, scale: float = 1.0) -> npt.NDArray[np.bool_]:
+        """The pixels that are lung in a film of this size, or in a picture of the film, bool (height, width).
+
+        Args:
+            height, width: of the film or of the picture, pixels.
+            scale: pixels of the picture for each pixel of the film.
+        """
+        x, y, across, down = self.searched
+        # By its ends: each of them is rounded to a line in the picture.
+        left, top, right, bottom = (round(scale * end) for end in (x, y, x + across, y + down))
         mask = np.zeros((height, width), np.bool_)
-        part = cv2.resize(self.probability, (across, down), interpolation=cv2.INTER_LINEAR)
-        mask[y : y + down, x : x + across] = part >= LUNG
+        part = cv2.resize(self.probability, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+        mask[top:bottom, left:right] = part >= LUNG
         return mask
 
     def moved(self, x: int, y: int) -> Lungs:
@@ -124,6 +131,12 @@ class Segmenter:
 
         Args:
             image: uint8 (height, width), 0-255, of any size.
+
+        Returns:
+            The lungs in pixels of `image`, or the reason in words.
+
+        Raises:
+            UserError: ONNX Runtime cannot run the network.
         """
         finding = _judged(self.probability(image), *image.shape)
         if finding.lungs and _are_bright(image, finding.lungs.probability):

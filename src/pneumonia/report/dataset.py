@@ -58,7 +58,7 @@ def write(path: Path, table: pd.DataFrame, report: ValidationReport, show: Show,
             "More",
             [
                 "One row for each image with all measures: data/valid.csv.",
-                Link("Films without lungs, after the stage preprocess", "lungs.html"),
+                Link("Films without lungs, after the stage evaluate", "lungs.html"),
                 Link("The same checks as Great Expectations reports them", "data_docs/index.html"),
                 "That report loads its style from other servers, so it looks bare without a network.",
             ],

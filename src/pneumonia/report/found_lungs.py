@@ -1,13 +1,12 @@
 """The page of the lungs: whose masks the images have, films without lungs with the reason, and lungs that were found.
 
-The stage `preprocess` writes it, as part of the report on the data.
+The stage `evaluate` writes it from the image store: a change of this page prepares no image again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +15,6 @@ import pandas as pd
 
 from pneumonia import workspace
 from pneumonia.data import tables
-from pneumonia.images.lungs import Finding
 from pneumonia.names import printable
 from pneumonia.report import page
 from pneumonia.report.page import Block, Picture, Section, Table, Thumbnails
@@ -30,15 +28,15 @@ _YELLOW = (0, 220, 255)
 
 _ORIGINS = {"human": "drawn by a person", "found": "found by the network", "none": "no lungs"}
 
-Look = Callable[[Mapping[str, Any]], tuple[npt.NDArray[np.uint8], Finding]]
-"""A film and what is found in it, from its row."""
+Look = Callable[[str, str], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]
+"""The prepared image of a split and an id, and the mask of its lungs, as `lung_boxes.picture`."""
 
 
 def write(
     path: Path,
     table: pd.DataFrame,
     origins: Mapping[str, str],
-    without: Sequence[str],
+    problems: Mapping[str, str],
     look: Look,
     title: str,
     *,
@@ -49,14 +47,14 @@ def write(
     Args:
         path: of the HTML file.
         table: `splits.csv`.
-        origins: image id -> where its mask comes from, as `lung_boxes.origins`.
-        without: ids of the images without lungs, as `preprocess.without_lungs` returns them.
-        look: for the reason and the pictures; used for the first of them only.
+        origins: image id -> where its mask comes from, as `lung_boxes.all_origins`.
+        problems: image id -> why no lungs were found, as `lung_boxes.problems`.
+        look: for the pictures; used for the first of them only.
         title: of the data set.
         around_lungs: whether images are prepared around the lungs.
     """
     rows = table.set_index("image_id").loc[list(origins)].assign(lungs=list(origins.values()))
-    sections = [_summary(rows, len(without), around_lungs), _without(rows, without, look), *_found(rows, look)]
+    sections = [_summary(rows, len(problems), around_lungs), _without(rows, problems, look), *_found(rows, look)]
     lead = "Lungs are used in the stress audit, in the figures of the maps and for outlines on pictures."
     with workspace.written_whole(path) as partial:
         partial.write_text(page.html(f"Lungs: {title}", lead, sections), encoding="utf-8")
@@ -77,21 +75,21 @@ def _summary(rows: pd.DataFrame, n_without: int, around_lungs: bool) -> Section:
     return Section("Whose masks", [*sentences, Table(("lungs", *classes.values()), counts)])
 
 
-def _without(rows: pd.DataFrame, without: Sequence[str], look: Look) -> Section:
-    if not without:
+def _without(rows: pd.DataFrame, problems: Mapping[str, str], look: Look) -> Section:
+    if not problems:
         return Section("Films without lungs", ["There are none."])
-    listed: list[tuple[str, ...]] = []
-    pictures: list[Picture] = []
-    for row in _dicts(rows.loc[list(without[:N_LISTED])]):
-        film, finding = look(row)
-        name, label = printable(str(row["image_id"])), tables.LABELS[int(row["label"])]
-        listed.append((name, label, str(row["split"]), finding.problem))
-        if len(pictures) < N_SHOWN:
-            pictures.append(_picture(f"{name}, {label}: {finding.problem}", film, finding))
-    n_more = len(without) - len(listed)
+    first = rows.loc[list(problems)[:N_LISTED]]
+    reasons = [problems[str(name)] for name in first.index]
+    listed = [
+        (printable(str(name)), tables.LABELS[label], str(split), problem)
+        for name, label, split, problem in zip(first.index, first["label"], first["split"], reasons, strict=True)
+    ]
+    captions = [f"{caption}: {problem}" for caption, problem in zip(_captions(first), reasons, strict=True)]
+    pictures = _pictures(first.head(N_SHOWN), captions[:N_SHOWN], look)
+    n_more = len(problems) - len(listed)
     more = [f"And {n_more:,} more: MLflow has all in without_lungs.json of the run preprocess."] if n_more > 0 else []
     blocks: list[Block] = [
-        f"In {len(without):,} of {len(rows):,} films no two lungs were found. Look at them: a picture that is no "
+        f"In {len(problems):,} of {len(rows):,} films no two lungs were found. Look at them: a picture that is no "
         "frontal film of a chest should not be in the data.",
         Table(("film", "class", "split", "reason"), listed),
         *more,
@@ -106,24 +104,27 @@ def _found(rows: pd.DataFrame, look: Look) -> list[Section]:
     chosen = films.sort_values(["sha256", "image_id"]).groupby("label").head(N_SHOWN // 2)
     if chosen.empty:
         return []
-    pictures = [
-        _picture(f"{printable(str(row['image_id']))}, {tables.LABELS[int(row['label'])]}", *look(row))
-        for row in _dicts(chosen.sort_values("label", kind="stable"))
-    ]
+    chosen = chosen.sort_values("label", kind="stable")
     words = "Outlines that the network has drawn, for some films of each class. Look whether they are right."
-    return [Section("Lungs that were found", [words, Thumbnails(pictures)])]
+    return [Section("Lungs that were found", [words, Thumbnails(_pictures(chosen, _captions(chosen), look))])]
 
 
-def _dicts(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in rows.reset_index().to_dict("records")]
+def _captions(rows: pd.DataFrame) -> list[str]:
+    return [
+        f"{printable(str(name))}, {tables.LABELS[label]}" for name, label in zip(rows.index, rows["label"], strict=True)
+    ]
 
 
-def _picture(caption: str, film: npt.NDArray[np.uint8], finding: Finding) -> Picture:
+def _pictures(rows: pd.DataFrame, captions: Sequence[str], look: Look) -> list[Picture]:
+    """The images of these rows with the outlines of their lungs."""
+    places = zip(rows["split"], rows.index, strict=True)
+    return [_picture(words, *look(*map(str, place))) for words, place in zip(captions, places, strict=True)]
+
+
+def _picture(caption: str, film: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> Picture:
     scale = min(1.0, _SIDE / max(film.shape))
     size = (max(1, round(scale * film.shape[1])), max(1, round(scale * film.shape[0])))
     picture = cv2.cvtColor(cv2.resize(film, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
-    if finding.lungs:
-        mask = cv2.resize(finding.lungs.mask(*film.shape).astype(np.uint8), size)
-        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, _YELLOW, 1)
+    outlines, _ = cv2.findContours(cv2.resize(mask.astype(np.uint8), size), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, _YELLOW, 1)
     return Picture(caption, cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Handler = Callable[[Any, Any, str, list[Any]], None]
+"""Of tf2onnx: takes its graph, a node, the name of the node and arguments, and puts ONNX nodes in its place."""
 
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 
@@ -22,6 +23,9 @@ def addition(network: bytes, whole: Any) -> bytes:
     Args:
         network: ONNX, whose nodes and constants are named after their content.
         whole: `onnx.ModelProto`, named in the same way.
+
+    Returns:
+        A serialised `onnx.ModelProto` without inputs, whose nodes use names of `network`.
     """
     import onnx
 
@@ -89,7 +93,15 @@ def _rsqrt(graph: Any, node: Any, result: str, slopes: str) -> str:
 
 
 def _max_pool(graph: Any, node: Any, pixels: str, pooled: str, slopes: str) -> str:
-    """Each slope goes to the place of the maximum of its window."""
+    """Each slope goes to the place of the maximum of its window.
+
+    Args:
+        pixels: float32 (n, height, width, channels), which was pooled.
+        pooled, slopes: float32 (n, rows, columns, channels).
+
+    Returns:
+        The gradient at `pixels`, of their shape.
+    """
     where = graph.make_node("MaxPool", [_nchw(graph, pixels)], attr=_windows(node), output_count=2).output[1]
     n, height, width, channels = graph.get_shape(pixels)
     flat = _constant(graph, [-1], np.int64)
@@ -102,7 +114,10 @@ def _max_pool(graph: Any, node: Any, pixels: str, pooled: str, slopes: str) -> s
 
 
 def _average_pool(graph: Any, node: Any, shape: str, slopes: str) -> str:
-    """Each slope goes in equal parts to the pixels of its window; the windows have no padding."""
+    """Each slope, float32 (n, rows, columns, channels), goes in equal parts to the pixels of its window.
+
+    The windows have no padding.
+    """
     channels = node.output_shapes[0][3]
     rows, columns = _windows(node)["kernel_shape"]
     return _spread(graph, node, slopes, np.full((channels, 1, rows, columns), 1 / (rows * columns)), channels)
@@ -123,7 +138,12 @@ def _spread(graph: Any, node: Any, slopes: str, kernel: npt.NDArray[Any], groups
     """The transpose of a convolution with the strides and the padding of a node.
 
     Args:
+        slopes: float32 (n, rows, columns, filters), after the convolution.
         kernel: float32 (filters, channels / groups, rows, columns).
+        groups: of channels, each with its own filters.
+
+    Returns:
+        float32 (n, height, width, channels), of the shape before the convolution.
     """
     sizes, steps = node.output_shapes[0][1:3], tuple(node.get_attr("strides").ints)[1:3]
     is_padded = node.get_attr("padding").s.decode() == "SAME"
@@ -146,7 +166,12 @@ def _spread(graph: Any, node: Any, slopes: str, kernel: npt.NDArray[Any], groups
 
 
 def _resize(graph: Any, node: Any, slopes: str, pixels: str) -> str:
-    """Bilinear resizing is a product with one matrix for each side; its gradient is that with their transposes."""
+    """Bilinear resizing is a product with one matrix for each side; its gradient is that with their transposes.
+
+    Args:
+        slopes: float32 (n, rows, columns, channels), of the resized values.
+        pixels: float32 (n, height, width, channels), before the resizing.
+    """
     sizes = zip(graph.get_shape(pixels)[1:3], graph.get_shape(slopes)[1:3], strict=True)
     down, across = (_bilinear(graph, old, new) for old, new in sizes)
     rows = _node(graph, "MatMul", [_node(graph, "Transpose", [down], perm=[1, 0]), _nchw(graph, slopes)])
@@ -170,6 +195,7 @@ def _bilinear(graph: Any, old: int, new: int) -> str:
 
 
 def _nchw(graph: Any, values: str) -> str:
+    """(n, height, width, channels) as (n, channels, height, width)."""
     return _node(graph, "Transpose", [values], perm=_TO_NCHW)
 
 
