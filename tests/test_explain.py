@@ -257,10 +257,22 @@ def test_mean_maps_lie_over_each_other_in_the_frame_of_the_lungs() -> None:
     np.testing.assert_allclose(centres[0], [5 + 50 * 11 / 40, 5 + 50 * 31 / 40], atol=1)
     assert "lungs" in frame
     assert explain.mean_maps(maps, np.zeros_like(lungs), groups)[1] == "frame: the whole film"
-    lungs[0] = False
-    left, frame_of_rest = explain.mean_maps(maps, lungs, groups)
-    assert {name: n for name, (_, n) in left.items()} == {"false_positive": 1, "all normal": 1}
-    assert frame_of_rest == frame
+
+
+def test_mean_maps_leave_out_films_without_lungs_only_if_most_have_them_and_say_how_many() -> None:
+    lungs = np.zeros((3, 60, 60), bool)
+    lungs[1:, 16:56, 8:48] = True
+    groups = np.array(["true_positive", "false_positive", "false_positive"], dtype=object)
+    means, frame = explain.mean_maps(np.ones((3, 60, 60), np.float32), lungs, groups)
+    assert {name: n for name, (_, n) in means.items()} == {"false_positive": 2, "all normal": 2}
+    assert frame.startswith("frame: the box around the lungs")
+    assert frame.endswith("; without 1 of 3 films, whose lungs are not known")
+    lungs[1] = False
+    means, frame = explain.mean_maps(np.ones((3, 60, 60), np.float32), lungs, groups)
+    assert {name: n for name, (_, n) in means.items()} == {
+        "false_positive": 2, "true_positive": 1, "all pneumonia": 1, "all normal": 2,
+    }  # fmt: skip
+    assert frame == "frame: the whole film"
 
 
 def test_a_summary_says_when_all_methods_are_excluded_and_when_masks_are_missing() -> None:

@@ -268,8 +268,8 @@ def mean_maps(
 ) -> tuple[dict[str, tuple[Maps, int]], str]:
     """Mean maps of each outcome and class, with numbers of images, and what their frame is.
 
-    If lungs are known, each map is first cut to the box around its lungs and a tenth of it on each side, and films
-    without lungs are left out.
+    If lungs are known for most films, each map is first cut to the box around its lungs and a tenth of it on each side,
+    and the other films are left out; their number is said. Else the maps are those of whole films.
 
     Args:
         values: float32 (n, size, size).
@@ -277,14 +277,17 @@ def mean_maps(
         groups: outcome of each image, one of `OUTCOMES`.
     """
     has_lungs = masks.any(axis=(1, 2))
-    with_lungs = bool(has_lungs.any())
+    with_lungs, n_left_out = bool(has_lungs.mean() > 0.5), int((~has_lungs).sum())
     if with_lungs:
         values, masks, groups = values[has_lungs], masks[has_lungs], groups[has_lungs]
     placed = np.stack([_around(masks[row], one) for row, one in enumerate(values)]) if with_lungs else values
     positive = np.isin(groups, ("true_positive", "false_negative"))
     members = {name: groups == name for name in OUTCOMES} | {"all pneumonia": positive, "all normal": ~positive}
     means = {name: (placed[rows].mean(axis=0), int(rows.sum())) for name, rows in members.items() if rows.any()}
-    return means, "frame: the box around the lungs and a tenth of its sides" if with_lungs else "frame: the whole film"
+    if not with_lungs:
+        return means, "frame: the whole film"
+    left_out = f"; without {n_left_out} of {has_lungs.size} films, whose lungs are not known" if n_left_out else ""
+    return means, f"frame: the box around the lungs and a tenth of its sides{left_out}"
 
 
 def _around(mask: scores.Bools, values: Maps) -> Maps:

@@ -31,6 +31,8 @@ def write(
     explained: Mapping[str, Any],
     threshold: float,
     title: str,
+    *,
+    by_network: bool,
 ) -> pd.DataFrame:
     """Fill an empty folder.
 
@@ -44,6 +46,7 @@ def write(
         explained: `explain.json`.
         threshold: on the raw scores.
         title: model and data.
+        by_network: whether a network found the lungs of some of these images.
 
     Returns:
         `index.csv`: each image with its outcome and the name of its picture, empty if it is only in the gallery.
@@ -89,7 +92,6 @@ def write(
     figure = plots.mean_maps(means[0], f"{title}, images of the gallery; {method}", means[1])
     plots.save(figure, folder / "sheets" / "mean.png")
     methods = {name: (verdicts.title(name), verdict_of[name]) for name in maps}
-    by_network = bool(explained.get("lungs", {}).get("found"))
     source = gallery.html(entries, methods, default, threshold, title, by_network=by_network)
     (folder / "index.html").write_text(source, encoding="utf-8")
     index = shown[["image_id", "label", "subtype", "score", "outcome"]].assign(picture=pictures)
