@@ -47,7 +47,7 @@ def main() -> None:
         with workspace.written_whole(REPORTS_DIR / "saliency") as folder:
             folder.mkdir()
             index = saliency.write(
-                folder, shown, films.images, films.lungs, maps, boxes, means, explained, threshold, heading
+                folder, shown, films.images, films.lungs, maps, boxes, means, explained, threshold, heading, origins
             )
         headline = explain.headline(explained)
         tables.write_json(explained, REPORTS_DIR / "explain.json")

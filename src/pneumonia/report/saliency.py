@@ -31,6 +31,7 @@ def write(
     explained: Mapping[str, Any],
     threshold: float,
     title: str,
+    origins: Mapping[str, str],
 ) -> pd.DataFrame:
     """Fill an empty folder.
 
@@ -44,6 +45,7 @@ def write(
         explained: `explain.json`.
         threshold: on the raw scores.
         title: model and data.
+        origins: image id -> where its lungs come from, as `lung_boxes.origins` returns them.
 
     Returns:
         `index.csv`: each image with its outcome and the name of its picture, empty if it is only in the gallery.
@@ -89,7 +91,7 @@ def write(
     figure = plots.mean_maps(means[0], f"{title}, images of the gallery; {method}", means[1])
     plots.save(figure, folder / "sheets" / "mean.png")
     methods = {name: (verdicts.title(name), verdict_of[name]) for name in maps}
-    by_network = bool(explained.get("lungs", {}).get("found"))
+    by_network = "found" in {origins.get(image_id) for image_id in shown["image_id"]}
     source = gallery.html(entries, methods, default, threshold, title, by_network=by_network)
     (folder / "index.html").write_text(source, encoding="utf-8")
     index = shown[["image_id", "label", "subtype", "score", "outcome"]].assign(picture=pictures)
