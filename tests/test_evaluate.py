@@ -19,6 +19,7 @@ from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval
 from pneumonia.models import ensembles, runtime, scoring
+from tests.test_pipeline import drawn_fields, template_fields
 
 SIZE = 8
 COLUMNS = ["image_id", "sha256", "patient_id", "split", "label", "score", "subtype"]
@@ -678,6 +679,15 @@ def test_the_few_bins_of_a_calibration_hold_every_test_image_with_an_interval(
     assert (bins["n"] * bins["mean_score"]).sum() == pytest.approx(test[column].sum())
     assert (bins["low"] <= bins["fraction_positive"]).all()
     assert (bins["fraction_positive"] <= bins["high"]).all()
+
+
+def test_plots_draw_columns_that_the_tables_have(judged: Judged) -> None:
+    curves = judged[3]
+    for name, curve in curves.items():
+        drawn = drawn_fields(f"reports/plots/{name}.csv")
+        assert drawn
+        assert drawn <= set(curve)
+    assert template_fields("decision_curve") <= set(curves["decision_curve"])
 
 
 def test_the_decision_curve_is_the_net_benefit_before_and_after(judged: Judged) -> None:

@@ -161,6 +161,20 @@ def test_every_plot_has_a_template_in_which_each_line_has_its_own_colour_and_mar
             assert {template["encoding"][channel]["field"] for channel in ("color", "shape")} == {"line"}
 
 
+def drawn_fields(file: str) -> set[str]:
+    """The columns of a table that plots draw."""
+    plots = [one for plot in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"] for one in plot.values()]
+    drawn = [(one["x"], one["y"][file]) for one in plots if file in one["y"]]
+    return {x for x, _ in drawn} | {name for _, y in drawn for name in ([y] if isinstance(y, str) else y)}
+
+
+def template_fields(name: str) -> set[str]:
+    """The columns of a table that a template itself reads, less those that DVC or the template adds."""
+    template = (ROOT / f".dvc/plots/{name}.json").read_text()
+    added = {"rev", "field", "filename", *re.findall(r'"as": "(\w+)"', template)}
+    return set(re.findall(r"datum\.(\w+)", template)) - added
+
+
 def makefile_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 

@@ -26,6 +26,7 @@ from pneumonia.models import backbones, networks, runtime, scoring
 from pneumonia.training.features import frozen_features
 from pneumonia.training.recipe import DivergedError, Recipe, Schedule
 from tests.conftest import PLAIN, half_precision
+from tests.test_pipeline import drawn_fields, template_fields
 from tests.toys import BACKBONE, ROW, SIZE, backbone_model, toy_split
 
 
@@ -240,6 +241,8 @@ def test_folds_differ_and_have_runs_of_their_own(tmp_path: Path, monkeypatch: py
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     assert history["fold"].tolist() == [0, 0, 1, 1]
     assert history.groupby("fold")["kept"].sum().tolist() == [1, 1]
+    assert template_fields("lines") == {"fold"}, "a line for each network"
+    assert drawn_fields("reports/history.csv") < set(history)
 
 
 @pytest.mark.slow

@@ -19,6 +19,9 @@ from pneumonia import UserError, credentials
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
+NEUTRAL = {"rebalance.folds": "1", "promote.confidence": "null"}
+"""Settings that a params.yaml of the last release lacks, and the value with which all is as it was there."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -274,7 +277,8 @@ def _explain(source: str, problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key}; known here: {', '.join(_known_keys(path[:-1]))}"
     if problem["type"] == "missing":
-        return f"{source}: {key} is missing"
+        remedy = f" (add {path[-1]}: {NEUTRAL[key]} to work as before)" if key in NEUTRAL else ""
+        return f"{source}: {key} is missing{remedy}"
     if path[:2] == ["fetch", "classes"] and problem["type"] in ("dict_type", "list_type"):
         return (
             f"{source}: {key} = {problem['input']!r}: lists of names were expected, such as "

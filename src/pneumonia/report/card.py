@@ -308,7 +308,8 @@ def folds_in_words(rebalance: Mapping[str, Any]) -> list[str]:
     return [
         f"The images of train are in {len(sizes)} folds by patient, of {min(sizes):,} to {max(sizes):,} images. Each "
         "fold validates one network, which learns from the others. On this page validation means these scores, out of "
-        "fold; scores on test are those of all networks together."
+        "fold; scores on test are those of all networks together. The randomisation check of saliency maps uses all "
+        "networks together, too: all but one of them learnt from its images."
     ]
 
 
