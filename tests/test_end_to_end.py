@@ -202,6 +202,7 @@ def test_reports_keep_their_contracts(project: Project) -> None:
     assert promotion["gates"][0]["value"] == pytest.approx(val["sensitivity"])
     assert promotion["gates"][1]["value"] == pytest.approx(val["ece"])
     assert len(list((project.folder / "reports/saliency").glob("*.png"))) == 2
+    assert (project.folder / "models/predictor/maps.onnx").is_file(), "maps of predictions need no TensorFlow"
 
 
 def test_no_patient_is_in_two_splits(project: Project) -> None:
