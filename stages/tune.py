@@ -64,9 +64,9 @@ def main() -> None:
             runs.log_file(folder / study.JOURNAL)
         if len(found.trials):
             runs.log_table(found.trials, "trials.json")
+        runs.tag(verdict=found.best["verdict"], best_trial=str(found.best.get("trial", "none")))
         if "trial" in found.best:
             runs.log_metrics({"search": {"val_auc": found.best["val_auc"]}})
-            runs.tag(best_trial=str(found.best["trial"]))
     for line in tune.summary(found, settings.model, list(plan.space)):
         show(line)
 

@@ -168,6 +168,11 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("tune.space", [1, 2], "give null for the space of the model, or a key with {low"),
         ("tune.space", {"lr": [1, 2]}, "unknown key lr; known here: learning_rate, head_learning_rate, dropout, batch"),
         ("tune.space", {"epochs": [1, 2]}, "unknown key epochs; known here: learning_rate"),
+        (
+            "tune.space",
+            {"learning_rat": [1, 2]},
+            "unknown key learning_rat; did you mean learning_rate? Known: learning_rate",
+        ),
         ("tune.space", {"dropout": [0.1]}, "dropout: [0.1] needs at least two values, all different"),
         ("tune.space", {"dropout": [0.1, 0.1]}, "dropout: [0.1, 0.1] needs at least two values, all different"),
         ("tune.space", {"dropout": [0.1, 1.0]}, "dropout = 1.0: input should be less than 1"),

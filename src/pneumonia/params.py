@@ -6,6 +6,7 @@ other code takes plain values.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -170,7 +171,9 @@ def _check_space(space: Any) -> Any:
         raise ValueError(f"give null for the space of the model, or a key with {_FORM}")
     for key, choice in space.items():
         if key not in SEARCHED:
-            raise ValueError(f"unknown key {key}; known here: {', '.join(SEARCHED)}")
+            close = difflib.get_close_matches(str(key), SEARCHED, n=1, cutoff=0.8)
+            meant = f"did you mean {close[0]}? Known: " if close else "known here: "
+            raise ValueError(f"unknown key {key}; {meant}{', '.join(SEARCHED)}")
         _check_choice(key, choice)
     return space
 

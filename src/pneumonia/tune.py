@@ -507,8 +507,8 @@ def _worth(
         return {
             "values": _values(defaults, first.params),
             **tried,
-            "verdict": f"nothing was learnt: the lower limit of the best validation AUC, {_value(best):.3f}, is "
-            f"{low:.3f}; the defaults are kept",
+            "verdict": f"nothing was learnt: the best validation AUC is {_value(best):.3f}, of trial {best.number}, "
+            f"and its lower limit of {low:.3f} is not above 0.5; the defaults are kept; a larger tune.epochs may help",
         }
 
     def over_defaults(trial: FrozenTrial) -> tuple[tuple[float, float, float], str]:

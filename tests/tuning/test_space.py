@@ -41,6 +41,9 @@ def test_a_choice_is_a_distribution_of_optuna(key: str, choice: Any, distributio
         ({"low": 0.0, "high": 0.35, "step": 0.1}, 0.35, pytest.approx(0.3)),
         ([16, 32], 32, 32),
         ([16, 64], 32, 16),
+        ([16, 64], 48, 64),
+        ([0.01, 0.1], 0.09, 0.1),
+        (["last", "mean"], "best", "last"),
     ],
 )
 def test_trial_0_has_the_value_next_to_the_default(choice: Any, default: Any, value: Any) -> None:

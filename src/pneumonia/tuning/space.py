@@ -42,7 +42,7 @@ def _distribution(key: str, choice: Mapping[str, Any] | Sequence[Any]) -> BaseDi
 
 
 def nearest(space: Space, defaults: Mapping[str, Any]) -> Values:
-    """The values of a space that are nearest to the defaults: trial 0. Of a list without the default, the first.
+    """The values of a space that are nearest to the defaults: trial 0. Of words without the default, the first one.
 
     >>> nearest({"dropout": {"low": 0.2, "high": 0.4}, "keep": ["best", "last"]}, {"dropout": 0.1, "keep": "last"})
     {'dropout': 0.2, 'keep': 'last'}
@@ -51,13 +51,21 @@ def nearest(space: Space, defaults: Mapping[str, Any]) -> Values:
     for key, choice in space.items():
         default = defaults[key]
         if not isinstance(choice, Mapping):
-            values[key] = default if default in choice else choice[0]
+            values[key] = _nearest(choice, default)
             continue
         inside = min(max(default, choice["low"]), choice["high"])
         if step := choice.get("step"):
             inside = _at_step(choice, min(round((inside - choice["low"]) / step), _n_steps(choice)))
         values[key] = inside
     return values
+
+
+def _nearest(choice: Sequence[Any], default: Any) -> Any:
+    if default in choice:
+        return default
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (*choice, default)):
+        return min(choice, key=lambda value: abs(value - default))
+    return choice[0]
 
 
 def grid(space: Space) -> list[Values]:
