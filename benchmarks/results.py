@@ -135,6 +135,7 @@ ROWS = [
     Row("pneumoniamnist", "shallow", (1,), FROM_SCRATCH),
     Row("pneumoniamnist", "compact", (1,), FROM_SCRATCH),
     Row("pneumoniamnist", "mobilenet", (1,), FINE_TUNED),
+    Row("chest_xray", "efficientnet", (1,), FINE_TUNED),
     Row("chest_xray", "densenet", (1,), FINE_TUNED),
     Row("chest_xray", "fusion", (1,), FINE_TUNED),
     Row("chest_xray", "vanilla", (1,), FROM_SCRATCH | {"train.epochs": 8}),  # each takes four to nine minutes

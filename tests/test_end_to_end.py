@@ -200,7 +200,8 @@ def test_reports_keep_their_contracts(project: Project) -> None:
     assert [gate["name"] for gate in promotion["gates"]] == ["min_sensitivity", "max_ece"]
     assert all(gate["passed"] for gate in promotion["gates"])
     assert promotion["gates"][0]["value"] == pytest.approx(val["sensitivity"])
-    assert promotion["gates"][1]["value"] == pytest.approx(val["ece"])
+    judged = project.report("evaluation.json")["reliability"]["val"]["calibrated"]
+    assert promotion["gates"][1]["value"] == pytest.approx(judged["ece"])
     assert len(list((project.folder / "reports/saliency").glob("*.png"))) == 2
     assert (project.folder / "models/predictor/maps.onnx").is_file(), "maps of predictions need no TensorFlow"
 

@@ -40,8 +40,9 @@ UNEQUAL = 0.3
 LARGEST = 0.8
 """Largest share of the film: more is no film of a chest, or only a detail of one."""
 
-PROPORTIONS = (0.45, 2.5)
-"""Width of the lungs' box divided by its height."""
+PROPORTIONS = (0.6, 2.5)
+"""Width of the lungs' box divided by its height; in 2,092 films of children and adults it was .74 to 2.46. Two films
+one above the other may look like two long lungs, of .45 to .51."""
 
 BROADEST = 1.0
 """Largest width of the narrower lung, as a share of its height; in 975 films of children it was .95. Two films side by
