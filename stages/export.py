@@ -3,13 +3,7 @@
 from pneumonia import export, params, workspace
 from pneumonia.data import lung_boxes, sources, tables
 from pneumonia.data.predictions import read_predictions
-from pneumonia.data.store import (
-    n_networks,
-    open_store,
-    read_fold_numbers,
-    read_folds,
-    stored_preparation,
-)
+from pneumonia.data.store import n_networks, open_store, read_fold_numbers, read_folds, stored_preparation
 from pneumonia.models import loading, networks, runtime, scoring
 from pneumonia.models.predictor import Predictor
 from pneumonia.tracking import runs

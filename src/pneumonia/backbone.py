@@ -78,7 +78,7 @@ def _from_path(urls: Sequence[str], weights: str) -> tuple[Path, ...]:
     path = workspace.project_root() / Path(weights).expanduser()
     if not path.exists() or (len(urls) == 1 and not path.is_file()):
         raise UserError(f"weights = {weights}: no such file ({path}); known values: auto, imagenet, none")
-    names = [url.partition("#")[0].rsplit("/", 1)[1] for url in urls]
+    names = [_file_name(url) for url in urls]
     if path.suffix == PYTORCH and any(not name.endswith(PYTORCH) for name in names):
         raise UserError(
             f"weights = {weights}: a file of PyTorch, and the published weights of this model are a file of Keras "
@@ -100,6 +100,11 @@ def _from_path(urls: Sequence[str], weights: str) -> tuple[Path, ...]:
     return tuple(origins)
 
 
+def _file_name(url: str) -> str:
+    """The name of a published file, from its address."""
+    return url.partition("#")[0].rsplit("/", 1)[1]
+
+
 def _convert(origin: Path, target: Path, weights: str) -> None:
     """Write a file of PyTorch in the format of Keras, which is imported only here."""
     runtime.start_keras()
@@ -116,7 +121,7 @@ def _default_cache(urls: Sequence[str]) -> Path:
     """The folder of Keras; one of the project if a file is missing there and cannot be added."""
     cache = Path.home() / ".keras" / "models"
     existing = next(path for path in (cache, *cache.parents) if path.exists())
-    downloads = [cache / url.rsplit("/", 1)[1] for url in urls if not url.startswith(PACKAGE)]
+    downloads = [cache / _file_name(url) for url in urls if not url.startswith(PACKAGE)]
     if os.access(existing, os.W_OK) or all(path.is_file() for path in downloads):
         return cache
     return workspace.project_root() / ".resume" / "keras-models"
@@ -132,7 +137,7 @@ def _imagenet(urls: Sequence[str], cache: Path, weights: str) -> tuple[Path, ...
                 return ()
             origins.append(installed)
             continue
-        cached = cache / url.rsplit("/", 1)[1]
+        cached = cache / _file_name(url)
         origins.append(cached)
         if cached.is_file():
             continue

@@ -156,8 +156,9 @@ def _as_onnx(function: Any, shape: tuple[int | None, ...], handlers: Mapping[str
         graph, _ = tf2onnx.convert.from_function(
             tf.function(function), input_signature=signature, opset=OPSET, custom_op_handlers=dict(handlers or {})
         )
+    outputs = {output.name for output in graph.graph.output}
     for constant in graph.graph.initializer:
-        if constant.name in {output.name for output in graph.graph.output}:  # the gradient of a linear head
+        if constant.name in outputs:  # the gradient of a linear head
             graph.graph.node.add(op_type="Identity", input=[f"{constant.name}_value"], output=[constant.name])
             constant.name += "_value"
     _name_by_content(graph.graph)

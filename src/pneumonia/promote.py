@@ -174,7 +174,7 @@ def decide(
     reason = (
         f"validation AUC {auc:.4f} against the champion's {champion_auc:.4f} "
         f"on {len(common)} common images (DeLong p = {p_value:.2g}), difference {gain:+.4f} [{low:+.4f}, {high:+.4f}]"
-        f"{', not distinguishable' if comparison == NOT_DISTINGUISHABLE else ''}"
+        f"{f', {comparison}' if comparison == NOT_DISTINGUISHABLE else ''}"
     )
     if not higher:
         by = f" by more than {min_gain:g} (promote.min_gain)" if min_gain else ""

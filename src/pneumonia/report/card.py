@@ -428,25 +428,21 @@ def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _calibration_table(evaluation: Mapping[str, Any]) -> Table:
-    at_youden = evaluation["youden"]
-    before, after = at_youden["test"], at_youden["calibrated"]["test"]
+    youden = evaluation["youden"]
     # Reports of earlier versions have no `reliability`.
-    further = evaluation.get("reliability", {}).get("test", {})
-    figures = (
-        (name, label, before, after) for name, label in (("ece", "calibration error (ECE)"), ("brier", "Brier score"))
-    )
-    lines = (
-        (name, label, further.get("raw", {}), further.get("calibrated", {}))
-        for name, label in (
-            ("ece_if_perfect", "the ECE of a perfect model with these scores"),
-            ("slope", "slope, 1 is perfect"),
-            ("intercept", "intercept, 0 is perfect"),
-        )
-    )
+    further = evaluation.get("reliability", {"test": {"raw": {}, "calibrated": {}}})["test"]
+    before, after = further["raw"] | youden["test"], further["calibrated"] | youden["calibrated"]["test"]
+    figures = {
+        "ece": "calibration error (ECE)",
+        "brier": "Brier score",
+        "ece_if_perfect": "the ECE of a perfect model with these scores",
+        "slope": "slope, 1 is perfect",
+        "intercept": "intercept, 0 is perfect",
+    }
     rows = [
-        (label, format_with_interval(one, name), format_with_interval(other, name))
-        for name, label, one, other in (*figures, *lines)
-        if name in one and name in other
+        (label, format_with_interval(before, name), format_with_interval(after, name))
+        for name, label in figures.items()
+        if name in before and name in after
     ]
     return Table(("", "raw score", "calibrated"), rows)
 
