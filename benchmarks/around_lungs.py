@@ -11,7 +11,6 @@ choose nothing here.
 from __future__ import annotations
 
 import argparse
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,10 +77,7 @@ def main() -> None:
             print(row)
             tables.write_table(pd.concat([_table().astype(object), pd.DataFrame([row], dtype=object)]), TABLE)
             if arguments.keep:
-                place = arguments.keep / f"{aspect}-{seed}"
-                place.mkdir(parents=True, exist_ok=True)
-                for name in ("models", "reports", "params.yaml"):
-                    subprocess.run(["cp", "-rL", str(CLONE / name), str(place)], check=True)
+                results.keep(CLONE, arguments.keep / f"{aspect}-{seed}")
     print(_table().groupby("aspect", sort=False).mean(numeric_only=True).round(3).T.to_string())
 
 

@@ -42,6 +42,7 @@ RECIPE = Recipe(
     weight_decay=5e-4,
     crop=1.0,
     flip=False,
+    hide_edges=0.0,
     augment=0.0,
     strength=1.0,
     mixup=0.0,

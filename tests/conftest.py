@@ -180,6 +180,7 @@ PLAIN = Recipe(
     weight_decay=0.0,
     crop=1.0,
     flip=False,
+    hide_edges=0.0,
     augment=0.0,
     strength=1.0,
     mixup=0.0,

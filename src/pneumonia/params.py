@@ -20,7 +20,7 @@ from pneumonia import UserError, credentials
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-NEUTRAL = {"rebalance.folds": "1", "promote.confidence": "null"}
+NEUTRAL = {"rebalance.folds": "1", "train.hide_edges": "0.0", "promote.confidence": "null"}
 """Settings that a params.yaml of the last release lacks, and the value with which all is as it was there."""
 
 
@@ -72,6 +72,7 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1)]
     crop: Annotated[float, Field(gt=0, le=1)]
     flip: bool
+    hide_edges: Annotated[float, Field(ge=0, le=1)]
     augment: Annotated[float, Field(ge=0, le=1)]
     strength: Annotated[float, Field(ge=0, le=3)]
     mixup: Annotated[float, Field(ge=0, le=10)]

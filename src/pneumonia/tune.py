@@ -397,7 +397,7 @@ def _features(
     n_head = train.head_epochs(model, recipe, task.schedule.epochs)
     if n_head == 0:
         return None
-    changes = (recipe.image_size, recipe.crop, recipe.flip, recipe.augment, recipe.strength)
+    changes = (recipe.image_size, recipe.crop, recipe.flip, recipe.hide_edges, recipe.augment, recipe.strength)
     settings = (*changes, min(recipe.copies, n_head), seed)
     path = task.folder / f"features-{workspace.sha256_bytes(repr(settings).encode())[:12]}.npz"
     with FileLock(path.with_suffix(".lock")):

@@ -25,6 +25,7 @@ FIGURES: dict[str, Any] = {
     "auc_middle_hidden": 0.6,
     "commit": "0123456",
     "recipe": "00001e10",  # neither a number
+    "operating_point": "youden",
 }
 MISSING = {"data": "chest_xray", "model": "fusion", "seed": 1, "weights": "missing", "recipe": "a", "commit": "b"}
 ROW = results.Row("chest_xray", "compact", (1, 2), {})
@@ -69,6 +70,14 @@ def test_each_look_at_a_test_split_is_counted(table: Path) -> None:
     assert written["test_look"].tolist() == [1, 2, 3, 1]
     assert written["recipe"].tolist() == ["00001e10", "00001e10", "ffffffff", "00001e10"]
     assert set(written["commit"]) == {"0123456"}
+
+
+def test_all_seeds_of_a_row_that_was_written_down_before_are_one_look_from_41_on(table: Path) -> None:
+    add(data="chest_xray")
+    for changes in ({}, {"seed": 2}, {"model": "shallow"}):
+        add(**changes, operating_point="target_sensitivity")
+    add(data="pneumoniamnist", operating_point="target_sensitivity")
+    assert pd.read_csv(table)["test_look"].tolist() == [1, 41, 41, 42, 1]
 
 
 def test_a_row_without_weights_is_no_look_and_is_tried_again(table: Path) -> None:
@@ -172,6 +181,25 @@ def test_the_summary_shows_mean_and_range_of_seeds_the_best_on_validation_first(
         "| .970 [.970, .970] | .800 [.800, .800] | .910 [.910, .910] | .600 [.600, .600] |",
         "| Kermany et al. (2018), ImageNet network |  |  |  | .968 | .928 |  |  |  |  |",
     ]
+
+
+def test_rows_at_the_operating_point_have_a_table_of_their_own_and_the_published_ones_stand_beside_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(results, "recipe", lambda settings, earlier: FIGURES["recipe"])
+    monkeypatch.setattr(
+        results, "ROWS", [ROW, results.Row("chest_xray", "shallow", (1,), {}, "", "target_sensitivity")]
+    )
+    add()
+    later = {"oof_auc": 0.9916, "folds": 5, "auc_within_geometry": 0.98, "swapped_lungs": 0.97}
+    add(model="shallow", val_auc=None, operating_point="target_sensitivity", **later)
+    first, second = (part.splitlines() for part in results.summary(results._table()).split("\n\n"))
+    assert first[0].startswith(
+        "| `chest_xray` | seeds | AUC out of fold | the same, lungs alike | test AUC | accuracy |"
+    )
+    assert first[2] == "| `shallow` | 1 | .992 | .980 | .950 | .900 | .970 | .800 | .970 |  |"
+    assert first[3] == "| Kermany et al. (2018), ImageNet network |  |  |  | .968 | .928 |  |  |  |  |"
+    assert [line.split(" |")[0] for line in second[2:]] == ["| `compact`"]
 
 
 def test_the_documentation_shows_the_summary_of_the_table() -> None:

@@ -334,3 +334,41 @@ def test_the_same_seed_gives_the_same_crops_and_another_one_others() -> None:
     first, again, other = (crop(NOISE, smallest=0.3, flip=True, seed=(1, step)) for step in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def hide_edges(images: NDArray, *, fraction: float = 1.0, seed: tuple[int, int] = (1, 0)) -> NDArray:
+    import tensorflow as tf
+
+    pixels = tf.constant(np.asarray(images)[..., None], tf.float32)
+    return augmentation.hide_edges(pixels, fraction=fraction, seed=tf.constant(seed, tf.int64)).numpy()[..., 0]
+
+
+def test_a_corner_or_the_border_is_hidden_and_the_middle_never() -> None:
+    n, side = 400, 40
+    images = np.zeros((n, side, side))
+    images[:, ::2] = 2.0  # the mean is 1: what is hidden can be told from both lines
+    hidden = hide_edges(images) == 1.0
+    corner = round(augmentation.CORNER * side)
+    border = round(augmentation.BORDER * side)
+    assert not hidden[:, corner:-corner, corner:-corner].any()
+    corners = hidden[:, (0, 0, -1, -1), (0, -1, 0, -1)].sum(axis=1)
+    is_frame, is_corner = corners == 4, corners == 1
+    assert 0.4 < is_frame.mean() < 0.6
+    assert 0.3 < is_corner.mean() < 0.6
+    assert not hidden[is_frame, border:-border, border:-border].any()
+    assert (hidden[is_corner].sum(axis=(1, 2)) <= corner**2).all()
+    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        assert hidden[is_corner, row, column].mean() > 0.1, "each corner has its turn"
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+def test_edges_are_hidden_in_the_given_share_of_the_images(fraction: float) -> None:
+    images = np.random.default_rng(1).integers(0, 255, (1_000, 32, 32))
+    changed = (hide_edges(images, fraction=fraction) != images).any(axis=(1, 2)).mean()
+    assert fraction * 0.7 <= changed <= fraction + 0.04, "less than half a pixel is no change"
+
+
+def test_the_same_seed_hides_the_same_edges() -> None:
+    first, again, other = (hide_edges(NOISE, seed=(1, step)) for step in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)

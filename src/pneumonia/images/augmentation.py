@@ -26,6 +26,10 @@ MAX_ERASED = 0.3  # of the side, of a rectangle
 CROP_STRETCH = math.log(4 / 3)
 """Largest natural logarithm of the ratio of width and height of a crop, as is usual for ImageNet."""
 
+CORNER, BORDER = 0.35, 0.1
+"""Largest sides of a corner, and largest width of a border, that `hide_edges` hides; of the side of the image. The
+letters of the Kermany set lie within 36 of 224 pixels of a corner."""
+
 
 def shrink(pixels: Any, size: int | None) -> Any:
     """Images at the size of the network that will see them, if that is smaller: distorting them is then cheaper.
@@ -42,6 +46,39 @@ def shrink(pixels: Any, size: int | None) -> Any:
     if size is None or pixels.shape[1] <= size:
         return tf.cast(pixels, tf.float32)
     return tf.image.resize(pixels, (size, size))
+
+
+def hide_edges(pixels: Any, *, fraction: float, seed: Any) -> Any:
+    """A corner or the whole border of some images painted with their mean: letters and frames teach nothing there.
+
+    Args:
+        pixels: tensor (n, side, side, 1), 0-255.
+        fraction: share of the images that are changed; each by a rectangle in one corner or by a frame, of random size.
+        seed: int64 tensor (2,); the same seed gives the same result.
+
+    Returns:
+        The tensor itself if `fraction` is 0, else float32 of the same shape.
+    """
+    import tensorflow as tf
+
+    if fraction == 0:
+        return pixels
+    n, side = pixels.shape[0], pixels.shape[1]
+    pixels = tf.cast(pixels, tf.float32)
+    is_changed, is_border, from_right, from_bottom, width, height = tf.unstack(
+        tf.random.stateless_uniform((6, n), seed=seed + 4)[:, :, None]
+    )
+    places = (tf.range(side, dtype=tf.float32)[None] + 0.5) / side
+
+    def distances(is_from_end: Any) -> Any:
+        return tf.where(is_from_end < 0.5, places, 1 - places)
+
+    x, y = distances(from_right)[:, None, :], distances(from_bottom)[:, :, None]
+    in_corner = (x < width[..., None] * CORNER) & (y < height[..., None] * CORNER)
+    to_edge = tf.minimum(tf.minimum(x, 1 - x), tf.minimum(y, 1 - y))
+    is_hidden = tf.where(is_border[..., None] < 0.5, to_edge < width[..., None] * BORDER, in_corner)
+    is_hidden &= is_changed[..., None] < fraction
+    return tf.where(is_hidden[..., None], tf.reduce_mean(pixels, axis=(1, 2, 3), keepdims=True), pixels)
 
 
 def crop(pixels: Any, size: int | None, *, smallest: float, flip: bool, seed: Any) -> Any:

@@ -85,14 +85,29 @@ def batches(
     def augmented(inputs: Any, label: Any, weight: Any, step: Any) -> tuple[Any, Any, Any]:
         draw = tf.stack([np.int64(seed), step])
         if not features:
-            cropped = augmentation.crop(inputs, size, smallest=recipe.crop, flip=recipe.flip, seed=draw)
-            inputs = augmentation.distort(cropped, fraction=recipe.augment, strength=recipe.strength, seed=draw)
+            inputs = changed(inputs, size, recipe, seed=draw)
         return augmentation.mixup(inputs, label, weight, alpha=recipe.mixup, seed=draw)
 
     stream = tf.data.Dataset.from_generator(generate, output_signature=signature)
     parallel = min(8, os.cpu_count() or 1)  # each call holds a batch; the number has no effect on the result
     stream = stream.map(augmented, num_parallel_calls=parallel, deterministic=True).prefetch(4)
     return stream.with_options(runtime.untuned())
+
+
+def changed(pixels: Any, size: int | None, recipe: Recipe, *, seed: Any) -> Any:
+    """Images as the recipe changes them for one epoch, at the size of the network.
+
+    Args:
+        pixels: tensor (n, side, side, 1), 0-255, in random order.
+        size: side of the network's input in pixels; None = any.
+        seed: int64 tensor (2,); the same seed gives the same result.
+
+    Returns:
+        float32 tensor (n, size, size, 1), 0-255.
+    """
+    seen = augmentation.hide_edges(pixels, fraction=recipe.hide_edges, seed=seed)
+    cropped = augmentation.crop(seen, size, smallest=recipe.crop, flip=recipe.flip, seed=seed)
+    return augmentation.distort(cropped, fraction=recipe.augment, strength=recipe.strength, seed=seed)
 
 
 def epoch_order(rows: npt.NDArray[np.intp], images: Any, rng: np.random.Generator) -> npt.NDArray[np.intp]:

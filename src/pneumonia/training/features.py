@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumonia.data.store import Split
-from pneumonia.images import augmentation
 from pneumonia.models import backbones, networks
-from pneumonia.training.batches import epoch_order
+from pneumonia.training.batches import changed, epoch_order
 from pneumonia.training.callbacks import progress_bar
 from pneumonia.training.recipe import Recipe
 
@@ -54,7 +53,7 @@ def frozen_features(
     import tensorflow as tf
 
     body, _ = backbones.halves(model)
-    is_changed = bool(recipe.augment) or recipe.crop < 1 or recipe.flip
+    is_changed = recipe.augment > 0 or recipe.hide_edges > 0 or recipe.crop < 1 or recipe.flip
     n_copies, n = min(recipe.copies, epochs) if is_changed else 1, len(train.labels)
     learnt = np.flatnonzero(train.repeats)
     copies = np.zeros((n_copies, n, body.output.shape[-1]), np.float32)
@@ -66,9 +65,7 @@ def frozen_features(
                 rows = order[begin : begin + batch_size]
                 pixels, size = tf.constant(images[rows][..., None]), networks.input_size(model)
                 draw = tf.constant([seed, first + begin], tf.int64)
-                cropped = augmentation.crop(pixels, size, smallest=recipe.crop, flip=recipe.flip, seed=draw)
-                distorted = augmentation.distort(cropped, fraction=recipe.augment, strength=recipe.strength, seed=draw)
-                yield rows, compute(distorted)
+                yield rows, compute(changed(pixels, size, recipe, seed=draw))
                 bar.update(len(rows))
 
         for copy in range(n_copies):
@@ -76,6 +73,6 @@ def frozen_features(
             order = epoch_order(learnt, train.images, np.random.default_rng((seed, copy)))
             for rows, values in run(train.images, order, recipe, copy * n):
                 copies[copy, rows] = values
-        unchanged = recipe._replace(crop=1.0, flip=False, augment=0.0)
+        unchanged = recipe._replace(crop=1.0, flip=False, hide_edges=0.0, augment=0.0)
         val_batches = run(val.images, np.arange(len(val.labels)), unchanged, 0)
         return Features(copies, np.concatenate([np.asarray(values, np.float32) for _, values in val_batches]))

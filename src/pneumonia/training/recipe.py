@@ -36,6 +36,7 @@ class Recipe(NamedTuple):
         crop: smallest share of the area that a random crop of a train image keeps, as in `augmentation.crop`; 1 = no
             crops.
         flip: whether train images are mirrored at random, left to right.
+        hide_edges: fraction of the images of which a corner or the border is hidden, 0-1.
         augment: fraction of the images that are distorted, 0-1.
         strength: factor of the distortion, as in `augmentation.distort`.
         mixup: alpha of `augmentation.mixup`; 0 = no mixup.
@@ -55,6 +56,7 @@ class Recipe(NamedTuple):
     weight_decay: float
     crop: float
     flip: bool
+    hide_edges: float
     augment: float
     strength: float
     mixup: float
