@@ -785,6 +785,14 @@ def test_the_manifest_of_the_phantom_keeps_the_contract(phantom_tables: tuple[pd
     assert tuple(boxes) == fetch.BOXES
 
 
+def test_a_phantom_with_a_shortcut_has_an_official_test_split(in_project: Path) -> None:
+    path = bring("phantom", None, n_images=N_PHANTOM, shortcut="proportions", shortcut_strength=1.0)
+    manifest, _ = fetch.read_archive("phantom", path)
+    patients = manifest.groupby("source_split")["patient_id"].agg(set)
+    assert set(patients.index) == {"train", "test"}
+    assert not patients["train"] & patients["test"]
+
+
 def test_four_defects_are_planted_in_the_phantom(phantom_tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     manifest = phantom_tables[0].set_index("image_id")
     planted = {i.rsplit("-", 1)[1]: i for i in manifest.index if not i.rsplit("-", 1)[1].isdigit()}

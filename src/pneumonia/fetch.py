@@ -34,6 +34,7 @@ from pneumonia.data import (
     masks,
     own,
     phantom,
+    shortcuts,
     sheets,
     sources,
     tables,
@@ -77,6 +78,8 @@ def fetch(
     classes: Mapping[str, Sequence[str]] | None = None,
     max_left_out: float = 0.05,
     lungs: str | None = None,
+    shortcut: str = "none",
+    shortcut_strength: float = 0.9,
     credentials: Credentials = NO_CREDENTIALS,
     removed: Forgotten = NOBODY,
 ) -> Fetched:
@@ -95,6 +98,7 @@ def fetch(
         max_left_out: largest share of the files that may be left out, 0-1.
         lungs: folder or zip archive with lung masks, pictures with the names of the images: path or fsspec URL, as
             `url`. They are copied to `lungs.zip`. The phantom ignores it.
+        shortcut, shortcut_strength: planted in the phantom: `none`, or as in `shortcuts.plant`.
         credentials: for an archive at `url` only, not for `lungs`; nothing of them is stored.
         removed: patients that are left out: an archive is written again without them.
 
@@ -114,7 +118,7 @@ def fetch(
         if url:
             print(f"data = {data} is generated here: fetch.url is ignored")
         with workspace.written_whole(target) as unfinished:
-            _render(unfinished, n_images, seed, workers)
+            _render(unfinished, n_images, seed, workers, shortcut, shortcut_strength)
             manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out)
             manifest, boxes = _without_removed(manifest, boxes, removed, unfinished)
         record = {"sha256": workspace.sha256_file(target)}
@@ -478,10 +482,12 @@ def _images_of_arrays(path: Path, side: int) -> Iterator[tuple[dict[str, Any], b
                 yield row, cv2.imencode(".png", image)[1].tobytes()
 
 
-def _render(target: Path, n_images: int, seed: int, workers: int | None) -> None:
+def _render(
+    target: Path, n_images: int, seed: int, workers: int | None, shortcut: str, shortcut_strength: float
+) -> None:
     """The phantom as an archive of JPEG images, PNG lung masks and two tables.
 
-    Four planted defects show that validation detects them: two exact duplicates, a truncated file and a blank image.
+    With a shortcut it has an official test split, without the shortcut. Four planted defects show that validation detects them: two exact duplicates, a truncated file and a blank image.
     """
     patients = phantom.plan(n_images, seed)
     rows: list[dict[str, Any]] = []
@@ -489,7 +495,8 @@ def _render(target: Path, n_images: int, seed: int, workers: int | None) -> None
     first: list[bytes] = []
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         parts = compute.chunks(patients, 16)
-        for rendered in compute.run(_render_chunk, parts, workers=workers, label="fetch", unit="patient"):
+        planted = partial(_render_chunk, seed=seed, shortcut=shortcut, strength=shortcut_strength)
+        for rendered in compute.run(planted, parts, workers=workers, label="fetch", unit="patient"):
             for row, image, mask, findings in rendered:
                 rows.append(row)
                 boxes += findings
@@ -504,12 +511,20 @@ def _render(target: Path, n_images: int, seed: int, workers: int | None) -> None
 
 
 def _render_chunk(
-    patients: Sequence[phantom.Patient],
+    patients: Sequence[phantom.Patient], *, seed: int, shortcut: str, strength: float
 ) -> list[tuple[dict[str, Any], bytes, bytes, list[dict[str, Any]]]]:
-    return [_encode(radiograph) for patient in patients for radiograph in phantom.render(patient)]
+    rendered = (radiograph for patient in patients for radiograph in phantom.render(patient))
+    if shortcut == "none":
+        return [_encode(radiograph, "") for radiograph in rendered]
+    return [
+        _encode(shortcuts.plant(radiograph, shortcut, strength, seed=seed), shortcuts.split(radiograph.patient_id))
+        for radiograph in rendered
+    ]
 
 
-def _encode(radiograph: phantom.Radiograph) -> tuple[dict[str, Any], bytes, bytes, list[dict[str, Any]]]:
+def _encode(
+    radiograph: phantom.Radiograph, source_split: str
+) -> tuple[dict[str, Any], bytes, bytes, list[dict[str, Any]]]:
     image_id = radiograph.image_id
     row = {
         "image_id": image_id,
@@ -517,7 +532,7 @@ def _encode(radiograph: phantom.Radiograph) -> tuple[dict[str, Any], bytes, byte
         "label": radiograph.label,
         "patient_id": radiograph.patient_id,
         "subtype": radiograph.subtype,
-        "source_split": "",
+        "source_split": source_split,
         "lung_mask_member": f"masks/{image_id}.png",
         "sex": radiograph.sex,
         "age": radiograph.age,

@@ -20,7 +20,13 @@ from pneumonia import UserError, credentials
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-NEUTRAL = {"rebalance.folds": "1", "train.hide_edges": "0.0", "promote.confidence": "null"}
+NEUTRAL = {
+    "fetch.shortcut": "none",
+    "fetch.shortcut_strength": "0.9",
+    "rebalance.folds": "1",
+    "train.hide_edges": "0.0",
+    "promote.confidence": "null",
+}
 """Settings that a params.yaml of the last release lacks, and the value with which all is as it was there."""
 
 
@@ -36,6 +42,8 @@ class Fetch(Section):
     classes: dict[Literal["normal", "pneumonia"], list[str]]
     max_left_out: Annotated[float, Field(ge=0, le=1)]
     lungs: str | None
+    shortcut: Literal["none", "marker", "proportions", "exposure"]
+    shortcut_strength: Annotated[float, Field(ge=0.5, le=1)]
 
 
 class Validate(Section):
