@@ -183,3 +183,31 @@ def test_another_network_is_never_taken_for_a_rounded_one(
 
 def test_without_films_to_compare_the_option_is_named(run: Path) -> None:
     assert refusal(run, []).endswith("name films for the comparison of scores with --films")
+
+
+# --- what ships now ---
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_what_ships_answers_and_its_card_has_its_figures_and_licence(name: str) -> None:
+    folder = shipped.folder(shipped.PREFIX + name)
+    one = Predictor(folder)
+    assert not next(one.scores([np.full((40, 40), 100, np.uint8)])).error
+    card, facts = (folder / shipped.CARD).read_text(encoding="utf-8"), one.facts
+    assert not facts["synthetic"]
+    assert facts["shipped"]["name"] == name
+    for text in (
+        ship.format_with_interval(facts["figures"]["test"], "auc"),
+        ship.format_with_interval(facts["figures"]["val"], "auc"),
+        f"Licence: {ship.LICENCE}.",
+        "**It is not a medical device.",
+    ):
+        assert text in card
+    assert "/" not in facts["weights"], "a path of one machine"
+    assert facts["shipped"]["largest_difference"] <= ship.MAX_DIFFERENCE
+    assert not any((folder / other).exists() for other in (predictor.LUNGS, "model.keras"))
+
+
+def test_all_that_ships_is_small() -> None:
+    assert sum(path.stat().st_size for path in predictor.PRETRAINED.rglob("*") if path.is_file()) <= ship.MAX_BYTES
+    assert shipped.BEST in (shipped.names() or [shipped.BEST])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import ship
 from pneumonia import UserError
 from pneumonia.images import geometry, lungs
 from pneumonia.models import predictor, shipped
@@ -96,28 +95,3 @@ def test_an_installation_contains_every_network_and_its_card() -> None:
     files = {path for pattern in packed for path in source.glob(pattern)}
     assert lungs.FILE in files
     assert {path for path in predictor.PRETRAINED.rglob("*") if path.is_file()} <= files
-
-
-@pytest.mark.parametrize("name", shipped.names())
-def test_what_ships_answers_and_its_card_has_its_figures_and_licence(name: str) -> None:
-    folder = shipped.folder(shipped.PREFIX + name)
-    one = Predictor(folder)
-    assert not next(one.scores([GRAY])).error
-    card, facts = (folder / shipped.CARD).read_text(encoding="utf-8"), one.facts
-    assert not facts["synthetic"]
-    assert facts["shipped"]["name"] == name
-    for text in (
-        ship.format_with_interval(facts["figures"]["test"], "auc"),
-        ship.format_with_interval(facts["figures"]["val"], "auc"),
-        f"Licence: {ship.LICENCE}.",
-        "**It is not a medical device.",
-    ):
-        assert text in card
-    assert "/" not in facts["weights"], "a path of one machine"
-    assert facts["shipped"]["largest_difference"] <= ship.MAX_DIFFERENCE
-    assert not any((folder / other).exists() for other in (predictor.LUNGS, "model.keras"))
-
-
-def test_all_that_ships_is_small() -> None:
-    assert sum(path.stat().st_size for path in predictor.PRETRAINED.rglob("*") if path.is_file()) <= ship.MAX_BYTES
-    assert shipped.BEST in (shipped.names() or [shipped.BEST])
