@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 from onnx import helper, numpy_helper
 
 from benchmarks import ship
 from pneumonia import UserError
+from pneumonia.data.store import create_split, create_store
 from pneumonia.models import predictor, shipped
 from pneumonia.models.predictor import Predictor, facts_digest
 from tests import predictors
@@ -137,6 +139,20 @@ def test_maps_are_shipped_and_compared(run: Path, films: list[str], monkeypatch:
     folder = ship.ship(run, "toy", in_half=True, films=films)
     assert (folder / "maps.onnx").read_bytes() == predictors.maps()
     assert Predictor(folder).facts["shipped"]["difference_of_maps"] < 0.2
+
+
+def test_films_of_the_run_are_compared_if_none_are_named(run: Path) -> None:
+    size = predictors.SIZE
+    store = create_store(run / "data/images.zarr", {"preparation": predictors.FACTS["preparation"]})
+    table = pd.DataFrame({"label": [0, 1, 1], "weight": 1.0, "repeats": 1, "image_id": ["a", "b", "c"]})
+    images, _ = create_split(store, "val", table, size=size, with_lungs=False)
+    images[:] = np.stack([np.full((size, size), level, np.uint8) for level in (90, 130, 150)])
+    folder = ship.ship(run, "toy", in_half=True)
+    made = Predictor(folder).facts["shipped"]
+    assert made["n_films"] == 3
+    assert made["largest_difference"] > 0
+    store.attrs["preparation"] = {"size": size, "clip_limit": 2.0}
+    assert "was prepared in another way than for the predictor" in refusal(run, [])
 
 
 def refusal(run: Path, films: list[str]) -> str:
