@@ -18,7 +18,7 @@ STALE := $(shell [ -L $(VENV) ] || { [ ! -e $(VENV)/.place ] && [ ! -e $(VENV)/b
 	[ -x $(VENV)/bin/python ]; } || echo stale)
 
 .NOTPARALLEL:
-.PHONY: stale git help repro promote rollback restore compare ui test test-all lint bench results recipes segmenter setup lock clean
+.PHONY: stale git help repro promote rollback restore compare ui test test-all lint bench results recipes segmenter ship setup lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,9 @@ recipes: setup  ## compare recipes on real images taken like the other class, in
 
 segmenter: setup  ## train the network that finds lungs, on human masks (minutes to an hour)
 	python -m benchmarks.segmenter $(SEGMENTER)
+
+ship: setup  ## add the network of a finished run to the package: make ship SHIP="--run FOLDER --name mobilenet --half"
+	python -m benchmarks.ship $(SHIP)
 
 results: setup  ## train the published models on real data, in docs/results.csv (hours; continues after a stop)
 	python -m benchmarks.results $(RESULTS)

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from pneumonia import cli, compare, params, repro
 from pneumonia.data import tables
 from pneumonia.data.store import create_split, create_store
+from pneumonia.models import predictor
 from pneumonia.tracking import registry, runs
 from pneumonia.tracking import settings as tracking_settings
 from tests import predictors
@@ -452,11 +453,30 @@ def test_a_pipe_gets_csv_and_a_file_that_cannot_be_read_is_a_row_and_exit_status
 def test_the_champion_answers_if_no_model_is_named(stage: Any, films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage(3)
     folder = Path("models/predictor").absolute()
+    predictors.write(folder.parent / "pretrained" / "mobilenet")  # it answers only without a champion
+    monkeypatch.setattr(predictor, "PRETRAINED", folder.parent / "pretrained")
     monkeypatch.setattr(registry, "predictor", lambda source, cache: (folder, source, "run"))
     done = CliRunner().invoke(cli.main, ["predict", str(films), "--operating-point", "target_sensitivity"])
     assert done.exit_code == 0
     (version,) = {row["version"] for row in csv.DictReader(io.StringIO(done.stdout))}
     assert version == "models:/pneumonia-phantom@champion"
+
+
+def test_without_a_champion_a_network_that_ships_answers_but_not_instead_of_a_store_that_fails(
+    stage_project: Path, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "PRETRAINED", stage_project / "pretrained")
+    predictors.write(stage_project / "pretrained" / "mobilenet")
+    arguments = ["predict", str(films)]
+    answered = CliRunner().invoke(cli.main, arguments)
+    assert answered.exit_code == 0, answered.output
+    assert {row["version"] for row in csv.DictReader(io.StringIO(answered.stdout))} == {"pretrained:mobilenet"}
+    assert "answered by pretrained:mobilenet, toy on chest_xray; no test figures; no medical device" in answered.stderr
+    assert "no such registered model" in pneumonia(*arguments, "--model", "champion", expect=1)
+    (stage_project / "mlruns" / "mlflow.db").write_bytes(b"no database " * 100)
+    assert "the MLflow store" in pneumonia(*arguments, expect=1)
+    monkeypatch.chdir(films)  # outside of a project
+    assert CliRunner().invoke(cli.main, arguments).stdout == answered.stdout
 
 
 def test_answers_go_to_a_file_that_a_second_run_leaves_as_it_is(films: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from pneumonia import UserError, predict
 from pneumonia.data import phantom
 from pneumonia.images import geometry, lungs
+from pneumonia.models import predictor
 from pneumonia.models.predictor import MAPS, NETWORK, Predictor
 from pneumonia.saliency import methods
 from tests import predictors
@@ -198,6 +199,58 @@ def test_answers_of_another_run_are_not_overwritten(folder: Path, films: Path, t
         run_into(path, folder, items)
     path.write_bytes(before)
     run_into(path, folder, items)
+
+
+# --- which model ---
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with one network, in a folder without a project."""
+    monkeypatch.setattr(predictor, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    figures = {"test_split": "official", "test": {"n": 624, "auc": 0.99, "auc_low": 0.98, "auc_high": 1.0}}
+    return predictors.write(tmp_path / "pretrained" / "mobilenet", figures=figures, shipped={"name": "mobilenet"})
+
+
+def test_a_network_that_ships_is_named_in_each_of_its_answers(package: Path, films: Path) -> None:
+    source = predict.resolve("pretrained:mobilenet")
+    assert source == predict.Source(package, "pretrained:mobilenet")
+    one = predict.load("pretrained:mobilenet")
+    assert set(one.predict([films / "a.png"])["version"]) == {"pretrained:mobilenet"}
+    assert predict.notes(one) == [
+        "answered by pretrained:mobilenet, toy on chest_xray; official test split, n = 624: AUC 0.990 [0.980, 1.000]; "
+        "no medical device"
+    ]
+
+
+def test_a_network_that_ships_stands_in_where_there_is_no_champion_and_no_store_is_made(package: Path) -> None:
+    assert predict.stand_in(None) == predict.stand_in("phantom") == "pretrained:mobilenet"
+    assert sorted(path.name for path in Path().iterdir()) == ["pretrained"]
+    shutil.rmtree(package)
+    assert predict.stand_in(None) == predict.stand_in("phantom") == ""
+
+
+def test_a_model_of_synthetic_films_names_the_network_that_ships(package: Path, folder: Path, tmp_path: Path) -> None:
+    one = predict.load(predictors.write(folder, synthetic=True, data="phantom"))
+    introduction, advice = predict.notes(one)
+    assert introduction == (
+        f"answered by predictor {one.digest[:12]}, toy on phantom (synthetic); no test figures; no medical device"
+    )
+    assert advice == (
+        "a network that learnt from films of patients ships with this version: --model pretrained:mobilenet"
+    )
+    predict.write_page(tmp_path / "page.html", one, [], None)
+    assert "A network that learnt from films of patients ships with this" in (tmp_path / "page.html").read_text()
+    shutil.rmtree(package)
+    assert predict.notes(one) == [introduction]
+
+
+def test_a_network_that_ships_without_maps_says_so_and_one_with_maps_shows_them(package: Path) -> None:
+    assert predict.no_maps(Predictor(package).facts) == "no saliency maps: this network ships without them"
+    predictors.write_with_maps(package, shipped={"name": "mobilenet"})
+    assert predict.no_maps(Predictor(package).facts) == ""
 
 
 def test_a_folder_that_does_not_exist_is_one_line(folder: Path, tmp_path: Path) -> None:

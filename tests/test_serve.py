@@ -25,7 +25,9 @@ from PIL import Image
 
 from pneumonia import UserError, cli, serve
 from pneumonia.images import decode
+from pneumonia.models import predictor
 from pneumonia.models.predictor import Predictor
+from pneumonia.service.current import Current
 from tests import predictors
 from tests.conftest import files_under, noise, png
 from tests.service.conftest import FORM, film, form
@@ -96,9 +98,23 @@ def test_the_address_that_is_printed_can_be_opened(
 
 def test_outside_of_a_project_a_folder_can_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predictor, "PRETRAINED", tmp_path / "nothing")
     done = CliRunner().invoke(cli.main, ["serve"])
     assert done.exit_code == 1
     assert done.output.splitlines()[-1].endswith("--model FOLDER")
+
+
+def test_outside_of_a_project_a_network_that_ships_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predictor, "PRETRAINED", tmp_path)
+    for name in ("compact", "mobilenet"):
+        predictors.write(tmp_path / name)
+    served = []
+    monkeypatch.setattr(serve, "serve", lambda model, **_: served.append(Current(model, "youden").model.title))
+    for arguments in ([], ["--model", "pretrained:compact"]):
+        done = CliRunner().invoke(cli.main, ["serve", *arguments])
+        assert done.exit_code == 0, done.output
+    assert [title.partition(",")[0] for title in served] == ["pretrained:mobilenet", "pretrained:compact"]
 
 
 @pytest.mark.parametrize("name", ["http://films.example", "films.example:80", "*", ""])

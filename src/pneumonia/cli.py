@@ -33,7 +33,11 @@ BEST_FIRST = ("--sort-by", "reports/metrics.json:val.auc", "--sort-order", "desc
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 DATA = click.option("--data", help="Data set of the models; default: the one in params.yaml.")
-MODEL = click.option("--model", help="Folder, version number or models:/NAME@ALIAS; default: the champion.")
+MODEL = click.option(
+    "--model",
+    help="Folder, version number, models:/NAME@ALIAS or pretrained:NAME; default: the champion, without one a network "
+    "that ships.",
+)
 OPERATING_POINT = click.option(
     "--operating-point",
     type=click.Choice(["youden", "target_sensitivity"]),
@@ -373,7 +377,8 @@ def predict(
         predicting.write_maps(saliency, network, predictor, items)
     if html:
         predicting.write_page(html, predictor, items, saliency)
-    click.echo(predicting.tally(counts), err=True)
+    for line in (predicting.tally(counts), *predicting.notes(predictor)):
+        click.echo(printable(line), err=True)
     _say_skipped(n_skipped)
     if counts["unusual"]:
         click.echo("unusual: does not look like the X-rays that the model learnt from", err=True)
@@ -494,8 +499,17 @@ def experiments(as_json: bool) -> None:
 
 
 def _address(model: str | None) -> str:
-    """A folder, or the address of a version; the champion and versions by number are those of `data` in params.yaml."""
-    model = model or "champion"
+    """A folder, or the address of a version; the champion and versions by number are those of `data` in params.yaml.
+
+    Without a name it is the champion; where there is none, a network that ships.
+    """
+    if model is None:
+        from pneumonia import predict as predicting
+
+        in_project = Path("params.yaml").is_file()
+        if address := predicting.stand_in(params.load().data if in_project else None):
+            return address
+        model = "champion"
     if model == "champion" or model.isdigit():
         if not Path("params.yaml").is_file():
             raise UserError(

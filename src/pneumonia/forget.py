@@ -107,9 +107,9 @@ def find(patient: str, root: Path, cache: Path) -> Findings | None:
     Raises:
         UserError: no table names the patient.
     """
-    from pneumonia.tracking import runs, stored
+    from pneumonia.tracking import existing, runs, stored
 
-    store = runs.open_store() if stored.has_store(root) else ""
+    store = runs.open_store() if existing.has_store(root) else ""
     folders, elsewhere = stored.folders(root, store) if store else ([], [])
     # Not all below `data`: a user may keep images there that are read in place.
     data = [Path("data/raw"), *sorted(Path("data").glob("*.zarr")), *sorted(Path("data").glob("*.csv"))]

@@ -30,7 +30,9 @@ from tqdm import tqdm
 from pneumonia import UserError, compute, files, inference, reason, workspace
 from pneumonia.images import geometry, lungs
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
-from pneumonia.models.predictor import COLUMNS, MAPS, NETWORK, Film, Prediction, Predictor, read_file
+from pneumonia.metrics.text import format_with_interval
+from pneumonia.models import shipped
+from pneumonia.models.predictor import COLUMNS, MAPS, NETWORK, Film, Prediction, Predictor, read_file, remedy
 from pneumonia.names import printable
 from pneumonia.saliency import maps as saliency_maps
 from pneumonia.saliency import methods, verdicts
@@ -72,8 +74,8 @@ class Source(NamedTuple):
 
     Attributes:
         folder: with `predictor.json`.
-        version: of the registered model; empty for a folder.
-        train_run: id of the run that trained it; empty for a folder.
+        version: of the registered model, or `pretrained:NAME` of a network that ships; empty for a folder.
+        train_run: id of the run that trained it; empty for a folder and for a network that ships.
     """
 
     folder: Path
@@ -85,8 +87,9 @@ def load(source: str | Path, *, operating_point: str = "youden", threads: int | 
     """A model that answers for image files.
 
     Args:
-        source: a folder with a predictor, such as `models/predictor`, or a registered version:
-            `models:/pneumonia-chest_xray@champion` or `models:/pneumonia-chest_xray/3`. Only the latter needs MLflow.
+        source: a folder with a predictor, such as `models/predictor`; a network that ships, such as
+            `pretrained:mobilenet`; or a registered version: `models:/pneumonia-chest_xray@champion` or
+            `models:/pneumonia-chest_xray/3`. Only the last needs MLflow.
         operating_point: `youden` or `target_sensitivity`.
         threads: of a prediction; None = one for each core.
 
@@ -111,6 +114,8 @@ def open_predictor(model: Source, operating_point: str = "youden", threads: int 
 
 def resolve(source: str | Path) -> Source:
     """The folder of a model; a registered version is copied from its MLflow store."""
+    if str(source).startswith(shipped.PREFIX):
+        return Source(shipped.folder(str(source)), str(source))
     if not str(source).startswith("models:/"):
         if not Path(source).is_dir():
             raise UserError(
@@ -122,6 +127,61 @@ def resolve(source: str | Path) -> Source:
 
     runs.open_store()
     return Source(*registry.predictor(str(source), workspace.project_root() / ".resume" / "predictors"))
+
+
+def stand_in(data: str | None) -> str:
+    """The address of the network that ships and answers where there is no champion.
+
+    Args:
+        data: whose champion would answer; None outside of a project.
+
+    Returns:
+        Empty if there is a champion, or if no network ships with this package.
+
+    Raises:
+        UserError: the store cannot be used.
+    """
+    return "" if not shipped.names() or (data and _has_champion(data)) else shipped.default()
+
+
+def _has_champion(data: str) -> bool:
+    from pneumonia.tracking import existing
+
+    if not existing.has_store(workspace.project_root()):
+        return False
+    from pneumonia.tracking import errors, registry, runs  # 3 s, which a folder without a store does not need
+
+    with errors.as_user_error(runs.open_store(), registry.OR_A_FOLDER):
+        return registry.champion(data) is not None
+
+
+def notes(predictor: Predictor) -> list[str]:
+    """What a reader of answers should know of the model, one line each, without a full stop."""
+    return [line for line in (introduction(predictor), advice(predictor)) if line]
+
+
+def introduction(predictor: Predictor) -> str:
+    """Which model answers and how good it was on test, in one line."""
+    facts, origin = predictor.facts, predictor.origin
+    version = origin["version"]
+    name = f"version {version}" if version.isdigit() else version or f"predictor {origin['model']}"
+    figures = facts["figures"]
+    test = figures.get("test", {})
+    point = facts["operating_points"][predictor.operating_point]
+    worth = [
+        f"{title} {format_with_interval(values, key)}"
+        for title, values, key in (("AUC", test, "auc"), *((key, point, key) for key in ("sensitivity", "specificity")))
+        if key in values
+    ]
+    split = "official test split" if figures.get("test_split") == "official" else "test split of its own source"
+    tested = f"{split}, n = {test['n']:,}: {', '.join(worth)}" if worth and "n" in test else "no test figures"
+    return f"answered by {name}, {facts['model']} on {origin['data']}; {tested}; no medical device"
+
+
+def advice(predictor: Predictor) -> str:
+    """Which network to use instead of one of synthetic films, in one line; empty for another one."""
+    address = shipped.default() if predictor.facts["synthetic"] else ""
+    return f"a network that learnt from films of patients ships with this version: --model {address}" if address else ""
 
 
 def find(paths: Sequence[str]) -> tuple[list[Item], int]:
@@ -378,6 +438,8 @@ def no_maps(facts: Mapping[str, Any]) -> str:
     Args:
         facts: `predictor.json`.
     """
+    if "shipped" in facts and MAPS not in facts["digests"]:
+        return "no saliency maps: this network ships without them"
     verdict = str(facts["saliency"].get("verdict", ""))
     if not verdicts.is_excluded(verdict):
         return ""
@@ -427,8 +489,7 @@ def load_network(model: Source, predictor: Predictor, threads: int = 0) -> Any:
 
 def _exported_network(folder: Path, digests: Mapping[str, str], threads: int) -> Exported:
     content = b"".join(read_file(folder / name, digests[name]) for name in (NETWORK, MAPS))
-    remedy = "run the stage export again"
-    return Exported(inference.open_session(folder / MAPS, content, threads=threads, remedy=remedy))
+    return Exported(inference.open_session(folder / MAPS, content, threads=threads, remedy=remedy(folder)))
 
 
 def write_maps(folder: Path, network: Any, predictor: Predictor, items: Sequence[Item]) -> None:
@@ -498,7 +559,8 @@ def write_page(path: Path, predictor: Predictor, items: Sequence[Item], maps: Pa
                 overlaid = np.asarray(cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR))
                 picture = np.hstack([picture, overlaid]).astype(np.uint8)
             pictures.append((f"{name}: {text}", jpeg(picture)))
-    page.write(path, predictor.facts, predictor.origin, predictor.operating_point, rows, pictures, len(items))
+    facts, origin, point = predictor.facts, predictor.origin, predictor.operating_point
+    page.write(path, facts, origin, point, rows, pictures, len(items), notes(predictor))
 
 
 def _answer_and_film(predictor: Predictor, item: Item) -> tuple[Prediction, Film | None]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import uvicorn
 
-from pneumonia import UserError, credentials, reason
+from pneumonia import UserError, credentials, predict, reason
 from pneumonia.service import app, guard
 from pneumonia.service.current import Current
 from pneumonia.service.limits import Limits
@@ -45,7 +45,7 @@ def serve(
     """Serve a model until Ctrl+C or SIGTERM; then running requests are finished.
 
     Args:
-        model: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`; an alias is followed.
+        model: a folder, `pretrained:NAME`, `models:/NAME@ALIAS` or `models:/NAME/VERSION`; an alias is followed.
         host: address to listen on.
         port: 0 = any free one.
         operating_point: of the answers, if a request names none.
@@ -65,6 +65,8 @@ def serve(
             address = next(iter(names.values()), _EVERY_ADDRESS[host]) if host in _EVERY_ADDRESS else shown
             names[host] = guard.host_name(address)
             LOG.warning("in service: %s", service.model.title)
+            for line in predict.notes(service.model.predictor):
+                LOG.warning("%s", line)
             LOG.warning("http://%s:%d (Ctrl+C ends it)", address, listener.getsockname()[1])
             if not (shown in guard.LOCAL_HOSTS or host.startswith("127.")):
                 LOG.warning(

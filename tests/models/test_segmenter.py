@@ -13,6 +13,8 @@ import pytest
 from pneumonia.images import lungs
 from pneumonia.images.lungs import SIDE
 from pneumonia.models import runtime, segmenter
+from pneumonia.models.predictor import PRETRAINED
+from tests.conftest import files_under
 
 
 @pytest.mark.slow
@@ -55,7 +57,7 @@ def test_the_loss_of_a_perfect_answer_is_zero_also_without_lungs() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_network_and_its_card(tmp_path: Path, repo: Path) -> None:
+def test_the_wheel_holds_every_network_and_its_card(tmp_path: Path, repo: Path) -> None:
     shutil.copytree(repo / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(repo / name, tmp_path / name)
@@ -63,5 +65,5 @@ def test_the_wheel_holds_the_network_and_its_card(tmp_path: Path, repo: Path) ->
     subprocess.run([sys.executable, "-c", build], check=True, capture_output=True, cwd=tmp_path)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert archive.read("pneumonia/pretrained/lungs/lungs.onnx") == lungs.FILE.read_bytes()
-        assert archive.read("pneumonia/pretrained/lungs/card.md")
+        for name, content in files_under(PRETRAINED).items():
+            assert archive.read(f"pneumonia/pretrained/{name}") == content

@@ -26,7 +26,8 @@ FILM = png(np.full((20, 20), 90, np.uint8))
 def written(tmp_path: Path, n_images: int = 1, **facts: Any) -> str:
     path = tmp_path / "page.html"
     row = ("a.png", "normal", "30 %", "40 %", "")
-    answers.write(path, FACTS | facts, ORIGIN, "youden", [row], [("a.png: normal", FILM)], n_images)
+    notes = ["answered by version 3"]
+    answers.write(path, FACTS | facts, ORIGIN, "youden", [row], [("a.png: normal", FILM)], n_images, notes)
     return path.read_text()
 
 
@@ -36,7 +37,14 @@ def test_the_page_says_prevalence_and_test_figures(tmp_path: Path) -> None:
     assert "test AUC is 0.912 [0.850, 0.960]" in text
     assert "of 160 test images of the same source, 91% of those with pneumonia and 75% of the others" in text
     assert "threshold (youden)" in text
-    for fact in ("films of a hospital", "5,232", "0123456789ab", "Not a medical device", "data:image/png;base64,"):
+    for fact in (
+        "Answered by version 3.",
+        "films of a hospital",
+        "5,232",
+        "0123456789ab",
+        "Not a medical device",
+        "data:image/png;base64,",
+    ):
         assert fact in text
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import mlflow
-import pytest
 
 from pneumonia import workspace
 from pneumonia.tracking import descriptions, runs, stored
@@ -51,12 +50,6 @@ def test_only_files_on_this_machine_can_be_removed(root: Path) -> None:
     assert len(elsewhere) == 1
     assert "mlflow.example.org" in elsewhere[0]
     assert "secret" not in elsewhere[0]
-
-
-def test_no_store_is_made_only_to_look_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not stored.has_store(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert stored.has_store(tmp_path)
 
 
 def test_texts_are_replaced_and_what_the_database_has_kept_of_them_is_overwritten(root: Path) -> None:

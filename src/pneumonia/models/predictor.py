@@ -32,6 +32,9 @@ LUNGS = "lungs.onnx"
 MAPS = "maps.onnx"
 """What `saliency.exported` adds to the network for maps; only of a predictor whose maps need no TensorFlow."""
 
+PRETRAINED = lungs.FILE.parents[1]
+"""Where the networks that ship with this package have their folders, beside that of the segmenter."""
+
 SCHEMA = "1.0"
 """Version of `predictor.json`. A reader accepts every minor version of its major version."""
 
@@ -166,7 +169,7 @@ class Predictor:
             raise _damaged(self.folder / FACTS, error) from error
         self._session = _open_network(self.folder / NETWORK, digest, threads)
         self._segmenter = (
-            lungs.open_segmenter(self.folder / LUNGS, self.preparation.segmenter)
+            lungs.open_segmenter(lungs.FILE if ships(self.folder) else self.folder / LUNGS, self.preparation.segmenter)
             if self.preparation.aspect == "lungs"
             else None
         )
@@ -272,7 +275,8 @@ class Predictor:
             (outputs,) = self._session.run(["probability"], {"pixels": inputs})
             values = np.asarray(outputs, np.float64).reshape(len(prepared))
         except Exception as error:  # onnxruntime has its own error classes, which it does not export
-            raise UserError(f"{self.folder / NETWORK} cannot be run ({reason(error)}); export it again") from error
+            again = remedy(self.folder, "export it again")
+            raise UserError(f"{self.folder / NETWORK} cannot be run ({reason(error)}); {again}") from error
         # Rounded as in the reports: a score and a threshold of the reports then give the decision of the reports.
         scores = np.round(values, 7)
         return [self._answer(float(score), image) for score, image in zip(scores, prepared, strict=True)]
@@ -373,8 +377,23 @@ def _is_one_image(pixels: npt.NDArray[Any]) -> bool:
     return pixels.ndim < 3 or (pixels.ndim == 3 and pixels.shape[2] == 3)
 
 
+def ships(folder: Path) -> bool:
+    """Whether a folder is one of the networks that ship with this package."""
+    return folder.resolve().parent == PRETRAINED
+
+
+def remedy(folder: Path, usual: str = "run the stage export again") -> str:
+    """What helps where a file of a predictor is missing, damaged or of another version.
+
+    Args:
+        folder: of the predictor.
+        usual: of one that a stage has written.
+    """
+    return "install the project again" if ships(folder) else usual
+
+
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is damaged ({reason(error)}); run the stage export again")
+    return UserError(f"{path} is damaged ({reason(error)}); {remedy(path.parent)}")
 
 
 def _read_facts(folder: Path) -> tuple[dict[str, Any], str]:
@@ -382,9 +401,8 @@ def _read_facts(folder: Path) -> tuple[dict[str, Any], str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{folder} has no {FACTS}: it is no predictor; the stage export writes one (models/predictor)"
-        ) from error
+        instead = remedy(folder, "the stage export writes one (models/predictor)")
+        raise UserError(f"{folder} has no {FACTS}: it is no predictor; {instead}") from error
     try:
         facts = json.loads(content)
         major = str(facts["schema"]).split(".")[0]
@@ -392,16 +410,17 @@ def _read_facts(folder: Path) -> tuple[dict[str, Any], str]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     if recorded and recorded != facts_digest(facts):
-        raise UserError(f"{path} is not as the stage export wrote it: it was changed or is damaged; export again")
+        again = remedy(folder, "export again")
+        raise UserError(f"{path} is not as the stage export wrote it: it was changed or is damaged; {again}")
     if major != SCHEMA.split(".")[0]:
         raise UserError(
             f"{path} has schema {facts['schema']}, this version of pneumonia reads {SCHEMA.split('.')[0]}.x; "
-            "use the version that made it, or export the model again"
+            f"{remedy(folder, 'use the version that made it, or export the model again')}"
         )
     facts = DEFAULTS | facts
     needed = ("data", "model", "preparation", "operating_points", "calibration", "digests")
     if missing := [key for key in needed if key not in facts]:
-        raise UserError(f"{path} lacks {', '.join(missing)}; run the stage export again")
+        raise UserError(f"{path} lacks {', '.join(missing)}; {remedy(folder)}")
     return facts, hashlib.sha256(content).hexdigest()
 
 
@@ -442,16 +461,18 @@ def read_file(path: Path, digest: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}); run the stage export again") from error
+        raise UserError(f"{path} cannot be read ({reason(error)}); {remedy(path.parent)}") from error
     if hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(f"{path} is not the file that {FACTS} describes: it is damaged or was replaced; export again")
+        again = remedy(path.parent, "export again")
+        raise UserError(f"{path} is not the file that {FACTS} describes: it is damaged or was replaced; {again}")
     return content
 
 
 def _open_network(path: Path, digest: str, threads: int | None) -> Any:
     content = read_file(path, digest)
-    session = inference.open_session(path, content, threads=threads or 0, remedy="run the stage export again")
+    session = inference.open_session(path, content, threads=threads or 0, remedy=remedy(path.parent))
     ends = [(one.name, one.type) for one in (*session.get_inputs(), *session.get_outputs())]
     if ends != [("pixels", "tensor(float)"), ("probability", "tensor(float)")]:
-        raise UserError(f"{path} has the inputs and outputs {ends}, not pixels and probability; export again")
+        again = remedy(path.parent, "export again")
+        raise UserError(f"{path} has the inputs and outputs {ends}, not pixels and probability; {again}")
     return session

@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 from pneumonia.images.lungs import SIDE
+from pneumonia.models import half
 
 CHANNELS = (24, 48, 96, 128)
 """Of the levels at 1/2, 1/4, 1/8 and 1/16 of the side."""
@@ -89,25 +90,8 @@ def convert(model: Any) -> bytes:
             return {"lungs": tf.sigmoid(model(pixels, training=False))}
 
         graph, _ = tf2onnx.convert.from_function(tf.function(probability), input_signature=signature, opset=OPSET)
-    _store_in_float16(graph.graph)
+    half.store(graph.graph)
     return bytes(graph.SerializeToString(deterministic=True))
-
-
-def _store_in_float16(graph: Any) -> None:
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
-
-    casts = []
-    for constant in graph.initializer:
-        values = numpy_helper.to_array(constant)
-        if constant.data_type == TensorProto.FLOAT and values.size > 1_000:
-            name = constant.name
-            constant.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_float16"))
-            casts.append(helper.make_node("Cast", [f"{name}_float16"], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]  # a node comes after those whose output it takes
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
 
 
 def _convolution(x: Any, channels: int, name: str, *, size: int = 3, strides: int = 1) -> Any:

@@ -21,6 +21,7 @@ def write(
     rows: Sequence[tuple[str, ...]],
     pictures: Sequence[tuple[str, bytes]],
     n_images: int,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the page, complete or not at all.
 
@@ -31,11 +32,12 @@ def write(
         rows: name, answer, probability, threshold and note of the first images, `MAX_FILMS` at most.
         pictures: caption and PNG or JPEG of these images, each with its saliency map if there is one.
         n_images: of the run.
+        notes: on the model, a sentence each, without a full stop.
     """
     first = f"The first {len(rows):,} of {n_images:,} images." if n_images > len(rows) else f"{n_images:,} images."
     sections = [
         page.Section("Answers", [page.Table(("image", "answer", "probability", "threshold", "note"), rows, first)]),
-        page.Section("How to read this", reading(facts, operating_point)),
+        page.Section("How to read this", [*map(_sentence, notes), *reading(facts, operating_point)]),
         page.Section("Films", [page.Picture(caption, content) for caption, content in pictures]),
         page.Section("The model", [page.Table(("", ""), model_rows(facts, origin))]),
     ]
@@ -44,6 +46,10 @@ def write(
         title = "Answers of a model of synthetic radiographs"
     with workspace.written_whole(path) as partial:
         partial.write_text(page.html(title, str(facts["caution"]), sections), encoding="utf-8")
+
+
+def _sentence(note: str) -> str:
+    return f"{note[0].upper()}{note[1:]}."
 
 
 def reading(facts: Mapping[str, Any], operating_point: str) -> list[str]:
@@ -91,7 +97,7 @@ def model_rows(facts: Mapping[str, Any], origin: Mapping[str, str]) -> list[tupl
         ("learnt from", learnt.get("title", "")),
         ("images to learn from", f"{learnt['n_images']:,}" if "n_images" in learnt else ""),
         ("network", str(facts["model"])),
-        ("registered version", origin["version"]),
+        ("version", origin["version"]),
         ("predictor", origin["model"]),
         ("caution", str(facts["caution"])),
     ]

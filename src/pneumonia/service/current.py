@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from pneumonia import UserError, predict, reason
-from pneumonia.models.predictor import Predictor
+from pneumonia.models.predictor import Predictor, remedy
 
 POLL_SECONDS = 5.0
 
@@ -42,7 +42,8 @@ class Model(NamedTuple):
     def title(self) -> str:
         """For the log."""
         origin = self.predictor.origin
-        version = f"version {origin['version']}, " if origin["version"] else ""
+        version = origin["version"]
+        version = f"version {version}, " if version.isdigit() else f"{version}, " if version else ""
         return f"{version}predictor {origin['model']} ({self.predictor.facts['model']} on {origin['data']})"
 
 
@@ -50,7 +51,7 @@ class Current:
     """The model in service.
 
     Args:
-        name: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        name: a folder, `pretrained:NAME`, `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
         operating_point: of the answers, if a request names none.
         poll_seconds: between two looks at the alias.
 
@@ -128,7 +129,7 @@ def self_test(model: Model) -> None:
         if first.error or not math.isfinite(first.probability) or first[1:] != second[1:]:
             raise UserError(
                 f"{model.source.folder} fails its self-test ({first.error or 'two answers for one image differ'}); "
-                "export the model again"
+                f"{remedy(model.source.folder, 'export the model again')}"
             )
     try:
         json.dumps(model.predictor.facts, allow_nan=False)
@@ -153,6 +154,7 @@ def describe(model: Model) -> dict[str, Any]:
         "version": origin["version"],
         "data": facts["data"],
         "caution": origin["caution"],
+        "advice": predict.advice(predictor),
         "synthetic": facts["synthetic"],
         "target": facts["target"],
         "labels": facts["labels"],

@@ -5,7 +5,6 @@ Only the files and texts of a local store can be removed here. A server keeps it
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
@@ -50,11 +49,6 @@ class Learner(NamedTuple):
     def learnt(self) -> bool:
         """Whether the model learnt from the patient, or may have: validation chooses its epoch and its threshold."""
         return self.splits != ("test",)
-
-
-def has_store(root: Path) -> bool:
-    """Whether there is a store; `runs.open_store` would make one."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (root / "mlruns" / "mlflow.db").is_file()
 
 
 def folders(root: Path, uri: str) -> tuple[list[Path], list[str]]:

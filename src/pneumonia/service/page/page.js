@@ -696,7 +696,7 @@ function showModel() {
   const title = model.synthetic ? "Answers of a model of synthetic radiographs" : "Pneumonia on chest X-rays";
   byId("title").textContent = title;
   document.title = title;
-  byId("caution").textContent = model.caution;
+  byId("caution").textContent = model.advice ? `${model.caution} (${model.advice})` : model.caution;
   byId("caution").classList.toggle("warning", Boolean(model.synthetic));
   const limit = model.limits && model.limits.bytes;
   const largest = limit ? `, each up to ${size(limit)}` : "";
