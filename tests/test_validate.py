@@ -21,7 +21,18 @@ from PIL import Image
 from pneumonia import UserError, validate, workspace
 from pneumonia.data import tables
 from pneumonia.images import decode
-from pneumonia.validate import MEASURES, NEAR, dhash, look_alike, measure, require_enough, sharpness, turned
+from pneumonia.validate import (
+    MEASURES,
+    NEAR,
+    border,
+    corner,
+    dhash,
+    look_alike,
+    measure,
+    require_enough,
+    sharpness,
+    turned,
+)
 from stages import validate as stage
 from tests.conftest import set_settings
 from tests.images.test_decode import dicom
@@ -57,6 +68,8 @@ def test_a_good_image_is_measured(write_manifest: Manifest) -> None:
         "entropy": 1.0,
         "saturated": 0.5,
         "sharpness": 9.482,  # log2(1 + 2 * 200**2 / 112): one column up, one down
+        "corner": 0.0,
+        "border": 100.0,
         "turned": 0,
         "dhash": "0180" * 16,  # up to the mixed pixel in the middle of 17, and up again
         "look_alike": "",
@@ -76,6 +89,19 @@ def test_sharpness_is_of_the_content_not_of_the_size() -> None:
     lonely = np.zeros((112, 112), np.uint8)
     lonely[50, 50] = 100  # -4 times it in its place, once at each of four neighbours
     assert sharpness(lonely) == pytest.approx(np.log2(1 + 20 * 100**2 / 112**2))
+
+
+def test_letters_brighten_the_corner_and_a_frame_darkens_the_border() -> None:
+    plain = np.full((224, 448), 100, np.uint8)
+    assert (corner(plain), border(plain)) == (100, 100)
+    letters = plain.copy()
+    letters[4:12, 10:30] = 255
+    assert corner(letters) == 255
+    assert corner(letters[:, ::-1]) == 100, "only the left one"
+    framed = plain.copy()
+    framed[8:-8, 8:-8] = 200
+    assert border(framed) == 100
+    assert border(plain[:1, :1]) == 100
 
 
 @pytest.mark.parametrize(

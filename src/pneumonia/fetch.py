@@ -34,8 +34,8 @@ from pneumonia.data import (
     masks,
     own,
     phantom,
-    shortcuts,
     sheets,
+    shortcuts,
     sources,
     tables,
     traces,
@@ -487,7 +487,8 @@ def _render(
 ) -> None:
     """The phantom as an archive of JPEG images, PNG lung masks and two tables.
 
-    With a shortcut it has an official test split, without the shortcut. Four planted defects show that validation detects them: two exact duplicates, a truncated file and a blank image.
+    With a shortcut it has an official test split, which has none. Four planted defects show that validation detects
+    them: two exact duplicates, a truncated file and a blank image.
     """
     patients = phantom.plan(n_images, seed)
     rows: list[dict[str, Any]] = []

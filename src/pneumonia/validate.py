@@ -35,6 +35,8 @@ MEASURES = (
     "entropy",
     "saturated",
     "sharpness",
+    "corner",
+    "border",
     "turned",
     "dhash",
     "look_alike",
@@ -107,6 +109,8 @@ _N_SHOWN = 10
 _CHUNK = 256
 _THUMBNAIL = 16
 _SHARPNESS = 112
+_CORNER = (14 / 224, 36 / 224)  # of height and width
+_BORDER = 8 / 224  # of the shorter side
 
 
 class Check(NamedTuple):
@@ -167,7 +171,8 @@ def measure(
 
     Returns:
         All rows. `mode` of the file (`L`, `RGB`, `MONOCHROME1`), `mean` and `std` in gray levels, `entropy` in bits,
-        `saturated` the share of black and white pixels, `sharpness` as the function of that name, `turned` in degrees,
+        `saturated` the share of black and white pixels, `sharpness`, `corner` and `border` as the functions of these
+        names, `turned` in degrees,
         `dhash` a perceptual hash of 64 hex digits, `look_alike` as the function of that name, `valid` a bool, `reason`
         the reason of a quarantine, else "", `note` of the image reader on a readable image, else "". Missing values of
         an unreadable image are 0 or "".
@@ -212,7 +217,8 @@ def _measure(content: bytes) -> dict[str, Any]:
     try:
         (image, note), mode = decode.decode_noted(content), decode.mode(content)
     except UserError as error:
-        missing = {"width": 0, "height": 0, **dict.fromkeys(("mean", "std", "entropy", "saturated", "sharpness"), 0.0)}
+        names = ("mean", "std", "entropy", "saturated", "sharpness", "corner", "border")
+        missing = {"width": 0, "height": 0, **dict.fromkeys(names, 0.0)}
         reason = f"cannot be read as an image ({error})"
         return missing | {"mode": "", "dhash": "", "thumbnail": "", "reason": reason, "note": ""}
     height, width = image.shape
@@ -228,6 +234,8 @@ def _measure(content: bytes) -> dict[str, Any]:
         "entropy": round(float(-(nonzero * np.log2(nonzero)).sum()) + 0.0, 3),
         "saturated": round(float(shares[0] + shares[255]), 4),
         "sharpness": round(sharpness(image), 3),
+        "corner": round(corner(image), 3),
+        "border": round(border(image), 3),
         "dhash": dhash(image),
         "thumbnail": cv2.resize(image, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).tobytes().hex(),
         "reason": "",
@@ -249,6 +257,24 @@ def sharpness(image: npt.NDArray[np.uint8]) -> float:
     """
     small = cv2.resize(image, (_SHARPNESS, _SHARPNESS), interpolation=cv2.INTER_AREA)
     return float(np.log2(1 + cv2.Laplacian(small.astype(np.float32), cv2.CV_32F).var()))
+
+
+def corner(image: npt.NDArray[np.uint8]) -> float:
+    """Brightness of the upper left corner, where letters are: the 95th percentile of its gray levels.
+
+    In the Kermany set this alone tells the classes with an AUC of .75.
+    """
+    height, width = image.shape
+    rows, columns = (max(1, round(side * share)) for side, share in ((height, _CORNER[0]), (width, _CORNER[1])))
+    return float(np.percentile(image[:rows, :columns], 95))
+
+
+def border(image: npt.NDArray[np.uint8]) -> float:
+    """Mean gray level of the outermost pixels on all sides: collimators, frames, bars of another program."""
+    width = max(1, round(min(image.shape) * _BORDER))
+    inside = image[width:-width, width:-width]
+    n_outside = image.size - inside.size
+    return float((image.sum(dtype=np.int64) - inside.sum(dtype=np.int64)) / n_outside)
 
 
 def dhash(image: npt.NDArray[np.uint8]) -> str:

@@ -39,6 +39,7 @@ def table() -> pd.DataFrame:
             "patient_id": [f"p{row}" for row in range(N)],
             "sha256": [f"{row:064x}" for row in range(N)],
             "width": rng.integers(300, 400, N),
+            "height": 300,
             "mode": ["L", "RGB"] * (N // 2),
             "sex": "",
             "turned": 0,
@@ -133,9 +134,12 @@ def test_duplicates_stand_side_by_side_with_class_and_patient(source: str) -> No
 
 def test_classes_are_compared_by_measures_and_kinds(source: str) -> None:
     part = section(source, "distributions-by-class")
-    assert captions(part) == ["Width (pixels)", "Mean (gray levels)"]
+    assert captions(part) == ["Width (pixels)", "Height (pixels)", "Mean (gray levels)", "Width / height"]
+    assert "<th>AUC alone</th>" in part.replace(' scope="col"', "")
+    assert '<th scope="row">height (pixels)</th>' in part
+    assert re.search(r">height \(pixels\)</th>.*?<td class=short>0.50</td></tr>", part), "all have one height"
     assert '<th scope="row">mode of the file: RGB</th><td class=short>0</td><td class=short>39</td>' in part
-    assert "sex" not in part
+    assert 'scope="row">sex' not in part
 
 
 def test_notes_of_the_reader_are_listed(source: str) -> None:

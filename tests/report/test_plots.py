@@ -86,7 +86,7 @@ def classes() -> Figure:
 
 def measures() -> Figure:
     rng = np.random.default_rng(1)
-    names = ("width", "height", "bytes", "mean", "std", "entropy", "saturated", "sharpness")
+    names = [name for name in plots.MEASURES if name != "ratio"]
     table = pd.DataFrame({name: rng.normal(100, 10, 30) for name in names})
     return plots.measures(table.assign(label=[0, 1, 1] * 10, valid=[True] * 27 + [False] * 3), TITLE)
 
@@ -458,7 +458,7 @@ def test_measures_show_the_valid_images_of_each_class_on_a_scale_of_their_own() 
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["normal (9)", "pneumonia (18)"]
     assert [axes.get_xlabel().split(" (")[0] for axes in figure.axes] == [
         *("width", "height", "size of the file", "mean", "standard deviation", "entropy"),
-        *("black and white pixels", "sharpness"),
+        *("black and white pixels", "sharpness", "width / height", "upper left corner", "border"),
     ]
     for axes in figure.axes:
         for colour in (plots.BLUE, plots.ORANGE):

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pneumonia import workspace
 from pneumonia.data import tables
+from pneumonia.metrics import ranking
 from pneumonia.names import printable
 from pneumonia.report import page, plots
 from pneumonia.report.page import Block, Heading, Link, Picture, Section, Table, Thumbnails
@@ -128,7 +129,7 @@ def _unexpected(table: pd.DataFrame, checks: Sequence[Check], show: Show) -> Sec
 
 
 def _distributions(table: pd.DataFrame, title: str) -> Section:
-    valid = table[table["valid"]]
+    valid = plots.with_ratio(table[table["valid"]])
     measured = [name for name in plots.MEASURES if name in valid]
     if "age" in valid and valid["age"].notna().any():
         measured.append("age")
@@ -136,6 +137,7 @@ def _distributions(table: pd.DataFrame, title: str) -> Section:
         (
             plots.MEASURES.get(name, "age (years)"),
             *(_quartiles(valid.loc[valid["label"] == label, name]) for label in tables.LABELS),
+            _auc(valid["label"], valid[name]),
         )
         for name in measured
     ]
@@ -153,8 +155,9 @@ def _distributions(table: pd.DataFrame, title: str) -> Section:
         "Distributions by class",
         [
             "Of the valid images. A measure that differs between the classes without a medical reason may be a "
-            "shortcut: a model can learn it instead of the findings.",
-            Table(("median [quartiles]", *classes), rows),
+            "shortcut: a model can learn it instead of the findings. The AUC says how well the measure alone tells the "
+            "classes: 0.5 says nothing, 1 all.",
+            Table(("median [quartiles]", *classes, "AUC alone"), rows),
             *([Table(("images", *classes), kinds)] if kinds else []),
             *(
                 Picture(_capital(plots.MEASURES[name]), plots.png(plots.measure(table, name, title)))
@@ -163,6 +166,15 @@ def _distributions(table: pd.DataFrame, title: str) -> Section:
             ),
         ],
     )
+
+
+def _auc(labels: pd.Series, values: pd.Series) -> str:
+    """How well one measure tells the classes, in either direction."""
+    known = values.astype(float).dropna()
+    if labels[known.index].nunique() < 2:
+        return ""
+    auc = ranking.roc_auc(labels[known.index], known)
+    return f"{max(auc, 1 - auc):.2f}"
 
 
 def _quartiles(values: pd.Series) -> str:

@@ -271,20 +271,36 @@ MEASURES = {
     "entropy": "entropy (bits)",
     "saturated": "black and white pixels (share)",
     "sharpness": "sharpness (log2)",
+    "ratio": "width / height",
+    "corner": "upper left corner (gray levels)",
+    "border": "border (gray levels)",
 }
-"""Measures of an image with their units."""
+"""Measures of an image with their units; `ratio` is no column of the table, see `with_ratio`."""
+
+
+def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `validate` with the proportions of each image; 1 for one that cannot be read.
+
+    A table without sizes, of an earlier version, stays as it is.
+    """
+    if not {"width", "height"} <= set(table):
+        return table
+    return table.assign(ratio=(table["width"] / table["height"].where(table["height"] > 0)).fillna(1.0))
+
 
 _CLASS_COLOURS = {0: BLUE, 1: ORANGE}
 
 
 def measures(table: pd.DataFrame, title: str) -> Figure:
     """Histograms of the measures of the valid images of each class; a difference may be a shortcut for models."""
-    valid = table[table["valid"]]
+    valid = with_ratio(table[table["valid"]])
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(2, 4, figsize=(13, 5.6))
+        figure, axes = plt.subplots(3, 4, figsize=(13, 8.2))
         figure.suptitle(f"{title}\nn = {len(valid)} valid images, each class normalised to 1")
-        for place, name in zip(axes.flat, MEASURES, strict=True):
+        for place, name in zip(axes.flat, MEASURES, strict=False):
             _histogram(place, valid, name)
+        for place in axes.flat[len(MEASURES) :]:
+            place.remove()
         for place in axes[:, 0]:
             place.set_ylabel("share of the class")
         _class_legend(figure, valid)
@@ -294,7 +310,7 @@ def measures(table: pd.DataFrame, title: str) -> Figure:
 
 def measure(table: pd.DataFrame, name: str, title: str) -> Figure:
     """Histogram of one of `MEASURES`, as in `measures`, to be read on a small screen."""
-    valid = table[table["valid"]]
+    valid = with_ratio(table[table["valid"]])
     with _figure("", "share of the class", f"{title}\nn = {len(valid)} valid images", height=4) as (figure, axes):
         _histogram(axes, valid, name)
         _class_legend(figure, valid)
