@@ -171,7 +171,7 @@ AROUND_LUNGS = {
     "train.keep": "last",
     "train.label_smoothing": 0.05,
 }
-FIVE_FOLDS = AROUND_LUNGS | {"rebalance.folds": 5, "train.epochs": 8, "train.head_epochs": 1}
+FIVE_FOLDS = AROUND_LUNGS | {"rebalance.folds": 5, "train.epochs": 6, "train.head_epochs": 1}
 LUNGS_FROM_SCRATCH = AROUND_LUNGS | {"train.epochs": 20, "train.crop": 0.5, "train.augment": 0.5}
 GONE = ("train.members",)
 """Settings that params.yaml no longer has. Rows with them stay in the tables, and are not made again."""

@@ -28,8 +28,9 @@ MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 """Where a container says how much it may use; the second is that of older systems."""
-_MALLOC = {-1: 2_000_000_000, -2: 64 * 2**20, -3: 2_000_000_000}
-"""M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of mallopt(3), bytes. It is the pad that lets heaps stay."""
+_MALLOC = {-1: 2_000_000_000, -2: 64 * 2**20, -4: 0, -8: 1}
+"""M_TRIM_THRESHOLD and M_TOP_PAD of mallopt(3) in bytes, M_MMAP_MAX and M_ARENA_MAX in numbers. There is one heap for
+all threads: each of the others is limited to 64 MB, and what is larger would be mapped and given back each time."""
 
 
 def start_keras(seed: int | None = None, *, threads: int | None = None) -> None:
@@ -86,7 +87,7 @@ def _keep_freed_memory() -> None:
     """Let freed memory stay with the process, where the C library is glibc.
 
     By default it gives large blocks back to the system, which clears each page of them before the next step of training
-    gets it again: a third of the time of `compact`. The process takes about 200 MB more.
+    gets it again: a third of the time of `compact` and of `mobilenet`. The process takes about 200 MB more.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
