@@ -214,7 +214,8 @@ def test_no_patient_is_in_two_splits(project: Project) -> None:
 
 def test_every_stage_left_one_run_and_trials_are_under_their_study(project: Project) -> None:
     stages = [run.data.tags["stage"] for run in project.runs()]
-    assert sorted(stage for stage in stages if stage != "trial") == sorted(STAGES)
+    # Without external tests their stage has nothing to log.
+    assert sorted(stage for stage in stages if stage != "trial") == sorted({*STAGES} - {"external"})
     (study,) = project.runs("tune")
     trials = project.runs("trial")
     assert len(trials) == SMALL["tune.n_trials"]
