@@ -28,7 +28,7 @@ def main() -> None:
         audit = full["stress"] = evaluate.audit(model, store, splits, level=settings.evaluate.level, memory=memory)
         curves = evaluate.curves(predictions, headline["threshold"], level=settings.evaluate.level)
         points = evaluate.operating_points(full)
-        elsewhere, judged = evaluate.external(model, outside, films, full, memory=memory)
+        elsewhere, judged = evaluate.external(model, outside, films, full, store, memory=memory)
         full |= judged  # when all else is decided
         tables.write_table(predictions, REPORTS_DIR / "predictions.csv")
         tables.write_table(elsewhere, REPORTS_DIR / "external_predictions.csv")

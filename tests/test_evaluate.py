@@ -11,7 +11,7 @@ import sklearn.metrics
 import zarr
 from numpy.typing import NDArray
 
-from pneumonia import evaluate
+from pneumonia import UserError, evaluate
 from pneumonia.data import lung_boxes, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import Pixels, Split, _read_chunk, create_split, create_store, open_store, read_split
@@ -114,13 +114,16 @@ def part(table: pd.DataFrame, split: str) -> tuple[NDArray, NDArray]:
 # --- external tests ---
 
 
+HOW = {"size": SIZE}
+
+
 def make_external(path: Path, **tables_of: pd.DataFrame) -> zarr.Group:
     """A store of external tests; image i has the gray level in the column `gray`."""
     records = {
         name: {"data": "folder", "left_out": [{"reason": "blank", "n": 2}], "duplicates_left_out": 3}
         for name in tables_of
     }
-    store = create_store(path, {"sources": records})
+    store = create_store(path, {"sources": records, "preparation": HOW})
     for name, table in tables_of.items():
         images, _ = create_split(store, name, table, size=SIZE, with_lungs=True)
         images[:] = np.broadcast_to(table["gray"].to_numpy(np.uint8)[:, None, None], (len(table), SIZE, SIZE))
@@ -151,7 +154,7 @@ def test_external_tests_are_scored_with_the_threshold_and_the_calibration_of_val
     predictions_of_run = predictions()
     headline, full = judge(predictions_of_run)
     before = json.dumps([headline, full])
-    table, gained = evaluate.external(brightness_model(), store, pd.concat(films.values()), full)
+    table, gained = evaluate.external(brightness_model(), store, pd.concat(films.values()), full, store)
     assert json.dumps([headline, full]) == before, "nothing that was decided changes"
     assert list(table) == ["source", "image_id", "patient_id", "label", "score", "calibrated"]
     assert table["source"].tolist() == ["near"] * 30 + ["far"] * 20
@@ -176,9 +179,16 @@ def test_external_tests_are_scored_with_the_threshold_and_the_calibration_of_val
 
 def test_without_external_tests_the_report_gains_nothing(tmp_path: Path) -> None:
     store = make_external(tmp_path / "external.zarr")
-    table, gained = evaluate.external(None, store, elsewhere("none")[:0], judge(predictions())[1])
+    table, gained = evaluate.external(None, store, elsewhere("none")[:0], judge(predictions())[1], store)
     assert gained == {}
     assert list(table) == ["source", "image_id", "patient_id", "label", "score", "calibrated"]
+
+
+def test_films_that_were_prepared_in_another_way_are_not_scored(tmp_path: Path) -> None:
+    store = make_external(tmp_path / "external.zarr", near=elsewhere("near"))
+    other = create_store(tmp_path / "images.zarr", {"preparation": HOW | {"crop": 0.1}})
+    with pytest.raises(UserError, match=r"prepared in another way .* dvc repro external makes it again"):
+        evaluate.external(None, store, elsewhere("near"), judge(predictions())[1], other)
 
 
 def test_figures_of_an_external_test_are_metrics_of_their_own() -> None:

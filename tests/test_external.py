@@ -143,8 +143,13 @@ def test_a_film_that_the_run_has_and_its_patient_are_left_out_and_counted(zipped
 def test_names_of_patients_that_the_run_has_too_are_said(zipped: Zipped, tmp_path: Path) -> None:
     splits = of_run(smooth(40), patient="p")  # p0, another film
     (line,) = external.in_words("clinic", collect(zipped(films()), tmp_path, splits))[1:]
-    assert line.startswith("NOTE: 1 patient identifiers are also those of patients of this run")
+    assert line.startswith("NOTE: patient identifiers that patients of this run have too: 1; if they name the same")
     assert not reasons(collect(zipped(films()), tmp_path, splits)), "names alone prove nothing"
+
+
+def test_films_without_a_patient_are_said(zipped: Zipped, tmp_path: Path) -> None:
+    (line,) = external.in_words("clinic", collect(zipped({**films(), "NORMAL/alone": smooth(9)}), tmp_path))[1:]
+    assert line.startswith("NOTE: images without a patient identifier: 1 of 7; each of them counts as one patient")
 
 
 def test_unreadable_films_and_copies_are_left_out_with_their_reason(zipped: Zipped, tmp_path: Path) -> None:

@@ -12,8 +12,18 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
+from pneumonia import UserError
 from pneumonia.data import lung_boxes, tables
-from pneumonia.data.store import Pixels, Split, blocks, lungs, n_networks, read_split, read_validation
+from pneumonia.data.store import (
+    Pixels,
+    Split,
+    blocks,
+    lungs,
+    n_networks,
+    read_split,
+    read_validation,
+    stored_preparation,
+)
 from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval, classification_report
@@ -189,15 +199,22 @@ def _agreement(part: pd.DataFrame, probability: Any, level: float) -> dict[str, 
 
 
 def external(
-    model: Any, store: zarr.Group, films: pd.DataFrame, full: Mapping[str, Any], *, memory: float | None = None
+    model: Any,
+    outside: zarr.Group,
+    films: pd.DataFrame,
+    full: Mapping[str, Any],
+    store: zarr.Group,
+    *,
+    memory: float | None = None,
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
     """Scores and figures of external tests, at the threshold and with the calibration of validation.
 
     Args:
         model: trained.
-        store: of the external tests.
+        outside: the store of the external tests.
         films: the table of the stage `external`, for the patient identifiers.
         full: `evaluation.json`, which is complete but for this.
+        store: the image store.
         memory: as in `store.read_split`.
 
     Returns:
@@ -205,13 +222,21 @@ def external(
         without external tests: in `external`, for each source, `data`; the figures of `classification_report` on raw
         scores, and in `calibrated` those on calibrated scores; `patients`, `prevalence`; `reliability` as of test;
         `left_out`, `duplicates_left_out`; `no_lungs`: images in which no lungs are known.
+
+    Raises:
+        UserError: the images of both stores are not prepared in the same way.
     """
+    if stored_preparation(outside) != stored_preparation(store):
+        raise UserError(
+            "data/external.zarr: its images are prepared in another way than those of data/images.zarr; dvc repro "
+            "external makes it again"
+        )
     level, youden, platt = full["level"], full["youden"], calibration.Platt(**full["calibration"])
     patients = films.set_index("image_id")["patient_id"]
     parts = [pd.DataFrame(columns=["source", "image_id", "patient_id", "label", "score", "calibrated"])]
     figures = {}
-    for name, record in cast("dict[str, Any]", store.attrs["sources"]).items():
-        split = read_split(store, name, memory=memory)
+    for name, record in cast("dict[str, Any]", outside.attrs["sources"]).items():
+        split = read_split(outside, name, memory=memory)
         score = scoring.predict_scores(model, split.images).round(7)
         ids = list(map(str, split.image_ids))
         part = pd.DataFrame({"source": name, "image_id": ids, "patient_id": patients[ids].to_numpy()})
@@ -226,7 +251,7 @@ def external(
             "reliability": _agreements(part, level),
             "left_out": record["left_out"],
             "duplicates_left_out": record["duplicates_left_out"],
-            "no_lungs": list(lung_boxes.origins(store, name).values()).count("none"),
+            "no_lungs": list(lung_boxes.origins(outside, name).values()).count("none"),
         }
     return pd.concat(parts[1:] or parts, ignore_index=True), {"external": figures} if figures else {}
 

@@ -43,13 +43,13 @@ class Films(NamedTuple):
             `place` is the address of an image after the stage, `uri` where it is now.
         boxes: of the tested images: `source`, and the columns of `fetch.BOXES`.
         record: `data`, `n_images`, `left_out` (a list of `reason, n`) and `duplicates_left_out`.
-        n_same_names: patient identifiers of tested images that patients of the run have too.
+        notes: what a reader should know of the patient identifiers.
     """
 
     table: pd.DataFrame
     boxes: pd.DataFrame
     record: dict[str, Any]
-    n_same_names: int
+    notes: list[str]
 
 
 def require_usable(chosen: Sequence[Source]) -> None:
@@ -129,7 +129,7 @@ def collect(
         raise _of(one, error) from error
     table["left_out"] = why_left_out(table, splits)
     _require_both_classes(one, table)
-    named = table[table["left_out"].eq("") & table["patient_id"].ne(table["image_id"])]
+    notes = [fetch.unidentified(manifest), _same_names(table, splits)]
     prefix = f"{one.name}/"
     reasons = table.loc[table["left_out"] != "", "left_out"].str.split(" (", regex=False).str[0].value_counts()
     record = {
@@ -147,7 +147,7 @@ def collect(
         table.assign(source=one.name, image_id=prefix + table["image_id"]),
         boxes.assign(source=one.name, image_id=prefix + boxes["image_id"])[["source", *fetch.BOXES]],
         record,
-        len(set(named["patient_id"]) & set(splits["patient_id"])),
+        [note for note in notes if note],
     )
 
 
@@ -257,12 +257,19 @@ def in_words(name: str, films: Films) -> list[str]:
         f"{int(tested['label'].sum()):,} with pneumonia"
     ]
     lines += [f"left out: {row['n']:,}, {row['reason']}" for row in films.record["left_out"]]
-    if films.n_same_names:
-        lines.append(
-            f"NOTE: {films.n_same_names:,} patient identifiers are also those of patients of this run; if they name "
-            "the same persons, remove their images: this is no external test of them"
-        )
-    return lines
+    return lines + films.notes
+
+
+def _same_names(table: pd.DataFrame, splits: pd.DataFrame) -> str:
+    """A note on patient identifiers of tested images that patients of the run have too; else empty."""
+    named = table[table["left_out"].eq("") & table["patient_id"].ne(table["image_id"])]
+    n_same = len(set(named["patient_id"]) & set(splits["patient_id"]))
+    if not n_same:
+        return ""
+    return (
+        f"NOTE: patient identifiers that patients of this run have too: {n_same:,}; if they name the same persons, "
+        "remove their images: this is no external test of them"
+    )
 
 
 def _require_both_classes(one: Source, table: pd.DataFrame) -> None:
