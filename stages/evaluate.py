@@ -13,23 +13,25 @@ from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, origin, run, show, title, 
 
 def main() -> None:
     settings = params.load()
+    memory = settings.compute.memory
     runtime.start_keras()
     record = tables.read_json(MODELS_DIR / "run.json")
     trained = train_run(settings, record)
     model = loading.load_model(MODELS_DIR / "model.keras")
-    store = open_store(DATA_DIR / "images.zarr")
+    store, outside = (open_store(DATA_DIR / f"{name}.zarr") for name in ("images", "external"))
+    splits, films = (tables.read_table(DATA_DIR / f"{name}.csv") for name in ("splits", "external"))
     with tracked("evaluate", settings, parent=trained.run_id, prepared=store.attrs):
         runs.tag(weights=record["weights"], data_digest=record["data_digest"])
-        memory = settings.compute.memory
-        splits = tables.read_table(DATA_DIR / "splits.csv")
-        scored = evaluate.predict(model, store, splits, memory=memory)
-        predictions, platt = evaluate.calibrated(scored)
+        predictions, platt = evaluate.calibrated(evaluate.predict(model, store, splits, memory=memory))
         headline, full = evaluate.judge(predictions, platt, **settings.evaluate.model_dump())
         full["robustness"] = evaluate.robustness(evaluate.validated(model, store, memory=memory))
         audit = full["stress"] = evaluate.audit(model, store, splits, level=settings.evaluate.level, memory=memory)
         curves = evaluate.curves(predictions, headline["threshold"], level=settings.evaluate.level)
         points = evaluate.operating_points(full)
+        elsewhere, judged = evaluate.external(model, outside, films, full, store, memory=memory)
+        full |= judged  # when all else is decided
         tables.write_table(predictions, REPORTS_DIR / "predictions.csv")
+        tables.write_table(elsewhere, REPORTS_DIR / "external_predictions.csv")
         tables.write_json(headline, REPORTS_DIR / "metrics.json")
         tables.write_json(full, REPORTS_DIR / "evaluation.json")
         for name, table in {**curves, "operating_points": points}.items():

@@ -34,15 +34,19 @@ def main() -> None:
         else:  # the scores in the table are of single networks
             usual = export.fit_usual_in_folds(train.images, read_fold_numbers(store), options.false_alarms, shares)
             scores = scoring.predict_scores(model, val.images)
+        evaluation = tables.read_json(REPORTS_DIR / "evaluation.json")
+        outside, films = open_store(DATA_DIR / "external.zarr"), tables.read_table(DATA_DIR / "external.csv")
+        elsewhere = export.external(evaluation, usual, outside, films, memory=memory)
         content = export.facts(
             record,
-            tables.read_json(REPORTS_DIR / "evaluation.json"),
+            evaluation,
             tables.read_json(REPORTS_DIR / "rebalance.json")["splits"],
             source=sources.source(record["data"])._asdict(),
             network=networks.MODELS[record["model"]].source,
             preparation=stored_preparation(store),
             usual=usual,
             explained=tables.read_json(REPORTS_DIR / "explain.json"),
+            outside=elsewhere,
         )
         network = export.convert(model)
         maps, why_not = export.maps_or_reason(model, content["saliency"], network, val.images, scores)
@@ -50,7 +54,8 @@ def main() -> None:
         exported = Predictor(folder)
         difference = export.require_same_scores(exported, val.images, scores, options.max_difference)
         runs.tag(predictor_digest=exported.digest, weights=record["weights"], data_digest=record["data_digest"])
-        runs.log_metrics({"export": {"max_difference": difference}})
+        unusual = {f"external_{name}": {"unusual": part["unusual"]} for name, part in elsewhere.items()}
+        runs.log_metrics({"export": {"max_difference": difference}, **unusual})
         runs.log_file(folder / "predictor.json")
     show(
         f"models/predictor: scores of {len(val.labels)} validation images differ from Keras by at most "

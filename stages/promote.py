@@ -41,9 +41,10 @@ def main() -> None:
             **reports,
             record=record,
             decision=report | {"model_name": runs.registered_name(record["data"]), **facts},
-            settings=settings.model_dump(by_alias=True, exclude={"compute", "explain", "export"}),
+            settings=settings.model_dump(by_alias=True, exclude={"compute", "external", "explain", "export"}),
             network=networks.MODELS[record["model"]].source,
             source=sources.source(settings.data)._asdict(),
+            unusual=predictor.facts.get("external", {}),
         )
         tables.write_json(report, REPORTS_DIR / "promotion.json")
         runs.log_file(REPORTS_DIR / "promotion.json")

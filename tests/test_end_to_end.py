@@ -29,7 +29,7 @@ from pneumonia.data import phantom, tables
 from pneumonia.data.store import open_store, read_split
 from pneumonia.files import read_bytes
 from pneumonia.models import loading, networks, predictor, scoring
-from tests.conftest import set_settings
+from tests.conftest import noise, png, set_settings
 from tests.images.test_decode import dicom
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -214,7 +214,8 @@ def test_no_patient_is_in_two_splits(project: Project) -> None:
 
 def test_every_stage_left_one_run_and_trials_are_under_their_study(project: Project) -> None:
     stages = [run.data.tags["stage"] for run in project.runs()]
-    assert sorted(stage for stage in stages if stage != "trial") == sorted(STAGES)
+    # Without external tests their stage has nothing to log.
+    assert sorted(stage for stage in stages if stage != "trial") == sorted({*STAGES} - {"external"})
     (study,) = project.runs("tune")
     trials = project.runs("trial")
     assert len(trials) == SMALL["tune.n_trials"]
@@ -756,3 +757,28 @@ def test_the_ui_shows_the_runs_in_a_browser(project: Project, tmp_path: Path) ->
         server.terminate()
         server.wait()
     assert all(stage in shown for stage in ("train", "tune", "preprocess", "fetch"))
+
+
+@pytest.mark.slow
+def test_an_external_test_changes_nothing_but_its_own_figures(project: Project, tmp_path: Path) -> None:
+    for number in range(24):
+        folder = tmp_path / "films" / ("NORMAL", "PNEUMONIA")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(png(noise(90, 100, number)))
+    chosen = ("reports/metrics.json", "reports/predictions.csv", "models/model.keras", "reports/tune/best.json")
+    before = [(project.folder / name).read_bytes() for name in chosen]
+    source = {"name": "clinic", "data": "folder", "url": str(tmp_path / "films")}
+    with project.changed({"external.sources": [source]}):
+        output = project.dvc("repro")
+    assert project.stages_run(output) == ["external", "evaluate", "export", "promote"]
+    assert [(project.folder / name).read_bytes() for name in chosen] == before
+    scored = tables.read_table(project.folder / "reports/external_predictions.csv")
+    assert (set(scored["source"]), len(scored)) == ({"clinic"}, 24)
+    assert project.report("evaluation.json")["external"]["clinic"]["n_positive"] == 12
+    facts = tables.read_json(project.folder / "models/predictor/predictor.json")
+    assert facts["external"]["clinic"]["unusual"] == 1, "noise is no chest"
+    assert "External test" in (project.folder / "reports/model_card.html").read_text()
+    (run,) = project.runs("external")
+    assert run.info.status == "FINISHED"
+    assert project.stages_run(project.dvc("repro")) == [], "without it all is as before"
+    assert "external" not in project.report("evaluation.json")

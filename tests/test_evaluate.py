@@ -11,7 +11,7 @@ import sklearn.metrics
 import zarr
 from numpy.typing import NDArray
 
-from pneumonia import evaluate
+from pneumonia import UserError, evaluate
 from pneumonia.data import lung_boxes, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import Pixels, Split, _read_chunk, create_split, create_store, open_store, read_split
@@ -109,6 +109,99 @@ def judge(table: pd.DataFrame, **changes: float) -> tuple[dict[str, Any], dict[s
 def part(table: pd.DataFrame, split: str) -> tuple[NDArray, NDArray]:
     rows = table[table["split"] == split]
     return rows["label"].to_numpy(), rows["score"].to_numpy()
+
+
+# --- external tests ---
+
+
+HOW = {"size": SIZE}
+
+
+def make_external(path: Path, **tables_of: pd.DataFrame) -> zarr.Group:
+    """A store of external tests; image i has the gray level in the column `gray`."""
+    records = {
+        name: {"data": "folder", "left_out": [{"reason": "blank", "n": 2}], "duplicates_left_out": 3}
+        for name in tables_of
+    }
+    store = create_store(path, {"sources": records, "preparation": HOW})
+    for name, table in tables_of.items():
+        images, _ = create_split(store, name, table, size=SIZE, with_lungs=True)
+        images[:] = np.broadcast_to(table["gray"].to_numpy(np.uint8)[:, None, None], (len(table), SIZE, SIZE))
+        lung_boxes.create(store, name, len(table), with_boxes=False)
+        store[f"{name}/{lung_boxes.FROM}"][:] = lung_boxes.as_codes(["found"] * (len(table) - 4) + ["none"] * 4)
+    return open_store(path)
+
+
+def elsewhere(name: str, n: int = 30) -> pd.DataFrame:
+    """Films of another place, four of five right, two of each patient."""
+    number = np.arange(n)
+    label = number % 2
+    return pd.DataFrame(
+        {
+            "image_id": [f"{name}/i{i:02d}" for i in number],
+            "patient_id": [f"e{i // 2}" for i in number],
+            "label": label,
+            "weight": 1.0,
+            "repeats": 1,
+            "gray": 100 + number + 80 * np.where(number % 5, label, 1 - label),
+        }
+    )
+
+
+def test_external_tests_are_scored_with_the_threshold_and_the_calibration_of_validation(tmp_path: Path) -> None:
+    films = {"near": elsewhere("near"), "far": elsewhere("far", n=20)}
+    store = make_external(tmp_path / "external.zarr", **films)
+    predictions_of_run = predictions()
+    headline, full = judge(predictions_of_run)
+    before = json.dumps([headline, full])
+    table, gained = evaluate.external(brightness_model(), store, pd.concat(films.values()), full, store)
+    assert json.dumps([headline, full]) == before, "nothing that was decided changes"
+    assert list(table) == ["source", "image_id", "patient_id", "label", "score", "calibrated"]
+    assert table["source"].tolist() == ["near"] * 30 + ["far"] * 20
+    gray = table["image_id"].map(pd.concat(films.values()).set_index("image_id")["gray"])
+    np.testing.assert_allclose(table["score"], 1 / (1 + np.exp(1 - gray / 100)), atol=1e-6)
+    platt = calibration.Platt(**full["calibration"])
+    np.testing.assert_allclose(table["calibrated"], calibration.apply(platt, table["score"]), atol=1e-7)
+    for name, part in table.groupby("source"):
+        found = gained["external"][name]
+        label, score = part["label"].to_numpy(), part["score"].to_numpy()
+        called = score >= headline["threshold"]
+        assert found["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(label, score))
+        assert found["auc_low"] <= found["auc"] <= found["auc_high"]
+        assert found["sensitivity"] == pytest.approx(called[label == 1].mean())
+        assert found["calibrated"]["specificity"] == pytest.approx((~called)[label == 0].mean())
+        line = calibration.line(label, part["calibrated"], part["patient_id"], level=0.95)
+        assert found["reliability"]["calibrated"]["slope_low"] == pytest.approx(line.slope_low)
+        facts = {"n": len(part), "n_positive": len(part) // 2, "patients": len(part) // 2, "prevalence": 0.5}
+        record = {"data": "folder", "left_out": [{"reason": "blank", "n": 2}], "duplicates_left_out": 3, "no_lungs": 4}
+        assert {name: found[name] for name in (*facts, *record)} == facts | record
+
+
+def test_without_external_tests_the_report_gains_nothing(tmp_path: Path) -> None:
+    store = make_external(tmp_path / "external.zarr")
+    table, gained = evaluate.external(None, store, elsewhere("none")[:0], judge(predictions())[1], store)
+    assert gained == {}
+    assert list(table) == ["source", "image_id", "patient_id", "label", "score", "calibrated"]
+
+
+def test_films_that_were_prepared_in_another_way_are_not_scored(tmp_path: Path) -> None:
+    store = make_external(tmp_path / "external.zarr", near=elsewhere("near"))
+    other = create_store(tmp_path / "images.zarr", {"preparation": HOW | {"crop": 0.1}})
+    with pytest.raises(UserError, match=r"prepared in another way .* dvc repro external makes it again"):
+        evaluate.external(None, store, elsewhere("near"), judge(predictions())[1], other)
+
+
+def test_figures_of_an_external_test_are_metrics_of_their_own() -> None:
+    _, full = judge(predictions())
+    audited = {"robustness": {"clean": 0.9, "mean": 0.8}, "stress": {"auc": {}, "verdict": "v"}}
+    outside = {
+        "external": {"near": full["youden"]["test"] | {"data": "folder", "patients": 3, "calibrated": {"auc": 1}}}
+    }
+    without, logged = evaluate.metrics(full | audited), evaluate.metrics(full | audited | outside)
+    assert {name: logged[name] for name in without} == without
+    assert logged["external_near"]["auc_low"] == full["youden"]["test"]["auc_low"]
+    assert not {"n", "patients", "calibrated", "data"} & set(logged["external_near"])
+    assert evaluate.summary(full | audited | outside)[-1].startswith("external test near: AUC 0.")
 
 
 # --- predict --------------------------------------------------------------------------------------------------------

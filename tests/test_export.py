@@ -12,11 +12,14 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
 from pneumonia import UserError, export, inference, workspace
+from pneumonia.data.store import create_split, create_store
 from pneumonia.images import geometry
+from pneumonia.metrics import decisions
 from pneumonia.models import ensembles, networks, runtime, scoring
 from pneumonia.models.predictor import Predictor, facts_digest
 from pneumonia.saliency import conversion, methods
@@ -244,6 +247,47 @@ def test_the_share_that_is_lung_has_limits_and_the_false_alarms_stay_as_many_in_
     assert fewer["lungs"]["high"] / export.MARGIN == pytest.approx(np.nanmax(in_val))
     nothing = np.full(300, np.nan)
     assert "lungs" not in export.fit_usual(chests(300), chests(200, seed=1), 0.02, (nothing, nothing[:200]))
+
+
+def test_images_of_an_external_test_are_unusual_as_they_are_for_a_prediction(
+    usual: dict[str, Any], tmp_path: Path
+) -> None:
+    near = usual | {"limit": usual["limit"] / 2}
+    images = np.concatenate([chests(40, seed=1), 255 - chests(10, seed=3)])
+    unusual = export.are_unusual(images, near)
+    assert 10 < unusual.sum() < 50
+    assert unusual.mean() == share_of_unusual(near, images, tmp_path)
+
+
+def test_films_without_lungs_or_with_an_unusual_share_of_them_are_unusual(usual: dict[str, Any]) -> None:
+    images, far = chests(4, seed=1), usual | {"limit": 1e9}
+    shares = np.array([np.nan, 0.1, 0.3, 0.6])
+    assert export.are_unusual(images, far, shares).tolist() == [True, False, False, False]
+    limits = {"lungs": {"low": 0.2, "high": 0.5}}
+    assert export.are_unusual(images, far | limits, shares).tolist() == [True, True, False, True]
+    assert not export.are_unusual(images, far).any()
+
+
+def test_the_predictor_has_the_share_of_unusual_images_of_each_external_test(
+    usual: dict[str, Any], tmp_path: Path
+) -> None:
+    films = pd.DataFrame(
+        {"image_id": [f"a/{k}" for k in range(20)], "patient_id": [f"p{k}" for k in range(20)], "label": 0}
+    ).assign(weight=1.0, repeats=1)
+    store = create_store(tmp_path / "external.zarr", {})
+    images, _ = create_split(store, "a", films, size=64, with_lungs=False)
+    images[:] = np.concatenate([chests(12, seed=1), 255 - chests(8, seed=3)])
+    auc = {"auc": 0.6, "auc_low": 0.5, "auc_high": 0.7}
+    evaluation = {"level": 0.95, "external": {"a": {"n": 20, "n_positive": 7, **auc, "left_out": []}}}
+    found = export.external(evaluation, usual, store, films)
+    low, high = decisions.wilson_interval(8, 20)
+    expected = {"n": 20, "n_positive": 7, **auc, "unusual": 0.4, "unusual_low": low, "unusual_high": high}
+    assert found == {"a": pytest.approx(expected)}
+    pairs = films.assign(patient_id=[f"p{k // 2}" for k in range(20)])
+    assert export.external(evaluation, usual, store, pairs)["a"]["unusual_low"] < low, "by patient"
+    assert export.external({"level": 0.95}, usual, store, films) == {}
+    assert facts(outside=found)["external"] == found
+    assert "external" not in facts(outside={})
 
 
 def test_with_folds_the_limit_is_that_of_images_out_of_fold(usual: dict[str, Any]) -> None:

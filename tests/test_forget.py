@@ -368,3 +368,8 @@ def test_the_command_ends_in_one_line(in_project: Path) -> None:
     done = CliRunner().invoke(cli.main, ["forget", "P0007"])
     assert done.exit_code == 0
     assert done.output.startswith("P0007: 2 image files\n")
+
+
+def test_the_archive_of_an_external_test_is_said_to_stay(in_project: Path) -> None:
+    rows = [{"source": "clinic", "uri": "zip://a.png::/data/clinic.zip"}, {"source": "clinic", "image_id": "a"}]
+    assert forget._sources([*rows, {"uri": "zip://a.png::data/raw/phantom.zip"}]) == ["/data/clinic.zip"]

@@ -16,6 +16,8 @@ from pneumonia.models import networks
 FILE = Path(__file__).resolve().parent.parent / "params.yaml"
 VALUES: dict[str, Any] = YAML(typ="safe").load(FILE.read_text())
 ABSENT = object()
+A = {"name": "a", "data": "folder", "url": "a.zip"}
+"""A source of an external test."""
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -75,6 +77,8 @@ def test_settings_are_read_from_the_current_folder(in_project: Path) -> None:
         ("validate.max_bad_fraction", 0),
         ("rebalance.test_fraction", 0.5),
         ("preprocess.clip_limit", 0),
+        ("external.sources", []),
+        ("external.sources", [{"name": f"a{k}", "data": "rsna", "url": url} for k, url in enumerate((None, "x.zip"))]),
         ("tune.space", None),
         ("tune.space", {"learning_rate": {"low": 1e-6, "high": 1.0, "log": True}}),
         ("tune.space", {"dropout": {"low": 0, "high": 0.9, "step": 0.1}, "copies": {"low": 1, "high": 8, "step": 1}}),
@@ -112,6 +116,8 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("train.epochs", ABSENT, "train.epochs is missing"),
         ("rebalance", ABSENT, "rebalance is missing"),
         ("rebalance.folds", ABSENT, "rebalance.folds is missing (add folds: 1 to work as before)"),
+        ("external", ABSENT, "external is missing (add external: {sources: []} to work as before)"),
+        ("external.sources", [{"name": "a", "data": "rsna"}], "external.sources.0.url is missing"),
         ("promote.confidence", ABSENT, "promote.confidence is missing (add confidence: null to work as before)"),
         # wrong types; nothing is converted silently
         ("seed", "1", "seed = '1': input should be a valid integer"),
@@ -130,6 +136,8 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("fetch.classes", {"healthy": []}, "fetch.classes.healthy.[key] = 'healthy': input should be 'normal' or"),
         ("fetch.classes", None, "fetch.classes = None: lists of names were expected, such as {normal: [healthy], "),
         ("fetch.max_left_out", 5, "fetch.max_left_out = 5: input should be less than or equal to 1"),
+        ("external.sources", None, "external.sources = None: input should be a valid list"),
+        ("external.sources", ["a"], "external.sources.0 = 'a': input should be a valid dictionary"),
         # out of range
         ("seed", -1, "seed = -1: input should be greater than or equal to 0"),
         ("seed", 2**31, "seed = 2147483648: input should be less than 2147483648"),
@@ -152,6 +160,10 @@ def test_settings_cannot_be_changed_once_read() -> None:
         ("compute.memory", 0, "compute.memory = 0: input should be greater than or equal to 2.5"),
         ("compute.memory", None, "compute.memory = None: input should be a valid number"),
         ("fetch.sha256", "A" * 64, f"fetch.sha256 = '{'A' * 64}': string should match pattern '^[0-9a-f]{{64}}$'"),
+        ("external.sources", [A | {"name": "A b"}], "external.sources.0.name = 'A b': string should match pattern"),
+        ("external.sources", [A, A], "two sources have the name a; give each its own"),
+        ("external.sources", [A | {"place": "x"}], "unknown key external.sources.0.place; known here: name, data, url"),
+        ("external.sources", [A | {"url": "https://me:pw@example.org/x.zip"}], "external.sources.url = https://***@"),
         # names of a table
         (
             "preprocess.aspect",

@@ -837,8 +837,9 @@ def test_the_report_takes_its_limits_from_the_settings(reported: Reported, tmp_p
 
 def test_great_expectations_and_tensorflow_wait_until_they_are_needed(repo: Path) -> None:
     modules = (
-        "pneumonia.backbone, pneumonia.compute, pneumonia.data.store, pneumonia.fetch, pneumonia.models.networks, "
-        "pneumonia.models.scoring, pneumonia.params, pneumonia.preprocess, pneumonia.rebalance, pneumonia.validate"
+        "pneumonia.backbone, pneumonia.compute, pneumonia.data.store, pneumonia.external, pneumonia.fetch, "
+        "pneumonia.models.networks, pneumonia.models.scoring, pneumonia.params, pneumonia.preprocess, "
+        "pneumonia.rebalance, pneumonia.validate"
     )
     heavy = "{'great_expectations', 'tensorflow', 'keras', 'mlflow', 'matplotlib'}"
     code = f"import sys; import {modules}; sys.exit(str({heavy} & set(sys.modules)))"

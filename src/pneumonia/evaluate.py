@@ -12,8 +12,18 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
+from pneumonia import UserError
 from pneumonia.data import lung_boxes, tables
-from pneumonia.data.store import Pixels, Split, blocks, lungs, n_networks, read_split, read_validation
+from pneumonia.data.store import (
+    Pixels,
+    Split,
+    blocks,
+    lungs,
+    n_networks,
+    read_split,
+    read_validation,
+    stored_preparation,
+)
 from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval, classification_report
@@ -160,24 +170,90 @@ def _reliability(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[st
     """How well probabilities agree with frequencies, of both splits, before and after calibration.
 
     On validation, where the calibration was fitted, the calibrated scores are those of `calibration.cross_fitted`.
-    `ece_if_perfect` is the calibration error that a perfect model with the same scores would show.
     """
-
-    def of(split: pd.DataFrame, probability: Any) -> dict[str, float]:
-        label, patients = split["label"], split["patient_id"]
-        figures = {
-            "ece": calibration.expected_calibration_error(label, probability),
-            "ece_if_perfect": calibration.error_if_perfect(probability),
-        }
-        if min(len(set(label)), len(set(patients))) > 1:
-            figures |= calibration.line(label, probability, patients, level=level)._asdict()
-        return figures
-
     cross_fitted = calibration.cross_fitted(val["label"], val["score"], val["patient_id"])
     return {
-        "val": {"raw": of(val, val["score"]), "calibrated": of(val, cross_fitted)},
-        "test": {"raw": of(test, test["score"]), "calibrated": of(test, test["calibrated"])},
+        "val": {"raw": _agreement(val, val["score"], level), "calibrated": _agreement(val, cross_fitted, level)},
+        "test": _agreements(test, level),
     }
+
+
+def _agreements(part: pd.DataFrame, level: float) -> dict[str, dict[str, float]]:
+    """As `_agreement`, of images on which no calibration was fitted, before and after calibration."""
+    return {name: _agreement(part, part[column], level) for name, column in _SCORES.items()}
+
+
+_SCORES = {"raw": "score", "calibrated": "calibrated"}
+
+
+def _agreement(part: pd.DataFrame, probability: Any, level: float) -> dict[str, float]:
+    """`ece_if_perfect` is the calibration error that a perfect model with the same scores would show."""
+    label, patients = part["label"], part["patient_id"]
+    figures = {
+        "ece": calibration.expected_calibration_error(label, probability),
+        "ece_if_perfect": calibration.error_if_perfect(probability),
+    }
+    if min(len(set(label)), len(set(patients))) > 1:
+        figures |= calibration.line(label, probability, patients, level=level)._asdict()
+    return figures
+
+
+def external(
+    model: Any,
+    outside: zarr.Group,
+    films: pd.DataFrame,
+    full: Mapping[str, Any],
+    store: zarr.Group,
+    *,
+    memory: float | None = None,
+) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """Scores and figures of external tests, at the threshold and with the calibration of validation.
+
+    Args:
+        model: trained.
+        outside: the store of the external tests.
+        films: the table of the stage `external`, for the patient identifiers.
+        full: `evaluation.json`, which is complete but for this.
+        store: the image store.
+        memory: as in `store.read_split`.
+
+    Returns:
+        The table `source, image_id, patient_id, label, score, calibrated`; and what `evaluation.json` gains, nothing
+        without external tests: in `external`, for each source, `data`; the figures of `classification_report` on raw
+        scores, and in `calibrated` those on calibrated scores; `patients`, `prevalence`; `reliability` as of test;
+        `left_out`, `duplicates_left_out`; `no_lungs`: images in which no lungs are known.
+
+    Raises:
+        UserError: the images of both stores are not prepared in the same way.
+    """
+    if stored_preparation(outside) != stored_preparation(store):
+        raise UserError(
+            "data/external.zarr: its images are prepared in another way than those of data/images.zarr; dvc repro "
+            "external makes it again"
+        )
+    level, youden, platt = full["level"], full["youden"], calibration.Platt(**full["calibration"])
+    patients = films.set_index("image_id")["patient_id"]
+    parts = [pd.DataFrame(columns=["source", "image_id", "patient_id", "label", "score", "calibrated"])]
+    figures = {}
+    for name, record in cast("dict[str, Any]", outside.attrs["sources"]).items():
+        split = read_split(outside, name, memory=memory)
+        score = scoring.predict_scores(model, split.images).round(7)
+        ids = list(map(str, split.image_ids))
+        part = pd.DataFrame({"source": name, "image_id": ids, "patient_id": patients[ids].to_numpy()})
+        part = part.assign(label=split.labels, score=score, calibrated=calibration.apply(platt, score).round(7))
+        parts.append(part)
+        figures[name] = {
+            "data": record["data"],
+            **_report(part, part["score"], youden["threshold"], level),
+            "patients": part["patient_id"].nunique(),
+            "prevalence": float(part["label"].mean()),
+            "calibrated": _report(part, part["calibrated"], youden["calibrated"]["threshold"], level),
+            "reliability": _agreements(part, level),
+            "left_out": record["left_out"],
+            "duplicates_left_out": record["duplicates_left_out"],
+            "no_lungs": list(lung_boxes.origins(outside, name).values()).count("none"),
+        }
+    return pd.concat(parts[1:] or parts, ignore_index=True), {"external": figures} if figures else {}
 
 
 def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
@@ -211,7 +287,7 @@ def metrics(full: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of the stage for MLflow: at the Youden threshold, calibrated, and under changes of the images.
 
     Args:
-        full: `evaluation.json`, with `robustness` and the audit as `stress`.
+        full: `evaluation.json`, with `robustness`, the audit as `stress` and, if there are any, external tests.
     """
     youden = full["youden"]
     return {
@@ -221,14 +297,20 @@ def metrics(full: Mapping[str, Any]) -> dict[str, Any]:
         "calibrated": youden["calibrated"]["test"],
         "robustness": full["robustness"],
         "stress": {name: part["auc"] for name, part in full["stress"]["auc"].items()},
+        **{f"external_{name}": _shares(part) for name, part in full.get("external", {}).items()},
     }
+
+
+def _shares(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that are neither counts nor tables."""
+    return {name: value for name, value in figures.items() if isinstance(value, float)}
 
 
 def summary(full: Mapping[str, Any]) -> list[str]:
     """The lines that the stage prints at its end.
 
     Args:
-        full: `evaluation.json`, with `robustness` and the audit as `stress`.
+        full: `evaluation.json`, with `robustness`, the audit as `stress` and, if there are any, external tests.
     """
     test, after, robust = full["youden"]["test"], full["youden"]["calibrated"]["test"], full["robustness"]
     perfect = full["reliability"]["test"]["calibrated"]["ece_if_perfect"]
@@ -247,7 +329,13 @@ def summary(full: Mapping[str, Any]) -> list[str]:
             f"pneumonia: {shift['val_prevalence']:.1%} of validation, {shift['estimated_prevalence']:.1%} of test as "
             f"estimated from its unlabelled scores (prior_shift), {shift['test_prevalence']:.1%} as labelled"
         )
-    return [*lines, str(full["stress"]["verdict"])]
+    outside = [
+        f"external test {name}: AUC {format_with_interval(part, 'auc')}, sensitivity "
+        f"{format_with_interval(part, 'sensitivity')}, specificity {format_with_interval(part, 'specificity')}, "
+        f"n = {part['n']} ({part['n_positive']} pneumonia)"
+        for name, part in full.get("external", {}).items()
+    ]
+    return [*lines, str(full["stress"]["verdict"]), *outside]
 
 
 def robustness(validated: Iterable[tuple[Any, Split]]) -> dict[str, float]:

@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import zarr
 from sklearn.covariance import LedoitWolf
 
 from pneumonia import UserError, inference, reason, workspace
-from pneumonia.data import tables
-from pneumonia.data.store import Pixels, blocks
+from pneumonia.data import lung_boxes, tables
+from pneumonia.data.store import Pixels, blocks, read_split
 from pneumonia.images import appearance, lungs
+from pneumonia.metrics import decisions
 from pneumonia.models import predictor
 from pneumonia.saliency import conversion, verdicts
 from pneumonia.saliency import network as saliency
@@ -266,6 +269,61 @@ def _usual(
     }
 
 
+def external(
+    evaluation: Mapping[str, Any],
+    usual: Mapping[str, Any],
+    store: zarr.Group,
+    films: pd.DataFrame,
+    *,
+    memory: float | None = None,
+) -> dict[str, dict[str, float]]:
+    """Source -> its main figures on external tests, and the share of its images that a prediction calls unusual.
+
+    Args:
+        evaluation: the report of this name.
+        usual: as `fit_usual` returns it.
+        store: of the external tests.
+        films: the table of the stage `external`, for the patient identifiers.
+        memory: as in `store.read_split`.
+    """
+    patients = films.set_index("image_id")["patient_id"]
+    figures = {}
+    for name, part in evaluation.get("external", {}).items():
+        split = read_split(store, name, memory=memory)
+        unusual = are_unusual(split.images, usual, lung_boxes.shares(store, name))
+        groups = patients[list(map(str, split.image_ids))].to_numpy()
+        share, trials = unusual.mean(), decisions.effective_trials(unusual, groups, evaluation["level"])
+        low, high = decisions.wilson_interval(share * trials, trials, evaluation["level"])
+        names = [f"{one}{end}" for one in FIGURES for end in ("", "_low", "_high")]
+        figures[name] = {
+            **{one: part[one] for one in ("n", "n_positive", *names) if one in part},
+            "unusual": float(share),
+            "unusual_low": low,
+            "unusual_high": high,
+        }
+    return figures
+
+
+def are_unusual(
+    images: npt.NDArray[np.uint8] | Pixels,
+    usual: Mapping[str, Any],
+    shares: npt.NDArray[np.float64] | None = None,
+) -> npt.NDArray[np.bool_]:
+    """Which prepared images a predictor calls unusual: bool (n,).
+
+    Args:
+        images: uint8 (n, size, size), 0-255.
+        usual: as `fit_usual` returns it.
+        shares: of the film that is lung, as in `fit_usual`; None for films that are not prepared around the lungs.
+    """
+    normal = _Normal(*(np.asarray(usual[name]) for name in _Normal._fields))
+    unusual = predictor.distances(_descriptions(images), *normal) > usual["limit"]
+    if shares is not None:
+        limits = {"low": 0.0, "high": 1.0, **usual.get("lungs", {})}
+        unusual |= ~((shares >= limits["low"]) & (shares <= limits["high"]))  # also without lungs, whose share is NaN
+    return np.asarray(unusual)
+
+
 def facts(
     record: Mapping[str, Any],
     evaluation: Mapping[str, Any],
@@ -276,6 +334,7 @@ def facts(
     preparation: Mapping[str, Any],
     usual: Mapping[str, Any],
     explained: Mapping[str, Any],
+    outside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `predictor.json`; `write` adds the digest of the network.
 
@@ -288,6 +347,7 @@ def facts(
         preparation: of the images.
         usual: as `fit_usual` returns it.
         explained: `explain.json`.
+        outside: as `external` returns it.
     """
     train, reported = splits["train"], evaluation["youden"]
     names = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
@@ -315,6 +375,7 @@ def facts(
             "val": {name: reported["val"][name] for name in ("n", "n_positive", "auc")},
             "test": {name: reported["test"][name] for name in ("n", "n_positive", *names) if name in reported["test"]},
         },
+        **({"external": dict(outside)} if outside else {}),
         "saliency": {"method": explained["default"], "verdict": explained["methods"][explained["default"]]["verdict"]},
         "digests": {name: record[name] for name in ("model_sha256", "data_digest")},
         "made_with": record["made_with"],

@@ -246,11 +246,13 @@ def _source() -> dict[str, Any]:
 
 
 def _sources(rows: Iterable[Row]) -> list[str]:
-    """The user's own images, which are read in place or were copied, and the place of their lung masks."""
+    """The user's own images, read in place or copied, and the places of their lung masks and of external tests."""
     source = _source()
     url, masks = source.get("url"), source.get("lungs")
     folders = {row["uri"].rpartition("/")[0] for row in rows if row.get("uri") and "::" not in row["uri"]}
-    return [*(sorted(folders) or ([str(url)] if url else [])), *([str(masks)] if masks else [])]
+    # Archives of external tests; the archive of the run is a copy, which is written again.
+    archives = {row.get("uri", "").partition("::")[2] for row in rows if row.get("source")} - {""}
+    return [*(sorted(folders) or ([str(url)] if url else [])), *([str(masks)] if masks else []), *sorted(archives)]
 
 
 def _groups(folder: Path) -> list[Path]:

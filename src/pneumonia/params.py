@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -24,6 +24,7 @@ NEUTRAL = {
     "fetch.shortcut": "none",
     "fetch.shortcut_strength": "0.9",
     "rebalance.folds": "1",
+    "external": "{sources: []}",
     "train.hide_edges": "0.0",
     "promote.confidence": "null",
 }
@@ -70,6 +71,16 @@ class Preprocess(Section):
     clip_limit: Annotated[float, Field(ge=0, le=40)]
     tile_grid: Annotated[int, Field(ge=1, le=64)]
     clahe: Literal["before", "after"]
+
+
+class ExternalSource(Section):
+    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")]
+    data: str
+    url: str | None
+
+
+class External(Section):
+    sources: Annotated[list[ExternalSource], AfterValidator(lambda sources: _check_names(sources))]
 
 
 class Train(Section):
@@ -149,6 +160,7 @@ class Params(Section):
     validation: Annotated[Validate, Field(alias="validate")]  # `validate` is a method of BaseModel
     rebalance: Rebalance
     preprocess: Preprocess
+    external: External
     tune: Tune
     train: Train
     evaluate: Evaluate
@@ -231,6 +243,13 @@ def _check_value(key: str, value: Any) -> None:
         raise ValueError(f"{key} = {value!r}: {problem[0].lower()}{problem[1:]}") from error
 
 
+def _check_names(sources: list[ExternalSource]) -> list[ExternalSource]:
+    names = [one.name for one in sources]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise ValueError(f"two sources have the name {twice}; give each its own")
+    return sources
+
+
 def load(path: str | Path = "params.yaml") -> Params:
     """The checked settings.
 
@@ -303,5 +322,9 @@ def _explain(source: str, problem: Any) -> str:
 def _known_keys(path: list[str]) -> list[str]:
     section: Any = Params
     for name in path:
-        section = next(field.annotation for key, field in section.model_fields.items() if name in (key, field.alias))
+        if name.isdigit():  # an item of a list
+            (section,) = get_args(section)
+        else:
+            fields = section.model_fields.items()
+            section = next(field.annotation for key, field in fields if name in (key, field.alias))
     return [field.alias or key for key, field in section.model_fields.items()]

@@ -39,6 +39,7 @@ def write_store(
     attributes: dict[str, Any],
     resume: Path,
     dask: str | None = None,
+    groups: Sequence[str] | None = None,
 ) -> int:
     """Prepare every image of the table and write it to a new image store.
 
@@ -58,6 +59,7 @@ def write_store(
         attributes: further attributes of the store.
         resume: an existing folder that survives a crash, for this table and these settings only; holds the chunks that
             an earlier run finished.
+        groups: values of the column `split`, a group of the store each; None = the splits of a run.
 
     Returns:
         Number of images prepared in this call; the others come from an earlier interrupted run.
@@ -68,7 +70,7 @@ def write_store(
     around_lungs = preparation.aspect == "lungs"
     rows_of = {
         split: splits[splits["split"] == split].sort_values("image_id", ignore_index=True)
-        for split in tables.splits_of(splits)
+        for split in (tables.splits_of(splits) if groups is None else groups)
     }
     unfinished, begun, finished = resume / path.name, resume / "begun", resume / "finished"
     for incomplete in unfinished.rglob("*.partial"):  # left by a process that was killed

@@ -169,6 +169,7 @@ CHANGED_OUTS = [
     ("evaluate", "data/images.zarr", edit_array("test/images", 99), "a pixel of test changed", UNNOTICED),
     ("evaluate", "data/splits.csv", set_first("label", 1), "a label flipped", UNNOTICED),
     ("evaluate", "data/splits.csv", edit_table(lambda table: table[:-1]), "a row removed", "a traceback"),
+    ("evaluate", "data/external.csv", set_first("patient_id", "p9"), "a patient of an external test", "did not exist"),
     ("evaluate", "models/model.keras", replace, "another network", "evaluated without a word, AUC .108"),
     ("evaluate", "models/run.json", edit_json(model_sha256="6f"), "the digest of another model", UNNOTICED),
     ("evaluate", "models/model.keras", Path.unlink, "removed", "a traceback"),
@@ -215,7 +216,7 @@ CHANGED_OUTS = [
 @pytest.mark.fault(where="all stages, run by hand", injected="nothing", before="as now", now="each stage begins")
 def test_a_stage_whose_inputs_are_unchanged_begins(project: Path) -> None:
     stages = json.loads((project / "dvc.yaml").read_text())["stages"]
-    assert len(stages) == 11
+    assert len(stages) == 12
     assert {stage: end_of(stage) for stage in stages} == dict.fromkeys(stages, "")
 
 

@@ -535,6 +535,55 @@ def test_what_nobody_told_the_workflow_is_left_to_who_uses_it(facts: dict[str, A
         assert [value for name, value in values.items() if name.startswith(word)] == ["…"]
 
 
+@cache
+def outside() -> dict[str, Any]:
+    """`external` of `evaluation.json`: the test split as if it were of two other places."""
+    _, _, full = figures()
+    reported = {
+        **full["youden"]["test"],
+        "patients": 61,
+        "prevalence": 0.5,
+        "calibrated": full["youden"]["calibrated"]["test"],
+        "reliability": full["reliability"]["test"],
+        "duplicates_left_out": 2,
+        "no_lungs": 7,
+    }
+    left_out = [{"reason": "an image of this run", "n": 2}]
+    return {
+        "clinic": {"data": "folder", **reported, "left_out": []},
+        "challenge": {"data": "rsna", **reported, "left_out": left_out},
+    }
+
+
+def test_an_external_test_has_a_section_of_its_own_and_changes_no_other_figure(facts: dict[str, Any]) -> None:
+    unusual = {"clinic": {"unusual": 0.25, "unusual_low": 0.2, "unusual_high": 0.31}}
+    changes = {"evaluation": facts["evaluation"] | {"external": outside()}, "unusual": unusual}
+    test = facts["evaluation"]["youden"]["test"]
+    header = ("external test", "n", "patients", "pneumonia", "AUC", "sensitivity", "specificity", "unusual images")
+    ours = tuple(
+        f"{test[name]:.3f} [{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}]"
+        for name in ("auc", "sensitivity", "specificity")
+    )
+    assert table(facts, *header, **changes) == [
+        ("clinic", "100", "61", "50 (50%)", *ours, "0.250 [0.200, 0.310]"),
+        ("challenge", "100", "61", "50 (50%)", *ours, ""),
+    ]
+    text = " ".join(rendered(facts, **changes).text.split())
+    assert "The workflow does not count how often somebody looked at them" in text
+    assert sources.DATASETS["rsna"].reference_standard in text
+    assert "Left out: 2 an image of this run. Images in which no lungs are known: 7 of 100." in text
+    assert "Licence: yours" not in text, "the row of `folder` says nothing of where these images are from"
+    assert "tested on images of other places only as under External test" in text
+    # Calibration, and one of each source, which here are the same.
+    calibrations = [rows for first, *rows in card_tables(facts, **changes) if first == ("", "raw score", "calibrated")]
+    assert len(calibrations) == 3
+    assert calibrations[1:] == calibrations[:1] * 2
+    without, with_it = ({one.title: one.blocks for one in card.sections(**facts | more)} for more in ({}, changes))
+    changed = {title for title in without if without[title] != with_it[title]}
+    assert changed == {"Intended use and limits", "To be filled in"}
+    assert with_it.keys() - without.keys() == {"External test"}
+
+
 def numbers_of(items: str) -> set[str]:
     return {item.strip() for item in items.split(",")} - {""}
 
@@ -543,7 +592,8 @@ def test_each_item_of_the_checklists_is_given_to_sections_that_the_card_has(fact
     text = (ROOT / "docs" / "model_card.md").read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     _, _, *rows = lines
-    assert [section for section, *_ in rows] == [section.title for section in card.sections(**facts)]
+    changes = {"evaluation": facts["evaluation"] | {"external": outside()}}
+    assert [section for section, *_ in rows] == [section.title for section in card.sections(**facts | changes)]
     claim, tripod = (set().union(*map(numbers_of, column)) for column in list(zip(*rows, strict=True))[1:])
     assert claim == {str(number) for number in range(1, 45)}
     letters = {3: "abc", 5: "ab", 6: "abc", 8: "abc", 9: "abc", 12: "abcdefg", 18: "abcdef", 20: "abc", 23: "ab"}

@@ -16,12 +16,12 @@ import pandas as pd
 from PIL import Image
 
 from pneumonia import UserError, workspace
-from pneumonia.data import tables
+from pneumonia.data import sources, tables
 from pneumonia.data.sources import SYNTHETIC
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.names import file_name
 from pneumonia.report import page
-from pneumonia.report.page import Block, Picture, Section, Table
+from pneumonia.report.page import Block, Heading, Picture, Section, Table
 from pneumonia.saliency import verdicts
 
 
@@ -124,6 +124,7 @@ def sections(
     network: str,
     source: Mapping[str, Any],
     pictures: Mapping[str, Sequence[Picture]],
+    unusual: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[Section]:
     """The sections of the card from the reports of the stages; missing values are left out.
 
@@ -139,6 +140,7 @@ def sections(
         network: origin of the architecture.
         source: of the data: `title, licence, citation, patients, reference_standard, public_test, synthetic`.
         pictures: under `performance`, `calibration`, `stress`, `saliency` and `failures`.
+        unusual: source of an external test -> `unusual`, the share of its images, with its interval.
     """
     youden = evaluation["youden"]
     val, test = youden["val"], youden["test"]
@@ -146,6 +148,10 @@ def sections(
     n_folds = len(rebalance.get("folds", ()))
     of_several = f"mean logit of {n_folds} networks, one for each fold, each " if n_folds else ""
     on_validation = "out of fold" if n_folds else "on validation"
+    outside = evaluation.get("external", {})
+    elsewhere, it = "was not tested on images of another hospital", "It"
+    if outside:
+        elsewhere, it = "was tested on images of other places only as under External test", "Apart from this, it"
     # In another store, or later, the same model has other numbers: the card states the time of these.
     state = "champion" if decision["promoted"] else "not champion"
     return [
@@ -180,8 +186,8 @@ def sections(
             "Intended use and limits",
             [
                 "For research on methods: to compare models, their calibration and their explanations. It is not a "
-                "medical device, was not tested on images of another hospital, and must not guide patient care.",
-                "It distinguishes only normal and pneumonia. It was not tested on other findings, lateral views, "
+                f"medical device, {elsewhere}, and must not guide patient care.",
+                f"It distinguishes only normal and pneumonia. {it} was not tested on other findings, lateral views, "
                 "adults if it was trained on children or the reverse, or images that were not prepared as in training.",
             ],
         ),
@@ -195,6 +201,7 @@ def sections(
                 *pictures.get("calibration", ()),
             ],
         ),
+        *([_external(outside, unusual or {})] if outside else []),
         _subgroups(evaluation),
         _failures(test, wrong, pictures),
         _stress(evaluation, pictures),
@@ -205,12 +212,13 @@ def sections(
             "To be filled in",
             [
                 "To be filled in by the user: the workflow has no data on these.",
-                Table(("", ""), [(field, "…") for field in TO_BE_FILLED_IN]),
+                Table(("", ""), [(field, "…") for field in TO_BE_FILLED_IN if not (outside and field == _ELSEWHERE)]),
             ],
         ),
     ]
 
 
+_ELSEWHERE = "Test on images from other sources"
 TO_BE_FILLED_IN = (
     "Contact",
     "Funding, role of the funders, conflicts of interest",
@@ -220,7 +228,7 @@ TO_BE_FILLED_IN = (
     "Design, setting, dates and devices of the images",
     "Reason for this reference standard, and agreement of its readers",
     "Size of the study, and why it is sufficient",
-    "Test on images from other sources",
+    _ELSEWHERE,
     "Where code, model and data are available",
     "Interpretation and next steps",
 )
@@ -427,11 +435,55 @@ def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _external(outside: Mapping[str, Any], unusual: Mapping[str, Mapping[str, float]]) -> Section:
+    """The external tests, apart from all other figures."""
+    rows = [
+        (
+            name,
+            f"{part['n']:,}",
+            f"{part['patients']:,}",
+            f"{part['n_positive']:,} ({part['prevalence']:.0%})",
+            *(format_with_interval(part, figure) for figure in _SUBGROUP_METRICS),
+            format_with_interval(unusual.get(name, {}), "unusual"),
+        )
+        for name, part in outside.items()
+    ]
+    header = ("external test", "n", "patients", "pneumonia", "AUC", "sensitivity", "specificity", "unusual images")
+    note = (
+        "At the Youden threshold of validation, with intervals by patient. Unusual: a prediction says of these images "
+        "that they are unlike those the model learnt from. They are tested all the same."
+    )
+    blocks: list[Block] = [
+        "Images of other places. No network learnt from them; threshold, calibration and champion do not depend on "
+        "them. But people may have chosen a recipe by these figures, and then they are too good. The workflow does not "
+        "count how often somebody looked at them: state the number beside them.",
+        Table(header, rows, note),
+    ]
+    for name, part in outside.items():
+        origin = sources.source(part["data"])
+        left_out = "; ".join(f"{row['n']:,} {row['reason']}" for row in part["left_out"])
+        scores = {"raw": part, "calibrated": part["calibrated"]}
+        blocks += [
+            Heading(name),
+            f"{_sentence(origin.title)} Licence: {origin.licence}. Source: {origin.citation}. Reference standard: "
+            f"{origin.reference_standard}."
+            if part["data"] != "folder"
+            else "The user gave these images, and states here where they are from and how their labels were made: …",
+            f"Left out: {left_out or 'nothing'}. Images in which no lungs are known: {part['no_lungs']:,} of "
+            f"{part['n']:,}.",
+            _calibration_rows(*({**part["reliability"][key], **at} for key, at in scores.items())),
+        ]
+    return Section("External test", blocks)
+
+
 def _calibration_table(evaluation: Mapping[str, Any]) -> Table:
     youden = evaluation["youden"]
     # Reports of earlier versions have no `reliability`.
     further = evaluation.get("reliability", {"test": {"raw": {}, "calibrated": {}}})["test"]
-    before, after = further["raw"] | youden["test"], further["calibrated"] | youden["calibrated"]["test"]
+    return _calibration_rows(further["raw"] | youden["test"], further["calibrated"] | youden["calibrated"]["test"])
+
+
+def _calibration_rows(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
     figures = {
         "ece": "calibration error (ECE)",
         "brier": "Brier score",

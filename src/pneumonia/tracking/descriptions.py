@@ -22,7 +22,7 @@ REMOVED = "Removed together with the data of a patient. A new training writes su
 OWN_TEXT = "_The workflow writes this text again at each promotion; without this line it keeps yours._"
 """Last line of texts that change with the champion."""
 
-_OF_DATA = ("fetch", "validate", "rebalance", "preprocess")
+_OF_DATA = ("fetch", "validate", "rebalance", "preprocess", "external")
 """Stages before the choice of a model."""
 _FIGURES = {"auc": "AUC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
 
