@@ -72,6 +72,31 @@ def _rotation(image: Gray, degrees: float) -> Gray:
     return np.asarray(cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
+def _without_letters(image: Gray) -> Gray:
+    """Thin bright strokes in the four corners replaced by what lies around them: letters, side markers.
+
+    A stroke is brighter than a morphological opening by `_STROKE`; bones and shoulders are wider than its disc.
+    """
+    height, width = image.shape
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(4 * height / SIDE) + 1,) * 2)
+    smooth = cv2.morphologyEx(image, cv2.MORPH_OPEN, disc, borderType=cv2.BORDER_REPLICATE)
+    strokes = cv2.dilate((cv2.subtract(image, smooth) > _STROKE).astype(np.uint8), np.ones((3, 3), np.uint8))
+    middle_rows, middle_columns = (
+        slice(round(share * side), side - round(share * side))
+        for share, side in ((_CORNER[0], height), (_CORNER[1], width))
+    )
+    strokes[middle_rows] = 0
+    strokes[:, middle_columns] = 0
+    return np.where(strokes > 0, smooth, image)
+
+
+_STROKE = 60
+"""Gray levels."""
+
+_CORNER = 0.2, 0.35
+"""Height and width of a corner, as shares of the sides."""
+
+
 def _rounded(values: npt.NDArray[np.floating]) -> Gray:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
@@ -91,6 +116,7 @@ STRESSES: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
 REPORTED: dict[str, Callable[[Gray, np.random.Generator], Gray]] = {
     "jpeg": lambda image, rng: _jpeg(image, 20),  # quality, 0-100
     "rotation": lambda image, rng: _rotation(image, rng.uniform(-10.0, 10.0)),  # degrees
+    "letters_removed": lambda image, rng: _without_letters(image),
 }
 """Further changes, for the audit only."""
 
