@@ -1,7 +1,7 @@
 """How far test figures move when only the validation split is drawn anew: `python -m benchmarks.resampling [FOLDER]`.
 
 A folder is a project whose stages `rebalance` (with one validation split), `preprocess` and `backbone` are finished.
-The pretrained backbone computes the features of each image once. Then the images outside test are divided into five
+The pretrained backbone computes the features of each image. Then the images outside test are divided into five
 folds by patient, twenty times. Each time a logistic regression learns in two ways: once, with the first fold as
 validation split; and five times, with scores out of fold and the mean logit on test. Printed is the standard deviation
 of the figures on the same test images, at the thresholds that validation, or the scores out of fold, chose.
@@ -21,6 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pneumonia import UserError
 from pneumonia.data import tables
 from pneumonia.data.store import open_store, read_split
 from pneumonia.metrics import decisions, ranking
@@ -41,37 +42,33 @@ def main() -> None:
     rows = [
         {"time": time, "way": way, "point": point, **figures}
         for time in range(N_TIMES)
-        for way, point, figures in once(learnt, test, patients, seed=time)
+        for way, point, figures in figures_of_division(learnt, test, patients, seed=time)
     ]
-    spread = pd.DataFrame(rows).groupby(["point", "way"])[list(FIGURES)].agg(["mean", "std"]).round(4)
+    spread = pd.DataFrame(rows).groupby(["point", "way"])[list(FIGURES)].std().round(4)
     print(f"{N_TIMES} times, {len(learnt)} images outside test, {len(test)} of test\n{spread.to_string()}")
 
 
 def features(folder: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Features of the images outside test and of test, with `image_id` and `label`; cached in `.resume`."""
-    cache = folder / f".resume/resampling-{name}.npz"
-    if not cache.is_file():
-        runtime.start_keras(1)
-        store, backbone = open_store(folder / "data/images.zarr"), backbones.read(folder / "data/backbone")
-        body, _ = backbones.halves(networks.create_model(name, weights=backbone.paths, dropout=0.0))
-        parts: dict[str, Any] = {}
-        for split in ("train", "val", "test"):
-            images = read_split(store, split)
-            parts[f"{split}_features"] = scoring.outputs(body, images.images[..., None], batch_size=32)
-            parts[f"{split}_ids"], parts[f"{split}_labels"] = images.image_ids.astype(str), images.labels
-        cache.parent.mkdir(exist_ok=True)
-        np.savez(cache, **parts)
-    with np.load(cache) as kept:
-        tables_of = {
-            split: pd.DataFrame(kept[f"{split}_features"]).assign(
-                image_id=kept[f"{split}_ids"], label=kept[f"{split}_labels"]
-            )
-            for split in ("train", "val", "test")
-        }
-    return pd.concat([tables_of["train"], tables_of["val"]], ignore_index=True), tables_of["test"]
+    """Features of the images outside test and of test, with `image_id` and `label`.
+
+    Raises:
+        UserError: the store has folds.
+    """
+    store, backbone = open_store(folder / "data/images.zarr"), backbones.read(folder / "data/backbone")
+    if "val" not in store:
+        raise UserError(f"{folder}/data/images.zarr has folds; one validation split is needed: rebalance.folds=1")
+    runtime.start_keras(1)
+    body, _ = backbones.halves(networks.create_model(name, weights=backbone.paths, dropout=0.0))
+    parts = []
+    for split in (read_split(store, one) for one in ("train", "val", "test")):
+        values = scoring.outputs(body, split.images[:][..., None], batch_size=32)
+        parts.append(pd.DataFrame(values).assign(image_id=split.image_ids.astype(str), label=split.labels))
+    return pd.concat(parts[:2], ignore_index=True), parts[2]
 
 
-def once(learnt: pd.DataFrame, test: pd.DataFrame, patients: pd.Series, *, seed: int) -> list[tuple[str, str, Any]]:
+def figures_of_division(
+    learnt: pd.DataFrame, test: pd.DataFrame, patients: pd.Series, *, seed: int
+) -> list[tuple[str, str, Any]]:
     """One division into folds: way (`single split` or `folds`), operating point, and figures on test."""
     x, labels = _values(learnt), learnt["label"].to_numpy()
     groups = patients[learnt["image_id"]].to_numpy()

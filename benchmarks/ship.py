@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -91,10 +92,14 @@ def ship(
     Raises:
         UserError: the network may not ship, or differs from that of the run.
     """
+    _require_usable_name(name)
     own = Predictor(run / "models/predictor")
     _require_may_ship(own)
+    for needed in ("params.yaml", "reports/evaluation.json", "reports/rebalance.json"):
+        if not (run / needed).is_file():
+            raise UserError(f"{run / needed} is missing: {run} is no project after dvc repro")
     evaluation, rebalance = (tables.read_json(run / f"reports/{one}.json") for one in ("evaluation", "rebalance"))
-    _require_same_run(own, evaluation)
+    _require_same_run(own, evaluation, run / "params.yaml")
     content = _facts(own, evaluation, rebalance, looks)
     network = predictor.read_file(own.folder / predictor.NETWORK, own.facts["digests"][predictor.NETWORK])
     network = half.halve(network) if in_half else network
@@ -128,6 +133,15 @@ def write(folder: Path, network: bytes, content: Mapping[str, Any], maps: bytes)
     (folder / predictor.LUNGS).unlink(missing_ok=True)
 
 
+def _require_usable_name(name: str) -> None:
+    """The folder of a network that ships is replaced whole; no other folder may be."""
+    target = predictor.PRETRAINED / name
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or (target.exists() and name not in shipped.names()):
+        raise UserError(
+            f"{name!r} cannot be the name of a network: lower-case letters, digits and _, not a known folder"
+        )
+
+
 def _require_may_ship(own: Predictor) -> None:
     facts = own.facts
     licence = facts["learnt_from"].get("licence", "unknown")
@@ -136,12 +150,19 @@ def _require_may_ship(own: Predictor) -> None:
         raise UserError(f"{own.folder} learnt from {kind}; only a network of films under {LICENCE} ships")
 
 
-def _require_same_run(own: Predictor, evaluation: Mapping[str, Any]) -> None:
+def _require_same_run(own: Predictor, evaluation: Mapping[str, Any], settings: Path) -> None:
     for name, point in own.facts["operating_points"].items():
-        if point["threshold"] != evaluation[name]["threshold"]:
+        reported = evaluation.get(name, {}).get("threshold")
+        if point["threshold"] != reported:
             raise UserError(
                 f"{own.folder} has the threshold {point['threshold']} at {name}, reports/evaluation.json "
-                f"{evaluation[name]['threshold']}: they are of different runs; run dvc repro"
+                f"{reported}: they are of different runs; run dvc repro"
+            )
+    written = YAML(typ="safe").load(settings.read_text("utf-8"))
+    for name in ("data", "model"):
+        if own.facts[name] != written.get(name):
+            raise UserError(
+                f"{own.folder} has {name} {own.facts[name]}, {settings} {written.get(name)}: they are of different runs"
             )
 
 
@@ -161,7 +182,6 @@ def _facts(
             for split in ("val", "test")
         },
         "validation": f"out of fold, {len(rebalance['folds'])} networks" if "folds" in rebalance else "one split",
-        "test_split": rebalance["test_split"],
         **({} if looks is None else {"looks": looks}),
     }
     for name, point in facts["operating_points"].items():
@@ -193,7 +213,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _images(run: Path, own: Predictor, films: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Films as the network gets them, `N_FILMS` at most, drawn by lot: uint8 (n, size, size)."""
+    """Films as the network gets them, `N_FILMS` at most, at random: uint8 (n, size, size)."""
     rng = np.random.default_rng(SEED)
     if films:
         items = [item for item in predict.find(films)[0] if not item.error]
@@ -323,6 +343,7 @@ def card(facts: Mapping[str, Any], recipe: Mapping[str, Any], notes: Sequence[st
             f"{facts['calibration']['bias']:.4f}))), for the share of pneumonia in validation, "
             f"{val['n_positive'] / val['n']:.0%}."
         ),
+        *_external(facts),
         *map(_wrapped, notes),
         "## What shipping changed",
         _wrapped(
@@ -344,6 +365,21 @@ def card(facts: Mapping[str, Any], recipe: Mapping[str, Any], notes: Sequence[st
         f"Made with {', '.join(f'{name} {version}' for name, version in facts['made_with'].items())}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _external(facts: Mapping[str, Any]) -> list[str]:
+    """A table of the external tests of the run, if it had some."""
+    tests = facts.get("external", {})
+    if not tests:
+        return []
+    rows = [
+        f"| {name} | {test['n']:,} ({test['n_positive']:,} pneumonia) | {format_with_interval(test, 'auc')} | "
+        f"{format_with_interval(test, 'sensitivity')} | {format_with_interval(test, 'specificity')} | "
+        f"{format_with_interval(test, 'unusual')} |"
+        for name, test in tests.items()
+    ]
+    head = "| external test | n | AUC | sensitivity | specificity | unusual |\n|---|---|---|---|---|---|\n"
+    return [head + "\n".join(rows)]
 
 
 def _wrapped(text: str) -> str:

@@ -40,7 +40,7 @@ def main() -> None:
         content = export.facts(
             record,
             evaluation,
-            tables.read_json(REPORTS_DIR / "rebalance.json")["splits"],
+            tables.read_json(REPORTS_DIR / "rebalance.json"),
             source=sources.source(record["data"])._asdict(),
             network=networks.MODELS[record["model"]].source,
             preparation=stored_preparation(store),

@@ -477,6 +477,10 @@ def test_without_a_champion_a_network_that_ships_answers_but_not_instead_of_a_st
     assert "the MLflow store" in pneumonia(*arguments, expect=1)
     monkeypatch.chdir(films)  # outside of a project
     assert CliRunner().invoke(cli.main, arguments).stdout == answered.stdout
+    (films / "below").mkdir()
+    (films / "dvc.yaml").touch()
+    monkeypatch.chdir(films / "below")
+    assert "run from the project's folder" in pneumonia(*arguments, expect=1)
 
 
 def test_answers_go_to_a_file_that_a_second_run_leaves_as_it_is(films: Path, tmp_path: Path) -> None:

@@ -119,10 +119,7 @@ HOW = {"size": SIZE}
 
 def make_external(path: Path, **tables_of: pd.DataFrame) -> zarr.Group:
     """A store of external tests; image i has the gray level in the column `gray`."""
-    records = {
-        name: {"data": "folder", "left_out": [{"reason": "blank", "n": 2}], "duplicates_left_out": 3}
-        for name in tables_of
-    }
+    records = {name: {"data": "folder", "left_out": [{"reason": "blank", "n": 2}], "n_in_run": 3} for name in tables_of}
     store = create_store(path, {"sources": records, "preparation": HOW})
     for name, table in tables_of.items():
         images, _ = create_split(store, name, table, size=SIZE, with_lungs=True)
@@ -173,7 +170,7 @@ def test_external_tests_are_scored_with_the_threshold_and_the_calibration_of_val
         line = calibration.line(label, part["calibrated"], part["patient_id"], level=0.95)
         assert found["reliability"]["calibrated"]["slope_low"] == pytest.approx(line.slope_low)
         facts = {"n": len(part), "n_positive": len(part) // 2, "patients": len(part) // 2, "prevalence": 0.5}
-        record = {"data": "folder", "left_out": [{"reason": "blank", "n": 2}], "duplicates_left_out": 3, "no_lungs": 4}
+        record = {"data": "folder", "left_out": [{"reason": "blank", "n": 2}], "n_in_run": 3, "no_lungs": 4}
         assert {name: found[name] for name in (*facts, *record)} == facts | record
 
 

@@ -378,7 +378,10 @@ REPORTS: dict[str, Any] = {
             for point in export.POINTS
         },
     },
-    "splits": {"train": {"n_images": 20, "n_patients": 12, "n_normal": 10, "n_pneumonia": 10}},
+    "rebalance": {
+        "test_split": "official",
+        "splits": {"train": {"n_images": 20, "n_patients": 12, "n_normal": 10, "n_pneumonia": 10}},
+    },
 }
 
 

@@ -86,7 +86,7 @@ def test_a_source_is_a_group_of_the_store_with_images_prepared_as_those_of_the_r
     external.write(parts, tmp_path, HOW, workers=1, resume=tmp_path / "resume")
     store, table = open_store(tmp_path / "external.zarr"), tables.read_table(tmp_path / "external.csv")
     assert store.attrs["preparation"] == HOW.as_dict()
-    record = {"data": "folder", "n_images": 6, "left_out": [], "duplicates_left_out": 0}
+    record = {"data": "folder", "n_images": 6, "left_out": [], "n_in_run": 0}
     assert store.attrs["sources"] == {"clinic": record}
     split = read_split(store, "clinic")
     assert split.image_ids.tolist() == sorted(f"clinic/{name}.png" for name in films())
@@ -95,10 +95,17 @@ def test_a_source_is_a_group_of_the_store_with_images_prepared_as_those_of_the_r
         assert label == int(name[-5]) % 2
     assert set(lung_boxes.origins(store, "clinic").values()) == {"none"}
     assert list(table)[: len(external.COLUMNS)] == list(external.COLUMNS)
-    assert table["patient_id"].tolist() == ["p0", "p2", "p4", "p1", "p3", "p5"]
+    assert table["patient_id"].tolist() == [f"clinic/p{number}" for number in (0, 2, 4, 1, 3, 5)]
     assert table["left_out"].eq("").all()
     # The copy of the archive goes with the stage: the table names the archive of the user.
     assert table["uri"][0] == f"zip://NORMAL/p0/0.png::{url}"
+
+
+def test_a_source_that_has_changed_since_an_earlier_call_is_measured_again(zipped: Zipped, tmp_path: Path) -> None:
+    name = "NORMAL/p0/0"
+    collect(zipped(films()), tmp_path)
+    table = collect(zipped(films() | {name: smooth(30)}), tmp_path).table.set_index("image_id")
+    assert table.loc[f"clinic/{name}.png", "dhash"] == validate.dhash(smooth(30)) != validate.dhash(smooth(0))
 
 
 def test_boxes_of_tested_films_are_kept(zipped: Zipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +139,7 @@ def test_a_film_that_the_run_has_and_its_patient_are_left_out_and_counted(zipped
         "clinic/PNEUMONIA/p1/1.png": external.IN_RUN,
         "clinic/PNEUMONIA/p1/another.png": external.PATIENT_IN_RUN,
     }
-    assert collected.record["duplicates_left_out"] == 4
+    assert collected.record["n_in_run"] == 4
     said = external.in_words("clinic", collected)
     assert said[0] == "clinic: 5 images of 5 patients, 3 with pneumonia"
     assert f"left out: 3, {external.IN_RUN}" in said
@@ -162,7 +169,7 @@ def test_unreadable_films_and_copies_are_left_out_with_their_reason(zipped: Zipp
         {"reason": external.COPY, "n": 1},
         {"reason": "cannot be read as an image", "n": 1},
     ]
-    assert collected.record["duplicates_left_out"] == 0
+    assert collected.record["n_in_run"] == 0
     with pytest.raises(UserError, match=r"^external source clinic: 1 of 8 images are bad .* raise the limit$"):
         collect(zipped(made), tmp_path, max_bad_fraction=0.1)
 

@@ -12,6 +12,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -791,6 +792,14 @@ def test_a_phantom_with_a_shortcut_has_an_official_test_split(in_project: Path) 
     patients = manifest.groupby("source_split")["patient_id"].agg(set)
     assert set(patients.index) == {"train", "test"}
     assert not patients["train"] & patients["test"]
+    ratios: dict[tuple[str, int], list[float]] = {}
+    for row in manifest.itertuples():
+        with suppress(UserError):  # the truncated one
+            height, width = decode.read_image(row.uri).shape
+            ratios.setdefault((row.source_split, row.label), []).append(width / height)
+    assert min(map(len, ratios.values())) >= 2
+    assert np.mean(ratios["train", 1]) > np.mean(ratios["train", 0]) + 0.15
+    assert np.mean(ratios["test", 1]) < np.mean(ratios["train", 1]) - 0.15
 
 
 def test_four_defects_are_planted_in_the_phantom(phantom_tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:

@@ -507,7 +507,9 @@ def _address(model: str | None) -> str:
         from pneumonia import predict as predicting
 
         in_project = Path("params.yaml").is_file()
-        if address := predicting.stand_in(params.load().data if in_project else None):
+        # In a folder of a project its champion is meant.
+        below_project = not in_project and any((folder / "dvc.yaml").is_file() for folder in Path.cwd().parents)
+        if not below_project and (address := predicting.stand_in(params.load().data if in_project else None)):
             return address
         model = "champion"
     if model == "champion" or model.isdigit():

@@ -178,12 +178,12 @@ def _reliability(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[st
     }
 
 
+_SCORES = {"raw": "score", "calibrated": "calibrated"}
+
+
 def _agreements(part: pd.DataFrame, level: float) -> dict[str, dict[str, float]]:
     """As `_agreement`, of images on which no calibration was fitted, before and after calibration."""
     return {name: _agreement(part, part[column], level) for name, column in _SCORES.items()}
-
-
-_SCORES = {"raw": "score", "calibrated": "calibrated"}
 
 
 def _agreement(part: pd.DataFrame, probability: Any, level: float) -> dict[str, float]:
@@ -221,7 +221,7 @@ def external(
         The table `source, image_id, patient_id, label, score, calibrated`; and what `evaluation.json` gains, nothing
         without external tests: in `external`, for each source, `data`; the figures of `classification_report` on raw
         scores, and in `calibrated` those on calibrated scores; `patients`, `prevalence`; `reliability` as of test;
-        `left_out`, `duplicates_left_out`; `no_lungs`: images in which no lungs are known.
+        `left_out`, `n_in_run`; `no_lungs`: images in which no lungs are known.
 
     Raises:
         UserError: the images of both stores are not prepared in the same way.
@@ -250,7 +250,7 @@ def external(
             "calibrated": _report(part, part["calibrated"], youden["calibrated"]["threshold"], level),
             "reliability": _agreements(part, level),
             "left_out": record["left_out"],
-            "duplicates_left_out": record["duplicates_left_out"],
+            "n_in_run": record["n_in_run"],
             "no_lungs": list(lung_boxes.origins(outside, name).values()).count("none"),
         }
     return pd.concat(parts[1:] or parts, ignore_index=True), {"external": figures} if figures else {}

@@ -327,7 +327,7 @@ def are_unusual(
 def facts(
     record: Mapping[str, Any],
     evaluation: Mapping[str, Any],
-    splits: Mapping[str, Mapping[str, Any]],
+    rebalance: Mapping[str, Any],
     *,
     source: Mapping[str, Any],
     network: str,
@@ -340,8 +340,7 @@ def facts(
 
     Args:
         record: `models/run.json`.
-        evaluation: the report of this name.
-        splits: `splits` of `rebalance.json`.
+        evaluation, rebalance: the reports of these names.
         source: of the data: `title, licence, citation, synthetic`.
         network: description of the architecture.
         preparation: of the images.
@@ -349,7 +348,7 @@ def facts(
         explained: `explain.json`.
         outside: as `external` returns it.
     """
-    train, reported = splits["train"], evaluation["youden"]
+    train, reported = rebalance["splits"]["train"], evaluation["youden"]
     names = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
     return {
         "schema": predictor.SCHEMA,
@@ -374,6 +373,7 @@ def facts(
             "level": evaluation["level"],
             "val": {name: reported["val"][name] for name in ("n", "n_positive", "auc")},
             "test": {name: reported["test"][name] for name in ("n", "n_positive", *names) if name in reported["test"]},
+            "test_split": rebalance["test_split"],
         },
         **({"external": dict(outside)} if outside else {}),
         "saliency": {"method": explained["default"], "verdict": explained["methods"][explained["default"]]["verdict"]},

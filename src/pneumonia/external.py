@@ -40,9 +40,11 @@ class Films(NamedTuple):
 
     Attributes:
         table: the columns `COLUMNS` and further ones of the source; an image that is not tested says why in `left_out`.
-            `place` is the address of an image after the stage, `uri` where it is now.
+            `place` is the address of an image after the stage, empty in an archive that is no zip; `uri` where it is
+            now.
         boxes: of the tested images: `source`, and the columns of `fetch.BOXES`.
-        record: `data`, `n_images`, `left_out` (a list of `reason, n`) and `duplicates_left_out`.
+        record: `data`, `n_images`, `left_out` (a list of `reason, n`) and `n_in_run`, films of the run and of their
+            patients.
         notes: what a reader should know of the patient identifiers.
     """
 
@@ -90,7 +92,8 @@ def collect(
 ) -> Films:
     """Fetch the films of a source, measure them as `validate` does, and find those that the run has too.
 
-    All images count, whatever official split they are in. Image identifiers get the name of the source in front.
+    All images count, whatever official split they are in. Identifiers of images and of patients get the name of the
+    source in front.
 
     Args:
         one: the source.
@@ -104,8 +107,8 @@ def collect(
         UserError: it cannot be fetched or checked, or lacks a class when all that is not tested is left out; the
             message names the source.
     """
-    folder = resume / one.name
-    for part in ("raw", "download", "measured"):
+    folder = resume / "sources" / one.name
+    for part in ("raw", "download"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     try:
         manifest, boxes, _ = fetch.fetch(
@@ -121,8 +124,10 @@ def collect(
             max_left_out=max_left_out,
             removed=removed,
         )
+        measured = folder / f"measured-{_digest(manifest)}"  # of these films: the source may have changed since
+        measured.mkdir(exist_ok=True)
         table = validate.measure(
-            manifest, min_side=min_side, min_std=min_std, workers=workers, dask=dask, resume=folder / "measured"
+            manifest, min_side=min_side, min_std=min_std, workers=workers, dask=dask, resume=measured
         )
         validate.require_enough(table, max_bad_fraction)
     except UserError as error:
@@ -131,20 +136,21 @@ def collect(
     _require_both_classes(one, table)
     notes = [fetch.unidentified(manifest), _same_names(table, splits)]
     prefix = f"{one.name}/"
-    reasons = table.loc[table["left_out"] != "", "left_out"].str.split(" (", regex=False).str[0].value_counts()
     record = {
         "data": one.data,
         "n_images": len(table),
-        "left_out": [{"reason": str(reason), "n": int(n)} for reason, n in reasons.items()],
-        "duplicates_left_out": int(table["left_out"].isin([IN_RUN, PATIENT_IN_RUN]).sum()),
+        "left_out": [{"reason": reason, "n": n} for reason, n in _reasons(table).items()],
+        "n_in_run": int(table["left_out"].isin([IN_RUN, PATIENT_IN_RUN]).sum()),
     }
     boxes = boxes[boxes["image_id"].isin(table.loc[table["left_out"].eq(""), "image_id"])]
-    # The copy of an archive is gone when the stage ends: the table names the archive itself.
-    address = f"::{one.url or sources.source(one.data).url}"
-    in_archive = table["uri"].str.startswith("zip://")
-    table["place"] = table["uri"].mask(in_archive, table["uri"].str.rpartition("::")[0] + address)
+    # The copy of an archive is gone when the stage ends: the table names the archive itself, where that is a zip too.
+    archive = str(one.url or sources.source(one.data).url)
+    member = table["uri"].str.rpartition("::")[0]
+    address = member + f"::{archive}" if archive.lower().endswith(".zip") else ""
+    table["place"] = table["uri"].mask(table["uri"].str.startswith("zip://"), address)
     return Films(
-        table.assign(source=one.name, image_id=prefix + table["image_id"]),
+        # Two places may have the same identifier for different persons.
+        table.assign(source=one.name, image_id=prefix + table["image_id"], patient_id=prefix + table["patient_id"]),
         boxes.assign(source=one.name, image_id=prefix + boxes["image_id"])[["source", *fetch.BOXES]],
         record,
         [note for note in notes if note],
@@ -228,6 +234,8 @@ def write(
         tested = films[films["left_out"].eq("")].assign(split=lambda rows: rows["source"], weight=1.0, repeats=1)
         if "lung_mask_uri" in tested:
             tested = tested.fillna({"lung_mask_uri": ""})
+        prepared = resume / f"prepared-{_digest(tested)}"
+        prepared.mkdir(exist_ok=True)
         try:
             preprocess.write_store(
                 tested,
@@ -237,7 +245,7 @@ def write(
                 workers=workers,
                 dask=dask,
                 attributes=attributes,
-                resume=resume,
+                resume=prepared,
             )
         except UserError as error:
             raise UserError(_remedied(str(error))) from error
@@ -276,11 +284,23 @@ def _require_both_classes(one: Source, table: pd.DataFrame) -> None:
     for label, name in tables.LABELS.items():
         part = table[table["label"] == label]
         if part["left_out"].ne("").all():
-            reasons = ", ".join(f"{n:,} {why}" for why, n in part["left_out"].value_counts().items())
+            reasons = ", ".join(f"{n:,} {why}" for why, n in _reasons(part).items())
             raise UserError(
                 f"external source {one.name}: no image of class {label} ({name}) is left ({reasons}); a test needs "
                 "both classes: remove the source or give another one"
             )
+
+
+def _reasons(table: pd.DataFrame) -> dict[str, int]:
+    """Why images are not tested, without details of single files, and how many."""
+    reasons = table.loc[table["left_out"] != "", "left_out"].str.split(" (", regex=False).str[0].value_counts()
+    return {str(reason): int(n) for reason, n in reasons.items()}
+
+
+def _digest(table: pd.DataFrame) -> str:
+    """Of which films these are: what was done for others in an earlier call must not be taken for them."""
+    columns = [name for name in ("image_id", "sha256", "label", "uri", "lung_mask_uri") if name in table]
+    return workspace.sha256_bytes(table[columns].to_csv(index=False).encode())[:16]
 
 
 def _of(one: Source, error: UserError) -> UserError:

@@ -277,9 +277,15 @@ def check(values: Any, source: str) -> Params:
         if refusal := credentials.refusal(key, text):
             raise UserError(f"{source}: {refusal}")
     try:
-        return Params.model_validate(values)
+        settings = Params.model_validate(values)
     except ValidationError as error:
         raise UserError("; ".join(_explain(source, problem) for problem in error.errors())) from error
+    if settings.fetch.shortcut != "none" and settings.rebalance.official_test == "leave_out":
+        raise UserError(
+            f"{source}: fetch.shortcut = {settings.fetch.shortcut} needs rebalance.official_test: use; any other test "
+            "split would have the shortcut too"
+        )
+    return settings
 
 
 def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:

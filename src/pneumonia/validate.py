@@ -172,10 +172,9 @@ def measure(
     Returns:
         All rows. `mode` of the file (`L`, `RGB`, `MONOCHROME1`), `mean` and `std` in gray levels, `entropy` in bits,
         `saturated` the share of black and white pixels, `sharpness`, `corner` and `border` as the functions of these
-        names, `turned` in degrees,
-        `dhash` a perceptual hash of 64 hex digits, `look_alike` as the function of that name, `valid` a bool, `reason`
-        the reason of a quarantine, else "", `note` of the image reader on a readable image, else "". Missing values of
-        an unreadable image are 0 or "".
+        names, `turned` in degrees, `dhash` a perceptual hash of 64 hex digits, `look_alike` as the function of that
+        name, `valid` a bool, `reason` the reason of a quarantine, else "", `note` of the image reader on a readable
+        image, else "". Missing values of an unreadable image are 0 or "".
 
     Raises:
         UserError: a file is missing, cannot be reached, or has changed since `fetch` listed it.

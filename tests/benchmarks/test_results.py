@@ -67,17 +67,17 @@ def test_each_look_at_a_test_split_is_counted(table: Path) -> None:
     add(data="pneumoniamnist")
     written = pd.read_csv(table, dtype={"recipe": str, "commit": str})
     assert list(written) == results.COLUMNS
-    assert written["test_look"].tolist() == [1, 2, 3, 1]
+    assert written["test_look"].tolist() == [41, 42, 43, 1], "those by hand are not in the table"
     assert written["recipe"].tolist() == ["00001e10", "00001e10", "ffffffff", "00001e10"]
     assert set(written["commit"]) == {"0123456"}
 
 
 def test_all_seeds_of_a_row_that_was_written_down_before_are_one_look_from_41_on(table: Path) -> None:
-    add(data="chest_xray")
+    add()
     for changes in ({}, {"seed": 2}, {"model": "shallow"}):
         add(**changes, operating_point="target_sensitivity")
     add(data="pneumoniamnist", operating_point="target_sensitivity")
-    assert pd.read_csv(table)["test_look"].tolist() == [1, 41, 41, 42, 1]
+    assert pd.read_csv(table)["test_look"].tolist() == [41, 42, 42, 43, 1]
 
 
 def test_a_row_without_weights_is_no_look_and_is_tried_again(table: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_row_without_weights_is_no_look_and_is_tried_again(table: Path) -> Non
     assert results._is_done(fusion, 1, "a")
     written = pd.read_csv(table)
     assert len(written) == 1
-    assert written["test_look"].tolist() == [1]
+    assert written["test_look"].tolist() == [41]
 
 
 def test_counts_stay_whole_beside_a_row_without_figures(table: Path) -> None:
@@ -99,7 +99,7 @@ def test_counts_stay_whole_beside_a_row_without_figures(table: Path) -> None:
     add(seed=2, params=77633)
     written = pd.read_csv(table, dtype=str)
     assert written["params"].dropna().tolist() == ["77633", "77633"]
-    assert written["test_look"].dropna().tolist() == ["1", "2"]
+    assert written["test_look"].dropna().tolist() == ["41", "42"]
 
 
 def test_a_recipe_is_what_decides_not_where_files_lie() -> None:
@@ -226,7 +226,7 @@ def test_a_recipe_knows_how_far_augmentation_goes(monkeypatch: pytest.MonkeyPatc
 
 
 def test_rows_are_of_known_models_and_settings() -> None:
-    assert {row.model for row in results.ROWS} == set(networks.MODELS)
+    assert {row.model for row in results.ROWS} <= set(networks.MODELS)
     for row in results.ROWS:
         assert results.recipe(row.settings)
         assert len(set(row.seeds)) == len(row.seeds) > 0

@@ -46,6 +46,15 @@ def figures(**values: float) -> dict[str, Any]:
     return {"n": 600, "n_positive": 400, **values, **ends}
 
 
+OF_RUN: dict[str, Any] = {
+    "learnt_from": LEARNT,
+    "weights": "/home/someone/mobilenet.h5",
+    "network": "a toy",
+    "figures": {"level": 0.95, "val": {"n": 600}, "test": figures(auc=0.96), "test_split": "official"},
+    "made_with": {"Python": "3.11"},
+}
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run without films; what ships is beside it, in `pretrained`, and is empty."""
@@ -57,20 +66,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name, point in predictors.FACTS["operating_points"].items()
     }
     folder = tmp_path / "run"
-    predictors.write(
-        folder / "models" / "predictor",
-        network(),
-        learnt_from=LEARNT,
-        weights="/home/someone/mobilenet.h5",
-        network="a toy",
-        figures={"level": 0.95, "val": {"n": 600}, "test": figures(auc=0.96)},
-        made_with={"Python": "3.11"},
-    )
+    predictors.write(folder / "models" / "predictor", network(), **OF_RUN)
     monkeypatch.setattr(ship, "ROOT", tmp_path)
-    (tmp_path / "params.yaml").write_text("weights: auto\nfetch: {url: }\ntrain: {epochs: 40, crop: 1.0}\n")
-    (folder / "params.yaml").write_text(
-        "weights: /home/someone/mobilenet.h5\nfetch: {url: /home/someone/films.zip}\ntrain: {epochs: 77, crop: 1.0}\n"
-    )
+    here, there = tmp_path / "params.yaml", folder / "params.yaml"
+    same = "data: chest_xray\nmodel: toy\n"
+    here.write_text(f"{same}weights: auto\nfetch: {{url: }}\ntrain: {{epochs: 40, crop: 1.0}}\n")
+    theirs = "weights: /home/someone/mobilenet.h5\nfetch: {url: /home/someone/films.zip}\n"
+    there.write_text(f"{same}{theirs}train: {{epochs: 77, crop: 1.0}}\n")
     (folder / "reports").mkdir()
     (folder / "reports" / "evaluation.json").write_text(json.dumps(evaluation))
     rebalance = {"test_split": "official", "folds": [{}, {}, {}]}
@@ -155,11 +157,11 @@ def test_films_of_the_run_are_compared_if_none_are_named(run: Path) -> None:
     assert "was prepared in another way than for the predictor" in refusal(run, [])
 
 
-def refusal(run: Path, films: list[str]) -> str:
+def refusal(run: Path, films: list[str], name: str = "toy") -> str:
     """The line in which shipping ends; what shipped before stays as it is."""
     before = files_under(predictor.PRETRAINED)
     with pytest.raises(UserError) as error:
-        ship.ship(run, "toy", films=films)
+        ship.ship(run, name, films=films)
     assert files_under(predictor.PRETRAINED) == before
     return str(error.value)
 
@@ -179,6 +181,31 @@ def refusal(run: Path, films: list[str]) -> str:
 def test_a_network_that_may_not_ship_is_one_line(run: Path, films: list[str], facts: dict[str, Any], line: str) -> None:
     predictors.write(run / "models/predictor", network(), **{"learnt_from": LEARNT} | facts)
     assert line in refusal(run, films)
+
+
+@pytest.mark.parametrize("name", ["lungs", "", "../toy", "Toy"])
+def test_no_other_folder_is_replaced(run: Path, films: list[str], name: str) -> None:
+    (predictor.PRETRAINED / "lungs").mkdir(parents=True)
+    (predictor.PRETRAINED / "lungs" / "lungs.onnx").touch()
+    assert f"{name!r} cannot be the name of a network" in refusal(run, films, name)
+
+
+@pytest.mark.parametrize("part", ["params.yaml", "reports/evaluation.json", "reports/rebalance.json"])
+def test_a_run_that_lacks_a_part_is_one_line(run: Path, films: list[str], part: str) -> None:
+    (run / part).unlink()
+    assert f"{part} is missing" in refusal(run, films)
+
+
+def test_settings_of_another_run_are_one_line(run: Path, films: list[str]) -> None:
+    (run / "params.yaml").write_text("data: chest_xray\nmodel: compact\n")
+    assert "has model toy" in refusal(run, films)
+
+
+def test_external_tests_of_the_run_are_on_the_card(run: Path, films: list[str]) -> None:
+    adults = {"n": 160, "n_positive": 40, "auc": 0.6, "auc_low": 0.5, "auc_high": 0.7, "unusual": 0.1}
+    predictors.write(run / "models/predictor", network(), **OF_RUN, external={"adults": adults})
+    card = (ship.ship(run, "toy", films=films) / shipped.CARD).read_text()
+    assert "| adults | 160 (40 pneumonia) | 0.600 [0.500, 0.700] |" in card
 
 
 def test_a_network_that_is_too_large_is_one_line_and_the_earlier_one_stays(

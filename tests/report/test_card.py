@@ -545,7 +545,7 @@ def outside() -> dict[str, Any]:
         "prevalence": 0.5,
         "calibrated": full["youden"]["calibrated"]["test"],
         "reliability": full["reliability"]["test"],
-        "duplicates_left_out": 2,
+        "n_in_run": 2,
         "no_lungs": 7,
     }
     left_out = [{"reason": "an image of this run", "n": 2}]

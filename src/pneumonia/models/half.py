@@ -23,11 +23,11 @@ def halve(network: bytes) -> bytes:
     import onnx
 
     model = onnx.ModelProto.FromString(network)
-    store(model.graph)
+    halve_constants(model.graph)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def store(graph: Any) -> None:
+def halve_constants(graph: Any) -> None:
     """As `halve`, in place, for an `onnx.GraphProto`."""
     from onnx import TensorProto, helper, numpy_helper
 

@@ -232,8 +232,8 @@ MODELS = {
     "mobilenet": Model(
         build=partial(_fine_tuned, "mobilenet", "MobileNetV2", _PLUS_MINUS_ONE),
         size=128,
-        # Chosen as that of `compact`: block_5_add .93 .29, block_11_add .91 .35, block_12_add .94 .47, block_15_add .54
-        # .25, out_relu .09 .13. Of films of 128 pixels the last maps have 4x4 cells.
+        # Chosen as that of `compact`, pointing game and energy: block_5_add .93 .29, block_11_add .91 .35, block_12_add
+        # .94 .47, block_15_add .54 .25, out_relu .09 .13. Of films of 128 pixels the last maps have 4x4 cells.
         explain="block_12_add",  # 8x8 cells
         weights_urls=(_MOBILENET_V2,),
         source="Sandler et al. (2018), MobileNetV2, arXiv:1801.04381",

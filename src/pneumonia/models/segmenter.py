@@ -90,7 +90,7 @@ def convert(model: Any) -> bytes:
             return {"lungs": tf.sigmoid(model(pixels, training=False))}
 
         graph, _ = tf2onnx.convert.from_function(tf.function(probability), input_signature=signature, opset=OPSET)
-    half.store(graph.graph)
+    half.halve_constants(graph.graph)
     return bytes(graph.SerializeToString(deterministic=True))
 
 

@@ -85,7 +85,7 @@ def batches(
     def augmented(inputs: Any, label: Any, weight: Any, step: Any) -> tuple[Any, Any, Any]:
         draw = tf.stack([np.int64(seed), step])
         if not features:
-            inputs = changed(inputs, size, recipe, seed=draw)
+            inputs = augment(inputs, size, recipe, seed=draw)
         return augmentation.mixup(inputs, label, weight, alpha=recipe.mixup, seed=draw)
 
     stream = tf.data.Dataset.from_generator(generate, output_signature=signature)
@@ -94,7 +94,7 @@ def batches(
     return stream.with_options(runtime.untuned())
 
 
-def changed(pixels: Any, size: int | None, recipe: Recipe, *, seed: Any) -> Any:
+def augment(pixels: Any, size: int | None, recipe: Recipe, *, seed: Any) -> Any:
     """Images as the recipe changes them for one epoch, at the size of the network.
 
     Args:

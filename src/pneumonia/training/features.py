@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pneumonia.data.store import Split
 from pneumonia.models import backbones, networks
-from pneumonia.training.batches import changed, epoch_order
+from pneumonia.training.batches import augment, epoch_order
 from pneumonia.training.callbacks import progress_bar
 from pneumonia.training.recipe import Recipe
 
@@ -65,7 +65,7 @@ def frozen_features(
                 rows = order[begin : begin + batch_size]
                 pixels, size = tf.constant(images[rows][..., None]), networks.input_size(model)
                 draw = tf.constant([seed, first + begin], tf.int64)
-                yield rows, compute(changed(pixels, size, recipe, seed=draw))
+                yield rows, compute(augment(pixels, size, recipe, seed=draw))
                 bar.update(len(rows))
 
         for copy in range(n_copies):
