@@ -80,6 +80,13 @@ LATER_FIGURES = {
 }
 """Of rows at the operating point `target_sensitivity`; without folds the AUC is that of validation."""
 
+AUDITED = {
+    "middle_hidden": "auc_middle_hidden",
+    "swapped_lungs": "swapped_lungs",
+    "swapped_surroundings": "swapped_surroundings",
+}
+"""Figures of the audit -> columns; the first only where no lungs are known, the others only where they are."""
+
 FIGURES = {
     "val_auc": "validation AUC",
     "val_robust_auc": "validation AUC, robust",
@@ -474,8 +481,7 @@ def _figures(row: Row) -> dict[str, Any]:
         "train_minutes": round(history["seconds"].sum() / 60, 1),
         "ms_per_image": round(milliseconds, 2),
         **{f"{name}_at_target": at_target[name] for name in ("accuracy", "specificity")},
-        "auc_middle_hidden": audit["middle_hidden"]["auc"],
-        **{name: audit[name]["auc"] for name in ("swapped_lungs", "swapped_surroundings") if name in audit},
+        **{column: audit[name]["auc"] for name, column in AUDITED.items() if name in audit},
     }
     geometry = lung_geometry.table(store, tables.read_table(CLONE / "data/splits.csv"))
     if len(geometry):  # of films prepared around the lungs

@@ -15,7 +15,7 @@ PREFIX = "pretrained:"
 """Before the name of a network where a model is named."""
 
 BEST = "mobilenet"
-"""The network that answers if none is named. It was chosen on validation, as `docs/pretrained.md` says."""
+"""The network that answers if none is named: the row that was named the best before it looked at the test split."""
 
 CARD = "README.md"
 
