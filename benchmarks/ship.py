@@ -62,6 +62,7 @@ def main() -> None:
         looks=arguments.looks,
         films=arguments.films,
         notes=arguments.note,
+        caution=arguments.caution,
     )
     print((folder / shipped.CARD).read_text(encoding="utf-8"))
     print(f"written: {folder}, {_size(folder):,} bytes; all that ships: {_size(predictor.PRETRAINED):,}")
@@ -75,6 +76,7 @@ def ship(
     looks: int | None = None,
     films: Sequence[str] = (),
     notes: Sequence[str] = (),
+    caution: str = "",
 ) -> Path:
     """Write the folder of a network that ships; an earlier one of this name is replaced.
 
@@ -85,6 +87,7 @@ def ship(
         looks: how often the test split had been looked at when the recipe was chosen; None = not known.
         films: image files, folders or archives for the comparison of scores; empty = validation films of the run.
         notes: sentences for the card, such as figures on other films.
+        caution: sentence that stands with every answer, after that of the run.
 
     Returns:
         The folder.
@@ -101,6 +104,7 @@ def ship(
     evaluation, rebalance = (tables.read_json(run / f"reports/{one}.json") for one in ("evaluation", "rebalance"))
     _require_same_run(own, evaluation, run / "params.yaml")
     content = _facts(own, evaluation, rebalance, looks)
+    content["caution"] = f"{content['caution']} {caution}".strip()
     network = predictor.read_file(own.folder / predictor.NETWORK, own.facts["digests"][predictor.NETWORK])
     network = half.halve(network) if in_half else network
     maps = b""
@@ -312,6 +316,7 @@ def card(facts: Mapping[str, Any], recipe: Mapping[str, Any], notes: Sequence[st
         "A network for chest X-rays that answers right after installation:",
         f"```console\n$ pneumonia predict film.png --model {shipped.PREFIX}{made['name']}\n```",
         "**It is not a medical device. Do not use it for diagnosis.**",
+        _wrapped(f"Every answer says: {facts['caution']}"),
         "\n".join(files),
         _wrapped(
             f"`{facts['model']}`: {facts['network']}. Start weights: {facts['weights']}. Its weights are stored in "
@@ -401,6 +406,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--half", action="store_true", help="store the weights in float16")
     parser.add_argument("--looks", type=int, help="how often the test split had been looked at")
     parser.add_argument("--films", nargs="+", default=[], help="image files for the comparison of scores")
+    parser.add_argument("--caution", default="", help="a sentence that stands with every answer")
     parser.add_argument("--note", action="append", default=[], help="a sentence for the card; may be repeated")
     return parser.parse_args()
 

@@ -221,7 +221,8 @@ def test_a_network_that_ships_is_named_in_each_of_its_answers(package: Path, fil
     assert set(one.predict([films / "a.png"])["version"]) == {"pretrained:mobilenet"}
     assert predict.notes(one) == [
         "answered by pretrained:mobilenet, toy on chest_xray; official test split, n = 624: AUC 0.990 [0.980, 1.000]; "
-        "no medical device"
+        "no medical device",
+        one.facts["caution"].removesuffix("."),
     ]
 
 

@@ -157,7 +157,8 @@ def _has_champion(data: str) -> bool:
 
 def notes(predictor: Predictor) -> list[str]:
     """What a reader of answers should know of the model, one line each, without a full stop."""
-    return [line for line in (introduction(predictor), advice(predictor)) if line]
+    caution = str(predictor.facts["caution"]).rstrip(".") if "shipped" in predictor.facts else ""
+    return [line for line in (introduction(predictor), caution, advice(predictor)) if line]
 
 
 def introduction(predictor: Predictor) -> str:
@@ -438,10 +439,10 @@ def no_maps(facts: Mapping[str, Any]) -> str:
     Args:
         facts: `predictor.json`.
     """
-    if "shipped" in facts and MAPS not in facts["digests"]:
-        return "no saliency maps: this network ships without them"
     verdict = str(facts["saliency"].get("verdict", ""))
     if not verdicts.is_excluded(verdict):
+        if "shipped" in facts and MAPS not in facts["digests"]:
+            return "no saliency maps: this network ships without them"
         return ""
     return f"no saliency maps: every method that was measured is excluded ({_method_in_words(facts)})"
 

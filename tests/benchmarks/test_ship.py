@@ -201,6 +201,12 @@ def test_settings_of_another_run_are_one_line(run: Path, films: list[str]) -> No
     assert "has model toy" in refusal(run, films)
 
 
+def test_a_caution_stands_with_every_answer(run: Path, films: list[str]) -> None:
+    folder = ship.ship(run, "toy", films=films, caution="It learnt from children.")
+    assert Predictor(folder).facts["caution"].endswith(". It learnt from children.")
+    assert "It learnt from children." in (folder / shipped.CARD).read_text()
+
+
 def test_external_tests_of_the_run_are_on_the_card(run: Path, films: list[str]) -> None:
     adults = {"n": 160, "n_positive": 40, "auc": 0.6, "auc_low": 0.5, "auc_high": 0.7, "unusual": 0.1}
     predictors.write(run / "models/predictor", network(), **OF_RUN, external={"adults": adults})
