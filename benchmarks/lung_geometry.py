@@ -6,8 +6,6 @@ only knows that has an AUC of one half among films that are alike in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -29,19 +27,20 @@ def table(store: zarr.Group, splits: pd.DataFrame) -> pd.DataFrame:
         store: prepared around the lungs.
         splits: as `rebalance` wrote it.
     """
-    boxes = lung_boxes.read_all(store)
-    shares: Mapping[str, float] = {
-        name: share
+    found = {
+        name: (box, share)
         for split in SPLITS
-        if split in store and (known := lung_boxes.shares(store, split)) is not None
-        for name, share in zip(lung_boxes.read(store, split), known, strict=True)
+        if split in store and (shares := lung_boxes.shares(store, split)) is not None
+        for (name, box), share in zip(lung_boxes.read(store, split).items(), shares, strict=True)
+        if box is not None
     }
     rows = []
     for name, width, height in zip(splits["image_id"], splits["width"], splits["height"], strict=True):
-        if (box := boxes.get(name)) is not None:
+        if name in found:
+            box, share = found[name]
             left, top, right, bottom = box.x, box.y, box.x + box.width, box.y + box.height
             corners = (left / width, top / height, right / width, bottom / height)
-            rows.append((name, width / height, box.width / box.height, shares[name], *corners))
+            rows.append((name, width / height, box.width / box.height, share, *corners))
     columns = ["image_id", "ratio", "lungs_ratio", "lungs_share", "left", "top", "right", "bottom"]
     return pd.DataFrame(rows, columns=columns)
 

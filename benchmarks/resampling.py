@@ -100,12 +100,12 @@ def _values(table: pd.DataFrame) -> npt.NDArray[np.float32]:
 
 
 def _figures(labels: npt.NDArray[Any], scores: npt.NDArray[np.float64], threshold: float) -> dict[str, float]:
-    called = scores >= threshold
+    tp, fp, tn, fn = decisions.confusion(labels, scores, threshold)
     return {
         "auc": ranking.roc_auc(labels, scores),
-        "accuracy": float((called == labels).mean()),
-        "sensitivity": float(called[labels == 1].mean()),
-        "specificity": float((~called[labels == 0]).mean()),
+        "accuracy": (tp + tn) / len(labels),
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp),
     }
 
 

@@ -165,9 +165,7 @@ EARLIER = {
 # thresholds from scores out of fold, because one validation split depends on chance. The best row is named beforehand
 # too: it is `mobilenet`. The networks without pretrained weights learn longer, from larger crops: `compact` once stayed
 # at chance with strong distortions.
-AROUND_LUNGS = {
-    "preprocess.aspect": "lungs",
-    "preprocess.image_size": 160,  # crops of less than the image keep their details
+CROPS = {
     "preprocess.clip_limit": 0.0,
     "rebalance.strategy": "none",
     "tune.n_trials": 0,
@@ -177,6 +175,10 @@ AROUND_LUNGS = {
     "train.average": 0.98,
     "train.keep": "last",
     "train.label_smoothing": 0.05,
+}
+AROUND_LUNGS = CROPS | {
+    "preprocess.aspect": "lungs",
+    "preprocess.image_size": 160,  # crops of less than the image keep their details
 }
 FIVE_FOLDS = AROUND_LUNGS | {"rebalance.folds": 5, "train.epochs": 6, "train.head_epochs": 1}
 LUNGS_FROM_SCRATCH = AROUND_LUNGS | {"train.epochs": 20, "train.crop": 0.5, "train.augment": 0.5}

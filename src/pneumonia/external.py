@@ -184,15 +184,10 @@ def is_in(table: pd.DataFrame, splits: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """
     same = table["sha256"].isin(splits["sha256"]).to_numpy(bool, copy=True)
     rows = np.flatnonzero(table["dhash"].ne(""))
-    theirs = _hashes(splits["dhash"])
-    for row, mine in zip(rows, _hashes(table["dhash"].iloc[rows]), strict=True):
+    theirs = validate.hashes(splits["dhash"])
+    for row, mine in zip(rows, validate.hashes(table["dhash"].iloc[rows]), strict=True):
         same[row] |= bool((np.bitwise_count(theirs ^ mine).sum(axis=1) <= validate.NEAR).any())
     return same
-
-
-def _hashes(texts: pd.Series) -> npt.NDArray[np.uint64]:
-    """Perceptual hashes as numbers: uint64 (n, 4)."""
-    return np.frombuffer(bytes.fromhex("".join(texts)), np.uint64).reshape(-1, 4)
 
 
 def write(

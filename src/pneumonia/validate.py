@@ -294,6 +294,11 @@ def dhash(image: npt.NDArray[np.uint8]) -> str:
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
 
+def hashes(texts: pd.Series) -> npt.NDArray[np.uint64]:
+    """Values of `dhash` as numbers, whose bits can be compared: uint64 (n, 4)."""
+    return np.frombuffer(bytes.fromhex("".join(texts)), np.uint64).reshape(-1, 4)
+
+
 def look_alike(table: pd.DataFrame, *, near: int = NEAR) -> list[str]:
     """For each row the first `image_id` of its group of images that look the same and are of different patients.
 
@@ -308,12 +313,12 @@ def look_alike(table: pd.DataFrame, *, near: int = NEAR) -> list[str]:
         "" for images that look like no image of another patient.
     """
     rows = np.flatnonzero(table["valid"])
-    hashes = np.array([np.frombuffer(bytes.fromhex(text), np.uint64) for text in table["dhash"].iloc[rows]])
+    bits = hashes(table["dhash"].iloc[rows])
     patients = pd.factorize(table["patient_id"])[0][rows]
     contents = pd.factorize(table["sha256"])[0][rows]
     pairs = []
     for number in range(len(rows) - 1):  # 17 million pairs take a second
-        apart = np.bitwise_count(hashes[number + 1 :] ^ hashes[number]).sum(axis=1)
+        apart = np.bitwise_count(bits[number + 1 :] ^ bits[number]).sum(axis=1)
         for other in number + 1 + np.flatnonzero(apart <= near):
             if patients[other] != patients[number] and contents[other] != contents[number]:
                 pairs.append((number, other))
