@@ -129,7 +129,7 @@ def _default_cache(urls: Sequence[str]) -> Path:
 
 def _imagenet(urls: Sequence[str], cache: Path, weights: str) -> tuple[Path, ...]:
     """The published files, from the cache or the network; none if `auto` cannot get all of them in time."""
-    deadline = time.monotonic() + AUTO_SECONDS
+    seconds = AUTO_SECONDS
     origins = []
     for url in urls:
         if url.startswith(PACKAGE):
@@ -141,8 +141,9 @@ def _imagenet(urls: Sequence[str], cache: Path, weights: str) -> tuple[Path, ...
         origins.append(cached)
         if cached.is_file():
             continue
+        start = time.monotonic()
         try:
-            _download(url, cached, deadline if weights == "auto" else None)
+            _download(url, cached, seconds if weights == "auto" else None)
         except (download.DownloadError, OSError) as error:
             cause = error.reason if isinstance(error, download.DownloadError) else reason(error)
             path = "the path of a folder with all files" if len(urls) > 1 else "the path of a file"
@@ -157,6 +158,7 @@ def _imagenet(urls: Sequence[str], cache: Path, weights: str) -> tuple[Path, ...
                 f"When there is a network: dvc repro -f -s backbone; or set weights to {path}."
             )
             return ()
+        seconds -= time.monotonic() - start
     return tuple(origins)
 
 
@@ -190,9 +192,9 @@ def _installed(url: str, weights: str) -> Path | None:
     return path
 
 
-def _download(url: str, cached: Path, deadline: float | None) -> None:
-    """Download into the cache: in one attempt until the deadline; without one, in as many as `download` makes."""
-    limit: dict[str, Any] = {} if deadline is None else {"seconds": deadline - time.monotonic(), "pauses": ()}
+def _download(url: str, cached: Path, seconds: float | None) -> None:
+    """Download into the cache: in one attempt of at most `seconds`; None = in as many attempts as `download` makes."""
+    limit: dict[str, Any] = {} if seconds is None else {"seconds": seconds, "pauses": ()}
     cached.parent.mkdir(parents=True, exist_ok=True)
     # A folder of this process, beside the cached file: so the file can be moved into place in one step.
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=cached.parent) as resume:
