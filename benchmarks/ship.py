@@ -24,7 +24,7 @@ import numpy.typing as npt
 from ruamel.yaml import YAML
 
 from pneumonia import UserError, export, inference, predict, workspace
-from pneumonia.data import tables
+from pneumonia.data import tables, targets
 from pneumonia.data.store import open_store, read_split, stored_preparation
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.models import half, predictor, shipped
@@ -152,6 +152,11 @@ def _require_may_ship(own: Predictor) -> None:
     if facts["synthetic"] or licence != LICENCE:
         kind = "synthetic films" if facts["synthetic"] else f"films with the licence {licence!r}"
         raise UserError(f"{own.folder} learnt from {kind}; only a network of films under {LICENCE} ships")
+    if facts["target"] != targets.DEFAULT:
+        raise UserError(
+            f"{own.folder} has the target {facts['target']}; only a network of the target {targets.DEFAULT} ships: it "
+            "answers where nobody has chosen one"
+        )
 
 
 def _require_same_run(own: Predictor, evaluation: Mapping[str, Any], settings: Path) -> None:

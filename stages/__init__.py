@@ -27,7 +27,7 @@ elif parent_process():
 environment.prepare()  # before NumPy, Keras and MLflow are imported
 
 from pneumonia import UserError, credentials, outs, reason, workspace
-from pneumonia.data import sources
+from pneumonia.data import sources, targets
 from pneumonia.images.geometry import Preparation
 from pneumonia.names import printable
 from pneumonia.params import Params
@@ -39,6 +39,8 @@ DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports"
 
 _LONG = ("tune", "train")
 """Stages whose use of the machine is logged."""
+_OF_ANY_TARGET = ("fetch", "validate")
+"""Stages that a change of the target does not run again."""
 _WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 
 
@@ -113,9 +115,10 @@ def tracked(
         stage,
         data=params.data,
         model=params.model,
+        target=targets.DEFAULT if stage in _OF_ANY_TARGET else params.target,
         synthetic=is_synthetic(params),
         params={
-            **{name: getattr(params, name) for name in ("seed", "data", "model", "weights")},
+            **{name: getattr(params, name) for name in ("seed", "data", "model", "weights", "target")},
             **settings,
         },
         preparation=Preparation.from_settings(**params.preprocess.model_dump())
@@ -131,7 +134,7 @@ def train_run(params: Params, record: dict[str, Any]) -> "TrainRun":
     """The MLflow run that trained the model of `models/run.json`; created again in a store that lacks it."""
     from pneumonia.tracking import runs
 
-    runs.require_same_selectors(record, data=params.data, model=params.model)
+    runs.require_same_selectors(record, data=params.data, model=params.model, target=params.target)
     return runs.ensure_train_run(
         record,
         synthetic=is_synthetic(params),
@@ -146,8 +149,8 @@ def is_synthetic(params: Params) -> bool:
 
 
 def origin(params: Params) -> str:
-    """The data set in the title of a figure."""
-    return sources.in_titles(params.data)
+    """The data set in the title of a figure, and the classes if they are not its own."""
+    return targets.titled(sources.in_titles(params.data), targets.target(params.target))
 
 
 def title(params: Params) -> str:

@@ -3,7 +3,7 @@
 from functools import partial
 
 from pneumonia import evaluate, params
-from pneumonia.data import lung_boxes, tables
+from pneumonia.data import lung_boxes, tables, targets
 from pneumonia.data.store import open_store, stored_preparation
 from pneumonia.models import loading, runtime
 from pneumonia.report import found_lungs, plots
@@ -13,7 +13,7 @@ from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, origin, run, show, title, 
 
 def main() -> None:
     settings = params.load()
-    memory = settings.compute.memory
+    memory, target = settings.compute.memory, targets.target(settings.target)
     runtime.start_keras()
     record = tables.read_json(MODELS_DIR / "run.json")
     trained = train_run(settings, record)
@@ -23,10 +23,10 @@ def main() -> None:
     with tracked("evaluate", settings, parent=trained.run_id, prepared=store.attrs):
         runs.tag(weights=record["weights"], data_digest=record["data_digest"])
         predictions, platt = evaluate.calibrated(evaluate.predict(model, store, splits, memory=memory))
-        headline, full = evaluate.judge(predictions, platt, **settings.evaluate.model_dump())
+        headline, full = evaluate.judge(predictions, platt, target=target, **settings.evaluate.model_dump())
         full["robustness"] = evaluate.robustness(evaluate.validated(model, store, memory=memory))
         audit = full["stress"] = evaluate.audit(model, store, splits, level=settings.evaluate.level, memory=memory)
-        curves = evaluate.curves(predictions, headline["threshold"], level=settings.evaluate.level)
+        curves = evaluate.curves(predictions, headline["threshold"], level=settings.evaluate.level, target=target)
         points = evaluate.operating_points(full)
         elsewhere, judged = evaluate.external(model, outside, films, full, store, memory=memory)
         full |= judged  # when all else is decided
@@ -36,17 +36,16 @@ def main() -> None:
         tables.write_json(full, REPORTS_DIR / "evaluation.json")
         for name, table in {**curves, "operating_points": points}.items():
             tables.write_table(table, REPORTS_DIR / "plots" / f"{name}.csv")
-        test, heading = full["youden"]["test"], f"{title(settings)}, test"
+        test, heading, names = full["youden"]["test"], f"{title(settings)}, test", target.classes
         after = full["youden"]["calibrated"]["test"]
+        diagrams = {"before": (curves["calibration"], test), "after": (curves["calibration_after"], after)}
         point = (1 - test.get("specificity", 1.0), test.get("sensitivity", 0.0))
         figures = {
-            "roc": plots.roc(curves["roc"], test, point, heading),
-            "precision_recall": plots.precision_recall(curves["precision_recall"], test, heading),
-            "calibration": plots.calibration(
-                {"before": (curves["calibration"], test), "after": (curves["calibration_after"], after)}, heading
-            ),
-            "decision_curve": plots.decision_curve(curves["decision_curve"], test, heading),
-            "confusion": plots.confusion(curves["confusion"], heading),
+            "roc": plots.roc(curves["roc"], test, point, heading, names),
+            "precision_recall": plots.precision_recall(curves["precision_recall"], test, heading, names),
+            "calibration": plots.calibration(diagrams, heading, names=names),
+            "decision_curve": plots.decision_curve(curves["decision_curve"], test, heading, names),
+            "confusion": plots.confusion(curves["confusion"], heading, names),
             "stress": plots.stress(audit, heading),
         }
         found_lungs.write(
@@ -57,6 +56,7 @@ def main() -> None:
             partial(lung_boxes.picture, store),
             origin(settings),
             around_lungs=stored_preparation(store)["aspect"] == "lungs",
+            target=target,
         )
         runs.log_file(REPORTS_DIR / "lungs.html")
         runs.log_metrics(evaluate.metrics(full))
@@ -66,7 +66,7 @@ def main() -> None:
             plots.save(figure, REPORTS_DIR / "plots" / f"{name}.png")
             runs.log_figure(figure, f"plots/{name}.png", trained)
         runs.mirror(trained, evaluate.metrics(full), runs.evaluation(REPORTS_DIR))
-    for line in evaluate.summary(full):
+    for line in evaluate.summary(full, target):
         show(line)
     print(points.replace(r" \[.*", "", regex=True).to_string(index=False))
 

@@ -1,7 +1,7 @@
 """Saliency maps of test images, figures that say whether the maps can be trusted, and a gallery."""
 
 from pneumonia import explain, params, workspace
-from pneumonia.data import lung_boxes, tables
+from pneumonia.data import lung_boxes, tables, targets
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import open_store, stored_preparation
 from pneumonia.images import geometry
@@ -13,7 +13,7 @@ from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, count, run, show, title, t
 
 def main() -> None:
     settings = params.load()
-    options, seed = settings.explain, settings.seed
+    options, seed, target = settings.explain, settings.seed, targets.target(settings.target)
     methods = explain.known(options.methods)
     runtime.start_keras()
     record = tables.read_json(MODELS_DIR / "run.json")
@@ -42,7 +42,7 @@ def main() -> None:
         shown = explain.choose_shown(predictions, threshold, options.n_images, seed)
         films = sample("test", list(shown["image_id"]))
         maps = explain.maps(model, methods, films.images, n_samples=options.n_samples)
-        means = explain.mean_maps(maps[explained["default"]], films.lungs, shown["outcome"].to_numpy())
+        means = explain.mean_maps(maps[explained["default"]], films.lungs, shown["outcome"].to_numpy(), target)
         heading = title(settings)
         with workspace.written_whole(REPORTS_DIR / "saliency") as folder:
             folder.mkdir()

@@ -1,7 +1,7 @@
 """Register the model; it becomes champion if its validation AUC is higher and it passes the gates."""
 
 from pneumonia import params, promote
-from pneumonia.data import sources, tables
+from pneumonia.data import sources, tables, targets
 from pneumonia.data.predictions import read_predictions
 from pneumonia.models import networks
 from pneumonia.models.predictor import Predictor
@@ -17,7 +17,8 @@ def main() -> None:
     predictor = Predictor(MODELS_DIR / "predictor")
     # Lost predictions or a missing report are an error before anything is registered.
     registry.require_comparable(record)
-    reports = card.reports(REPORTS_DIR)
+    target, subject = targets.of(record), targets.subject_of(record)
+    reports = card.reports(REPORTS_DIR, target)
     predictions = read_predictions(REPORTS_DIR / "predictions.csv")
     metrics = tables.read_json(REPORTS_DIR / "metrics.json")
     trained = train_run(settings, record)
@@ -40,20 +41,21 @@ def main() -> None:
         sections = card.sections(
             **reports,
             record=record,
-            decision=report | {"model_name": runs.registered_name(record["data"]), **facts},
+            decision=report | {"model_name": runs.registered_name(subject), **facts},
             settings=settings.model_dump(by_alias=True, exclude={"compute", "external", "explain", "export"}),
             network=networks.MODELS[record["model"]].source,
             source=sources.source(settings.data)._asdict(),
             unusual=predictor.facts.get("external", {}),
+            target=target,
         )
         tables.write_json(report, REPORTS_DIR / "promotion.json")
         runs.log_file(REPORTS_DIR / "promotion.json")
         card.write(REPORTS_DIR, f"Model card: {title(settings)}", sections)
-        registry.link_card(record["data"], version, trained, REPORTS_DIR / "model_card.html")
-    print(f"registered {runs.registered_name(record['data'])} version {version}; champion is version {champion}")
+        registry.link_card(subject, version, trained, REPORTS_DIR / "model_card.html")
+    print(f"registered {runs.registered_name(subject)} version {version}; champion is version {champion}")
     show(f"reason: {decision.reason}")
     print("in the MLflow UI (pneumonia ui):")
-    for name, address in runs.links(data=record["data"]):
+    for name, address in runs.links(subject=subject):
         show(f"{name}: {address}", indent="  ")
 
 

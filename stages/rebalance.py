@@ -3,7 +3,7 @@
 from functools import partial
 
 from pneumonia import params, rebalance
-from pneumonia.data import tables
+from pneumonia.data import relabel, tables, targets
 from pneumonia.report import plots
 from pneumonia.tracking import runs
 from stages import DATA_DIR, REPORTS_DIR, origin, run, show, tracked
@@ -11,23 +11,26 @@ from stages import DATA_DIR, REPORTS_DIR, origin, run, show, tracked
 
 def main() -> None:
     settings = params.load()
-    options = settings.rebalance
+    options, target = settings.rebalance, targets.target(settings.target)
     valid = tables.read_table(DATA_DIR / "valid.csv")
     with tracked("rebalance", settings):
+        labelled = relabel.relabel(valid, target)
+        relabel.require_both_classes(labelled, target, settings.data)
         splits = rebalance.assign_splits(
-            valid,
+            labelled,
             official_test=options.official_test,
             test_fraction=options.test_fraction,
             val_fraction=options.val_fraction,
             seed=options.seed,
             folds=options.folds,
         )
-        rebalance.require_both_classes(splits)
-        weigh = partial(rebalance.weigh, strategy=options.strategy, max_ratio=options.acquisition, seed=options.seed)
+        rebalance.require_both_classes(splits, target)
+        rules = {"strategy": options.strategy, "max_ratio": options.acquisition, "seed": options.seed}
+        weigh = partial(rebalance.weigh, **rules, target=target)
         splits, acquisition = weigh(splits)
         if options.folds > 1:
             splits = rebalance.weigh_folds(splits, lambda table: weigh(table)[0])
-        summary = rebalance.summarise(valid, splits, options.strategy)
+        summary = rebalance.summarise(valid, splits, options.strategy, target)
         if acquisition:
             summary["acquisition"] = acquisition
         tables.write_table(splits, DATA_DIR / "splits.csv")
@@ -36,6 +39,7 @@ def main() -> None:
             splits["image_id"],
             splits["label"],
             data=settings.data,
+            target=settings.target,
             digest=tables.data_digest(splits),
             context="rebalance",
         )
@@ -45,7 +49,9 @@ def main() -> None:
         if acquisition:
             runs.log_metrics({"acquisition": acquisition})
         runs.log_figure(
-            plots.classes(summary["splits"], f"{origin(settings)}: images per split, {options.strategy}"),
+            plots.classes(
+                summary["splits"], f"{origin(settings)}: images per split, {options.strategy}", target.classes
+            ),
             "plots/classes.png",
         )
     for sentence in rebalance.describe(summary, options.official_test):
@@ -58,7 +64,7 @@ def main() -> None:
     for name, row in summary["splits"].items():
         print(
             f"  {name:5} {row['n_images']:6} images of {row['n_patients']:5} patients: "
-            f"{row['n_normal']} normal, {row['n_pneumonia']} pneumonia"
+            f"{row[f'n_{target.negative}']} {target.negative}, {row[f'n_{target.positive}']} {target.positive}"
         )
 
 

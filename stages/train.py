@@ -22,8 +22,8 @@ def main() -> None:
     recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience"})).with_values(values)
     recipe = recipe.for_weights(weights.paths)
     network = (settings.model, weights.paths, values["dropout"])
-    epochs, patience = settings.train.epochs, settings.train.patience
-    schedule = Schedule(epochs, patience, values["learning_rate"], settings.seed, values.get("head_learning_rate"))
+    ends = (settings.train.epochs, settings.train.patience)
+    schedule = Schedule(*ends, values["learning_rate"], settings.seed, values.get("head_learning_rate"))
     digest, selectors = str(store.attrs["digest"]), (settings.model, settings.seed)
     # The digest of the data does not include image weights; the weights of a backbone can change under the same name.
     backbone_record = tables.read_json(DATA_DIR / "backbone" / "backbone.json")
@@ -33,7 +33,8 @@ def main() -> None:
         runs.tag(weights=weights.name)
         runs.log_params(values)
         labelled = read_split(store, "train", memory=0)  # without its images
-        runs.log_dataset(labelled.image_ids, labelled.labels, data=settings.data, digest=digest, context="train")
+        dataset = {"data": settings.data, "target": settings.target, "digest": digest, "context": "train"}
+        runs.log_dataset(labelled.image_ids, labelled.labels, **dataset)
         with runtime.on_devices():
             members, history = train.fit_folds(
                 lambda split: train.start(*network, split, size=recipe.image_size),
@@ -52,8 +53,7 @@ def main() -> None:
             "model_id": runs.log_model(model, MODELS_DIR / "model.keras"),
             "model_sha256": workspace.sha256_file(MODELS_DIR / "model.keras"),
             "weights": weights.name,
-            "data": settings.data,
-            "model": settings.model,
+            **{name: getattr(settings, name) for name in ("data", "model", "target")},
             "data_digest": digest,
             "preparation": preparation,
             "made_with": runtime.made_with(),

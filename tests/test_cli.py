@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from pneumonia import cli, compare, params, repro
 from pneumonia.data import tables
 from pneumonia.data.store import create_split, create_store
+from pneumonia.data.targets import PNEUMONIA, TARGETS
 from pneumonia.models import predictor
 from pneumonia.tracking import registry, runs
 from pneumonia.tracking import settings as tracking_settings
@@ -42,7 +43,11 @@ def pneumonia(*arguments: str, expect: int = 0) -> str:
 @pytest.fixture
 def scored(in_project: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose store, if it were asked, knew two models."""
-    known = {"champion": registry.Scored("version 1 (<b>)", "abc", A), "2": registry.Scored("version 2", "def", B)}
+    known = {
+        "champion": registry.Scored("version 1 (<b>)", "abc", A, PNEUMONIA),
+        "2": registry.Scored("version 2", "def", B, PNEUMONIA),
+        "bacterial": registry.Scored("version 3", "ghi", B, TARGETS["bacterial"]),
+    }
     shutil.copyfile(repo / "params.yaml", "params.yaml")
     set_settings(Path("params.yaml"), {"data": "phantom", "evaluate.level": 0.95})
     monkeypatch.setattr(runs, "open_store", lambda: "")
@@ -64,6 +69,12 @@ def test_the_page_has_all_of_it_and_needs_nothing_from_elsewhere(scored: Path) -
     assert "i102" in page
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r"https?://|<script|@import|url\(", page)
+
+
+def test_models_of_two_targets_are_not_compared(scored: Path) -> None:
+    said = pneumonia("compare", "champion", "bacterial", expect=1)
+    assert said.startswith("Error: A tells normal from pneumonia, B tells viral from bacterial: ")
+    assert not (scored / "reports" / "compare.html").exists()
 
 
 def test_the_page_shows_the_images_where_the_store_holds_them(scored: Path) -> None:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from pneumonia import UserError, compare
+from pneumonia.data.targets import PNEUMONIA, TARGETS
 from pneumonia.metrics import decisions, ranking
 
 VAL = [0, 0, 0, 1, 1, 1]
@@ -197,3 +198,16 @@ def test_the_gallery_shows_the_same_file_not_another_image_of_the_same_name() ->
     pictures = [cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) for _, content in shown]
     assert [np.unique(picture).tolist() for picture in pictures] == [[80], [40]]
     assert max(pictures[0].shape) == compare.PIXELS
+
+
+def test_models_of_different_targets_are_refused_in_one_line_and_names_are_those_of_the_target() -> None:
+    bacterial = TARGETS["bacterial"]
+    with pytest.raises(
+        UserError, match=r"^A tells normal from pneumonia, B tells viral from bacterial: .* one target$"
+    ):
+        compare.require_same_target(PNEUMONIA, bacterial)
+    assert compare.require_same_target(bacterial, bacterial) is bacterial
+    both = compare.compare(A, B, level=0.95, target=bacterial)
+    assert "pneumonia" not in compare.notes(both)
+    assert "bacterial), of" in compare.notes(both)
+    assert set(compare.disagreements(both)["label"]) <= {"viral", "bacterial"}

@@ -15,6 +15,7 @@ from pneumonia import UserError, evaluate
 from pneumonia.data import lung_boxes, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import Pixels, Split, _read_chunk, create_split, create_store, open_store, read_split
+from pneumonia.data.targets import TARGETS
 from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval
@@ -683,6 +684,15 @@ def grouped() -> dict[str, Any]:
     headline, full = judge(table)
     assert headline["threshold"] == 0.5
     return full["subgroups"]
+
+
+def test_subtypes_that_are_the_classes_are_no_subgroups_and_names_are_those_of_the_target() -> None:
+    bacterial = TARGETS["bacterial"]
+    table, platt = evaluate.calibrated(predictions())
+    _, full = evaluate.judge(table, platt, level=0.95, target_sensitivity=0.9, target=bacterial)
+    assert "subtype" not in full["subgroups"]
+    curves = evaluate.curves(table, 0.5, level=0.95, target=bacterial)
+    assert set(curves["confusion"].to_numpy().ravel()) == {"viral", "bacterial"}
 
 
 def test_a_subtype_has_the_share_that_is_classified_rightly() -> None:

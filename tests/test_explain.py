@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pneumonia import UserError, explain
 from pneumonia.data.store import Pixels, Split, create_split, create_store, open_store, read_split
+from pneumonia.data.targets import TARGETS
 from pneumonia.models import networks
 from pneumonia.saliency import baselines, occlusion, scores
 from tests.conftest import shallow_densenets
@@ -257,6 +258,7 @@ def test_mean_maps_lie_over_each_other_in_the_frame_of_the_lungs() -> None:
     np.testing.assert_allclose(centres[0], [5 + 50 * 11 / 40, 5 + 50 * 31 / 40], atol=1)
     assert "lungs" in frame
     assert explain.mean_maps(maps, np.zeros_like(lungs), groups)[1] == "frame: the whole film"
+    assert {"all viral", "all bacterial"} <= set(explain.mean_maps(maps, lungs, groups, TARGETS["bacterial"])[0])
 
 
 def test_mean_maps_leave_out_films_without_lungs_only_if_most_have_them_and_say_how_many() -> None:

@@ -386,10 +386,14 @@ REPORTS: dict[str, Any] = {
 
 
 def facts(**changes: Any) -> dict[str, Any]:
+    return facts_of(REPORTS, **changes)
+
+
+def facts_of(reports: dict[str, Any], **changes: Any) -> dict[str, Any]:
     source = {"title": "t", "licence": "l", "citation": "c", "synthetic": False}
     given = {"source": source, "network": "n", "preparation": {"size": 32}, "usual": predictors.usual_gray(9.0)}
     given["explained"] = {"default": "hires_cam", "methods": {"hires_cam": {"verdict": "cannot be told (n = 3)"}}}
-    return export.facts(*REPORTS.values(), **given | changes)
+    return export.facts(*reports.values(), **given | changes)
 
 
 def test_the_folder_has_a_file_for_maps_only_if_they_need_no_tensorflow(tmp_path: Path) -> None:
@@ -451,3 +455,16 @@ def test_a_model_of_synthetic_data_says_so_first() -> None:
 
 def test_the_predictor_names_the_method_of_its_maps_with_the_verdict() -> None:
     assert facts()["saliency"] == {"method": "hires_cam", "verdict": "cannot be told (n = 3)"}
+
+
+def test_the_predictor_has_the_target_of_the_model_and_the_names_of_its_classes() -> None:
+    assert (facts()["target"], facts()["labels"]) == ("pneumonia", ["normal", "pneumonia"])  # of an earlier run.json
+    train = {"n_images": 20, "n_patients": 12, "n_viral": 8, "n_bacterial": 12}
+    reports = REPORTS | {"rebalance": {"test_split": "drawn", "splits": {"train": train}}}
+    reports["record"] = REPORTS["record"] | {"target": "bacterial"}
+    made = facts_of(reports)
+    assert (made["target"], made["labels"]) == ("bacterial", ["viral", "bacterial"])
+    assert (made["learnt_from"]["n_viral"], made["learnt_from"]["n_bacterial"]) == (8, 12)
+    assert made["caution"].endswith(
+        "only for films that show pneumonia: any other film gets one of these two answers, too."
+    )

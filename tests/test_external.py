@@ -12,13 +12,15 @@ import pandas as pd
 import pytest
 
 from pneumonia import UserError, external, fetch, validate
-from pneumonia.data import lung_boxes, tables
+from pneumonia.data import lung_boxes, relabel, tables
 from pneumonia.data.store import create_store, open_store, read_split
+from pneumonia.data.targets import TARGETS
 from pneumonia.images import lungs
 from pneumonia.images.geometry import Preparation, prepare
 from stages import external as stage
 from tests.conftest import ROOT, Gray, noise, png, set_settings
 
+BACTERIAL = TARGETS["bacterial"]
 HOW = Preparation(size=16)
 RULES: dict[str, Any] = {
     "classes": {},
@@ -200,6 +202,30 @@ def test_a_class_of_which_nothing_is_left_is_one_line(zipped: Zipped, tmp_path: 
         UserError, match=r"no image of class 1 \(pneumonia\) is left \(3 an image of this run\); a test"
     ):
         collect(zipped(films()), tmp_path, splits)
+
+
+def test_films_outside_of_the_target_are_left_out_and_the_classes_are_those_of_the_target(
+    zipped: Zipped, tmp_path: Path
+) -> None:
+    made = {"NORMAL/p9/9": smooth(9)}
+    made |= {f"PNEUMONIA/{('virus', 'bacteria')[k % 2]}/p{k}/{k}": smooth(k) for k in range(6)}
+    collected = collect(zipped(made), tmp_path, target=BACTERIAL)
+    assert reasons(collected) == {"clinic/NORMAL/p9/9.png": relabel.OUTSIDE}
+    tested = collected.table[collected.table["left_out"] == ""]
+    assert tested["label"].eq(tested["subtype"] == "bacteria").all()
+    assert external.in_words("clinic", collected, BACTERIAL)[:2] == [
+        "clinic: 6 images of 6 patients, 3 with bacterial pneumonia",
+        f"left out: 1, {relabel.OUTSIDE}",
+    ]
+
+
+def test_a_source_without_the_subtypes_of_the_target_is_one_line(zipped: Zipped, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        collect(zipped(films()), tmp_path, target=BACTERIAL)
+    line = str(caught.value)
+    assert line.startswith("external source clinic: no image of class 0 (viral) is left (3 not of the target); a test ")
+    assert line.endswith("with the subtypes virus and bacteria: remove the source or give another one")
+    assert "\n" not in line
 
 
 def test_a_missing_archive_names_the_setting_of_the_source(tmp_path: Path) -> None:

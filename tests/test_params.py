@@ -109,7 +109,7 @@ def test_settings_cannot_be_changed_once_read() -> None:
     ("key", "value", "expected"),
     [
         # unknown keys list the known ones
-        ("sede", 1, "unknown key sede; known here: seed, data, model, weights, fetch, validate, "),
+        ("sede", 1, "unknown key sede; known here: seed, data, model, weights, target, fetch, validate, "),
         ("train.epoch", 10, "unknown key train.epoch; known here: epochs, batch_size, image_size, "),
         ("validate.min_size", 1, "unknown key validate.min_size; known here: min_side, min_std, max_bad_fraction"),
         # missing keys

@@ -88,6 +88,15 @@ def test_a_setting_of_the_recipe_trains_the_trials_again() -> None:
     assert declared == {"epochs", *Recipe._fields}
 
 
+def test_another_target_fetches_and_validates_nothing_again() -> None:
+    takes = {name for name, stage in STAGES.items() if "target" in stage["params"]}
+    reads = {name for name in STAGES if "targets.target(settings.target)" in (ROOT / f"stages/{name}.py").read_text()}
+    assert "rebalance" in reads <= takes
+    for name in ("fetch", "validate"):
+        assert name not in takes
+        assert "src/pneumonia/data/targets.py" not in STAGES[name]["deps"]  # nor does another row of the table
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_is_module_is_section_is_test(stage: str) -> None:
     assert (ROOT / f"stages/{stage}.py").is_file()

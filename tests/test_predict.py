@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from pneumonia import UserError, predict
 from pneumonia.data import phantom
+from pneumonia.data.targets import PNEUMONIA, TARGETS
 from pneumonia.images import geometry, lungs
 from pneumonia.models import predictor
 from pneumonia.models.predictor import MAPS, NETWORK, Predictor
@@ -125,7 +127,7 @@ def test_an_image_without_an_answer_has_empty_numbers(folder: Path, films: Path)
     (row,) = [predict.row_of(prediction, one.origin) for prediction in one.scores([films / "notes.txt"])]
     assert row["error"]
     assert row["probability"] is row["score"] is None
-    assert predict.in_words(row).startswith("no answer: ")
+    assert predict.in_words(row, PNEUMONIA).startswith("no answer: ")
 
 
 def test_a_place_that_cannot_be_read_is_a_row_and_the_rest_go_on(folder: Path, films: Path, tmp_path: Path) -> None:
@@ -273,10 +275,16 @@ def test_only_known_endings_are_written(folder: Path, tmp_path: Path) -> None:
 
 def test_words_say_on_which_side_of_the_threshold() -> None:
     row = {"error": "", "unusual": "", "label": "pneumonia", "probability": 0.62, "threshold": 0.57}
-    assert predict.in_words(row) == "pneumonia: probability of pneumonia 62 %, at or above the threshold of 57 %"
-    assert predict.in_words(row | {"unusual": "it does"}).endswith("57 %; unusual: it does")
+    assert (
+        predict.in_words(row, PNEUMONIA)
+        == "pneumonia: probability of pneumonia 62 %, at or above the threshold of 57 %"
+    )
+    assert predict.in_words(row | {"unusual": "it does"}, PNEUMONIA).endswith("57 %; unusual: it does")
     near = {"label": "normal", "probability": 0.5704, "threshold": 0.5709}
-    assert predict.in_words(row | near) == "normal: probability of pneumonia 57.0 %, below the threshold of 57.1 %"
+    assert (
+        predict.in_words(row | near, PNEUMONIA)
+        == "normal: probability of pneumonia 57.0 %, below the threshold of 57.1 %"
+    )
 
 
 def test_the_page_shows_films_words_and_caution(folder: Path, films: Path, tmp_path: Path) -> None:
@@ -462,3 +470,34 @@ def test_a_model_whose_methods_all_fail_shows_no_map_and_says_so_in_one_line() -
     assert predict.no_maps(facts) == line
     assert predict.no_maps({"saliency": {"method": "grad_cam", "verdict": "cannot be told (n = 3)"}}) == ""
     assert predict.no_maps({"saliency": {"method": "smoothgrad"}}) == "", "a predictor of an earlier version"
+
+
+# --- another target ---
+
+
+@pytest.fixture
+def bacterial(tmp_path: Path) -> Path:
+    return predictors.write(tmp_path / "bacterial", target="bacterial", labels=["viral", "bacterial"])
+
+
+def test_answers_and_their_page_have_the_words_of_the_target(bacterial: Path, films: Path, tmp_path: Path) -> None:
+    one = predict.load(bacterial)
+    dark, bright = (predict.row_of(answer, one.origin) for answer in one.scores([films / "a.png", films / "sub/b.png"]))
+    assert (dark["label"], bright["label"]) == ("viral", "bacterial")
+    assert predict.in_words(bright, TARGETS["bacterial"]).startswith("bacterial: probability of bacterial pneumonia ")
+    assert "at or above the threshold" in predict.in_words(bright, TARGETS["bacterial"])
+    answered_by, limit = predict.notes(one)
+    assert "on chest_xray, viral or bacterial;" in answered_by
+    assert limit == TARGETS["bacterial"].limit.rstrip(".")
+    items, _ = predict.find([str(films / "sub")])
+    predict.write_page(tmp_path / "answers.html", one, items, None)
+    text = (tmp_path / "answers.html").read_text(encoding="utf-8")
+    assert "<h1>Bacterial pneumonia on chest X-rays: answers</h1>" in text
+    assert "An answer is bacterial at or above" in text
+    assert "normal" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+
+
+def test_the_network_that_ships_stands_in_for_no_other_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "_has_champion", lambda subject: False)
+    assert predict.stand_in("chest_xray")
+    assert predict.stand_in("chest_xray-bacterial") == ""

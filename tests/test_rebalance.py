@@ -1,5 +1,6 @@
 """No patient on two sides, a sealed test split, and classes balanced in train alone."""
 
+import re
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +13,14 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from pneumonia import UserError, rebalance
-from pneumonia.data import tables
+from pneumonia.data import relabel, tables
+from pneumonia.data.targets import TARGETS
 from pneumonia.rebalance import (
     acquisition,
     assign_splits,
     balance,
+    describe,
+    require_both_classes,
     summarise,
     summarise_acquisition,
     weight_by_acquisition,
@@ -24,6 +28,7 @@ from pneumonia.rebalance import (
 from stages import rebalance as stage
 from tests.conftest import set_settings
 
+BACTERIAL = TARGETS["bacterial"]
 STRATEGIES = ("class_weight", "oversample", "undersample", "none")
 FRACTIONS: dict[str, Any] = {"official_test": "use", "test_fraction": 0.2, "val_fraction": 0.2}
 
@@ -577,6 +582,88 @@ def test_the_stage_weighs_acquisition_where_it_is_asked_to_and_says_so(
         assert report["acquisition"]["n"] == (splits["split"] == "train").sum()
         said = f"with AUC {report['acquisition']['auc']:.3f}; weights against it up to 10 times the smallest"
         assert said in " ".join(capsys.readouterr().out.split())
+
+
+def of_subtypes(n_patients: int = 90, **facts: Any) -> list[dict[str, Any]]:
+    """Two images of each patient: a third of the patients normal, a third viral, a third bacterial."""
+    kinds = (("normal", 0), ("virus", 1), ("bacteria", 1))
+    return [
+        {"patient_id": f"p{patient:03}", "subtype": kinds[patient % 3][0], "label": kinds[patient % 3][1]} | facts
+        for patient in range(n_patients)
+        for _ in range(2)
+    ]
+
+
+def test_a_target_splits_by_its_own_classes_and_leaves_out_and_counts_the_other_rows() -> None:
+    rows = [*of_subtypes(), *of_subtypes(30, source_split="test"), {"patient_id": "x", "subtype": "pneumonia"}]
+    for n, row in enumerate(rows[180:240]):
+        row["patient_id"] = f"of test {n}"
+    table = table_of(rows)
+    labelled = relabel.relabel(table, BACTERIAL)
+    splits = balance(assign_splits(labelled, **FRACTIONS, seed=1), strategy="oversample", seed=1)
+    require_both_classes(splits, BACTERIAL)
+    assert set(splits["subtype"]) == {"virus", "bacteria"}
+    assert splits["label"].eq(splits["subtype"] == "bacteria").all()
+    # Sealed: of the official test split only what the target leaves out is missing.
+    sealed = table["source_split"].eq("test") & table["subtype"].ne("normal")
+    assert set(splits.loc[splits["split"] == "test", "image_id"]) == set(table.loc[sealed, "image_id"])
+    report = summarise(table, splits, "oversample", BACTERIAL)
+    assert report["left_out_of_target"] == [
+        {"kind": "normal", "n": 80},
+        {"kind": "pneumonia of another subtype or of none", "n": 1},
+    ]
+    assert report["n_left_out_duplicates_or_test_patients"] == 0  # else they would be counted twice
+    train = report["splits"]["train"]
+    assert train["n_images"] == train["n_viral"] + train["n_bacterial"]
+    assert train["shown_viral"] == train["shown_bacterial"] == max(train["n_viral"], train["n_bacterial"])
+    assert "n_normal" not in train
+    assert "80 normal, 1 pneumonia of another subtype" in describe(report, "use")[1]
+
+
+def test_images_outside_of_the_target_still_show_which_patients_are_one() -> None:
+    rows = of_subtypes(60)
+    # A viral and a bacterial patient who share a normal file are one person: on one side of every split.
+    rows += [{"patient_id": name, "label": 0, "subtype": "normal", "sha256": "shared"} for name in ("p001", "p002")]
+    labelled = relabel.relabel(table_of(rows), BACTERIAL)
+    for seed in range(8):
+        splits = assign_splits(labelled, **FRACTIONS, seed=seed)
+        assert splits.loc[splits["patient_id"].isin(["p001", "p002"]), "split"].unique().size == 1
+
+
+def test_folds_are_drawn_by_the_classes_of_the_target() -> None:
+    labelled = relabel.relabel(table_of(of_subtypes(120)), BACTERIAL)
+    splits = assign_splits(labelled, **FRACTIONS, seed=1, folds=4)
+    shares = splits[splits["split"] == "train"].groupby("fold")["label"].mean()
+    assert shares.between(0.4, 0.6).all()
+
+
+def test_a_split_without_a_class_of_the_target_names_this_class() -> None:
+    splits = SPLIT.assign(label=SPLIT["label"].mask(SPLIT["split"] == "test", 1), source_split="")
+    with pytest.raises(UserError, match="none of class viral; each split needs both classes"):
+        require_both_classes(splits, BACTERIAL)
+
+
+def test_the_stage_takes_the_target_of_the_settings(stage_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import mlflow
+
+    set_settings(stage_project / "params.yaml", {"data": "chest_xray", "target": "bacterial"})
+    tables.write_table(table_of(of_subtypes(60)), stage_project / "data/valid.csv")
+    stage.main()
+    assert set(tables.read_table("data/splits.csv")["subtype"]) == {"virus", "bacteria"}
+    said = capsys.readouterr().out
+    assert "left out, not of the target: 40 normal" in said
+    assert re.search(r"train +\d+ images of +\d+ patients: \d+ viral, \d+ bacterial", said)
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert mlflow.get_experiment(run.info.experiment_id).name == "pneumonia-chest_xray-bacterial"
+    assert (run.data.tags["target"], run.data.params["target"]) == ("bacterial", "bacterial")
+
+
+def test_a_source_without_subtypes_is_one_line_with_the_remedy(stage_project: Path) -> None:
+    set_settings(stage_project / "params.yaml", {"data": "pneumoniamnist", "target": "bacterial"})
+    tables.write_table(table_of(crowd(30)), stage_project / "data/valid.csv")
+    with pytest.raises(UserError, match=r"data = pneumoniamnist has 0 viral, 0 bacterial; .* set target: pneumonia$"):
+        stage.main()
+    assert not (stage_project / "data/splits.csv").exists()
 
 
 def test_the_report_counts_images_patients_and_what_an_epoch_shows() -> None:

@@ -22,6 +22,7 @@ from pneumonia import UserError, __version__, credentials, environment, outs, pa
 from pneumonia.names import printable
 
 if TYPE_CHECKING:  # the commands import what they need
+    from pneumonia.data.targets import Target
     from pneumonia.predict import Item
 
 DATA_DIR, MODELS_DIR, REPORTS_DIR = Path("data"), Path("models"), Path("reports")
@@ -32,7 +33,7 @@ BEST_FIRST = ("--sort-by", "reports/metrics.json:val.auc", "--sort-order", "desc
 """Validation chooses. DVC refuses a column that no experiment has."""
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-DATA = click.option("--data", help="Data set of the models; default: the one in params.yaml.")
+DATA = click.option("--data", help="Data set of the models, or DATA-TARGET; default: those of params.yaml.")
 MODEL = click.option(
     "--model",
     help="Folder, version number, models:/NAME@ALIAS or pretrained:NAME; default: the champion, without one a network "
@@ -102,16 +103,16 @@ def versions(data: str | None, as_json: bool) -> None:
     """
     from pneumonia.tracking import registry, runs
 
-    data = data or params.load().data
+    subject = data or _subject_of_params()
     runs.open_store()
-    table = registry.versions(data)
+    table = registry.versions(subject)
     if as_json:
         click.echo(json.dumps(table.to_dict("records"), indent=2))
     elif table.empty:
-        click.echo(f"{runs.registered_name(data)} has no versions yet; make repro trains and registers one")
+        click.echo(f"{runs.registered_name(subject)} has no versions yet; make repro trains and registers one")
     else:
         short = table.drop(columns=["data", "why"]).assign(test_split=table["test_split"].str.partition(",")[0])
-        _print(f"{runs.registered_name(data)}\n{short.to_string(index=False)}")
+        _print(f"{runs.registered_name(subject)}\n{short.to_string(index=False)}")
         for row in table.itertuples():
             _print(textwrap.fill(f"{row.version}: {row.why}", 80, subsequent_indent="   "))
 
@@ -137,9 +138,11 @@ def compare(a: str, b: str, as_json: bool) -> None:
         raise click.UsageError("a comparison needs two models, such as: pneumonia compare champion 2")
     settings = params.load()
     runs.open_store()
-    models = dict(zip(comparing.SIDES, (registry.scored(name, settings.data) for name in (a, b)), strict=True))
+    subject = _subject_of_params()
+    models = dict(zip(comparing.SIDES, (registry.scored(name, subject) for name in (a, b)), strict=True))
     predictions = [model.predictions for model in models.values()]
-    compared = comparing.compare(*predictions, level=settings.evaluate.level)
+    target = comparing.require_same_target(*(model.target for model in models.values()))
+    compared = comparing.compare(*predictions, level=settings.evaluate.level, target=target)
     disagreements = comparing.disagreements(compared)
     titles = {side: (model.title, model.run_id) for side, model in models.items()}
     both = {side: logged.of_run(model.run_id) for side, model in models.items()}
@@ -171,9 +174,9 @@ def rollback() -> None:
     from pneumonia import promote
     from pneumonia.tracking import registry, runs
 
-    data = params.load().data
+    subject = _subject_of_params()
     runs.open_store()
-    _print(registry.roll_back(data, promote.rollback, registry.by_evidence(data)))
+    _print(registry.roll_back(subject, promote.rollback, registry.by_evidence(subject)))
 
 
 @main.command()
@@ -185,9 +188,9 @@ def restore(version: str) -> None:
     """
     from pneumonia.tracking import registry, runs
 
-    data = params.load().data
+    subject = _subject_of_params()
     runs.open_store()
-    _print(registry.restore_version(data, version, MODELS_DIR / "model.keras"))
+    _print(registry.restore_version(subject, version, MODELS_DIR / "model.keras"))
 
 
 @main.command()
@@ -234,7 +237,7 @@ def register(if_missing: bool, without_champion: bool) -> None:
 
     reports/promotion.json stays as it is: it records the decision at its time.
     """
-    from pneumonia.data import sources, tables
+    from pneumonia.data import sources, tables, targets
     from pneumonia.data.predictions import read_predictions
     from pneumonia.images.geometry import Preparation
     from pneumonia.models.predictor import Predictor
@@ -243,11 +246,11 @@ def register(if_missing: bool, without_champion: bool) -> None:
     settings = params.load()
     runs.open_store()
     record = tables.read_json(MODELS_DIR / "run.json")
-    synthetic = sources.source(record["data"]).synthetic
+    synthetic, subject = sources.source(record["data"]).synthetic, targets.subject_of(record)
     predictor = Predictor(MODELS_DIR / "predictor")
-    if not (if_missing and registry.is_registered(record["data"], record, predictor)):
+    if not (if_missing and registry.is_registered(subject, record, predictor)):
         outs.require_unchanged(outs.inputs("promote"))
-        runs.require_same_selectors(record, data=settings.data, model=settings.model)
+        runs.require_same_selectors(record, data=settings.data, model=settings.model, target=settings.target)
         if without_champion:
             registry.require_any_files(record)
         else:
@@ -261,6 +264,7 @@ def register(if_missing: bool, without_champion: bool) -> None:
             "promote",
             data=record["data"],
             model=record["model"],
+            target=targets.of(record).name,
             synthetic=synthetic,
             params={f"promote.{name}": value for name, value in settings.promote.model_dump().items()},
             parent=trained.run_id,
@@ -278,8 +282,8 @@ def register(if_missing: bool, without_champion: bool) -> None:
                 test_split=tables.read_json(REPORTS_DIR / "rebalance.json").get("test_split", ""),
                 without_champion=without_champion,
             )
-            registry.link_card(record["data"], version, trained, REPORTS_DIR / "model_card.html")
-    _print_champion(record["data"])
+            registry.link_card(subject, version, trained, REPORTS_DIR / "model_card.html")
+    _print_champion(subject)
 
 
 @main.command()
@@ -315,7 +319,7 @@ def report() -> None:
 
     reports = {out: stage for stage in outs.stages() for out in outs.of(stage) if Path(out).is_relative_to(REPORTS_DIR)}
     outs.require_unchanged({out: stage for out, stage in reports.items() if Path(out).exists()})
-    missing = overview.write(REPORT, REPORTS_DIR, _subject())
+    missing = overview.write(REPORT, REPORTS_DIR, *_trained())
     _print(f"{'report':<22}{REPORT}")
     if missing:
         _print(overview.missing_in_words(missing))
@@ -473,7 +477,7 @@ def optuna(port: int) -> None:
         interrupted = (workspace.project_root() / ".resume" / "tune").glob(f"*/{study.JOURNAL}")
         runs.open_store()
         journal = max(interrupted, key=lambda path: path.stat().st_mtime, default=None)
-        journal = journal or runs.latest_artifact("tune", settings.data, settings.model, study.JOURNAL)
+        journal = journal or runs.latest_artifact("tune", _subject_of_params(), settings.model, study.JOURNAL)
         if not journal:
             raise UserError(f"no search of {settings.model} on {settings.data} is known; run dvc repro tune first")
         storage = str(journal)
@@ -509,7 +513,7 @@ def _address(model: str | None) -> str:
         in_project = Path("params.yaml").is_file()
         # In a folder of a project its champion is meant.
         below_project = not in_project and any((folder / "dvc.yaml").is_file() for folder in Path.cwd().parents)
-        if not below_project and (address := predicting.stand_in(params.load().data if in_project else None)):
+        if not below_project and (address := predicting.stand_in(_subject_of_params() if in_project else None)):
             return address
         model = "champion"
     if model == "champion" or model.isdigit():
@@ -518,7 +522,7 @@ def _address(model: str | None) -> str:
                 "params.yaml: not in this folder, and it names the champion; run from the project's folder, or name a "
                 "folder with a predictor: --model FOLDER"
             )
-        return f"models:/pneumonia-{params.load().data}{'@' if model == 'champion' else '/'}{model}"
+        return f"models:/pneumonia-{_subject_of_params()}{'@' if model == 'champion' else '/'}{model}"
     return model
 
 
@@ -537,13 +541,22 @@ def _say_skipped(n_skipped: int) -> None:
         click.echo(f"files of other kinds that were skipped: {n_skipped:,}", err=True)
 
 
-def _subject() -> str:
-    """Model and data set of the trained model; before there is one, those of params.yaml."""
-    from pneumonia.data import sources, tables
+def _trained() -> tuple[str, Target]:
+    """Model and data set of the trained model, and its target; before there is one, those of params.yaml."""
+    from pneumonia.data import sources, tables, targets
 
     record = MODELS_DIR / "run.json"
     known = tables.read_json(record) if record.is_file() else params.load().model_dump()
-    return f"{known['model']} on {sources.in_titles(known['data'])}"
+    target = targets.of(known)
+    return f"{known['model']} on {targets.titled(sources.in_titles(known['data']), target)}", target
+
+
+def _subject_of_params() -> str:
+    """Data set and target of params.yaml, as the names of registered models have them."""
+    from pneumonia.data import targets
+
+    settings = params.load()
+    return targets.subject(settings.data, targets.target(settings.target).name)
 
 
 def _pictures(disagreements: Any, memory: float) -> list[tuple[str, bytes]]:
@@ -565,17 +578,17 @@ def _print(text: str) -> None:
     click.echo("\n".join(map(printable, text.split("\n"))))
 
 
-def _print_champion(data: str) -> None:
+def _print_champion(subject: str) -> None:
     """The block that `make repro` ends with."""
     from pneumonia.data import tables
     from pneumonia.metrics.text import format_with_interval
     from pneumonia.tracking import registry, runs
 
-    table = registry.versions(data)
+    table = registry.versions(subject)
     champion = table[table["alias"] == registry.CHAMPION].iloc[0]
     metrics = tables.read_json(REPORTS_DIR / "metrics.json")
     lines = (
-        ("champion", f"{runs.registered_name(data)} version {champion['version']} ({champion['model']})"),
+        ("champion", f"{runs.registered_name(subject)} version {champion['version']} ({champion['model']})"),
         ("why", champion["why"]),
         ("test AUC of this run", format_with_interval(metrics["test"], "auc")),
         ("model card", str(REPORTS_DIR / "model_card.html")),

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pneumonia import UserError
 from pneumonia.data import tables
+from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import classification_report
 from pneumonia.metrics.text import format_with_interval
@@ -48,6 +49,7 @@ class Compared(NamedTuple):
         p_values: `val` and `test` -> DeLong's of "both have the same AUC"; without a split that has no AUC.
         n_scored: `val` and `test` -> `A` and `B` -> number of images that the model scored.
         level: of the intervals.
+        target: of both models.
     """
 
     thresholds: dict[str, float]
@@ -56,9 +58,24 @@ class Compared(NamedTuple):
     p_values: dict[str, float]
     n_scored: dict[str, dict[str, int]]
     level: float
+    target: Target = PNEUMONIA
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float) -> Compared:
+def require_same_target(a: Target, b: Target) -> Target:
+    """The target of two models.
+
+    Raises:
+        UserError: they have different ones.
+    """
+    if a != b:
+        raise UserError(
+            f"A tells {a.negative} from {a.positive}, B tells {b.negative} from {b.positive}: figures of different "
+            "targets cannot be compared; name two models of one target"
+        )
+    return a
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float, target: Target = PNEUMONIA) -> Compared:
     """Evaluate two models on the images that both scored.
 
     An image is common if the same file has the same label and split in both tables.
@@ -67,6 +84,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float) -> Compared:
         a, b: predictions: `image_id, sha256, split, label, score` and, if known, `patient_id`, the unit of the
             bootstrap.
         level: of the intervals, 0-1.
+        target: of both models.
 
     Raises:
         UserError: no common validation images, no common test images, or validation images of one class only.
@@ -98,7 +116,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, *, level: float) -> Compared:
         for split, common in splits.items()
         if common["label"].nunique() == 2
     }
-    return Compared(thresholds, splits, figures, p_values, n_scored, level)
+    return Compared(thresholds, splits, figures, p_values, n_scored, level, target)
 
 
 def table(compared: Compared) -> pd.DataFrame:
@@ -127,8 +145,9 @@ def table(compared: Compared) -> pd.DataFrame:
 def notes(compared: Compared) -> str:
     """The images and methods behind the short table."""
     parts = [
-        f"{len(common)} common {SPLITS[split]} images ({int((common['label'] == 1).sum())} pneumonia), of "
-        f"{compared.n_scored[split]['A']} that A and {compared.n_scored[split]['B']} that B has scored."
+        f"{len(common)} common {SPLITS[split]} images ({int((common['label'] == 1).sum())} "
+        f"{compared.target.positive}), of {compared.n_scored[split]['A']} that A and {compared.n_scored[split]['B']} "
+        "that B has scored."
         for split, common in compared.splits.items()
     ]
     return " ".join(
@@ -197,7 +216,7 @@ def disagreements(compared: Compared) -> pd.DataFrame:
     order = {side: test[side].rank() for side in SIDES}
     positive = {side: test[side] >= compared.thresholds[side] for side in SIDES}
     table = test.assign(
-        label=test["label"].map(tables.LABELS),
+        label=test["label"].map(compared.target.classes),
         **{f"rank_{side}": (rank - 1) / max(len(test) - 1, 1) for side, rank in order.items()},
         right=np.where(positive["A"] == (test["label"] == 1), "A", "B"),
         far=(order["A"] - order["B"]).abs(),  # whole or half ranks: equal differences compare as equal

@@ -89,7 +89,7 @@ def _project() -> Answer:
 
 def _settings() -> Answer:
     settings = params.load()
-    return "ok", f"data {settings.data}, model {settings.model}, weights {settings.weights}"
+    return "ok", f"data {settings.data}, model {settings.model}, weights {settings.weights}, target {settings.target}"
 
 
 def _disk() -> Answer:

@@ -24,6 +24,7 @@ from pneumonia.data.store import (
     read_validation,
     stored_preparation,
 )
+from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.images import stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval, classification_report
@@ -103,7 +104,12 @@ def calibrated(predictions: pd.DataFrame) -> tuple[pd.DataFrame, calibration.Pla
 
 
 def judge(
-    predictions: pd.DataFrame, platt: calibration.Platt, *, level: float, target_sensitivity: float
+    predictions: pd.DataFrame,
+    platt: calibration.Platt,
+    *,
+    level: float,
+    target_sensitivity: float,
+    target: Target = PNEUMONIA,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The headline figures, and all figures with their intervals.
 
@@ -128,6 +134,7 @@ def judge(
         platt: the calibration of the column `calibrated`.
         level: of the intervals.
         target_sensitivity: of the second operating point.
+        target: of the labels. If its classes are subtypes, these are no subgroups.
 
     Returns:
         `metrics.json` and `evaluation.json`.
@@ -162,7 +169,7 @@ def judge(
         "calibration": platt._asdict(),
         **full,
         "reliability": _reliability(val, test, level),
-        "subgroups": _subgroups(test, youden["threshold"], level),
+        "subgroups": _subgroups(test, youden["threshold"], level, target),
     }
 
 
@@ -288,6 +295,7 @@ def metrics(full: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         full: `evaluation.json`, with `robustness`, the audit as `stress` and, if there are any, external tests.
+        target: of the labels.
     """
     youden = full["youden"]
     return {
@@ -306,7 +314,7 @@ def _shares(figures: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if isinstance(value, float)}
 
 
-def summary(full: Mapping[str, Any]) -> list[str]:
+def summary(full: Mapping[str, Any], target: Target = PNEUMONIA) -> list[str]:
     """The lines that the stage prints at its end.
 
     Args:
@@ -316,23 +324,23 @@ def summary(full: Mapping[str, Any]) -> list[str]:
     perfect = full["reliability"]["test"]["calibrated"]["ece_if_perfect"]
     weakest = min(robust, key=lambda name: robust[name])
     lines = [
-        f"test AUC {format_with_interval(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} pneumonia)",
+        f"test AUC {format_with_interval(test, 'auc', 4)}, n = {test['n']} ({test['n_positive']} {target.positive})",
         f"validation AUC {robust['clean']:.4f}; under changes of sharpness, grays, noise and proportions "
         f"{robust['mean']:.4f} on average, lowest {robust[weakest]:.4f} ({weakest})",
         f"calibration on validation changes the test calibration error from {test['ece']:.3f} to {after['ece']:.3f} "
         f"(a perfect model with these scores: {perfect:.3f}), "
         f"the Brier score from {test['brier']:.3f} to {after['brier']:.3f}",
-        "prior_shift is left out: the unlabelled test scores give no share of pneumonia, or a share of 0 or 1",
+        f"prior_shift is left out: the unlabelled test scores give no share of {target.finding}, or a share of 0 or 1",
     ]
     if shift := full.get("prior_shift"):
         lines[-1] = (
-            f"pneumonia: {shift['val_prevalence']:.1%} of validation, {shift['estimated_prevalence']:.1%} of test as "
-            f"estimated from its unlabelled scores (prior_shift), {shift['test_prevalence']:.1%} as labelled"
+            f"{target.finding}: {shift['val_prevalence']:.1%} of validation, {shift['estimated_prevalence']:.1%} of "
+            f"test as estimated from its unlabelled scores (prior_shift), {shift['test_prevalence']:.1%} as labelled"
         )
     outside = [
         f"external test {name}: AUC {format_with_interval(part, 'auc')}, sensitivity "
         f"{format_with_interval(part, 'sensitivity')}, specificity {format_with_interval(part, 'specificity')}, "
-        f"n = {part['n']} ({part['n_positive']} pneumonia)"
+        f"n = {part['n']} ({part['n_positive']} {target.positive})"
         for name, part in full.get("external", {}).items()
     ]
     return [*lines, str(full["stress"]["verdict"]), *outside]
@@ -484,13 +492,16 @@ def _auc(labels: Any, scores: Any, patients: Any, level: float) -> dict[str, flo
     return {"auc": ranking.roc_auc(labels, scores), "auc_low": low, "auc_high": high}
 
 
-def curves(predictions: pd.DataFrame, threshold: float, *, level: float) -> dict[str, pd.DataFrame]:
+def curves(
+    predictions: pd.DataFrame, threshold: float, *, level: float, target: Target = PNEUMONIA
+) -> dict[str, pd.DataFrame]:
     """The tables behind the plots, on test.
 
     Args:
         predictions: as `calibrated` returns them.
         threshold: on the raw scores, of `confusion`.
         level: of the intervals of `calibration`, by patient.
+        target: of the labels, for the names in `confusion`.
 
     Returns:
         `roc`, `precision_recall`, `calibration` (raw scores), `calibration_after`, `decision_curve` and `confusion`.
@@ -505,7 +516,7 @@ def curves(predictions: pd.DataFrame, threshold: float, *, level: float) -> dict
         name: pd.DataFrame(calibration.diagram(y_true, test[name], groups=test["patient_id"], level=level)._asdict())
         for name in ("score", "calibrated")
     }
-    names = pd.Series(tables.LABELS)
+    names = pd.Series(target.classes)
     return {
         "roc": pd.DataFrame({"fpr": roc.fpr, "tpr": roc.tpr}),
         "precision_recall": pd.DataFrame({"recall": pr.recall, "precision": pr.precision}),
@@ -562,11 +573,13 @@ def _prior_shift(val: pd.DataFrame, test: pd.DataFrame, level: float) -> dict[st
     return {"prior_shift": {"threshold": threshold, **shares, "test": _report(test, adjusted, cut, level)}}
 
 
-def _subgroups(test: pd.DataFrame, threshold: float, level: float) -> dict[str, dict[str, dict[str, float]]]:
+def _subgroups(
+    test: pd.DataFrame, threshold: float, level: float, target: Target
+) -> dict[str, dict[str, dict[str, float]]]:
     """Column -> group -> figures on test. A column with only one group is left out; images without a value belong to
     no group."""
     subgroups = {}
-    for column in (name for name in GROUPS if name in test):
+    for column in (name for name in GROUPS if name in test and not (name == "subtype" and target.subtypes)):
         values = test[column] if column != "age" else _age_group(test["age"])
         parts = {str(name): part for name, part in test.groupby(values.replace("", None), observed=True)}
         if len(parts) > 1:

@@ -20,6 +20,7 @@ import zarr
 
 from pneumonia import UserError
 from pneumonia.data.store import Pixels, Split, lungs, read_split
+from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.images.geometry import Box, affine
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.saliency import baselines, network, scores, verdicts
@@ -27,7 +28,7 @@ from pneumonia.saliency.maps import Maps
 from pneumonia.saliency.methods import METHODS, SEED
 
 N_CHECKED = 16
-"""Validation images with pneumonia for the figures that need no boxes."""
+"""Validation images of class 1 for the figures that need no boxes."""
 
 N_DEPTHS, N_SEEDS = 4, 3
 """Depths of the randomisation check, from the logit alone to all layers, and draws of the weights."""
@@ -88,7 +89,7 @@ def choose_scored(predictions: pd.DataFrame, boxes: Mapping[str, Any], n_scored:
 
 
 def choose_checked(predictions: pd.DataFrame, seed: int) -> list[str]:
-    """Validation images with pneumonia for the figures that need no boxes, at most `N_CHECKED`."""
+    """Validation images of class 1 for the figures that need no boxes, at most `N_CHECKED`."""
     val = predictions.loc[(predictions["split"] == "val") & (predictions["label"] == 1), "image_id"]
     return [str(name) for name in np.random.default_rng(seed).permutation(val)[:N_CHECKED]]
 
@@ -264,7 +265,7 @@ def figures(maps: Maps, sample: Sample) -> dict[str, Any]:
 
 
 def mean_maps(
-    values: Maps, masks: scores.Bools, groups: npt.NDArray[np.object_]
+    values: Maps, masks: scores.Bools, groups: npt.NDArray[np.object_], target: Target = PNEUMONIA
 ) -> tuple[dict[str, tuple[Maps, int]], str]:
     """Mean maps of each outcome and class, with numbers of images, and what their frame is.
 
@@ -275,6 +276,7 @@ def mean_maps(
         values: float32 (n, size, size).
         masks: of the lungs, bool (n, size, size).
         groups: outcome of each image, one of `OUTCOMES`.
+        target: for the names of the classes.
     """
     has_lungs = masks.any(axis=(1, 2))
     with_lungs, n_left_out = bool(has_lungs.mean() > 0.5), int((~has_lungs).sum())
@@ -282,7 +284,8 @@ def mean_maps(
         values, masks, groups = values[has_lungs], masks[has_lungs], groups[has_lungs]
     placed = np.stack([_around(masks[row], one) for row, one in enumerate(values)]) if with_lungs else values
     positive = np.isin(groups, ("true_positive", "false_negative"))
-    members = {name: groups == name for name in OUTCOMES} | {"all pneumonia": positive, "all normal": ~positive}
+    members = {name: groups == name for name in OUTCOMES}
+    members |= {f"all {target.positive}": positive, f"all {target.negative}": ~positive}
     means = {name: (placed[rows].mean(axis=0), int(rows.sum())) for name, rows in members.items() if rows.any()}
     if not with_lungs:
         return means, "frame: the whole film"

@@ -18,7 +18,7 @@ import zarr
 from sklearn.covariance import LedoitWolf
 
 from pneumonia import UserError, inference, reason, workspace
-from pneumonia.data import lung_boxes, tables
+from pneumonia.data import lung_boxes, tables, targets
 from pneumonia.data.store import Pixels, blocks, read_split
 from pneumonia.images import appearance, lungs
 from pneumonia.metrics import decisions
@@ -348,13 +348,14 @@ def facts(
         explained: `explain.json`.
         outside: as `external` returns it.
     """
-    train, reported = rebalance["splits"]["train"], evaluation["youden"]
+    train, reported, target = rebalance["splits"]["train"], evaluation["youden"], targets.of(record)
+    counts = ("n_images", "n_patients", *(f"n_{name}" for name in target.classes.values()))
     names = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
     return {
         "schema": predictor.SCHEMA,
-        "target": "pneumonia",
-        "labels": list(tables.LABELS.values()),
-        "caution": _SYNTHETIC if source["synthetic"] else _RESEARCH,
+        "target": target.name,
+        "labels": list(target.classes.values()),
+        "caution": " ".join(filter(None, (_SYNTHETIC if source["synthetic"] else _RESEARCH, target.limit))),
         "data": record["data"],
         "synthetic": source["synthetic"],
         "model": record["model"],
@@ -364,7 +365,7 @@ def facts(
             "title": source["title"],
             "licence": source["licence"],
             "citation": source["citation"],
-            **{name: train[name] for name in ("n_images", "n_patients", "n_normal", "n_pneumonia")},
+            **{name: train[name] for name in counts},
         },
         "preparation": dict(preparation),
         "calibration": evaluation["calibration"],

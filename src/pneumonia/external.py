@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from pneumonia import UserError, fetch, preprocess, validate, workspace
-from pneumonia.data import sources, store, tables
+from pneumonia.data import relabel, sources, store, tables, targets
 from pneumonia.data.forgotten import NOBODY, Forgotten
+from pneumonia.data.targets import Target
 from pneumonia.images.geometry import Preparation
 
 IN_RUN = "an image of this run"
@@ -89,11 +90,12 @@ def collect(
     resume: Path,
     dask: str | None = None,
     removed: Forgotten = NOBODY,
+    target: Target = targets.PNEUMONIA,
 ) -> Films:
     """Fetch the films of a source, measure them as `validate` does, and find those that the run has too.
 
-    All images count, whatever official split they are in. Identifiers of images and of patients get the name of the
-    source in front.
+    All images of the target count, whatever official split they are in. Identifiers of images and of patients get the
+    name of the source in front.
 
     Args:
         one: the source.
@@ -102,6 +104,7 @@ def collect(
         min_side, min_std, max_bad_fraction: as of `validate`.
         workers, dask: as in `compute.run`.
         resume: an existing folder that survives a crash; an archive stays in it until its images are prepared.
+        target: of the run; images that are not of it are left out.
 
     Raises:
         UserError: it cannot be fetched or checked, or lacks a class when all that is not tested is left out; the
@@ -132,8 +135,9 @@ def collect(
         validate.require_enough(table, max_bad_fraction)
     except UserError as error:
         raise _of(one, error) from error
+    table = relabel.relabel(table, target)
     table["left_out"] = why_left_out(table, splits)
-    _require_both_classes(one, table)
+    _require_both_classes(one, table, target)
     notes = [fetch.unidentified(manifest), _same_names(table, splits)]
     prefix = f"{one.name}/"
     record = {
@@ -252,12 +256,12 @@ def write(
     return films
 
 
-def in_words(name: str, films: Films) -> list[str]:
+def in_words(name: str, films: Films, target: Target = targets.PNEUMONIA) -> list[str]:
     """The lines of the stage on a source."""
     tested = films.table[films.table["left_out"].eq("")]
     lines = [
         f"{name}: {len(tested):,} images of {tested['patient_id'].nunique():,} patients, "
-        f"{int(tested['label'].sum()):,} with pneumonia"
+        f"{int(tested['label'].sum()):,} with {target.finding}"
     ]
     lines += [f"left out: {row['n']:,}, {row['reason']}" for row in films.record["left_out"]]
     return lines + films.notes
@@ -275,14 +279,15 @@ def _same_names(table: pd.DataFrame, splits: pd.DataFrame) -> str:
     )
 
 
-def _require_both_classes(one: Source, table: pd.DataFrame) -> None:
-    for label, name in tables.LABELS.items():
+def _require_both_classes(one: Source, table: pd.DataFrame, target: Target) -> None:
+    needed = f", with the subtypes {' and '.join(target.subtypes)}" if target.subtypes else ""
+    for label, name in target.classes.items():
         part = table[table["label"] == label]
         if part["left_out"].ne("").all():
             reasons = ", ".join(f"{n:,} {why}" for why, n in _reasons(part).items())
             raise UserError(
                 f"external source {one.name}: no image of class {label} ({name}) is left ({reasons}); a test needs "
-                "both classes: remove the source or give another one"
+                f"both classes{needed}: remove the source or give another one"
             )
 
 

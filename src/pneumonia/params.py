@@ -21,6 +21,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 NEUTRAL = {
+    "target": "pneumonia",
     "fetch.shortcut": "none",
     "fetch.shortcut_strength": "0.9",
     "rebalance.folds": "1",
@@ -156,6 +157,7 @@ class Params(Section):
     data: str
     model: str
     weights: str
+    target: str
     fetch: Fetch
     validation: Annotated[Validate, Field(alias="validate")]  # `validate` is a method of BaseModel
     rebalance: Rebalance

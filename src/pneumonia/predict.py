@@ -28,6 +28,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from pneumonia import UserError, compute, files, inference, reason, workspace
+from pneumonia.data import targets
+from pneumonia.data.targets import Target
 from pneumonia.images import geometry, lungs
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
 from pneumonia.metrics.text import format_with_interval
@@ -129,22 +131,24 @@ def resolve(source: str | Path) -> Source:
     return Source(*registry.predictor(str(source), workspace.project_root() / ".resume" / "predictors"))
 
 
-def stand_in(data: str | None) -> str:
+def stand_in(subject: str | None) -> str:
     """The address of the network that ships and answers where there is no champion.
 
     Args:
-        data: whose champion would answer; None outside of a project.
+        subject: whose champion would answer (`targets.subject`); None outside of a project.
 
     Returns:
-        Empty if there is a champion, or if no network ships with this package.
+        Empty if there is a champion, or if no network of this target ships with this package.
 
     Raises:
         UserError: the store cannot be used.
     """
-    return "" if not shipped.names() or (data and _has_champion(data)) else shipped.default()
+    if not shipped.names() or (subject and targets.parts(subject)[1] != targets.DEFAULT):
+        return ""
+    return "" if subject and _has_champion(subject) else shipped.default()
 
 
-def _has_champion(data: str) -> bool:
+def _has_champion(subject: str) -> bool:
     from pneumonia.tracking import existing
 
     if not existing.has_store(workspace.project_root()):
@@ -152,13 +156,14 @@ def _has_champion(data: str) -> bool:
     from pneumonia.tracking import errors, registry, runs  # 3 s, which a folder without a store does not need
 
     with errors.as_user_error(runs.open_store(), registry.OR_A_FOLDER):
-        return registry.champion(data) is not None
+        return registry.champion(subject) is not None
 
 
 def notes(predictor: Predictor) -> list[str]:
     """What a reader of answers should know of the model, one line each, without a full stop."""
     caution = str(predictor.facts["caution"]).rstrip(".") if "shipped" in predictor.facts else ""
-    return [line for line in (introduction(predictor), caution, advice(predictor)) if line]
+    limit = targets.of(predictor.facts).limit.rstrip(".")
+    return [line for line in (introduction(predictor), caution, limit, advice(predictor)) if line]
 
 
 def introduction(predictor: Predictor) -> str:
@@ -176,12 +181,14 @@ def introduction(predictor: Predictor) -> str:
     ]
     split = "official test split" if figures.get("test_split") == "official" else "test split of its own source"
     tested = f"{split}, n = {test['n']:,}: {', '.join(worth)}" if worth and "n" in test else "no test figures"
-    return f"answered by {name}, {facts['model']} on {origin['data']}; {tested}; no medical device"
+    data = targets.titled(origin["data"], targets.of(facts))
+    return f"answered by {name}, {facts['model']} on {data}; {tested}; no medical device"
 
 
 def advice(predictor: Predictor) -> str:
     """Which network to use instead of one of synthetic films, in one line; empty for another one."""
-    address = shipped.default() if predictor.facts["synthetic"] else ""
+    is_replaceable = predictor.facts["synthetic"] and predictor.facts["target"] == targets.DEFAULT
+    address = shipped.default() if is_replaceable else ""
     return f"a network that learnt from films of patients ships with this version: --model {address}" if address else ""
 
 
@@ -410,17 +417,18 @@ def _columns(image: str, answer: str, probability: str, threshold: str, note: st
     return f"{short:{_WIDTH}}  {answer:9}  {probability:>11}  {threshold:>9}  {note}".rstrip()
 
 
-def in_words(row: Mapping[str, Any]) -> str:
+def in_words(row: Mapping[str, Any], target: Target) -> str:
     """An answer in one sentence.
 
-    >>> in_words({"error": "", "unusual": "", "label": "normal", "probability": 0.3, "threshold": 0.4})
+    >>> row = {"error": "", "unusual": "", "label": "normal", "probability": 0.3, "threshold": 0.4}
+    >>> in_words(row, targets.PNEUMONIA)
     'normal: probability of pneumonia 30 %, below the threshold of 40 %'
     """
     if row["error"]:
         return f"no answer: {row['error']}"
-    side = "at or above" if row["label"] == "pneumonia" else "below"
+    side = "at or above" if row["label"] == target.positive else "below"
     probability, threshold = _shares(row)
-    text = f"{row['label']}: probability of pneumonia {probability}, {side} the threshold of {threshold}"
+    text = f"{row['label']}: probability of {target.finding} {probability}, {side} the threshold of {threshold}"
     return text + (f"; unusual: {row['unusual']}" if row["unusual"] else "")
 
 
@@ -548,11 +556,11 @@ def write_page(path: Path, predictor: Predictor, items: Sequence[Item], maps: Pa
     """
     from pneumonia.report import answers as page
 
-    rows, pictures = [], []
+    rows, pictures, target = [], [], targets.of(predictor.facts)
     for number, item in enumerate(items[: page.MAX_FILMS]):
         prediction, film = _answer_and_film(predictor, item)
         row = row_of(prediction, predictor.origin)
-        name, text = row["image"], in_words(row)
+        name, text = row["image"], in_words(row, target)
         rows.append((name, *cells(row)))
         if film is not None and not prediction.error:
             picture = outlined(predictor, film)

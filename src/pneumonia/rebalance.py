@@ -18,7 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from pneumonia import UserError
-from pneumonia.data import tables
+from pneumonia.data import relabel, tables, targets
+from pneumonia.data.targets import Target
 
 MAX_FOLDS = 20
 """Maximum number of folds; a fraction is drawn as a number of these folds."""
@@ -48,7 +49,7 @@ def assign_splits(
     train, patients of an official validation split those in train.
 
     Args:
-        table: as `validate` wrote it.
+        table: as `validate` wrote it, or `relabel.relabel` returned it.
         official_test: `use`, or `leave_out`: the official test split stays unseen. Its patients are left out, and a
             test split is drawn from the other ones, as for a source that has none. So no image of a run takes part
             in a later judgement on the official test split.
@@ -90,19 +91,23 @@ def assign_splits(
     return rows if folds == 1 else rows.assign(fold=_draw_folds(rows, groups[keep], folds, seed, lost))
 
 
-def require_both_classes(splits: pd.DataFrame) -> None:
+def require_both_classes(splits: pd.DataFrame, target: Target = targets.PNEUMONIA) -> None:
     """Check that each split and each fold has both classes, before a model is trained that could not be evaluated.
+
+    Args:
+        splits: as `assign_splits` returns them.
+        target: of their labels.
 
     Raises:
         UserError: a split or a fold lacks a class; the message names both, and the remedy.
     """
     for name in tables.splits_of(splits):
         part = splits[splits["split"] == name]
-        missing = [label for label in tables.LABELS if not part["label"].eq(label).any()]
+        missing = [label for label in target.classes if not part["label"].eq(label).any()]
         if not missing:
             continue
         official = name != "train" and part["source_split"].eq(name).any()
-        lacks = " or ".join(tables.LABELS[label] for label in missing)
+        lacks = " or ".join(target.classes[label] for label in missing)
         if official and name == "test":
             remedy = "add such images to it, or draw another test split: rebalance.official_test: leave_out"
         elif official:
@@ -116,7 +121,7 @@ def require_both_classes(splits: pd.DataFrame) -> None:
             f"split needs both classes; {remedy}"
         )
     for fold, part in _by_fold(splits).items():
-        for label, name in tables.LABELS.items():
+        for label, name in target.classes.items():
             if not part["label"].eq(label).any():
                 raise UserError(
                     f"fold {fold} has {len(part)} images, none of class {name}; each fold validates a network, which "
@@ -124,13 +129,16 @@ def require_both_classes(splits: pd.DataFrame) -> None:
                 )
 
 
-def weigh(table: pd.DataFrame, *, strategy: str, max_ratio: float, seed: int) -> tuple[pd.DataFrame, dict[str, float]]:
+def weigh(
+    table: pd.DataFrame, *, strategy: str, max_ratio: float, seed: int, target: Target = targets.PNEUMONIA
+) -> tuple[pd.DataFrame, dict[str, float]]:
     """The splits with `weight` and `repeats`, against unequal classes and, with `max_ratio` > 1, against acquisition.
 
     Args:
         table: as `assign_splits` returns it.
         strategy, seed: as in `balance`.
         max_ratio: as in `weight_by_acquisition`; 1 = off.
+        target: of the labels.
 
     Returns:
         The table, and what `summarise_acquisition` says; empty if it is off.
@@ -138,9 +146,9 @@ def weigh(table: pd.DataFrame, *, strategy: str, max_ratio: float, seed: int) ->
     table = balance(table, strategy=strategy, seed=seed)
     if max_ratio <= 1:
         return table, {}
-    estimate = acquisition(table, seed=seed)
+    estimate = acquisition(table, seed=seed, target=target)
     table = weight_by_acquisition(table, estimate, max_ratio=max_ratio)
-    return table, summarise_acquisition(table, estimate)
+    return table, summarise_acquisition(table, estimate, target)
 
 
 def weigh_folds(table: pd.DataFrame, add_weights: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
@@ -188,8 +196,8 @@ def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
     return table.assign(weight=weight, repeats=repeats)
 
 
-def acquisition(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """The probability of pneumonia of each train image, estimated only from how the image was taken.
+def acquisition(table: pd.DataFrame, *, seed: int, target: Target = targets.PNEUMONIA) -> pd.DataFrame:
+    """The probability of class 1 of each train image, estimated only from how the image was taken.
 
     Brightness, contrast, sharpness and image size differ between devices, wards and archives. If the classes come from
     different ones, a network learns these differences and fails on images of another archive.
@@ -201,6 +209,7 @@ def acquisition(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
         table: as `balance` returns it; `mean, std, entropy, saturated, sharpness, width, height` as `validate`
             measured them and, if the source has it, `view`.
         seed: of the folds.
+        target: of the labels.
 
     Returns:
         `probability`, 0-1, for equally frequent classes, and `fold`, with the index of the train rows that an epoch
@@ -223,7 +232,7 @@ def acquisition(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     if min(patients) < ACQUISITION_PATIENTS:
         raise UserError(
             f"rebalance.acquisition > 1 needs {ACQUISITION_PATIENTS} patients of each class in train; there are "
-            f"{patients[0]} normal and {patients[1]} with pneumonia; set it to 1, or add patients"
+            f"{patients[0]} {target.negative} and {patients[1]} with {target.finding}; set it to 1, or add patients"
         )
     folds = StratifiedGroupKFold(ACQUISITION_FOLDS, shuffle=True, random_state=seed)
     estimate = pd.DataFrame({"probability": 0.5, "fold": 0}, index=train.index)
@@ -278,28 +287,34 @@ def weight_by_acquisition(table: pd.DataFrame, estimate: pd.DataFrame, *, max_ra
     return table.assign(weight=weight.round(4))
 
 
-def summarise_acquisition(table: pd.DataFrame, estimate: pd.DataFrame) -> dict[str, float]:
+def summarise_acquisition(
+    table: pd.DataFrame, estimate: pd.DataFrame, target: Target = targets.PNEUMONIA
+) -> dict[str, float]:
     """Acquisition in `rebalance.json`: how well it alone separates the classes, and what the weights cost.
 
     Args:
         table: as `weight_by_acquisition` returns it.
         estimate: as `acquisition` returns it.
+        target: of the labels.
 
     Returns:
         `n`: train images; `auc`: of the probability, 0-1, the mean over the folds, each predicted by a model that was
-        not fitted on it; `n_effective_normal`, `n_effective_pneumonia`: effective sample sizes (Kish 1965).
+        not fitted on it; `n_effective_normal`, `n_effective_pneumonia`, or as the classes of the target are named:
+        effective sample sizes (Kish 1965).
     """
     train = table.loc[estimate.index]
     aucs = [roc_auc_score(train.loc[part.index, "label"], part["probability"]) for _, part in estimate.groupby("fold")]
     effective = {
         f"n_effective_{name}": float(weight.sum() ** 2 / (weight**2).sum())
-        for label, name in tables.LABELS.items()
+        for label, name in target.classes.items()
         for weight in [(train["weight"] * train["repeats"])[train["label"] == label]]
     }
     return {"n": len(train), "auc": float(np.mean(aucs)), **effective}
 
 
-def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[str, Any]:
+def summarise(
+    valid: pd.DataFrame, splits: pd.DataFrame, strategy: str, target: Target = targets.PNEUMONIA
+) -> dict[str, Any]:
     """The content of `rebalance.json`: images, patients and weights per split and class, and images left out.
 
     `test_split`: `official`, the one of the source; `drawn` if it has none; or `drawn, official left out`. Then
@@ -313,17 +328,28 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
     `n_` is the number of images, `shown_` their number in an epoch with repeats, `weight_` their total weight in the
     loss. `age` and `sex` count the patients for whom the source gives them. With folds, `shown_` and `weight_` are
     those of an epoch over all images of train, and `folds` has a row for each fold.
+
+    Classes have the names of the target. `left_out_of_target` is there if it leaves images out: a row for each kind of
+    them, with their number `n`. They are in no other number.
+
+    Args:
+        valid: as `validate` wrote it.
+        splits: with weights.
+        strategy: as in `balance`.
+        target: of the labels of `splits`.
     """
+    outside = relabel.left_out(valid, target)
+    valid = relabel.relabel(valid, target)
     rows = {
         split: {
-            **_count(part),
+            **_count(part, target),
             **{
                 f"shown_{name}": int(part.loc[part["label"].eq(label), "repeats"].sum())
-                for label, name in tables.LABELS.items()
+                for label, name in target.classes.items()
             },
             **{
                 f"weight_{name}": round(float((part["weight"] * part["repeats"])[part["label"].eq(label)].sum()), 1)
-                for label, name in tables.LABELS.items()
+                for label, name in target.classes.items()
             },
             **_age_and_sex(part),
         }
@@ -343,7 +369,8 @@ def summarise(valid: pd.DataFrame, splits: pd.DataFrame, strategy: str) -> dict[
         "official_val": bool((splits["split"].eq("val") & splits["source_split"].eq("val")).any()),
         "test_split": "official" if official else "drawn, official left out" if n_unseen else "drawn",
         "splits": {split: rows[split] for split in tables.splits_of(splits)},
-        **({"folds": [{"fold": fold, **_count(part)} for fold, part in folds.items()]} if folds else {}),
+        **({"folds": [{"fold": fold, **_count(part, target)} for fold, part in folds.items()]} if folds else {}),
+        **({"left_out_of_target": [{"kind": kind, "n": n} for kind, n in outside.items()]} if outside else {}),
         **({"n_left_out_official_test": n_unseen} if n_unseen else {}),
         "n_left_out_duplicates_or_test_patients": n_left_out - n_unseen,
         "n_left_out_duplicates": n_left_out - n_unseen - n_of_official_patients,
@@ -367,6 +394,9 @@ def describe(summary: Mapping[str, Any], official_test: str) -> list[str]:
         sizes = [row["n_images"] for row in summary["folds"]]
         val = f"validation: {len(sizes)} folds by patient, of {min(sizes)} to {max(sizes)} images"
     sentences = [f"test split: {test}; {val}; train rows balanced by {summary['strategy']}"]
+    if outside := summary.get("left_out_of_target"):
+        kinds = ", ".join(f"{row['n']:,} {row['kind']}" for row in outside)
+        sentences.append(f"left out, not of the target: {kinds}")
     for row in summary.get("left_out_of_official_patients", []):
         patients = "1 patient" if row["n_patients"] == 1 else f"{row['n_patients']} patients"
         verb = "has" if row["n_patients"] == 1 else "have"
@@ -389,11 +419,11 @@ def _by_fold(splits: pd.DataFrame) -> dict[int, pd.DataFrame]:
     return {fold: splits[tables.in_fold(splits, fold)] for fold in range(n_folds)} if n_folds > 1 else {}
 
 
-def _count(part: pd.DataFrame) -> dict[str, int]:
+def _count(part: pd.DataFrame, target: Target) -> dict[str, int]:
     return {
         "n_images": len(part),
         "n_patients": int(part["patient_id"].nunique()),
-        **{f"n_{name}": int(part["label"].eq(label).sum()) for label, name in tables.LABELS.items()},
+        **{f"n_{name}": int(part["label"].eq(label).sum()) for label, name in target.classes.items()},
     }
 
 
@@ -413,8 +443,9 @@ def _age_and_sex(part: pd.DataFrame) -> dict[str, Any]:
 
 def _valid_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, npt.NDArray[np.intp]]:
     """The valid rows in the order of `image_id`, and for each the number of its group of patients that count as one."""
-    # Files with both labels are left out, but they still show which patients are one.
-    linking = table[table["valid"] | (table["reason"] == tables.BOTH_LABELS)].sort_values("image_id")
+    # Files with both labels, and those of no class, are left out, but they still show which patients are one.
+    linking = table[table["valid"] | table["reason"].isin([tables.BOTH_LABELS, relabel.OUTSIDE])]
+    linking = linking.sort_values("image_id")
     is_valid = linking["valid"].to_numpy()
     return linking[is_valid].reset_index(drop=True), _patient_groups(linking)[is_valid]
 

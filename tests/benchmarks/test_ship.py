@@ -172,6 +172,7 @@ def refusal(run: Path, films: list[str], name: str = "toy") -> str:
         ({"synthetic": True}, "learnt from synthetic films; only a network of films under CC BY 4.0 ships"),
         ({"learnt_from": {"licence": "that of your films"}}, "with the licence 'that of your films'; only"),
         ({"learnt_from": {}}, "with the licence 'unknown'"),
+        ({"target": "bacterial", "labels": ["viral", "bacterial"]}, "has the target bacterial; only a network of the"),
         (
             {"operating_points": {"youden": {"threshold": 0.4, "threshold_calibrated": 0.5}}},
             "has the threshold 0.4 at youden, reports/evaluation.json 0.5: they are of different runs",

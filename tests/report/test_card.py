@@ -15,6 +15,7 @@ from PIL import Image
 
 from pneumonia import UserError, evaluate
 from pneumonia.data import sources, tables
+from pneumonia.data.targets import TARGETS
 from pneumonia.metrics import calibration
 from pneumonia.names import file_name
 from pneumonia.report import card, page
@@ -675,3 +676,28 @@ def test_the_card_states_the_verdict_on_the_maps_and_the_baselines_they_must_bea
     text = rendered(facts).text
     assert "The default method is Grad-CAM: cannot be told (n = 3)." in text
     assert "On 3 test images with known boxes" in text
+
+
+# --- another target ---
+
+
+def test_the_card_has_the_names_of_the_target_and_says_for_which_films_it_is(facts: dict[str, Any]) -> None:
+    bacterial = TARGETS["bacterial"]
+    for part in facts["rebalance"]["splits"].values():
+        part |= {"n_viral": part.pop("n_normal"), "n_bacterial": part.pop("n_pneumonia")}
+    facts["rebalance"]["left_out_of_target"] = [{"kind": "normal", "n": 1583}]
+    facts["rebalance"]["acquisition"] = {"n": 9, "auc": 0.6, "n_effective_viral": 4.0, "n_effective_bacterial": 5.0}
+    facts["settings"]["rebalance"] = {"acquisition": 10.0}
+    facts["evaluation"]["subgroups"] = {"sex": {"F": {"n": 3, "n_positive": 1}}}
+    text = page.markdown("Card", "lead", card.sections(**facts, target=bacterial))
+    assert f"It distinguishes only viral and bacterial. {bacterial.limit}" in text
+    assert "| split | images | patients | viral | bacterial |" in text
+    assert "| left out, not of the target: normal | 1,583 |" in text
+    assert "| Bacterial pneumonia from | a score of" in text
+    assert "4 viral and 5 bacterial." in text
+    words = text.replace("left out, not of the target: normal", "")
+    assert "normal" not in words.lower()
+    about_others = {"bacterial pneumonia", "show pneumonia", "pneumonia-phantom", "pneumonia 0.1.0"}
+    for phrase in about_others:
+        words = re.sub(phrase, "", words, flags=re.IGNORECASE)
+    assert "pneumonia" not in words.lower()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pneumonia import UserError
 from pneumonia.data import removal, tables, traces
+from pneumonia.data.targets import TARGETS
 from pneumonia.names import file_name
 from pneumonia.report import card, overview, page, plots
 from tests.report.test_card import figures, made_facts, write_reports
@@ -184,3 +185,13 @@ def test_each_saliency_picture_names_its_image_so_that_a_patient_can_be_removed(
     written(reports, ["evaluate", "promote"])
     assert removal.holds(reports / "report.html", with_picture)
     assert not removal.holds(reports / "report.html", without)
+
+
+def test_the_page_has_the_names_of_the_target(reports: Path) -> None:
+    path = reports / "rebalance.json"
+    path.write_text(path.read_text().replace("_normal", "_viral").replace("_pneumonia", "_bacterial"))
+    overview.write(reports / "report.html", reports, "compact on phantom", TARGETS["bacterial"])
+    source = (reports / "report.html").read_text(encoding="utf-8")
+    assert "of them bacterial" in source
+    assert re.search(r"<th[^>]*>viral</th><th[^>]*>bacterial</th>", section(source, "splits"))
+    assert re.search(r"(viral|bacterial), score 0\.", section(source, "saliency"))

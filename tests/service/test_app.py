@@ -175,6 +175,7 @@ def test_without_maps_the_reason_is_said_beforehand_and_with_the_refusal(served:
 def test_the_model_is_described_with_what_a_page_shows(served: Served, folder: Path) -> None:
     facts = served.ask("GET", "/v1/model").json
     assert set(facts) >= {"network", "weights", "figures", "learnt_from", "target", "labels", "synthetic"}
+    assert (facts["finding"], facts["limit"]) == ("pneumonia", "")
     assert facts["model"] == Predictor(folder).digest[:12]
     assert facts["caution"] == "For research. Not a medical device."
     assert facts["operating_points"] == predictors.FACTS["operating_points"]

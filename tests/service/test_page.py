@@ -18,6 +18,7 @@ import pytest
 
 from pneumonia import UserError, predict
 from pneumonia.data.sources import DATASETS
+from pneumonia.data.targets import PNEUMONIA, TARGETS
 from pneumonia.images import decode
 from pneumonia.models.predictor import Predictor
 from pneumonia.names import printable
@@ -228,7 +229,7 @@ def test_the_words_and_numbers_are_those_of_predict(address: str) -> None:
     shares = [n / 800 for n in range(8, 793)]
 
     async def look(tab: Tab) -> None:
-        assert await tab.run(f"{json.dumps(table)}.map(inWords)") == [predict.in_words(row) for row in table]
+        assert await tab.run(f"{json.dumps(table)}.map(inWords)") == [predict.in_words(row, PNEUMONIA) for row in table]
         for digits in range(3):
             texts = await tab.run(f"{json.dumps(shares)}.map((share) => percent(share, {digits}))")
             assert texts == [predict._percent(share, digits) for share in shares]
@@ -284,7 +285,7 @@ def test_films_are_dropped_and_answered_each_for_itself(
         await tab.until(FINISHED)
         assert await tab.run("document.querySelectorAll('#films img').length") == 0
         assert await tab.run(f"{FILMS}[0].querySelector('b').textContent") == good.name
-        assert await tab.run(SENTENCE) == predict.in_words(expected(folder, good))
+        assert await tab.run(SENTENCE) == predict.in_words(expected(folder, good), PNEUMONIA)
         assert await tab.run("document.querySelector('#tally').textContent") == (
             "6 images: 2 normal, 1 pneumonia, 3 without an answer; 1 unusual"
         )
@@ -296,7 +297,7 @@ def test_films_are_dropped_and_answered_each_for_itself(
         assert len(sent) == 4  # neither the empty one nor the large one
         for number, path in ((1, text), (5, other)):
             await tab.run(f"{FILMS}[{number}].click()")
-            assert await tab.run(SENTENCE) == predict.in_words(expected(folder, path))
+            assert await tab.run(SENTENCE) == predict.in_words(expected(folder, path), PNEUMONIA)
         for number, cause in ((3, "empty"), (4, "200 MB; at most 48 MB")):
             await tab.run(f"{FILMS}[{number}].click()")
             assert cause in await tab.run(SENTENCE)
@@ -305,6 +306,27 @@ def test_films_are_dropped_and_answered_each_for_itself(
         warning = "document.querySelector('#unusual').textContent"
         assert (await tab.run(warning)).startswith("Do not trust this answer: the film does not look like the chest")
         assert await tab.run("document.querySelector('#elsewhere').hidden")  # no number worth an adjustment
+
+    on_page(address, look)
+
+
+@pytest.mark.slow
+def test_all_words_are_those_of_the_target(address: str, folder: Path, gray_film: Callable[..., Path]) -> None:
+    row = TARGETS["bacterial"]
+    learnt = {"n_images": 20, "n_patients": 12, "n_viral": 8, "n_bacterial": 12}
+    other = {"labels": [row.negative, row.positive], "finding": row.finding, "limit": row.limit, "learnt_from": learnt}
+    bright = expected(folder, gray_film(ILL)) | {"label": "bacterial"}
+
+    async def look(tab: Tab) -> None:
+        await tab.run(f"Object.assign(state.model, {json.dumps(other)}); showModel(); document.title")
+        text = await tab.run("document.body.innerText.replaceAll('\\u00a0', ' ')")
+        assert await tab.run("document.title") == "Bacterial pneumonia on chest X-rays"
+        assert await tab.run(f"inWords({json.dumps(bright)})") == predict.in_words(bright, row)
+        assert "8 viral, 12 with bacterial pneumonia" in text
+        assert row.limit in text
+        assert "labelled viral or bacterial" in text
+        assert "normal" not in text.lower()
+        assert "pneumonia" not in text.replace(row.among, "").lower().replace(row.finding, "")
 
     on_page(address, look)
 
@@ -320,7 +342,7 @@ def test_a_keyboard_is_enough_on_a_phone(address: str, folder: Path, gray_film: 
         node = await tab.send("Runtime.evaluate", expression="document.activeElement")
         await tab.send("DOM.setFileInputFiles", files=[str(film)], objectId=node["result"]["objectId"])
         await tab.until(FINISHED)
-        first = predict.in_words(expected(folder, film))
+        first = predict.in_words(expected(folder, film), PNEUMONIA)
         assert await tab.run("document.querySelector('#status').textContent") == f"{film.name}: {first}"
         assert await tab.run(SENTENCE) == first
 
@@ -328,7 +350,7 @@ def test_a_keyboard_is_enough_on_a_phone(address: str, folder: Path, gray_film: 
         assert await tab.run(focus) == "point-youden"
         await tab.press("ArrowDown")
         await tab.until(FINISHED)
-        second = predict.in_words(expected(folder, film, "target_sensitivity"))
+        second = predict.in_words(expected(folder, film, "target_sensitivity"), PNEUMONIA)
         assert first.startswith("normal")
         assert second.startswith("pneumonia")
         assert await tab.run(SENTENCE) == second
@@ -354,7 +376,7 @@ def test_films_wait_for_a_busy_service_and_outlive_a_lost_one(
     address: str, folder: Path, gray_film: Callable[..., Path]
 ) -> None:
     film = gray_film()
-    sentence = predict.in_words(expected(folder, film))
+    sentence = predict.in_words(expected(folder, film), PNEUMONIA)
     busy = """{
       const real = window.fetch;
       let refused = 0;

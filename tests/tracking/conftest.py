@@ -161,11 +161,12 @@ def write_predictions(predictions: pd.DataFrame, path: Path) -> None:
     tables.write_table(pd.concat([predictions, test]), path)
 
 
-def write_settings(folder: Path, **limits: float) -> None:
+def write_settings(folder: Path, target: str = "pneumonia", **limits: float) -> None:
     """A params.yaml for the models below, whatever an experiment has left in that of the checkout."""
     shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
     chosen = {f"promote.{name}": value for name, value in (LIMITS | limits).items()}
-    set_settings(folder / "params.yaml", {"data": "phantom", "model": "compact", "weights": "none", **chosen})
+    selected = {"data": "phantom", "model": "compact", "weights": "none", "target": target}
+    set_settings(folder / "params.yaml", selected | chosen)
 
 
 def candidate(folder: Path, predictions: pd.DataFrame, run_id: str | None = None) -> Path:

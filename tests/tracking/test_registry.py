@@ -31,6 +31,7 @@ from pneumonia.images import geometry, lungs
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import LUNGS, MAPS, Predictor
 from pneumonia.tracking import registry, restore, runs
+from stages import promote as promote_stage
 from tests import predictors
 from tests.conftest import png, set_settings
 from tests.test_pipeline import import_closure
@@ -45,6 +46,7 @@ from tests.tracking.conftest import (
     run_of,
     start,
     write_predictions,
+    write_settings,
 )
 
 
@@ -1159,3 +1161,53 @@ def test_the_verdict_on_the_maps_is_a_tag_of_the_version(root: Path, stage: Any,
     predictors.write(folder / "models" / "predictor", data="phantom", synthetic=True, saliency=maps)
     stage(1)
     assert tags_of(1)["saliency"] == "hires_cam: cannot be told (n = 3)"
+
+
+# --- another target ---
+
+
+@pytest.fixture
+def bacterial(stage: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a promoted model of the target bacterial, after a better one of the target pneumonia."""
+    stage(1)
+    folder = candidate(tmp_path / "bacterial", predictions_of(5))
+    record = tables.read_json(folder / "models" / "run.json")
+    with start(target="bacterial") as run_id:
+        record |= {"run_id": run_id, "target": "bacterial", "model_id": empty_model(run_id)}
+    tables.write_json(record, folder / "models" / "run.json")
+    facts = {"target": "bacterial", "labels": ["viral", "bacterial"], "data": "phantom", "synthetic": True}
+    predictors.write(folder / "models" / "predictor", **facts)
+    path = folder / "reports" / "rebalance.json"
+    path.write_text(path.read_text().replace("_normal", "_viral").replace("_pneumonia", "_bacterial"))
+    write_settings(folder, target="bacterial")
+    monkeypatch.chdir(folder)
+    promote_stage.main()
+    return folder
+
+
+def test_models_of_another_target_have_a_name_and_a_champion_of_their_own(bacterial: Path) -> None:
+    decision = tables.read_json("reports/promotion.json")
+    assert (decision["version"], decision["promoted"]) == (1, True)  # it was compared with no other
+    assert registry.champion("phantom-bacterial").run_id != registry.champion("phantom").run_id
+    client, name = mlflow.MlflowClient(), "pneumonia-phantom-bacterial"
+    tags = client.get_registered_model(name).tags
+    assert (tags["data"], tags["target"]) == ("phantom", "bacterial")
+    version = client.get_model_version_by_alias(name, "champion")
+    assert (version.tags["data"], version.tags["target"]) == ("phantom, synthetic", "bacterial")
+    assert "`phantom`, viral or bacterial" in client.get_registered_model(name).description
+    assert "images (bacterial)" in version.description
+    assert "pneumonia-phantom-bacterial version 1" in Path("reports/model_card.md").read_text(encoding="utf-8")
+
+
+def test_a_model_by_name_has_its_target(bacterial: Path) -> None:
+    runs_of = {name: registry.champion(name).run_id for name in ("phantom", "phantom-bacterial")}
+    assert registry.scored("champion", "phantom").target.name == "pneumonia"
+    assert registry.scored("champion", "phantom-bacterial").target.name == "bacterial"
+    found = registry.scored(runs_of["phantom-bacterial"], "phantom")  # by its run, whatever params.yaml says
+    assert (found.target.name, "phantom, viral or bacterial" in found.title) == ("bacterial", True)
+
+
+def test_a_model_of_another_target_than_that_of_the_settings_is_refused(bacterial: Path) -> None:
+    write_settings(bacterial, target="pneumonia")
+    with pytest.raises(UserError, match=r"models/ has a model with target = bacterial, params\.yaml says "):
+        promote_stage.main()

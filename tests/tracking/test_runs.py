@@ -600,5 +600,5 @@ def test_links_lead_to_the_runs_and_the_models_in_the_view_for_training(root: Pa
         "model pneumonia-phantom",
         f"http://127.0.0.1:5001/#/models/pneumonia-phantom?{view}",
     )
-    assert runs.links(5001, data="phantom") == [(of_runs, runs_link), (of_model, model_link)]
-    assert runs.links(data="folder") == []
+    assert runs.links(5001, subject="phantom") == [(of_runs, runs_link), (of_model, model_link)]
+    assert runs.links(subject="folder") == []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia import workspace
+from pneumonia.data import targets
 from pneumonia.report import page
 
 MAX_FILMS = 200
@@ -41,7 +42,7 @@ def write(
         page.Section("Films", [page.Picture(caption, content) for caption, content in pictures]),
         page.Section("The model", [page.Table(("", ""), model_rows(facts, origin))]),
     ]
-    title = "Pneumonia on chest X-rays: answers"
+    title = f"{_capital(targets.of(facts).finding)} on chest X-rays: answers"
     if facts["synthetic"]:
         title = "Answers of a model of synthetic radiographs"
     with workspace.written_whole(path) as partial:
@@ -49,29 +50,35 @@ def write(
 
 
 def _sentence(note: str) -> str:
-    return f"{note[0].upper()}{note[1:]}."
+    return f"{_capital(note)}."
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def reading(facts: Mapping[str, Any], operating_point: str) -> list[str]:
     """What the numbers mean, in sentences."""
     val, test = (facts["figures"].get(split, {}) for split in ("val", "test"))
     point = facts["operating_points"].get(operating_point, {})
+    target = targets.of(facts)
     sentences = []
     if facts["synthetic"]:
         sentences.append("The model has never seen a patient. Its answers are only a test of the software.")
     elif val:
         sentences.append(
             f"The probability was calibrated on {val['n']:,} validation images, of which "
-            f"{val['n_positive'] / val['n']:.0%} show pneumonia. Where pneumonia is rarer, it is too high."
+            f"{val['n_positive'] / val['n']:.0%} show {target.finding}. Where {target.finding} is rarer, it is "
+            "too high."
         )
     sentences.append(
-        f"An answer is pneumonia at or above the threshold ({operating_point.replace('_', ' ')}), which was chosen on "
-        "validation images. It is no limit between healthy and sick."
+        f"An answer is {target.positive} at or above the threshold ({operating_point.replace('_', ' ')}), which was "
+        "chosen on validation images. It is no limit between healthy and sick."
     )
     if {"sensitivity", "specificity"} <= point.keys():
         sentences.append(
             f"At this threshold, of {test.get('n', 0):,} test images of the same source, {point['sensitivity']:.0%} of "
-            f"those with pneumonia and {point['specificity']:.0%} of the others were classified correctly."
+            f"those with {target.finding} and {point['specificity']:.0%} of the others were classified correctly."
         )
     if {"auc", "auc_low", "auc_high"} <= test.keys():
         sentences.append(

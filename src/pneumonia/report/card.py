@@ -18,6 +18,7 @@ from PIL import Image
 from pneumonia import UserError, workspace
 from pneumonia.data import sources, tables
 from pneumonia.data.sources import SYNTHETIC
+from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.names import file_name
 from pneumonia.report import page
@@ -25,11 +26,12 @@ from pneumonia.report.page import Block, Heading, Picture, Section, Table
 from pneumonia.saliency import verdicts
 
 
-def reports(folder: Path) -> dict[str, Any]:
+def reports(folder: Path, target: Target = PNEUMONIA) -> dict[str, Any]:
     """The reports of the stages as arguments of `sections`.
 
     Args:
         folder: `reports/`.
+        target: of the labels.
     """
     history = pd.read_csv(folder / "history.csv")
     if "kept" not in history:
@@ -56,7 +58,7 @@ def reports(folder: Path) -> dict[str, Any]:
         }
         | {
             "saliency": [Picture(f"Test image {place}", thumbnail(path)) for place, path in enumerate(saliency, 1)],
-            "failures": _saliency_of(wrong, folder / "saliency"),
+            "failures": _saliency_of(wrong, folder / "saliency", target),
         },
     }
 
@@ -77,15 +79,16 @@ def most_wrong(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
     return pd.concat([false_positives.head(N_WRONG), false_negatives.head(N_WRONG)], ignore_index=True)
 
 
-def _saliency_of(wrong: pd.DataFrame, folder: Path) -> list[Picture]:
+def _saliency_of(wrong: pd.DataFrame, folder: Path, target: Target) -> list[Picture]:
     """The saliency pictures of these images, if `explain` has made them."""
     paths = {name: folder / file_name(name, ".png") for name in wrong["image_id"]}  # as `explain` names them
     rows = wrong.itertuples(index=False)
-    return [Picture(_caption(*row), thumbnail(paths[row[0]])) for row in rows if paths[row[0]].is_file()]
+    return [Picture(_caption(row, target), thumbnail(paths[row[0]])) for row in rows if paths[row[0]].is_file()]
 
 
-def _caption(image_id: str, label: int, score: float) -> str:
-    return f"{image_id}: {tables.LABELS[label]}, score {score:.3f}"
+def _caption(row: Any, target: Target) -> str:
+    image_id, label, score = row
+    return f"{image_id}: {target.classes[label]}, score {score:.3f}"
 
 
 def thumbnail(path: Path) -> bytes:
@@ -125,6 +128,7 @@ def sections(
     source: Mapping[str, Any],
     pictures: Mapping[str, Sequence[Picture]],
     unusual: Mapping[str, Mapping[str, float]] | None = None,
+    target: Target = PNEUMONIA,
 ) -> list[Section]:
     """The sections of the card from the reports of the stages; missing values are left out.
 
@@ -141,6 +145,7 @@ def sections(
         source: of the data: `title, licence, citation, patients, reference_standard, public_test, synthetic`.
         pictures: under `performance`, `calibration`, `stress`, `saliency` and `failures`.
         unusual: source of an external test -> `unusual`, the share of its images, with its interval.
+        target: what the model tells apart.
     """
     youden = evaluation["youden"]
     val, test = youden["val"], youden["test"]
@@ -158,9 +163,10 @@ def sections(
         Section(
             "Summary",
             [
-                f"AUC {format_with_interval(test, 'auc')} on {test['n']} test images ({test['n_positive']} pneumonia); "
-                f"no stage of this run used their labels for a choice.{_public_test_note(source, rebalance)} The AUC "
-                f"{on_validation}, which selects models, is {format_with_interval(val, 'auc')}.{synthetic}",
+                f"AUC {format_with_interval(test, 'auc')} on {test['n']} test images ({test['n_positive']} "
+                f"{target.positive}); no stage of this run used their labels for a choice."
+                f"{_public_test_note(source, rebalance)} The AUC {on_validation}, which selects models, is "
+                f"{format_with_interval(val, 'auc')}.{synthetic}",
                 Table(
                     ("", ""),
                     [
@@ -174,10 +180,10 @@ def sections(
                         ("Input", "images prepared as under Data; pixels 0-255, one channel, any size"),
                         ("Output", "score from 0 to 1"),
                         (
-                            "Pneumonia from",
+                            f"{target.finding.capitalize()} from",
                             f"a score of {youden['threshold']:.8g} (Youden, chosen on validation)",
                         ),
-                        *_sensitivity_and_specificity(test),
+                        *_sensitivity_and_specificity(test, target),
                     ],
                 ),
             ],
@@ -187,12 +193,13 @@ def sections(
             [
                 "For research on methods: to compare models, their calibration and their explanations. It is not a "
                 f"medical device, {elsewhere}, and must not guide patient care.",
-                f"It distinguishes only normal and pneumonia. {it} was not tested on other findings, lateral views, "
-                "adults if it was trained on children or the reverse, or images that were not prepared as in training.",
+                f"It distinguishes only {target.negative} and {target.positive}. {_with_space(target.limit)}{it} was "
+                "not tested on other findings, lateral views, adults if it was trained on children or the reverse, or "
+                "images that were not prepared as in training.",
             ],
         ),
-        _data(validation, rebalance, source, settings),
-        _performance(test, evaluation, points, pictures),
+        _data(validation, rebalance, source, settings, target),
+        _performance(test, evaluation, points, pictures, target),
         Section(
             "Calibration",
             [
@@ -201,9 +208,9 @@ def sections(
                 *pictures.get("calibration", ()),
             ],
         ),
-        *([_external(outside, unusual or {})] if outside else []),
-        _subgroups(evaluation),
-        _failures(test, wrong, pictures),
+        *([_external(outside, unusual or {}, target)] if outside else []),
+        _subgroups(evaluation, target),
+        _failures(test, wrong, pictures, target),
         _stress(evaluation, pictures),
         _explanations(explain, pictures),
         Section("Promotion", _promotion(decision)),
@@ -235,11 +242,11 @@ TO_BE_FILLED_IN = (
 """Facts that a paper needs and that no file of the workflow contains."""
 
 
-def _sensitivity_and_specificity(test: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _sensitivity_and_specificity(test: Mapping[str, Any], target: Target) -> list[tuple[str, str]]:
     """Rows of the summary, in words that tell the two apart; none for a class that the test split lacks."""
     kinds = (
-        ("sensitivity", "pneumonia", "recognised", test["n_positive"]),
-        ("specificity", "normal", "classified as normal", test["n"] - test["n_positive"]),
+        ("sensitivity", target.positive, "recognised", test["n_positive"]),
+        ("specificity", target.negative, f"classified as {target.negative}", test["n"] - test["n_positive"]),
     )
     return [
         (
@@ -259,11 +266,15 @@ def _public_test_note(source: Mapping[str, Any], rebalance: Mapping[str, Any]) -
 
 
 def _data(
-    validation: Mapping[str, Any], rebalance: Mapping[str, Any], source: Mapping[str, Any], settings: Mapping[str, Any]
+    validation: Mapping[str, Any],
+    rebalance: Mapping[str, Any],
+    source: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    target: Target,
 ) -> Section:
-    splits = rebalance["splits"]
+    splits, names = rebalance["splits"], tuple(target.classes.values())
     rows = [
-        (name, *(f"{part[key]:,}" for key in ("n_images", "n_patients", "n_normal", "n_pneumonia")))
+        (name, *(f"{part[key]:,}" for key in ("n_images", "n_patients", *(f"n_{name}" for name in names))))
         for name, part in splits.items()
     ]
     preparation = settings["preprocess"]
@@ -280,7 +291,7 @@ def _data(
             "read again.",
             f"Patient identifier: {source['patients']}. With it no patient is in two splits; the test split is "
             f"{kind}.{_public_test_note(source, rebalance)}",
-            Table(("split", "images", "patients", "normal", "pneumonia"), rows),
+            Table(("split", "images", "patients", *names), rows),
             *folds_in_words(rebalance),
             *_age_and_sex(splits),
             Table(
@@ -293,13 +304,17 @@ def _data(
                         f"{rebalance['n_left_out_duplicates_or_test_patients']:,}",
                     ),
                     *([("left out, in the official test split", f"{unseen:,}")] if unseen else []),
+                    *(
+                        (f"left out, not of the target: {row['kind']}", f"{row['n']:,}")
+                        for row in rebalance.get("left_out_of_target", ())
+                    ),
                     ("in the splits", f"{sum(part['n_images'] for part in splits.values()):,}"),
                 ],
                 f"{validation['duplicate_files']:,} of the files examined are exact copies, in "
                 f"{validation['duplicate_groups']:,} groups; an official test split keeps its own copies.",
             ),
             f"Each image: one gray channel, {preparation['image_size']} pixels square, {clahe}.",
-            *_acquisition(rebalance, settings),
+            *_acquisition(rebalance, settings, target),
         ],
     )
 
@@ -321,7 +336,7 @@ def folds_in_words(rebalance: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _acquisition(rebalance: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+def _acquisition(rebalance: Mapping[str, Any], settings: Mapping[str, Any], target: Target) -> list[str]:
     if "acquisition" not in rebalance:
         return []
     acquisition = rebalance["acquisition"]
@@ -329,8 +344,8 @@ def _acquisition(rebalance: Mapping[str, Any], settings: Mapping[str, Any]) -> l
         "Image acquisition (brightness, contrast, sharpness and proportions, not the findings) predicts the classes of "
         f"the {acquisition['n']:,} train images with AUC {acquisition['auc']:.3f}. Images whose acquisition is typical "
         f"of the other class have up to {settings['rebalance']['acquisition']:g} times the weight. The effective "
-        f"number of images is {acquisition['n_effective_normal']:,.0f} normal and "
-        f"{acquisition['n_effective_pneumonia']:,.0f} pneumonia."
+        f"number of images is {acquisition[f'n_effective_{target.negative}']:,.0f} {target.negative} and "
+        f"{acquisition[f'n_effective_{target.positive}']:,.0f} {target.positive}."
     ]
 
 
@@ -361,6 +376,7 @@ def _performance(
     evaluation: Mapping[str, Any],
     points: pd.DataFrame,
     pictures: Mapping[str, Sequence[Picture]],
+    target: Target,
 ) -> Section:
     names = {
         "youden": "Youden",
@@ -373,10 +389,10 @@ def _performance(
     if "prior_shift" in evaluation:
         shift = evaluation["prior_shift"]
         share = f"estimated {format_with_interval(shift, 'estimated_prevalence')}, true {shift['test_prevalence']:.3f}"
-        table["share of pneumonia"] = [share if point == "prior_shift" else "" for point in points["point"]]
+        table[f"share of {target.finding}"] = [share if point == "prior_shift" else "" for point in points["point"]]
     note = (
         "Youden and target sensitivity are chosen on validation, one half is fixed. Prior shift uses the share of "
-        f"pneumonia estimated from the unlabelled test scores. Intervals: {100 * evaluation['level']:g} %, by "
+        f"{target.finding} estimated from the unlabelled test scores. Intervals: {100 * evaluation['level']:g} %, by "
         "patient; DeLong for the AUC, Wilson for ratios, bootstrap for the others."
     )
     platt = evaluation["calibration"]
@@ -400,7 +416,8 @@ def _performance(
             Table(
                 ("at the Youden threshold", ""),
                 [*_counts(test), *further],
-                f"Predictive values are valid for {test['n_positive'] / test['n']:.0%} pneumonia, as in this split.",
+                f"Predictive values are valid for {test['n_positive'] / test['n']:.0%} {target.positive}, as in this "
+                "split.",
             ),
             *pictures.get("performance", ()),
         ],
@@ -429,13 +446,13 @@ def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("true positives, false negatives", f"{true_positives}, {false_negatives}"),
         ("true negatives, false positives", f"{true_negatives}, {false_positives}"),
     ]
-    n_predicted_normal = true_negatives + false_negatives
-    if n_predicted_normal:
-        rows.append(("negative predictive value", f"{true_negatives / n_predicted_normal:.3f}"))
+    n_predicted_negative = true_negatives + false_negatives
+    if n_predicted_negative:
+        rows.append(("negative predictive value", f"{true_negatives / n_predicted_negative:.3f}"))
     return rows
 
 
-def _external(outside: Mapping[str, Any], unusual: Mapping[str, Mapping[str, float]]) -> Section:
+def _external(outside: Mapping[str, Any], unusual: Mapping[str, Mapping[str, float]], target: Target) -> Section:
     """The external tests, apart from all other figures."""
     rows = [
         (
@@ -448,7 +465,7 @@ def _external(outside: Mapping[str, Any], unusual: Mapping[str, Mapping[str, flo
         )
         for name, part in outside.items()
     ]
-    header = ("external test", "n", "patients", "pneumonia", "AUC", "sensitivity", "specificity", "unusual images")
+    header = ("external test", "n", "patients", target.positive, "AUC", "sensitivity", "specificity", "unusual images")
     note = (
         "At the Youden threshold of validation, with intervals by patient. Unusual: a prediction says of these images "
         "that they are unlike those the model learnt from. They are tested all the same."
@@ -499,7 +516,7 @@ def _calibration_rows(before: Mapping[str, float], after: Mapping[str, float]) -
     return Table(("", "raw score", "calibrated"), rows)
 
 
-def _subgroups(evaluation: Mapping[str, Any]) -> Section:
+def _subgroups(evaluation: Mapping[str, Any], target: Target) -> Section:
     rows = [
         (
             column,
@@ -511,11 +528,16 @@ def _subgroups(evaluation: Mapping[str, Any]) -> Section:
         for column, groups in evaluation["subgroups"].items()
         for group, part in groups.items()
     ]
-    header = ("", "group", "n", "pneumonia", "AUC", "sensitivity", "specificity")
+    header = ("", "group", "n", target.positive, "AUC", "sensitivity", "specificity")
     note = (
         "At the Youden threshold. The AUC of a type of pneumonia is against all normals; other groups with one class "
         "have none. Sensitivity is of pneumonia, specificity of normals."
     )
+    if target.subtypes:
+        note = (
+            "At the Youden threshold. Groups with one class have no AUC. Sensitivity is of the class "
+            f"{target.positive}, specificity of the class {target.negative}."
+        )
     table = Table(header, rows, note)
     return Section("Subgroups", [table if rows else "The source has no data that define subgroups."])
 
@@ -523,16 +545,18 @@ def _subgroups(evaluation: Mapping[str, Any]) -> Section:
 _SUBGROUP_METRICS = ("auc", "sensitivity", "specificity")
 
 
-def _failures(test: Mapping[str, Any], wrong: pd.DataFrame, pictures: Mapping[str, Sequence[Picture]]) -> Section:
+def _failures(
+    test: Mapping[str, Any], wrong: pd.DataFrame, pictures: Mapping[str, Sequence[Picture]], target: Target
+) -> Section:
     counts = _confusion(test)
     summary = (
-        f"At the Youden threshold {counts.false_positives} normal and {counts.false_negatives} pneumonia test images "
-        f"of {test['n']} are classified wrongly."
+        f"At the Youden threshold {counts.false_positives} {target.negative} and {counts.false_negatives} "
+        f"{target.positive} test images of {test['n']} are classified wrongly."
     )
     if wrong.empty:
         return Section("Failures", [summary])
     rows = [
-        (str(image_id), tables.LABELS[label], tables.LABELS[1 - label], f"{score:.3f}")
+        (str(image_id), target.classes[label], target.classes[1 - label], f"{score:.3f}")
         for image_id, label, score in wrong.itertuples(index=False, name=None)
     ]
     note = f"Up to {N_WRONG} of each kind, with the largest distance to the threshold. The label may also be wrong."
@@ -680,6 +704,10 @@ _FURTHER_METRICS = {
     "mcc": "Matthews correlation",
     "average_precision": "average precision",
 }
+
+
+def _with_space(sentence: str) -> str:
+    return f"{sentence} " if sentence else ""
 
 
 def _sentence(text: str) -> str:

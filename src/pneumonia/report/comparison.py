@@ -70,7 +70,7 @@ def _figures(compared: compare.Compared, names: str) -> list[page.Picture]:
     parts = {split: compare.curves(compared, split) for split in compare.SPLITS}
     roc, reliability = plots.overlaid_roc, plots.overlaid_reliability
     figures = [
-        (f"{name}, {images}", draw(parts[split], f"{names}\n{images}"))
+        (f"{name}, {images}", draw(parts[split], f"{names}\n{images}", compared.target.classes))
         for name, draw in (("ROC curves", roc), ("Reliability of raw scores", reliability))
         for split, images in compare.SPLITS.items()
         if split in compared.p_values or draw is reliability  # with one class there is no ROC curve

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pneumonia import workspace
-from pneumonia.data import tables
+from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.names import printable
 from pneumonia.report import page
 from pneumonia.report.page import Block, Picture, Section, Table, Thumbnails
@@ -41,6 +41,7 @@ def write(
     title: str,
     *,
     around_lungs: bool,
+    target: Target = PNEUMONIA,
 ) -> None:
     """Write the page, complete or not at all.
 
@@ -52,16 +53,21 @@ def write(
         look: for the pictures; used for the first of them only.
         title: of the data set.
         around_lungs: whether images are prepared around the lungs.
+        target: of the labels.
     """
     rows = table.set_index("image_id").loc[list(origins)].assign(lungs=list(origins.values()))
-    sections = [_summary(rows, len(problems), around_lungs), _without(rows, problems, look), *_found(rows, look)]
+    sections = [
+        _summary(rows, len(problems), around_lungs, target),
+        _without(rows, problems, look, target),
+        *_found(rows, look, target),
+    ]
     lead = "Lungs are used in the stress audit, in the figures of the maps and for outlines on pictures."
     with workspace.written_whole(path) as partial:
         partial.write_text(page.html(f"Lungs: {title}", lead, sections), encoding="utf-8")
 
 
-def _summary(rows: pd.DataFrame, n_without: int, around_lungs: bool) -> Section:
-    classes = tables.LABELS
+def _summary(rows: pd.DataFrame, n_without: int, around_lungs: bool, target: Target) -> Section:
+    classes = target.classes
     counts = [
         (words, *(f"{int(((rows['lungs'] == origin) & (rows['label'] == label)).sum()):,}" for label in classes))
         for origin, words in _ORIGINS.items()
@@ -75,16 +81,16 @@ def _summary(rows: pd.DataFrame, n_without: int, around_lungs: bool) -> Section:
     return Section("Whose masks", [*sentences, Table(("lungs", *classes.values()), counts)])
 
 
-def _without(rows: pd.DataFrame, problems: Mapping[str, str], look: Look) -> Section:
+def _without(rows: pd.DataFrame, problems: Mapping[str, str], look: Look, target: Target) -> Section:
     if not problems:
         return Section("Films without lungs", ["There are none."])
     first = rows.loc[list(problems)[:N_LISTED]]
     reasons = [problems[str(name)] for name in first.index]
     listed = [
-        (printable(str(name)), tables.LABELS[label], str(split), problem)
+        (printable(str(name)), target.classes[label], str(split), problem)
         for name, label, split, problem in zip(first.index, first["label"], first["split"], reasons, strict=True)
     ]
-    captions = [f"{caption}: {problem}" for caption, problem in zip(_captions(first), reasons, strict=True)]
+    captions = [f"{caption}: {problem}" for caption, problem in zip(_captions(first, target), reasons, strict=True)]
     pictures = _pictures(first.head(N_SHOWN), captions[:N_SHOWN], look)
     n_more = len(problems) - len(listed)
     more = [f"And {n_more:,} more: MLflow has all in without_lungs.json of the run preprocess."] if n_more > 0 else []
@@ -98,7 +104,7 @@ def _without(rows: pd.DataFrame, problems: Mapping[str, str], look: Look) -> Sec
     return Section("Films without lungs", blocks)
 
 
-def _found(rows: pd.DataFrame, look: Look) -> list[Section]:
+def _found(rows: pd.DataFrame, look: Look, target: Target) -> list[Section]:
     films = rows[rows["lungs"] == "found"]
     # By the digest: the same for the same films, and in no order of names, patients or classes.
     chosen = films.sort_values(["sha256", "image_id"]).groupby("label").head(N_SHOWN // 2)
@@ -106,12 +112,13 @@ def _found(rows: pd.DataFrame, look: Look) -> list[Section]:
         return []
     chosen = chosen.sort_values("label", kind="stable")
     words = "Outlines that the network has drawn, for some films of each class. Look whether they are right."
-    return [Section("Lungs that were found", [words, Thumbnails(_pictures(chosen, _captions(chosen), look))])]
+    return [Section("Lungs that were found", [words, Thumbnails(_pictures(chosen, _captions(chosen, target), look))])]
 
 
-def _captions(rows: pd.DataFrame) -> list[str]:
+def _captions(rows: pd.DataFrame, target: Target) -> list[str]:
     return [
-        f"{printable(str(name))}, {tables.LABELS[label]}" for name, label in zip(rows.index, rows["label"], strict=True)
+        f"{printable(str(name))}, {target.classes[label]}"
+        for name, label in zip(rows.index, rows["label"], strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pneumonia import UserError, reason, workspace
 from pneumonia.data import tables
+from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.names import file_name, printable
 from pneumonia.report import card, page, plots, search
@@ -46,7 +47,7 @@ _FIGURES = {
 }
 _FIGURES_OF_MERIT = {
     "n": "images",
-    "n_positive": "of them pneumonia",
+    "n_positive": "of them {positive}",
     "auc": "AUC",
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
@@ -54,13 +55,14 @@ _FIGURES_OF_MERIT = {
 }
 
 
-def write(path: Path, folder: Path, title: str) -> list[str]:
+def write(path: Path, folder: Path, title: str, target: Target = PNEUMONIA) -> list[str]:
     """Write the page from the reports of the stages that have run, complete or not at all.
 
     Args:
         path: of the HTML file.
         folder: `reports/`.
         title: model and data set.
+        target: of the model.
 
     Returns:
         The stages whose reports are missing.
@@ -71,11 +73,11 @@ def write(path: Path, folder: Path, title: str) -> list[str]:
     missing = [stage for stage, names in _FILES.items() if not all((folder / name).exists() for name in names)]
     if len(missing) == len(_FILES):
         raise UserError(f"{folder}: no stage has left a report there; make repro runs the stages")
-    sections = [_summary(folder, missing)]
+    sections = [_summary(folder, missing, target)]
     for stage in _FILES:
         if stage not in missing:
             with _reports_of(stage, folder):
-                sections += _PARTS[stage](folder, title)
+                sections += _PARTS[stage](folder, title, target)
     lead = "One page for the whole run. It needs no other file and no network."
     with workspace.written_whole(path) as partial:
         partial.write_text(page.html(f"Run: {title}", lead, sections), encoding="utf-8")
@@ -100,13 +102,13 @@ def missing_in_words(missing: Sequence[str]) -> str:
     return f"Without {', '.join(missing)}: no reports of these stages." if missing else ""
 
 
-def _summary(folder: Path, missing: Sequence[str]) -> Section:
+def _summary(folder: Path, missing: Sequence[str], target: Target) -> Section:
     blocks: list[Block] = [missing_in_words(missing)] if missing else []
     if "evaluate" not in missing:
         with _reports_of("evaluate", folder):
             youden = tables.read_json(folder / "evaluation.json")["youden"]
             rows = [
-                (words, *(_cell(youden[split], name) for split in ("val", "test")))
+                (words.format(positive=target.positive), *(_cell(youden[split], name) for split in ("val", "test")))
                 for name, words in _FIGURES_OF_MERIT.items()
             ]
         note = "At the Youden threshold, chosen on validation. Validation chooses; test only reports."
@@ -125,7 +127,7 @@ def _cell(report: Mapping[str, Any], name: str) -> str:
     return f"{report[name]:,}" if isinstance(report.get(name), int) else format_with_interval(report, name)
 
 
-def _data(folder: Path, title: str) -> list[Section]:
+def _data(folder: Path, title: str, target: Target) -> list[Section]:
     summary = tables.read_json(folder / "validation.json")
     rows = [
         (row.get("words", row["name"]), "met" if row["success"] else "not met", f"{row['unexpected']:,}")
@@ -149,25 +151,27 @@ def _data(folder: Path, title: str) -> list[Section]:
     ]
 
 
-def _splits(folder: Path, title: str) -> list[Section]:
+def _splits(folder: Path, title: str, target: Target) -> list[Section]:
     rebalance = tables.read_json(folder / "rebalance.json")
     splits = rebalance["splits"]
-    keys = ("n_images", "n_patients", "n_normal", "n_pneumonia")
+    names = tuple(target.classes.values())
+    keys = ("n_images", "n_patients", *(f"n_{name}" for name in names))
     rows = [(name, *(f"{part[key]:,}" for key in keys)) for name, part in splits.items()]
+    figure = plots.png(plots.classes(splits, title, target.classes))
     return [
         Section(
             "Splits",
             [
                 "No patient is in two splits.",
-                Table(("split", "images", "patients", "normal", "pneumonia"), rows),
+                Table(("split", "images", "patients", *names), rows),
                 *card.folds_in_words(rebalance),
-                Picture("Images of each split, and their weight in an epoch", plots.png(plots.classes(splits, title))),
+                Picture("Images of each split, and their weight in an epoch", figure),
             ],
         )
     ]
 
 
-def _search(folder: Path, title: str) -> list[Section]:
+def _search(folder: Path, title: str, target: Target) -> list[Section]:
     """What `tune` chose and tried; its own page has one figure more."""
     best = tables.read_json(folder / "tune" / "best.json")
     trials, curves = (pd.read_csv(folder / "tune" / f"{name}.csv") for name in ("trials", "curves"))
@@ -175,7 +179,7 @@ def _search(folder: Path, title: str) -> list[Section]:
     return [Section("Search", [*chosen.blocks, *figures.blocks, *tried.blocks])]
 
 
-def _curves(folder: Path, title: str) -> list[Section]:
+def _curves(folder: Path, title: str, target: Target) -> list[Section]:
     history = pd.read_csv(folder / "history.csv")
     kept = history.loc[history["kept"], ["epoch", "val_auc"]]
     epochs = ", ".join(f"{epoch} (validation AUC {auc:.4f})" for epoch, auc in kept.itertuples(index=False))
@@ -190,7 +194,7 @@ def _curves(folder: Path, title: str) -> list[Section]:
     ]
 
 
-def _evaluation(folder: Path, title: str) -> list[Section]:
+def _evaluation(folder: Path, title: str, target: Target) -> list[Section]:
     points = pd.read_csv(folder / "plots" / "operating_points.csv", dtype=str, keep_default_na=False)
     names = [name for name in _FIGURES if (folder / "plots" / f"{name}.png").is_file()]
     return [
@@ -204,13 +208,13 @@ def _evaluation(folder: Path, title: str) -> list[Section]:
     ]
 
 
-def _saliency(folder: Path, title: str) -> list[Section]:
+def _saliency(folder: Path, title: str, target: Target) -> list[Section]:
     captions: dict[str, str] = {}
     if (folder / "predictions.csv").is_file():
         predictions = tables.read_table(folder / "predictions.csv")
         test = predictions.loc[predictions["split"] == "test", ["image_id", "label", "score"]]
         captions = {
-            file_name(image_id, ".png"): f"{printable(image_id)}: {tables.LABELS[label]}, score {score:.3f}"
+            file_name(image_id, ".png"): f"{printable(image_id)}: {target.classes[label]}, score {score:.3f}"
             for image_id, label, score in test.itertuples(index=False, name=None)
         }
     paths = sorted((folder / "saliency").glob("*.png"))
@@ -220,7 +224,7 @@ def _saliency(folder: Path, title: str) -> list[Section]:
     return [Section("Saliency", blocks if paths else [*blocks, "There are no pictures."])]
 
 
-def _card(folder: Path, title: str) -> list[Section]:
+def _card(folder: Path, title: str, target: Target) -> list[Section]:
     """The text of the model card; its pictures are above."""
     text = (folder / "model_card.md").read_text(encoding="utf-8")
     blocks: list[Block] = []
@@ -229,7 +233,7 @@ def _card(folder: Path, title: str) -> list[Section]:
     return [Section("Model card", blocks)]
 
 
-_PARTS: dict[str, Callable[[Path, str], list[Section]]] = {
+_PARTS: dict[str, Callable[[Path, str, Target], list[Section]]] = {
     "validate": _data,
     "rebalance": _splits,
     "tune": _search,

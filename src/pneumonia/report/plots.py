@@ -35,13 +35,22 @@ _STYLE: Any = {
     "grid.alpha": 0.3,
 }
 
+Names = Mapping[int, str]
+"""The names of class 0 and class 1."""
+
 _FIXED: Any = {"figure.constrained_layout.use": False}
 """Of figures with many images: their places are known, and to compute them takes longer than to draw the figure."""
 
 
-def roc(curve: pd.DataFrame, report: Mapping[str, float], point: tuple[float, float], title: str) -> Figure:
+def roc(
+    curve: pd.DataFrame,
+    report: Mapping[str, float],
+    point: tuple[float, float],
+    title: str,
+    names: Names = tables.LABELS,
+) -> Figure:
     """ROC curve with its AUC, interval and the chosen operating point (false, true positive rate)."""
-    heading = f"{title}\nn = {report['n']} ({report['n_positive']} pneumonia)"
+    heading = f"{title}\nn = {report['n']} ({report['n_positive']} {names[1]})"
     with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
         label = f"AUC {format_with_interval(report, 'auc')}"
         axes.plot(curve["fpr"], curve["tpr"], color=BLUE, label=label)
@@ -52,15 +61,16 @@ def roc(curve: pd.DataFrame, report: Mapping[str, float], point: tuple[float, fl
     return figure
 
 
-def overlaid_roc(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+def overlaid_roc(parts: Mapping[str, Mapping[str, Any]], title: str, names: Names = tables.LABELS) -> Figure:
     """ROC curves of two models on the same images, each with its AUC, interval and operating point.
 
     Args:
         parts: name -> `roc` (`fpr, tpr`), `report` and `point` (false, true positive rate).
         title: models and images; its lines may be long.
+        names: of the classes.
     """
     report = next(iter(parts.values()))["report"]
-    heading = f"{_wrapped(title)}\nn = {report['n']} ({report['n_positive']} pneumonia)"
+    heading = f"{_wrapped(title)}\nn = {report['n']} ({report['n_positive']} {names[1]})"
     with _figure("1 - specificity", "sensitivity", heading) as (figure, axes):
         for (name, part), colour, line in zip(parts.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
             label = f"{name}: AUC {format_with_interval(part['report'], 'auc')}"
@@ -74,22 +84,25 @@ def overlaid_roc(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     return figure
 
 
-def overlaid_reliability(parts: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+def overlaid_reliability(parts: Mapping[str, Mapping[str, Any]], title: str, names: Names = tables.LABELS) -> Figure:
     """Reliability diagram of two models on the same images, in the colours of `overlaid_roc`.
 
     Args:
         parts: name -> `reliability` (as `calibration.diagram` returns it) and `report`.
         title: models and images; its lines may be long.
+        names: of the classes.
     """
     pairs = {name: (part["reliability"], part["report"]) for name, part in parts.items()}
-    return calibration(pairs, _wrapped(title), (BLUE, ORANGE))
+    return calibration(pairs, _wrapped(title), (BLUE, ORANGE), names)
 
 
-def precision_recall(curve: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
+def precision_recall(
+    curve: pd.DataFrame, report: Mapping[str, float], title: str, names: Names = tables.LABELS
+) -> Figure:
     """Precision-recall curve, with the prevalence as the precision of a random model."""
     with _figure("recall (sensitivity)", "precision", f"{title}\nn = {report['n']}") as (figure, axes):
         axes.plot(curve["recall"], curve["precision"], color=BLUE, label="model")
-        axes.axhline(report["n_positive"] / report["n"], color=GRAY, linestyle=":", label="share of pneumonia")
+        axes.axhline(report["n_positive"] / report["n"], color=GRAY, linestyle=":", label=f"share of {names[1]}")
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         _legend(figure)
@@ -97,21 +110,25 @@ def precision_recall(curve: pd.DataFrame, report: Mapping[str, float], title: st
 
 
 def calibration(
-    parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]], title: str, colours: tuple[str, str] = (ORANGE, BLUE)
+    parts: Mapping[str, tuple[pd.DataFrame, Mapping[str, float]]],
+    title: str,
+    colours: tuple[str, str] = (ORANGE, BLUE),
+    names: Names = tables.LABELS,
 ) -> Figure:
-    """Reliability diagram: share of pneumonia, with its interval, against mean score; below, the images of each bin.
+    """Reliability diagram: share of class 1, with its interval, against mean score; below, the images of each bin.
 
     Args:
         parts: `before` and `after` calibration, each with its bins (`mean_score, fraction_positive, low, high, n`) and
             its report.
         title: model and images.
         colours: of the two parts.
+        names: of the classes.
     """
     n = next(iter(parts.values()))[1]["n"]
     with plt.rc_context(_STYLE):
         figure, (axes, counts) = plt.subplots(2, 1, figsize=(6, 7.6), sharex=True, height_ratios=(4, 1.2))
         axes.set_title(f"{title}\nn = {n}", size=10)
-        axes.set_ylabel("share of pneumonia, with interval")
+        axes.set_ylabel(f"share of {names[1]}, with interval")
         axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="perfect")
         for (name, (bins, report)), colour, mark, side in zip(parts.items(), colours, "os", (1, -1), strict=True):
             label = f"{name}: ECE {report['ece']:.3f}, Brier {report['brier']:.3f}"
@@ -132,16 +149,19 @@ def calibration(
     return figure
 
 
-def decision_curve(table: pd.DataFrame, report: Mapping[str, float], title: str) -> Figure:
+def decision_curve(
+    table: pd.DataFrame, report: Mapping[str, float], title: str, names: Names = tables.LABELS
+) -> Figure:
     """Net benefit of the model, before and after calibration, of treating all and of treating none.
 
     Args:
         table: `threshold, score, calibrated, treat_all, treat_none`.
         report: with `n` and `n_positive`.
         title: model and images.
+        names: of the classes.
     """
     share = report["n_positive"] / report["n"]
-    heading = f"{title}\nn = {report['n']}, {share:.1%} pneumonia"
+    heading = f"{title}\nn = {report['n']}, {share:.1%} {names[1]}"
     with _figure("threshold probability", "net benefit (true positives per image)", heading) as (figure, axes):
         lines = (
             ("treat_all", "treat all", GREEN, ":", "^"),
@@ -180,11 +200,10 @@ def stress(audit: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-def confusion(table: pd.DataFrame, title: str) -> Figure:
+def confusion(table: pd.DataFrame, title: str, names: Names = tables.LABELS) -> Figure:
     """Confusion matrix: counts by actual and predicted class."""
-    counts = pd.crosstab(table["actual"], table["predicted"]).reindex(
-        index=["normal", "pneumonia"], columns=["normal", "pneumonia"], fill_value=0
-    )
+    order = list(names.values())
+    counts = pd.crosstab(table["actual"], table["predicted"]).reindex(index=order, columns=order, fill_value=0)
     with _figure("predicted", "actual", f"{title}\nn = {len(table)}") as (figure, axes):
         axes.grid(False)
         axes.imshow(counts, cmap="Blues")
@@ -332,11 +351,11 @@ def _class_legend(figure: Figure, valid: pd.DataFrame) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
 
 
-def classes(summary: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+def classes(summary: Mapping[str, Mapping[str, float]], title: str, names: Names = tables.LABELS) -> Figure:
     """Images per split and class before rebalancing, and their total weight in an epoch after it."""
     with _figure("split", "images, or their weight", title) as (figure, axes):
         positions = np.arange(len(summary))
-        bars = (("n_normal", BLUE, -0.3), ("n_pneumonia", ORANGE, -0.1))
+        bars = ((f"n_{names[0]}", BLUE, -0.3), (f"n_{names[1]}", ORANGE, -0.1))
         for prefix, alpha, shift in (("n", 1.0, 0.0), ("weight", 0.45, 0.4)):
             for key, colour, offset in bars:
                 name = key.replace("n_", f"{prefix}_", 1)

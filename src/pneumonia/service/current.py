@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from pneumonia import UserError, predict, reason
+from pneumonia.data import targets
 from pneumonia.models.predictor import Predictor, remedy
 
 POLL_SECONDS = 5.0
@@ -148,6 +149,7 @@ def describe(model: Model) -> dict[str, Any]:
     """What a client should know of a model: the facts of `predictor.json` without its numbers for the network."""
     predictor = model.predictor
     facts = predictor.facts
+    target = targets.of(facts)
     origin = predictor.origin
     return {
         "model": origin["model"],
@@ -157,6 +159,8 @@ def describe(model: Model) -> dict[str, Any]:
         "advice": predict.advice(predictor),
         "synthetic": facts["synthetic"],
         "target": facts["target"],
+        "finding": target.finding,
+        "limit": target.limit,
         "labels": facts["labels"],
         "network": facts["model"],
         "weights": facts["weights"],

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
+from pneumonia.data import targets
 from pneumonia.data.sources import SYNTHETIC
+from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.names import printable
 
@@ -36,6 +38,7 @@ class Evidence(NamedTuple):
         synthetic: whether its images are.
         pictures: path of an artifact -> what it shows.
         card: path of the artifact with the model card; empty if there is none.
+        target: of its labels.
     """
 
     experiment_id: str
@@ -44,6 +47,7 @@ class Evidence(NamedTuple):
     synthetic: bool
     pictures: Mapping[str, str]
     card: str
+    target: Target = PNEUMONIA
 
 
 class Holder(NamedTuple):
@@ -54,22 +58,22 @@ class Holder(NamedTuple):
     evidence: Evidence
 
 
-def stage_run(stage: str, data: str, model: str) -> str:
+def stage_run(stage: str, subject: str, model: str) -> str:
     """The name of the run of a stage, before anything is known of its result.
 
     >>> stage_run("rebalance", "phantom", "compact"), stage_run("evaluate", "phantom", "compact")
     ('rebalance · phantom', 'evaluate · compact · phantom')
     """
-    return " · ".join((stage, data) if stage in _OF_DATA else (stage, model, data))
+    return " · ".join((stage, subject) if stage in _OF_DATA else (stage, model, subject))
 
 
-def train_run(data: str, model: str, val_auc: float) -> str:
+def train_run(subject: str, model: str, val_auc: float) -> str:
     """The name of an evaluated train run: with its validation figure, so that nobody chooses on test.
 
     >>> train_run("phantom", "compact", 0.9114)
     'compact · phantom · val AUC 0.911'
     """
-    return f"{model} · {data} · val AUC {val_auc:.3f}"
+    return f"{model} · {subject} · val AUC {val_auc:.3f}"
 
 
 def trial_run(model: str, trial: str, values: Mapping[str, object]) -> str:
@@ -88,7 +92,7 @@ def of_model(evidence: Evidence) -> str:
     if not evidence.figures:
         return ""
     blocks = [
-        _table(evidence.figures),
+        _table(evidence.figures, evidence.target),
         f"Intervals: {evidence.figures['level']:.0%}. Validation chooses; test only reports.{_synthetic(evidence)}",
         *([f"[Model card]({_in_ui(evidence, evidence.card)})"] if evidence.card else []),
         *(f"![{shows}]({_file(evidence.run_id, path)})" for path, shows in evidence.pictures.items()),
@@ -101,27 +105,29 @@ def of_version(reason: str, evidence: Evidence) -> str:
     return "\n\n".join(part for part in (printable(reason), of_model(evidence)) if part)
 
 
-def of_registered(data: str, name: str, holder: Holder) -> str:
+def of_registered(subject: str, name: str, holder: Holder) -> str:
     """The description of a registered model.
 
     Args:
-        data: data set.
+        subject: data set and target, as `targets.subject` returns them.
         name: of the registered model.
         holder: its champion.
     """
-    return "\n\n".join([_champion(name, holder), f"Models trained on `{data}`.", of_model(holder.evidence), OWN_TEXT])
+    return "\n\n".join(
+        [_champion(name, holder), f"Models trained on {_in_words(subject)}.", of_model(holder.evidence), OWN_TEXT]
+    )
 
 
-def of_experiment(data: str, name: str, holder: Holder | None) -> str:
+def of_experiment(subject: str, name: str, holder: Holder | None) -> str:
     """The note of an experiment: the champion, what the experiment is, and how to read it.
 
     Args:
-        data: data set.
+        subject: data set and target, as `targets.subject` returns them.
         name: of the registered model.
         holder: its champion; None = there is none yet.
     """
     first = _champion(name, holder) if holder else "No champion yet: `make repro` trains a model and registers it."
-    about = f"Runs of the pneumonia workflow on `{data}`."
+    about = f"Runs of the pneumonia workflow on {_in_words(subject)}."
     if holder:
         run = f"#/experiments/{holder.evidence.experiment_id}/runs/{holder.evidence.run_id}?{VIEW}"
         versions = f"#/models/{quote(name)}?{VIEW}"
@@ -139,6 +145,11 @@ def of_experiment(data: str, name: str, holder: Holder | None) -> str:
             OWN_TEXT,
         ]
     )
+
+
+def _in_words(subject: str) -> str:
+    data, target = targets.parts(subject)
+    return targets.titled(f"`{data}`", targets.target(target))
 
 
 def is_own(text: str) -> bool:
@@ -173,12 +184,12 @@ def _champion(name: str, holder: Holder) -> str:
     return f"**Champion: [version {holder.version}]({place})**, {tags.get('model', 'a model')}{auc}{reason}"
 
 
-def _table(figures: Mapping[str, Any]) -> str:
+def _table(figures: Mapping[str, Any], target: Target) -> str:
     """Validation and test side by side, with their intervals. The UI puts no space between columns."""
     parts = [figures[split] for split in ("val", "test")]
     rows = [
         ("", "validation", "test"),
-        ("images (pneumonia)", *(f"{part['n']:,} ({part['n_positive']:,})" for part in parts)),
+        (f"images ({target.positive})", *(f"{part['n']:,} ({part['n_positive']:,})" for part in parts)),
         *((words, *(format_with_interval(part, name) for part in parts)) for name, words in _FIGURES.items()),
         ("threshold", f"{figures['threshold']:.4g}", "the same"),
     ]

@@ -22,7 +22,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pneumonia import UserError, promote, workspace
-from pneumonia.data import tables
+from pneumonia.data import tables, targets
 from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import FACTS, LUNGS, MAPS, NETWORK, Predictor
@@ -75,31 +75,33 @@ class Scored(NamedTuple):
         title: for the reader.
         run_id: of its train run, which may be in another store if the experiment is from DVC's cache.
         predictions: `image_id, sha256, split, label, score` and more.
+        target: of its labels.
     """
 
     title: str
     run_id: str
     predictions: pd.DataFrame
+    target: targets.Target
 
 
-def is_registered(data: str, record: Mapping[str, Any], predictor: Predictor) -> bool:
+def is_registered(subject: str, record: Mapping[str, Any], predictor: Predictor) -> bool:
     """Whether this store has a champion, and this predictor is in use for the model of `models/run.json`.
 
     It has its files, too, and the predictions for the comparison with later models.
     """
-    run, holder = runs.find_train_run(record), champion(data)
-    versions = _versions(data, run, predictor.digest) if run and holder else []
+    run, holder = runs.find_train_run(record), champion(subject)
+    versions = _versions(subject, run, predictor.digest) if run and holder else []
     if not run or not holder or not versions:
         return False
-    in_use = promote.newest(version_tags(data), versions[0])
+    in_use = promote.newest(version_tags(subject), versions[0])
     if in_use not in versions or (holder.run_id == run.run_id and holder.version != in_use):
         return False
-    missing = _missing_files(data, in_use, predictor.facts)
-    return not any(missing) and _has_predictions(data, in_use)
+    missing = _missing_files(subject, in_use, predictor.facts)
+    return not any(missing) and _has_predictions(subject, in_use)
 
 
 def register(
-    data: str,
+    subject: str,
     run: runs.TrainRun,
     predictor: Predictor,
     facts: Mapping[str, Any],
@@ -118,65 +120,65 @@ def register(
         facts: what the decision depends on: results, data and limits.
         origin: of the model; a change of it needs no new decision.
     """
-    name, client = runs.registered_name(data), mlflow.MlflowClient()
+    name, client = runs.registered_name(subject), mlflow.MlflowClient()
     tags = {key: str(value) for key, value in facts.items()}
     origin = dict(origin or {}) | {PREDICTOR: predictor.digest}
     with runs.registry_lock():
-        earlier = _versions(data, run)
-        registry = version_tags(data)
-        if not _versions(data, run, predictor.digest):
+        earlier = _versions(subject, run)
+        registry = version_tags(subject)
+        if not _versions(subject, run, predictor.digest):
             model_id = runs.log_predictor(run, predictor.folder)
             known = _of_run(registry, min(earlier)) if earlier else {}
             stored = _as_stored(tags | {FACTS_DIGEST: _digest(tags)} | origin | known)
             created = mlflow.register_model(f"models:/{model_id}", name, tags=stored)
             new_version = int(created.version)
-            version = min(_versions(data, run, predictor.digest))
+            version = min(_versions(subject, run, predictor.digest))
             if version != new_version:  # on a server another process has registered the same run at the same time
                 client.delete_model_version(name, str(new_version))
             else:
                 runs.log_version(model_id, name, version)
         else:
-            version = min(_versions(data, run, predictor.digest))
-            _log_missing_files(data, version, run, predictor)
+            version = min(_versions(subject, run, predictor.digest))
+            _log_missing_files(subject, version, run, predictor)
             if promote.newest(registry, version) != version:
-                tag_version(data, version, _next_registration(registry, version))
+                tag_version(subject, version, _next_registration(registry, version))
         for one in earlier:
-            _renew(data, one, tags, origin if one == version else {})
+            _renew(subject, one, tags, origin if one == version else {})
         return version
 
 
-def _log_missing_files(data: str, version: int, run: runs.TrainRun, predictor: Predictor) -> None:
+def _log_missing_files(subject: str, version: int, run: runs.TrainRun, predictor: Predictor) -> None:
     """Log again what a version has lost, or did not get from a process that was stopped."""
-    name = runs.registered_name(data)
-    no_model, no_number = _missing_files(data, version, predictor.facts)
+    name = runs.registered_name(subject)
+    no_model, no_number = _missing_files(subject, version, predictor.facts)
     if not (no_model or no_number):
         return
-    model_id = _model_id(data, version)
+    model_id = _model_id(subject, version)
     if no_model:
         runs.log_predictor(run, predictor.folder, model_id)
     runs.log_version(model_id, name, version)
 
 
-def _missing_files(data: str, version: int, facts: Mapping[str, Any]) -> tuple[bool, bool]:
+def _missing_files(subject: str, version: int, facts: Mapping[str, Any]) -> tuple[bool, bool]:
     """Whether a file of the predictor of a version is missing; whether the file with its number is.
 
     Args:
-        data: data set of the version.
+        subject: of the version.
         version: its number.
         facts: `predictor.json` of the predictor.
 
     Raises:
         UserError: its LoggedModel was deleted, so that its files cannot be logged again.
     """
-    client, model_id = mlflow.MlflowClient(), _model_id(data, version)
+    client, model_id = mlflow.MlflowClient(), _model_id(subject, version)
     try:
         client.get_logged_model(model_id)
     except MlflowException as error:
         if error.error_code not in errors.UNKNOWN:
             raise
         raise UserError(
-            f"{runs.registered_name(data)} version {version} has no files: its model {model_id} was deleted in MLflow; "
-            "delete this version too, then pneumonia register makes a new one"
+            f"{runs.registered_name(subject)} version {version} has no files: its model {model_id} was deleted in "
+            "MLflow; delete this version too, then pneumonia register makes a new one"
         ) from error
     listed = [client.list_logged_model_artifacts(model_id, folder) for folder in (None, PREDICTOR_FILES)]
     paths = {one.path for files in listed for one in files}
@@ -191,9 +193,9 @@ def _file_digests(facts: Mapping[str, Any]) -> dict[str, str]:
     return {file: digest for file, digest in facts["digests"].items() if file in (NETWORK, MAPS)} | segmenter
 
 
-def _model_id(data: str, version: int) -> str:
+def _model_id(subject: str, version: int) -> str:
     """The LoggedModel that a version was registered from."""
-    one = mlflow.MlflowClient().get_model_version(runs.registered_name(data), str(version))
+    one = mlflow.MlflowClient().get_model_version(runs.registered_name(subject), str(version))
     return str(one.source).removeprefix("models:/")
 
 
@@ -210,17 +212,17 @@ def _next_registration(registry: Registry, version: int) -> dict[str, str]:
     return {promote.REGISTRATION: str(max(map(int, counts)) + 1)}
 
 
-def _renew(data: str, version: int, facts: Mapping[str, str], origin: Mapping[str, str]) -> None:
+def _renew(subject: str, version: int, facts: Mapping[str, str], origin: Mapping[str, str]) -> None:
     """Set the tags of a version again; if a fact has changed, its decision is removed."""
-    tags = version_tags(data)[version]
+    tags = version_tags(subject)[version]
     digest = _digest(facts)
     # A version of an earlier release has no digest, but all facts as tags.
     if tags[FACTS_DIGEST] == digest if FACTS_DIGEST in tags else _that_count(facts).items() <= tags.items():
         kept = {key: tags[key] for key in origin.keys() & tags.keys() - {"dvc_lock_digest"}}
-        tag_version(data, version, {**origin, **kept})
+        tag_version(subject, version, {**origin, **kept})
         return
-    remove_tag(data, version, "reason")
-    tag_version(data, version, {**facts, FACTS_DIGEST: digest, **origin})
+    remove_tag(subject, version, "reason")
+    tag_version(subject, version, {**facts, FACTS_DIGEST: digest, **origin})
 
 
 def _digest(facts: Mapping[str, str]) -> str:
@@ -232,10 +234,10 @@ def _that_count(facts: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in facts.items() if (name, text) != (promote.CONFIDENCE, "0")}
 
 
-def champion(data: str) -> Champion | None:
-    """The champion of a data set; None if there is none yet."""
+def champion(subject: str) -> Champion | None:
+    """The champion of a subject (`targets.subject`); None if there is none yet."""
     try:
-        version = mlflow.MlflowClient().get_model_version_by_alias(runs.registered_name(data), CHAMPION)
+        version = mlflow.MlflowClient().get_model_version_by_alias(runs.registered_name(subject), CHAMPION)
     except MlflowException as error:
         if error.error_code not in errors.UNKNOWN:
             raise
@@ -243,9 +245,9 @@ def champion(data: str) -> Champion | None:
     return Champion(int(version.version), str(version.run_id))
 
 
-def version_tags(data: str) -> Registry:
-    """The tags of all versions of a data set's model, by version number; without prefix."""
-    versions = mlflow.search_model_versions(filter_string=f"name = '{runs.registered_name(data)}'")
+def version_tags(subject: str) -> Registry:
+    """The tags of all versions of a subject's model, by version number; without prefix."""
+    versions = mlflow.search_model_versions(filter_string=f"name = '{runs.registered_name(subject)}'")
     return {int(version.version): _tags(version) for version in versions}
 
 
@@ -319,34 +321,35 @@ def submit(
             f"{predictor.folder} was exported from another model than that of models/run.json; dvc repro export makes "
             "it again"
         )
-    data, conditions = record["data"], {"threshold": metrics["threshold"], **limits}
+    subject, conditions = targets.subject_of(record), {"threshold": metrics["threshold"], **limits}
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
     facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
     facts |= promote.facts(predictions, **conditions)
     if (maps := predictor.facts["saliency"]).get("verdict"):
         facts["saliency"] = f"{maps['method']}: {maps['verdict']}"
     origin = lineage(model_path, record) | {"test_split": test_split}
-    people = {"data": f"{data}, synthetic" if synthetic else data, "target": predictor.facts.get("target", "pneumonia")}
+    data, target = targets.parts(subject)
+    people = {"data": f"{data}, synthetic" if synthetic else data, "target": target}
     people |= {"validation AUC": f"{float(facts['val_auc']):.3f}"}
     if preparation := Preparation.from_attributes(record):
         people["preparation"] = descriptions.short_preparation(preparation.as_dict())
     with runs.registry_lock():  # so that a rollback sees no version without a decision
-        version = register(data, run, predictor, facts, origin | people)
-        first = promote.canonical(version_tags(data), version)
-        known = version_tags(data)
+        version = register(subject, run, predictor, facts, origin | people)
+        first = promote.canonical(version_tags(subject), version)
+        known = version_tags(subject)
         for one in promote.same_run(known, first):
             if LOST in known[one]:  # its predictions have been logged again
-                remove_tag(data, one, LOST)
-        left_out = _leave_out_lost(data, first) if without_champion else []
-        registry, (holder, displaced) = set_champion(data, by_evidence(data))
+                remove_tag(subject, one, LOST)
+        left_out = _leave_out_lost(subject, first) if without_champion else []
+        registry, (holder, displaced) = set_champion(subject, by_evidence(subject))
         for lost in left_out:
             reason = f"left out, its predictions are lost: version {promote.newest(registry, holder)} is champion"
             for one in promote.same_run(registry, lost):
-                record_decision(data, one, {"reason": reason})
+                record_decision(subject, one, {"reason": reason})
         rival = _rival(first, holder, displaced)
-        rival_predictions = version_predictions(data, rival) if rival else None
+        rival_predictions = version_predictions(subject, rival) if rival else None
         if rival and rival_predictions is not None and rival_predictions.empty:
-            raise _lost(data, rival)
+            raise _lost(subject, rival)
         is_first = promote.run_number(registry, first) == promote.FIRST_VERSION
         decision = promote.decide(predictions, rival_predictions, first=is_first, **conditions)
         of_run = promote.tags_of_run(registry, first)
@@ -354,14 +357,14 @@ def submit(
         decision = promote.without(decision, of_run.get(WITHOUT, ""))
         tags = registry[first]
         if "reason" not in tags or (decision.promoted and tags["promoted"] == "false"):
-            record_decision(data, first, promote.as_tags(decision))
+            record_decision(subject, first, promote.as_tags(decision))
         other = promote.as_tags(decision) | {"reason": f"another predictor of version {first}: {decision.reason}"}
         for one in promote.same_run(registry, first)[1:]:
             if "reason" not in registry[one]:
-                record_decision(data, one, other)
+                record_decision(subject, one, other)
         report = {"version": version, **facts, **origin, "decision": promote.as_report(decision)}
         mlflow.MlflowClient().log_dict(run.run_id, tables.rounded(report), record_path(version))
-        describe(data)
+        describe(subject)
     runs.log_metrics(promote.as_metrics(decision))
     runs.tag(promoted=str(decision.promoted), reason=decision.reason, data_digest=record["data_digest"])
     return Outcome(version, promote.newest(registry, holder), decision, facts | origin)
@@ -378,10 +381,10 @@ def require_comparable(record: Mapping[str, Any]) -> None:
     Raises:
         UserError: its predictions are lost.
     """
-    data = record["data"]
-    holder, run = champion(data), runs.find_train_run(record)
+    subject = targets.subject_of(record)
+    holder, run = champion(subject), runs.find_train_run(record)
     if holder and not (run and run.run_id == holder.run_id) and runs.logged_predictions(holder.run_id).empty:
-        raise _lost(data, holder.version)
+        raise _lost(subject, holder.version)
 
 
 def require_any_files(record: Mapping[str, Any]) -> None:
@@ -393,7 +396,7 @@ def require_any_files(record: Mapping[str, Any]) -> None:
     Raises:
         UserError: the store has several other versions, and no file of any.
     """
-    name, run = runs.registered_name(record["data"]), runs.find_train_run(record)
+    name, run = runs.registered_name(targets.subject_of(record)), runs.find_train_run(record)
     versions = mlflow.search_model_versions(filter_string=f"name = '{name}'")
     others = [str(version.run_id) for version in versions if not (run and run.run_id == version.run_id)]
     if len(others) > 1 and not any(map(runs.has_artifacts, others)):
@@ -404,33 +407,33 @@ def require_any_files(record: Mapping[str, Any]) -> None:
         )
 
 
-def _lost(data: str, version: int) -> UserError:
-    run_id = str(mlflow.MlflowClient().get_model_version(runs.registered_name(data), str(version)).run_id)
+def _lost(subject: str, version: int) -> UserError:
+    run_id = str(mlflow.MlflowClient().get_model_version(runs.registered_name(subject), str(version)).run_id)
     cause = f"is gone from {runs.artifact_place(run_id)}" if runs.was_evaluated(run_id) else "was never logged"
     return UserError(
-        f"{runs.registered_name(data)} version {version} is champion, but no model can be compared with it: "
+        f"{runs.registered_name(subject)} version {version} is champion, but no model can be compared with it: "
         f"{runs.PREDICTIONS} of its run {run_id} {cause}; put the file back, or leave this version out: "
         "pneumonia register --without-champion"
     )
 
 
-def _leave_out_lost(data: str, version: int) -> list[int]:
+def _leave_out_lost(subject: str, version: int) -> list[int]:
     """Tag the versions that would be compared with `version` but have no predictions; returns their numbers."""
     left_out: list[int] = []
     while True:
-        registry = version_tags(data)
-        rival = _rival(version, *by_evidence(data)(registry))
-        if not rival or _has_predictions(data, rival):
+        registry = version_tags(subject)
+        rival = _rival(version, *by_evidence(subject)(registry))
+        if not rival or _has_predictions(subject, rival):
             return left_out
         left_out.append(rival)
-        _tag_run(data, rival, {LOST: _now(), "promoted": "false", "verdict": "left out, its predictions are lost"})
-        _tag_run(data, version, {WITHOUT: ", ".join(map(str, left_out))})
+        _tag_run(subject, rival, {LOST: _now(), "promoted": "false", "verdict": "left out, its predictions are lost"})
+        _tag_run(subject, version, {WITHOUT: ", ".join(map(str, left_out))})
 
 
-def _has_predictions(data: str, version: int) -> bool:
+def _has_predictions(subject: str, version: int) -> bool:
     """Whether the predictions of a version are there, and are those that were logged."""
     try:
-        return not version_predictions(data, version).empty
+        return not version_predictions(subject, version).empty
     except runs.ChangedError:
         return False
 
@@ -440,21 +443,21 @@ def _rival(version: int, holder: int, displaced: int | None) -> int | None:
     return displaced if holder == version else holder
 
 
-def versions(data: str) -> pd.DataFrame:
-    """The registered versions of a data set's model, the newest first.
+def versions(subject: str) -> pd.DataFrame:
+    """The registered versions of a subject's model, the newest first.
 
     Returns:
         `version, alias, model, data, val_auc, test_auc, test_split, registered, why`: text, times in UTC; no rows
         without versions.
     """
-    holder = champion(data)
-    models = mlflow.search_model_versions(filter_string=f"name = '{runs.registered_name(data)}'")
+    holder = champion(subject)
+    models = mlflow.search_model_versions(filter_string=f"name = '{runs.registered_name(subject)}'")
     rows = [
         {
             "version": int(version.version),
             "alias": CHAMPION if holder and holder.version == int(version.version) else "",
             "model": tags.get("model", ""),
-            "data": data,
+            "data": targets.parts(subject)[0],
             "val_auc": _digits(tags.get("val_auc")),
             "test_auc": _digits(tags.get("test_auc")),
             "test_split": tags.get("test_split", ""),
@@ -472,7 +475,7 @@ def _digits(value: str | None) -> str:
     return f"{float(value):.4f}" if value else ""
 
 
-def set_champion(data: str, choose: Callable[[Registry], Choice]) -> tuple[Registry, Choice]:
+def set_champion(subject: str, choose: Callable[[Registry], Choice]) -> tuple[Registry, Choice]:
     """Set the alias `champion` to the version chosen from the tags of all; returns these tags and the choice.
 
     Each version that was champion has the time as its tag `crowned_at`. Several processes may set the alias at once,
@@ -483,21 +486,21 @@ def set_champion(data: str, choose: Callable[[Registry], Choice]) -> tuple[Regis
         choose: returns the champion as its first value. It must depend only on the tags, so that all processes with the
             same tags make the same choice.
     """
-    name, client = runs.registered_name(data), mlflow.MlflowClient()
+    name, client = runs.registered_name(subject), mlflow.MlflowClient()
     with runs.registry_lock():
         while True:
-            tags = version_tags(data)
+            tags = version_tags(subject)
             choice = choose(tags)
-            current = champion(data)
+            current = champion(subject)
             newest = promote.newest(tags, choice[0])
             if current and current.version == newest:
                 return tags, choice
-            _tag_run(data, choice[0], {"crowned_at": _now()})  # first: no champion is missing from the history
+            _tag_run(subject, choice[0], {"crowned_at": _now()})  # first: no champion is missing from the history
             retry_on_conflict(client.set_registered_model_alias, name, CHAMPION, str(newest))
 
 
 def roll_back(
-    data: str,
+    subject: str,
     plan: Callable[[Registry, int, Callable[[Registry], Choice]], tuple[int, Sequence[int]] | None],
     choose: Callable[[Registry], Choice],
 ) -> str:
@@ -518,21 +521,21 @@ def roll_back(
     Raises:
         UserError: no champion, or no earlier one.
     """
-    name = runs.registered_name(data)
+    name = runs.registered_name(subject)
     with runs.registry_lock():
         while True:
-            tags, current = version_tags(data), champion(data)
+            tags, current = version_tags(subject), champion(subject)
             holder = promote.canonical(tags, current.version) if current else 0
             rollback = plan(tags, holder, choose) if current else None
-            if (version_tags(data), champion(data)) == (tags, current):
+            if (version_tags(subject), champion(subject)) == (tags, current):
                 break  # else the registry has changed since the plan was made
         if not current or not rollback:
             state = f"version {current.version} has no champion before it" if current else "there is no champion yet"
             raise UserError(f"{name}: no version to go back to, {state}; train and promote another model instead")
         target, excluded = rollback
         for version in excluded:
-            _tag_run(data, version, {ROLLED_BACK: _now(), "promoted": "false", "verdict": "rolled back"})
-        tags, choice = set_champion(data, choose)
+            _tag_run(subject, version, {ROLLED_BACK: _now(), "promoted": "false", "verdict": "rolled back"})
+        tags, choice = set_champion(subject, choose)
         how = "again" if choice[0] == target else "now, promoted at the same time"
         result = f"version {promote.newest(tags, choice[0])} is champion {how}"
         for version in (one for first in excluded for one in promote.same_run(tags, first)):
@@ -542,21 +545,21 @@ def roll_back(
                 action = f"rolled back with version {current.version}"
             else:
                 action = f"set aside with version {current.version}"
-            record_decision(data, version, {"reason": f"{action}: {result}"})  # only now the new champion is known
-        describe(data)
+            record_decision(subject, version, {"reason": f"{action}: {result}"})  # only now the new champion is known
+        describe(subject)
     return f"{name}: {result}"
 
 
-def by_evidence(data: str) -> Callable[[Registry], promote.Standing]:
+def by_evidence(subject: str) -> Callable[[Registry], promote.Standing]:
     """The rule that chooses the champion; a comparison of predictions is stored as a tag of the challenger."""
 
     def measure(challenger: int, holder: int) -> promote.Gain:
-        predictions, holders = (version_predictions(data, version) for version in (challenger, holder))
-        registry = version_tags(data)
+        predictions, holders = (version_predictions(subject, version) for version in (challenger, holder))
+        registry = version_tags(subject)
         confidence = promote.confidence_of(promote.tags_of_run(registry, challenger))
         gain = promote.auc_gain(predictions, holders, confidence)
         if len(predictions) and len(holders):
-            _tag_run(data, challenger, promote.against(promote.run_number(registry, holder), gain, confidence))
+            _tag_run(subject, challenger, promote.against(promote.run_number(registry, holder), gain, confidence))
         return gain
 
     return partial(promote.standing, measure=measure)
@@ -651,74 +654,74 @@ def network(run_id: str, folder: Path) -> Path:
     return file
 
 
-def link_card(data: str, version: int, run: runs.TrainRun, path: Path) -> None:
+def link_card(subject: str, version: int, run: runs.TrainRun, path: Path) -> None:
     """Log the model card, if there is one, to the train run; the texts of the run and of the version then link it."""
     if not path.is_file():
         return
     mlflow.MlflowClient().log_artifact(run.run_id, str(path), "card")
     runs.describe(run.run_id)
     with runs.registry_lock():
-        _describe_version(data, version)
-        describe(data)
+        _describe_version(subject, version)
+        describe(subject)
 
 
-def tag_version(data: str, version: int, tags: Mapping[str, str]) -> None:
+def tag_version(subject: str, version: int, tags: Mapping[str, str]) -> None:
     """Set tags of a version, those in `READ` and `FOR_PEOPLE`."""
     for key, value in _as_stored(tags).items():
         retry_on_conflict(
-            mlflow.MlflowClient().set_model_version_tag, runs.registered_name(data), str(version), key, value
+            mlflow.MlflowClient().set_model_version_tag, runs.registered_name(subject), str(version), key, value
         )
 
 
-def remove_tag(data: str, version: int, tag: str) -> None:
+def remove_tag(subject: str, version: int, tag: str) -> None:
     """Remove a tag in `READ` of a version, also if an earlier release has set it."""
-    name, client = runs.registered_name(data), mlflow.MlflowClient()
+    name, client = runs.registered_name(subject), mlflow.MlflowClient()
     known = client.get_model_version(name, str(version)).tags
     for stored in (f"{PREFIX}{tag}", tag):
         if stored in known:
             client.delete_model_version_tag(name, str(version), stored)
 
 
-def _tag_run(data: str, version: int, tags: Mapping[str, str]) -> None:
+def _tag_run(subject: str, version: int, tags: Mapping[str, str]) -> None:
     """Set tags of all versions of the train run of a version, so that they outlive each of them."""
-    for one in promote.same_run(version_tags(data), version):
-        tag_version(data, one, tags)
+    for one in promote.same_run(version_tags(subject), version):
+        tag_version(subject, one, tags)
 
 
-def record_decision(data: str, version: int, tags: Mapping[str, str]) -> None:
+def record_decision(subject: str, version: int, tags: Mapping[str, str]) -> None:
     """Record the decision on a version as its tags; the `reason` is also the first line of its description."""
     verdict = {"verdict": _VERDICTS[tags["promoted"]]} if "promoted" in tags else {}
-    tag_version(data, version, {**verdict, **tags})
-    _describe_version(data, version)
+    tag_version(subject, version, {**verdict, **tags})
+    _describe_version(subject, version)
 
 
 _VERDICTS = {"true": "became champion", "false": "did not become champion"}
 
 
-def _describe_version(data: str, version: int) -> None:
-    one = mlflow.MlflowClient().get_model_version(runs.registered_name(data), str(version))
+def _describe_version(subject: str, version: int) -> None:
+    one = mlflow.MlflowClient().get_model_version(runs.registered_name(subject), str(version))
     text = descriptions.of_version(_tags(one).get("reason", ""), _evidence(str(one.run_id)))
     mlflow.MlflowClient().update_model_version(one.name, str(version), text)
 
 
-def describe(data: str) -> None:
+def describe(subject: str) -> None:
     """Write the description of the registered model and the note of its experiment: they name the champion.
 
     A text that the user has written stays.
     """
-    name, client, holder = runs.registered_name(data), mlflow.MlflowClient(), champion(data)
+    name, client, holder = runs.registered_name(subject), mlflow.MlflowClient(), champion(subject)
     if not holder:
         return
-    shown = descriptions.Holder(holder.version, version_tags(data)[holder.version], _evidence(holder.run_id))
+    shown = descriptions.Holder(holder.version, version_tags(subject)[holder.version], _evidence(holder.run_id))
     model = client.get_registered_model(name)
     if descriptions.is_own(model.description or ""):
-        client.update_registered_model(name, descriptions.of_registered(data, name, shown))
-    for key, value in {"data": data, "target": shown.tags.get("target", "pneumonia")}.items():
+        client.update_registered_model(name, descriptions.of_registered(subject, name, shown))
+    for key, value in zip(("data", "target"), targets.parts(subject), strict=True):
         if model.tags.get(key) != value:
             retry_on_conflict(client.set_registered_model_tag, name, key, value)
     experiment = client.get_experiment_by_name(name)
     if experiment and descriptions.is_own(experiment.tags.get(runs.NOTE, "")):
-        note = descriptions.of_experiment(data, name, shown)
+        note = descriptions.of_experiment(subject, name, shown)
         client.set_experiment_tag(experiment.experiment_id, runs.NOTE, note)
 
 
@@ -753,7 +756,7 @@ def lineage(model_path: Path, record: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def restore_version(data: str, name: str, model_path: Path) -> str:
+def restore_version(subject: str, name: str, model_path: Path) -> str:
     """Restore the files of a registered version and their commit to the workspace; returns a message.
 
     Args:
@@ -764,16 +767,15 @@ def restore_version(data: str, name: str, model_path: Path) -> str:
         UserError: no such version, or it cannot be restored; then nothing has changed.
     """
     with errors.as_user_error(mlflow.get_tracking_uri()):
-        registry, version = version_tags(data), _version_number(name, data)
+        registry, version = version_tags(subject), _version_number(name, subject)
     if version not in registry:
         known = ", ".join(map(str, sorted(registry))) or "none"
         raise UserError(
-            f"{name!r} is no version of {runs.registered_name(data)}; it has {known} (see: pneumonia versions)"
+            f"{name!r} is no version of {runs.registered_name(subject)}; it has {known} (see: pneumonia versions)"
         )
-    tags, title = registry[version], f"{runs.registered_name(data)} version {version}"
-    in_store = (
-        f"the model alone is in MLflow, {mlflow.get_tracking_uri()}, as models:/{runs.registered_name(data)}/{version}"
-    )
+    model, tags = runs.registered_name(subject), registry[version]
+    title = f"{model} version {version}"
+    in_store = f"the model alone is in MLflow, {mlflow.get_tracking_uri()}, as models:/{model}/{version}"
     if not {"dvc_lock_digest", "model_sha256"} <= tags.keys():
         raise UserError(f"{title} was registered without a dvc.lock of its training; {in_store}")
     try:
@@ -782,13 +784,13 @@ def restore_version(data: str, name: str, model_path: Path) -> str:
         raise UserError(f"{title}: {error}; {in_store}") from error
 
 
-def version_predictions(data: str, version: int) -> pd.DataFrame:
+def version_predictions(subject: str, version: int) -> pd.DataFrame:
     """The predictions of a registered version; no rows if they were deleted."""
-    run_id = mlflow.MlflowClient().get_model_version(runs.registered_name(data), str(version)).run_id
+    run_id = mlflow.MlflowClient().get_model_version(runs.registered_name(subject), str(version)).run_id
     return runs.logged_predictions(str(run_id))
 
 
-def scored(name: str, data: str) -> Scored:
+def scored(name: str, subject: str) -> Scored:
     """The predictions of a model by any of its names: version, `champion`, id of a train run, DVC experiment.
 
     An experiment from DVC's cache has no run, so its scores are read from DVC. An experiment that DVC has removed is
@@ -796,18 +798,18 @@ def scored(name: str, data: str) -> Scored:
 
     Args:
         name: one of these names; not empty.
-        data: data set of the versions.
+        subject: of the versions.
 
     Raises:
         UserError: no such model, or one without scores.
     """
     with errors.as_user_error(mlflow.get_tracking_uri()):
-        model = _scored_version(name, data) or _scored_run(name)
-        versions = sorted(version_tags(data))
+        model = _scored_version(name, subject) or _scored_run(name)
+        versions = sorted(version_tags(subject))
     model = model or _scored_experiment(name)
     if not model:
         raise UserError(
-            f"{name!r} is no version of {runs.registered_name(data)} (it has "
+            f"{name!r} is no version of {runs.registered_name(subject)} (it has "
             f"{', '.join(map(str, versions)) or 'none'}), no run in {mlflow.get_tracking_uri()}, and no DVC experiment "
             "with predictions in DVC's cache; pneumonia versions and pneumonia experiments list them"
         )
@@ -821,21 +823,21 @@ def scored(name: str, data: str) -> Scored:
     return model
 
 
-def _version_number(name: str, data: str) -> int:
+def _version_number(name: str, subject: str) -> int:
     """The version number of a name, which is a number or `champion`; 0 for other names."""
-    holder = champion(data) if name == CHAMPION else None
+    holder = champion(subject) if name == CHAMPION else None
     return holder.version if holder else int(name) if re.fullmatch("[0-9]{1,9}", name) else 0
 
 
-def _scored_version(name: str, data: str) -> Scored | None:
-    version = _version_number(name, data)
-    tags = version_tags(data).get(version)
+def _scored_version(name: str, subject: str) -> Scored | None:
+    version = _version_number(name, subject)
+    tags = version_tags(subject).get(version)
     if tags is None:
         return None
-    run_id = str(mlflow.MlflowClient().get_model_version(runs.registered_name(data), str(version)).run_id)
+    run_id = str(mlflow.MlflowClient().get_model_version(runs.registered_name(subject), str(version)).run_id)
     labels = [tags.get("model", "?"), *([CHAMPION] if name == CHAMPION else [])]
-    title = f"{runs.registered_name(data)} version {version} ({', '.join(labels)})"
-    return Scored(title, run_id, version_predictions(data, version))
+    title = f"{runs.registered_name(subject)} version {version} ({', '.join(labels)})"
+    return Scored(title, run_id, version_predictions(subject, version), targets.target(targets.parts(subject)[1]))
 
 
 def _scored_run(run_id: str) -> Scored | None:
@@ -845,8 +847,10 @@ def _scored_run(run_id: str) -> Scored | None:
         if error.error_code not in errors.UNKNOWN:
             raise
         return None
-    title = f"{tags.get('stage', 'unknown')} run {run_id[:8]} ({tags.get('model', '?')} on {tags.get('data', '?')})"
-    return Scored(title, run_id, runs.logged_predictions(run_id))
+    target = targets.of(tags)
+    on = targets.titled(tags.get("data", "?"), target)
+    title = f"{tags.get('stage', 'unknown')} run {run_id[:8]} ({tags.get('model', '?')} on {on})"
+    return Scored(title, run_id, runs.logged_predictions(run_id), target)
 
 
 def _scored_experiment(name: str) -> Scored | None:
@@ -858,8 +862,9 @@ def _scored_experiment(name: str) -> Scored | None:
         read = partial(api.read, repo=str(workspace.project_root()), rev=name, encoding="utf-8")
         record = json.loads(read("models/run.json"))
         copy.write_text(read("reports/predictions.csv"), encoding="utf-8")
-        title = f"experiment {name} ({record['model']} on {record['data']})"
-        return Scored(title, record["run_id"], read_predictions(copy))
+        target = targets.of(record)
+        title = f"experiment {name} ({record['model']} on {targets.titled(record['data'], target)})"
+        return Scored(title, record["run_id"], read_predictions(copy), target)
     client = mlflow.MlflowClient()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.dvc_experiment = '{name}' and tags.stage = 'train' and attributes.status = 'FINISHED'"
@@ -867,9 +872,9 @@ def _scored_experiment(name: str) -> Scored | None:
     return _scored_run(tagged_runs[0].info.run_id) if tagged_runs else None
 
 
-def _versions(data: str, run: runs.TrainRun, predictor_digest: str = "") -> list[int]:
+def _versions(subject: str, run: runs.TrainRun, predictor_digest: str = "") -> list[int]:
     """The versions of a train run; with a digest, only those with this predictor."""
-    query = f"name = '{runs.registered_name(data)}' and run_id = '{run.run_id}'"
+    query = f"name = '{runs.registered_name(subject)}' and run_id = '{run.run_id}'"
     versions = mlflow.MlflowClient().search_model_versions(query)
     return [int(one.version) for one in versions if predictor_digest in ("", _tags(one).get(PREDICTOR))]
 

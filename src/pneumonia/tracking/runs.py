@@ -33,7 +33,7 @@ from PIL import Image
 import pneumonia
 from pneumonia import UserError, leases, workspace
 from pneumonia.credentials import masked
-from pneumonia.data import tables
+from pneumonia.data import tables, targets
 from pneumonia.data.predictions import read_predictions
 from pneumonia.images.geometry import Preparation
 from pneumonia.models.predictor import COLUMNS
@@ -212,9 +212,13 @@ def database_path(uri: str) -> Path | None:
     return Path(unquote(file["path"])) if file else None
 
 
-def registered_name(data: str) -> str:
-    """Name of the registered model: one for each data set, since synthetic results say nothing about patients."""
-    return f"pneumonia-{data}"
+def registered_name(subject: str) -> str:
+    """Name of the registered model: one for each data set and target, since no figure of one holds for another.
+
+    Args:
+        subject: as `targets.subject` returns it.
+    """
+    return f"pneumonia-{subject}"
 
 
 @contextmanager
@@ -223,6 +227,7 @@ def start_run(
     *,
     data: str,
     model: str,
+    target: str = targets.DEFAULT,
     synthetic: bool,
     params: Mapping[str, Any],
     parent: str | None = None,
@@ -237,7 +242,7 @@ def start_run(
 
     Args:
         stage: name of the stage.
-        data, model: the settings of these names.
+        data, model, target: the settings of these names.
         synthetic: whether the data set is.
         params: settings to log.
         parent: id of the parent run.
@@ -246,8 +251,9 @@ def start_run(
         system_metrics: log the use of processor, memory, disk and network every 10 s, by a thread of MLflow.
     """
     uri = open_store()
+    subject = targets.subject(data, target)
     with as_user_error(uri):
-        experiment = _experiment(data)
+        experiment = _experiment(subject)
         _require_artifacts(experiment, str(mlflow.get_experiment(experiment).artifact_location))
         recorded_run = _recorded_run(resume, params)
     lease = leases.take(*_leases(uri, workspace.project_root()))
@@ -255,6 +261,7 @@ def start_run(
         "stage": stage,
         "data": data,
         "model": model,
+        "target": target,
         "synthetic": str(synthetic).lower(),
         "git_commit": git_commit(),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
@@ -267,7 +274,7 @@ def start_run(
             run = mlflow.start_run(
                 run_id=recorded_run,
                 experiment_id=experiment,
-                run_name=descriptions.stage_run(stage, data, model),
+                run_name=descriptions.stage_run(stage, subject, model),
                 parent_run_id=parent,
                 tags={name: value for name, value in tags.items() if value},
                 log_system_metrics=system_metrics,
@@ -443,9 +450,26 @@ def log_table(table: pd.DataFrame, path: str) -> None:
     mlflow.log_table(table.astype(dict.fromkeys(texts, "object")), path)
 
 
-def log_dataset(image_ids: Any, labels: Any, *, data: str, digest: str, context: str) -> None:
-    """Log the images that the current run used; the digest is also the tag `data_digest`."""
-    table = pd.DataFrame({"image_id": image_ids, "label": [tables.LABELS[int(label)] for label in labels]})
+def log_dataset(
+    image_ids: Any,
+    labels: Any,
+    *,
+    data: str,
+    digest: str,
+    context: str,
+    target: str = targets.DEFAULT,
+) -> None:
+    """Log the images that the current run used; the digest is also the tag `data_digest`.
+
+    Args:
+        image_ids, labels: of the images.
+        data: the data set.
+        digest: of the images and labels.
+        context: what they were used for.
+        target: of the labels.
+    """
+    classes = targets.target(target).classes
+    table = pd.DataFrame({"image_id": image_ids, "label": [classes[int(label)] for label in labels]})
     mlflow.log_input(mlflow.data.from_pandas(table, name=data, digest=digest[:32]), context=context)
     tag(data_digest=digest)
 
@@ -608,6 +632,7 @@ def _adopt(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, hist
         "train",
         data=record["data"],
         model=record["model"],
+        target=targets.of(record).name,
         synthetic=synthetic,
         params={},
         preparation=Preparation.from_attributes(record),
@@ -621,16 +646,17 @@ def _adopt(record: Mapping[str, Any], *, synthetic: bool, model_path: Path, hist
     return TrainRun(run_id, model_id, adopted=True)
 
 
-def require_same_selectors(record: Mapping[str, Any], *, data: str, model: str) -> None:
-    """Check that the model was trained with the `data` and `model` of params.yaml.
+def require_same_selectors(record: Mapping[str, Any], *, data: str, model: str, target: str) -> None:
+    """Check that the model was trained with the `data`, `model` and `target` of params.yaml.
 
     Raises:
         UserError: the setting, its two values and the remedy.
     """
-    for selector, value in (("data", data), ("model", model)):
-        if value != record[selector]:
+    known = {"data": record["data"], "model": record["model"], "target": targets.of(record).name}
+    for selector, value in (("data", data), ("model", model), ("target", target)):
+        if value != known[selector]:
             raise UserError(
-                f"models/ has a model with {selector} = {record[selector]}, params.yaml says {value}; run dvc repro "
+                f"models/ has a model with {selector} = {known[selector]}, params.yaml says {value}; run dvc repro "
                 "first, or git checkout params.yaml"
             )
 
@@ -691,7 +717,8 @@ def describe(run_id: str) -> None:
     if "val/auc" not in run.data.metrics:
         return
     model, data = (run.data.tags.get(name, "?") for name in ("model", "data"))
-    client.update_run(run_id, name=descriptions.train_run(data, model, run.data.metrics["val/auc"]))
+    subject = targets.subject(data, targets.of(run.data.tags).name)
+    client.update_run(run_id, name=descriptions.train_run(subject, model, run.data.metrics["val/auc"]))
     client.set_tag(run_id, NOTE, descriptions.of_model(evidence(run_id, draw=True)))
 
 
@@ -716,6 +743,7 @@ def evidence(run_id: str, *, draw: bool = False) -> descriptions.Evidence:
         run.data.tags.get("synthetic") == "true",
         {_small(path): words for path, words in pictures.items() if _small(path) in small},
         next(iter(_paths(run_id, "card")), ""),
+        targets.of(run.data.tags),
     )
 
 
@@ -811,11 +839,11 @@ def was_evaluated(run_id: str) -> bool:
     return _known(lambda: not mlflow.get_run(run_id).data.metrics.keys().isdisjoint(EVALUATED))
 
 
-def latest_artifact(stage: str, data: str, model: str, path: str) -> Path | None:
+def latest_artifact(stage: str, subject: str, model: str, path: str) -> Path | None:
     """A file that the last finished run of a stage has logged, in the cache of this machine; None if there is none."""
     client = mlflow.MlflowClient()
     with as_user_error(mlflow.get_tracking_uri()):
-        experiment = client.get_experiment_by_name(registered_name(data))
+        experiment = client.get_experiment_by_name(registered_name(subject))
         if not experiment:
             return None
         query = f"tags.stage = '{stage}' and tags.model = '{model}' and attributes.status = 'FINISHED'"
@@ -877,13 +905,13 @@ def _require_artifacts(experiment_id: str, location: str) -> None:
         )
 
 
-def _experiment(data: str) -> str:
-    name, client = registered_name(data), mlflow.MlflowClient()
+def _experiment(subject: str) -> str:
+    name, client = registered_name(subject), mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(name)
     if experiment:
         return str(experiment.experiment_id)
     tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its view for training
-    tags[NOTE] = descriptions.of_experiment(data, name, None)
+    tags[NOTE] = descriptions.of_experiment(subject, name, None)
     location = None  # a server has its own place for artifacts
     if database := database_path(mlflow.get_tracking_uri()):
         location = place.artifacts(database)
@@ -916,14 +944,15 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def links(port: int = UI_PORT, *, data: str | None = None) -> list[tuple[str, str]]:
-    """Pages of the MLflow UI of the open store, with what they show: the runs of each data set, each registered model.
+def links(port: int = UI_PORT, *, subject: str | None = None) -> list[tuple[str, str]]:
+    """Pages of the MLflow UI of the open store, with what they show: the runs of each data set and target, and each
+    registered model.
 
     The address of the UI alone opens a page for language models; `workflowType` selects that for training.
 
     Args:
         port: of the UI on this machine; a server has its own address.
-        data: only the pages of this data set; None = of all.
+        subject: only the pages of this data set and target; None = of all.
     """
     client, store, view = mlflow.MlflowClient(), mlflow.get_tracking_uri(), descriptions.VIEW
     address = f"{masked(store).rstrip('/') if store.startswith('http') else f'http://127.0.0.1:{port}'}/#"
@@ -931,7 +960,7 @@ def links(port: int = UI_PORT, *, data: str | None = None) -> list[tuple[str, st
         *(("runs of", one.name, f"experiments/{one.experiment_id}/runs") for one in client.search_experiments()),
         *(("model", one.name, f"models/{quote(one.name)}") for one in client.search_registered_models()),
     ]
-    known = {registered_name(data)} if data else {name for _, name, _ in pages} - {"Default"}
+    known = {registered_name(subject)} if subject else {name for _, name, _ in pages} - {"Default"}
     return [(f"{kind} {name}", f"{address}/{path}?{view}") for kind, name, path in pages if name in known]
 
 

@@ -1,22 +1,29 @@
 // The page of the service: asks for answers and shows them. Names of files and texts of the service are never markup.
 "use strict";
 
-// Points of `predictor.json` in the words of a reader.
+// Points of `predictor.json` in the words of a reader, for a model that tells `negative` from `positive`.
 const POINTS = {
-  youden: ["balanced", "sensitivity and specificity count alike"],
-  target_sensitivity: ["misses fewer pneumonias", "and calls more normal films pneumonia"],
+  youden: () => ["balanced", "sensitivity and specificity count alike"],
+  target_sensitivity: ([negative, positive]) => [
+    positive === "pneumonia" ? "misses fewer pneumonias" : `misses fewer ${positive} films`,
+    `and calls more ${negative} films ${positive}`,
+  ],
 };
+
+function pointInWords(name) {
+  return POINTS[name] ? POINTS[name](state.model.labels) : [name.replaceAll("_", " "), ""];
+}
 
 const CHILDREN = [
   "Adults, babies and older children: all its films are of children from one to five years.",
   "Other hospitals and devices: all its films are of one hospital in Guangzhou, China.",
-  "Other findings: each of its films was labelled normal or pneumonia. What it says about heart failure, " +
+  "Other findings: each of its films was labelled CLASSES. What it says about heart failure, " +
     "tuberculosis, a tumour, fluid, air around the lung or tubes is not known.",
   "Films from the side: all of them are frontal.",
 ];
 const SHRUNK = [...CHILDREN, "Fine detail: its films were cropped and shrunk before it saw them."];
 
-// What a model of each data set never saw. The keys are those of `DATASETS`.
+// What a model of each data set never saw. The keys are those of `DATASETS`; CLASSES are the names of the two.
 const UNSEEN = {
   phantom: [
     "A patient: all its films were made by a computer program.",
@@ -35,7 +42,7 @@ const UNSEEN = {
   ],
   folder: [
     "Films that are not like those of the folder it learnt from: other hospitals, devices, ages and views.",
-    "Other findings: each of its films was labelled normal or pneumonia, whatever else it showed.",
+    "Other findings: each of its films was labelled CLASSES, whatever else it showed.",
     "This page does not know which patients and devices are in that folder. Ask the people who trained the model.",
   ],
 };
@@ -105,9 +112,10 @@ function shares(row) {
 
 function inWords(row) {
   if (row.error) return `no answer: ${row.error}`;
-  const side = row.label === "pneumonia" ? "at or above" : "below";
+  const { labels, finding } = state.model;
+  const side = row.label === labels[1] ? "at or above" : "below";
   const [probability, threshold] = shares(row);
-  const text = `${row.label}: probability of pneumonia ${probability}, ${side} the threshold of ${threshold}`;
+  const text = `${row.label}: probability of ${finding} ${probability}, ${side} the threshold of ${threshold}`;
   return text + (row.unusual ? `; unusual: ${row.unusual}` : "");
 }
 
@@ -131,15 +139,15 @@ function atPrevalence(probability, from, to) {
   return ill / (ill + healthy);
 }
 
-// Of the films that are called pneumonia, the share that shows it; of those that are called normal, the share that
-// shows it nevertheless.
+// Of the films that are called positive, the share that shows the finding; of those that are called negative, the share
+// that shows it nevertheless.
 function predictiveValues(sensitivity, specificity, prevalence) {
   const [hit, miss] = [sensitivity * prevalence, (1 - sensitivity) * prevalence];
   const [alarm, pass] = [(1 - specificity) * (1 - prevalence), specificity * (1 - prevalence)];
-  return { calledPneumonia: hit / (hit + alarm), calledNormal: miss / (miss + pass) };
+  return { calledPositive: hit / (hit + alarm), calledNegative: miss / (miss + pass) };
 }
 
-// The share of a place on the slider, 0 to 1: even steps of the logit, thus logarithmic where pneumonia is rare.
+// The share of a place on the slider, 0 to 1: even steps of the logit, thus logarithmic where the finding is rare.
 function shareAt(place) {
   const [low, high] = [logit(RAREST), logit(COMMONEST)];
   return 1 / (1 + Math.exp(-(low + place * (high - low))));
@@ -169,6 +177,10 @@ function withInterval(figures, name, unit) {
 
 function count(n) {
   return n.toLocaleString("en-US");
+}
+
+function capital(text) {
+  return text[0].toUpperCase() + text.slice(1);
 }
 
 function isNumber(value) {
@@ -578,7 +590,7 @@ function showScale(row) {
   const [probability, threshold] = shares(row);
   byId("scale").setAttribute(
     "aria-label",
-    `Scale from 0 to 100 %: probability of pneumonia ${probability}, threshold ${threshold}`,
+    `Scale from 0 to 100 %: probability of ${state.model.finding} ${probability}, threshold ${threshold}`,
   );
   byId("fill").style.width = `${100 * row.probability}%`;
   for (const [name, share, text] of [
@@ -660,17 +672,18 @@ function showElsewhere() {
   const to = state.prevalence === null ? from : state.prevalence;
   const slider = byId("prevalence");
   const share = plainPercent(to);
+  const { finding } = state.model;
   slider.value = Math.round(100 * placeOf(to));
   slider.setAttribute("aria-valuetext", share);
   setText(byId("share"), share);
   setText(
     byId("basis"),
-    `The probability above holds where ${plainPercent(from)} of the films show pneumonia, as among the ` +
+    `The probability above holds where ${plainPercent(from)} of the films show ${finding}, as among the ` +
       `${count(state.model.figures.val.n)} validation films of the model.`,
   );
   const there = finePercent(atPrevalence(row.probability, from, to));
   const instead = state.prevalence === null ? ", as above" : ` instead of ${finePercent(row.probability)}`;
-  setText(byId("adjusted"), `Where ${share} of the films show pneumonia: ${there}${instead}.`);
+  setText(byId("adjusted"), `Where ${share} of the films show ${finding}: ${there}${instead}.`);
   setText(byId("values"), valuesInWords(to, finePercent(atPrevalence(row.threshold, from, to))));
   byId("as-validation").disabled = state.prevalence === null;
 }
@@ -682,10 +695,12 @@ function valuesInWords(prevalence, threshold) {
     "This is the rule of Bayes; it assumes that the films differ in nothing else. The answer stays the same, because " +
     `the threshold moves along, to ${threshold} there.`;
   if (!isNumber(sensitivity) || !isNumber(specificity)) return start;
-  const { calledPneumonia, calledNormal } = predictiveValues(sensitivity, specificity, prevalence);
+  const [negative, positive] = state.model.labels;
+  const { calledPositive, calledNegative } = predictiveValues(sensitivity, specificity, prevalence);
   return (
-    `${start} Of all films that the model calls pneumonia there, ${finePercent(calledPneumonia)} would show it; of those ` +
-    `that it calls normal, ${finePercent(calledNormal)} would, if it is as good there as on its ${count(n)} test films.`
+    `${start} Of all films that the model calls ${positive} there, ${finePercent(calledPositive)} would show it; of ` +
+    `those that it calls ${negative}, ${finePercent(calledNegative)} would, if it is as good there as on its ` +
+    `${count(n)} test films.`
   );
 }
 
@@ -693,7 +708,8 @@ function valuesInWords(prevalence, threshold) {
 
 function showModel() {
   const { model } = state;
-  const title = model.synthetic ? "Answers of a model of synthetic radiographs" : "Pneumonia on chest X-rays";
+  const subject = `${capital(model.finding)} on chest X-rays`;
+  const title = model.synthetic ? "Answers of a model of synthetic radiographs" : subject;
   byId("title").textContent = title;
   document.title = title;
   byId("caution").textContent = model.advice ? `${model.caution} (${model.advice})` : model.caution;
@@ -701,6 +717,10 @@ function showModel() {
   const limit = model.limits && model.limits.bytes;
   const largest = limit ? `, each up to ${size(limit)}` : "";
   byId("accepted").textContent = `${FORMATS}${largest}; up to ${MAX_FILMS} films.`;
+  setText(byId("points-legend"), `What counts as ${model.labels[1]}`);
+  setText(byId("scale-label"), `probability of ${model.finding}`);
+  setText(byId("elsewhere-title"), `If ${model.finding} is rarer or more frequent where you work`);
+  setText(byId("prevalence-label"), `Share of your films that show ${model.finding}`);
   showPoints();
   fillList("reading", reading());
   fillList("unseen", unseen());
@@ -714,8 +734,9 @@ function showPoints() {
   const box = byId("points");
   const isFocused = box.contains(document.activeElement);
   box.replaceChildren(box.querySelector("legend"));
+  const { finding, labels: [negative] } = state.model;
   for (const [name, point] of Object.entries(state.model.operating_points)) {
-    const [title, meaning] = POINTS[name] || [name.replaceAll("_", " "), ""];
+    const [title, meaning] = pointInWords(name);
     const input = make("input");
     Object.assign(input, { type: "radio", name: "point", id: `point-${name}`, value: name });
     input.autocomplete = "off";
@@ -723,8 +744,8 @@ function showPoints() {
     const label = make("label", title);
     label.htmlFor = input.id;
     const rates = ["sensitivity", "specificity"].every((one) => isNumber(point[one]))
-      ? `on its test films it finds ${percent(point.sensitivity)} of those with pneumonia and calls ` +
-        `${percent(point.specificity)} of the normal ones normal`
+      ? `on its test films it finds ${percent(point.sensitivity)} of those with ${finding} and calls ` +
+        `${percent(point.specificity)} of the ${negative} ones ${negative}`
       : "";
     label.append(make("span", [meaning, rates].filter(Boolean).join("; "), "note"));
     input.addEventListener("change", () => {
@@ -748,16 +769,18 @@ function fillList(id, sentences) {
 function reading() {
   const { model } = state;
   const from = calibratedPrevalence();
-  const [title] = POINTS[state.point] || [state.point];
+  const [title] = pointInWords(state.point);
+  const { finding, labels: [negative, positive] } = model;
   return [
     model.synthetic ? "The model has never seen a patient. Its answers are only a test of the software." : "",
     from === null
-      ? "How frequent pneumonia was among the films of the calibration is not known. Read the probability with care."
+      ? `How frequent ${finding} was among the films of the calibration is not known. Read the probability with care.`
       : `The probability was calibrated on ${count(model.figures.val.n)} validation films, of which ` +
-        `${plainPercent(from)} show pneumonia. Where pneumonia is rarer, it is too high.`,
-    `An answer is pneumonia at or above the threshold (${title}), which was chosen on validation films. It is no ` +
+        `${plainPercent(from)} show ${finding}. Where ${finding} is rarer, it is too high.`,
+    `An answer is ${positive} at or above the threshold (${title}), which was chosen on validation films. It is no ` +
       "limit between healthy and sick.",
-    "Normal means below the threshold. It does not rule out pneumonia, and says nothing about other findings.",
+    `${capital(negative)} means below the threshold. It does not rule out ${finding}, and says nothing about other ` +
+      "findings.",
     model.unusual
       ? "A film that is unusual does not look like those the model learnt from. Do not trust its answer. A film that " +
         "looks usual can still be of another kind of patient."
@@ -767,16 +790,17 @@ function reading() {
 }
 
 function unseen() {
-  const { data } = state.model;
-  return UNSEEN[data.split(" ")[0]] || UNSEEN.folder;
+  const { data, labels, limit } = state.model;
+  const known = UNSEEN[data.split(" ")[0]] || UNSEEN.folder;
+  return [...(limit ? [limit] : []), ...known.map((text) => text.replace("CLASSES", labels.join(" or ")))];
 }
 
 function showFigures() {
-  const { figures = {}, learnt_from: learnt = {}, operating_points: points } = state.model;
+  const { figures = {}, finding, learnt_from: learnt = {}, operating_points: points } = state.model;
   const { val = {}, test = {}, level } = figures;
   const source = learnt.title ? `: ${learnt.title}` : "";
   byId("tested").textContent = isNumber(test.n)
-    ? `On ${count(test.n)} films that it did not learn from, ${count(test.n_positive)} of them with pneumonia. ` +
+    ? `On ${count(test.n)} films that it did not learn from, ${count(test.n_positive)} of them with ${finding}. ` +
       `They are of the same source as those it learnt from${source}. How good it is on films of another source is not known.`
     : "The model does not say on how many films it was tested. Do not rely on it.";
   byId("level").textContent = isNumber(level) ? `${Math.round(100 * level)} % interval` : "interval";
@@ -784,7 +808,7 @@ function showFigures() {
     ["AUC on test", test, "auc", "", test.n],
     ["AUC on validation", val, "auc", "", val.n],
     ...Object.entries(points).flatMap(([name, point]) => {
-      const [title] = POINTS[name] || [name];
+      const [title] = pointInWords(name);
       return [
         [`sensitivity on test, ${title}`, point, "sensitivity", " %", test.n_positive],
         [`specificity on test, ${title}`, point, "specificity", " %", test.n - test.n_positive],
@@ -808,9 +832,10 @@ function showFigures() {
 function showModelRows() {
   const { model } = state;
   const learnt = model.learnt_from || {};
+  const [negative, positive] = model.labels;
   const counts = isNumber(learnt.n_images)
-    ? `${count(learnt.n_images)} films of ${count(learnt.n_patients)} patients: ${count(learnt.n_normal)} normal, ` +
-      `${count(learnt.n_pneumonia)} with pneumonia`
+    ? `${count(learnt.n_images)} films of ${count(learnt.n_patients)} patients: ` +
+      `${count(learnt[`n_${negative}`])} ${negative}, ${count(learnt[`n_${positive}`])} with ${model.finding}`
     : "";
   const rows = [
     ["data", `${model.data}${model.synthetic && !model.data.includes("synthetic") ? " (synthetic)" : ""}`],
