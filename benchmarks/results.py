@@ -434,6 +434,8 @@ def recipe(settings: Mapping[str, Any], *, earlier: bool = False) -> str:
     relevant = {name: values[name] for name in ("rebalance", "preprocess", "tune", "train")}
     for module, prefix in ((augmentation, "MAX_"), (rebalance, "ACQUISITION_")):
         relevant[prefix] = {name: value for name, value in vars(module).items() if name.startswith(prefix)}
+    if earlier or values["rebalance"]["acquisition"] == 1:  # letters and frames were not measured then
+        del relevant["ACQUISITION_"]["ACQUISITION_MARKS"]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
 
 

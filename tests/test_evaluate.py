@@ -832,7 +832,7 @@ def test_a_score_at_the_threshold_counts_as_pneumonia() -> None:
 def audit(store: zarr.Group, **options: Any) -> dict[str, Any]:
     """Each image is a patient."""
     ids = read_split(store, "test").image_ids
-    splits = pd.DataFrame({"image_id": ids, "patient_id": ids})
+    splits = pd.DataFrame({"image_id": ids, "patient_id": ids, "width": 20, "height": 20})
     return evaluate.audit(brightness_model(), store, splits, level=0.95, **options)
 
 
@@ -846,7 +846,7 @@ def audit_store(path: Path, *, bright: str, masks: bool) -> zarr.Group:
     where = lungs if bright == "lungs" else ~lungs
     images = 100 + rng.normal(0, 3, (n, 20, 20)) + 40 * label[:, None, None] * where
     table = pd.DataFrame({"image_id": [f"i{row}" for row in range(n)], "label": label, "weight": 1.0, "repeats": 1})
-    store = create_store(path, {"data": "made here"})
+    store = create_store(path, {"data": "made here", "preparation": {"size": 20}})
     for split in ("train", "test"):
         pixels, shapes = create_split(store, split, table, size=20, with_lungs=masks)
         pixels[:] = images.astype(np.uint8)
@@ -883,6 +883,41 @@ def test_a_model_that_goes_by_the_border_is_called_shortcut_prone(tmp_path: Path
     assert 0.3 < found["auc"]["swapped_lungs"]["auc"] < 0.7
     assert found["shortcut_prone"]
     assert "shortcut-prone" in found["verdict"]
+
+
+def framed_store(path: Path, *, barred: str) -> tuple[zarr.Group, pd.DataFrame]:
+    """Films whose pneumonias are brighter, half of all between black bars: the normal ones, or every other one of each
+    class. Those of validation have the labels of others."""
+    rng, number = np.random.default_rng(1), np.arange(60)
+    label = number % 2
+    wide = label == 0 if barred == "normals" else number // 2 % 2 == 0
+    images = 80 + rng.normal(0, 3, (60, 20, 20)) + 140 * label[:, None, None]
+    images[wide, :5] = images[wide, 15:] = 0
+    names = [f"i{row}" for row in number]
+    table = pd.DataFrame({"image_id": names, "label": label, "weight": 1.0, "repeats": 1})
+    store = create_store(path, {"data": "made here", "preparation": {"size": 20}})
+    for split in ("train", "val", "test"):
+        pixels, _ = create_split(store, split, table, size=20, with_lungs=False)
+        pixels[:] = (images if split != "val" else images[::-1]).astype(np.uint8)
+    films = pd.DataFrame({"image_id": names, "patient_id": names, "width": 200, "height": np.where(wide, 100, 200)})
+    return store, films
+
+
+def test_frame_only_keeps_the_bars_and_nothing_of_the_film(tmp_path: Path) -> None:
+    told = {}
+    for barred in ("normals", "both"):
+        store, films = framed_store(tmp_path / barred, barred=barred)
+        audited = evaluate.audit(brightness_model(), store, films, level=0.95)["auc"]
+        told[barred] = audited["frame_only"]["auc"]
+        assert audited["clean"]["auc"] == 1, "with bars or without"
+    assert told == {"normals": 1.0, "both": 0.5}, "bars are dark: a film without any is called ill"
+    assert "frame_only" not in evaluate.audit(brightness_model(), store, films.assign(height=200), level=0.95)["auc"]
+
+
+def test_validation_can_be_audited_in_the_place_of_test(tmp_path: Path) -> None:
+    store, films = framed_store(tmp_path / "store", barred="both")
+    aucs = [evaluate.audit(brightness_model(), store, films, level=0.95, on=on)["auc"] for on in ("val", "test")]
+    assert [one["clean"]["auc"] for one in aucs] == [0, 1]
 
 
 def test_the_audit_goes_by_blocks_with_the_masks_of_their_images(
@@ -950,6 +985,7 @@ def test_the_audit_uses_lungs_that_were_found_and_says_so_and_without_any_the_mi
 def test_the_audit_sees_patients_not_images(tmp_path: Path) -> None:
     store = audit_store(tmp_path / "store", bright="lungs", masks=True)
     ids = read_split(store, "test").image_ids
-    splits = pd.DataFrame({"image_id": ids, "patient_id": [f"p{row // 6}" for row in range(60)]})
+    patients = [f"p{row // 6}" for row in range(60)]
+    splits = pd.DataFrame({"image_id": ids, "patient_id": patients, "width": 20, "height": 20})
     by_patient = evaluate.audit(brightness_model(), store, splits, level=0.95)["auc"]["clean"]
     assert by_patient["auc_low"] < audit(store)["auc"]["clean"]["auc_low"]

@@ -461,6 +461,7 @@ def measured(n_patients: int, *, shift: float, share: float = 2 / 3, seed: int =
     measures = {name: np.tile(rng.normal(size=n_patients), 2) for name in rebalance.ACQUISITION_MEASURES}
     measures["sharpness"] -= shift * np.tile(label, 2)
     measures |= {name: np.tile(rng.integers(200, 400, n_patients), 2) for name in ("width", "height")}
+    measures |= {name: np.tile(rng.normal(size=n_patients), 2) for name in rebalance.ACQUISITION_MARKS}
     return table_of(rows).assign(**measures)
 
 

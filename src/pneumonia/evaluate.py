@@ -25,7 +25,7 @@ from pneumonia.data.store import (
     stored_preparation,
 )
 from pneumonia.data.targets import PNEUMONIA, Target
-from pneumonia.images import stress
+from pneumonia.images import geometry, stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval, classification_report
 from pneumonia.metrics.text import format_with_interval
@@ -362,10 +362,18 @@ def robustness(validated: Iterable[tuple[Any, Split]]) -> dict[str, float]:
 
 
 def audit(
-    model: Any, store: zarr.Group, splits: pd.DataFrame, *, level: float, memory: float | None = None
+    model: Any,
+    store: zarr.Group,
+    splits: pd.DataFrame,
+    *,
+    level: float,
+    memory: float | None = None,
+    on: str = "test",
 ) -> dict[str, Any]:
-    """AUC on test under every change of `stress`, and two tests of what a model sees beside the lungs.
+    """AUC on test under every change of `stress`, and three tests of what a model sees beside the lungs.
 
+    - What the proportions alone give, `frame_only`: every film becomes the mean of all films, and keeps only its black
+      bars (`preprocess.aspect: pad`). Absent if all films have the same bars or none.
     - What could be used, `same_box_hidden`: the box that covers 95 % of the train lungs is black in every film. Lungs
       that are hidden by their own mask (`lungs_hidden`) leave their outline, which may tell the class too.
     - What is used, `swapped_lungs` and `swapped_surroundings`: the box of the lungs of each film on the surroundings of
@@ -378,22 +386,26 @@ def audit(
     Args:
         model: trained.
         store: the image store.
-        splits: as `rebalance` wrote it; for the patient identifiers.
+        splits: as `rebalance` wrote it; for the patient identifiers and the sizes of the films.
         level: of the intervals (DeLong, by patient).
         memory: as in `store.read_split`.
+        on: the audited split; `val` shows a shortcut that films of test do not have.
 
     Returns:
         `auc`: name of the change -> `auc, auc_low, auc_high`; `n`: images; `hidden`: the hidden part, `lungs` or
         `middle`; `n_lungs`: images with known lungs, if there are any; `n_found`: those of them whose lungs no person
         drew, if there are any; `shortcut_prone`, absent if the intervals do not decide it; `verdict` in words.
     """
-    split = read_split(store, "test", memory=memory)
+    split = read_split(store, on, memory=memory)
     labels = split.labels.astype(int)
-    patients = splits.set_index("image_id")["patient_id"].loc[split.image_ids].to_numpy()
-    boxes, n_lungs = _lung_boxes(store, "test")
-    masks = lungs(store, "test") if n_lungs else None
+    films = splits.set_index("image_id").loc[split.image_ids]
+    patients = films["patient_id"].to_numpy()
+    boxes, n_lungs = _lung_boxes(store, on)
+    masks = lungs(store, on) if n_lungs else None
     hidden = "lungs" if n_lungs else "middle"
-    n_found = lung_boxes.counts(lung_boxes.origins(store, "test")).get("found", 0)
+    n_found = lung_boxes.counts(lung_boxes.origins(store, on)).get("found", 0)
+    frames = _frames(store, on, films)
+    mean = _mean(split.images) if len(set(frames)) > 1 else None
     same = stress.common_box(_lung_boxes(store, "train")[0]).mask(*split.images.shape[1:])
     order = np.random.default_rng(0).permutation(len(labels))
     partners = np.empty_like(order)
@@ -410,7 +422,12 @@ def audit(
             stress.swapped(film, boxes[row], other, boxes[partners[row]])
             for row, film, other in zip(rows, block, others, strict=True)
         ]
+        framed = {}
+        if mean is not None:
+            inside = np.stack([frames[row].mask(*mean.shape) for row in rows])
+            framed = {"frame_only": stress.occluded(np.broadcast_to(mean, block.shape), inside)}
         return {
+            **framed,
             f"{hidden}_only": stress.occluded(block, kept),
             f"{hidden}_hidden": stress.occluded(block, ~kept),
             "same_box_hidden": stress.occluded(block, ~same),
@@ -447,6 +464,23 @@ def audit(
     if n_found:
         audited["verdict"] += f". A network found the lungs of {n_found:,} of {len(labels):,} images"
     return audited
+
+
+def _frames(store: zarr.Group, split: str, films: pd.DataFrame) -> list[stress.Box]:
+    """Where in the square each film of a split lies: the rest are black bars."""
+    preparation = geometry.Preparation(**stored_preparation(store))
+    around = lung_boxes.read(store, split)
+    frames = []
+    for name, width, height in zip(films.index, films["width"], films["height"], strict=True):
+        _, place = geometry.region(int(width), int(height), preparation, around.get(str(name)))
+        frames.append(stress.Box(place.y, place.y + place.height, place.x, place.x + place.width))
+    return frames
+
+
+def _mean(images: npt.NDArray[np.uint8] | Pixels) -> npt.NDArray[np.uint8]:
+    """The mean film, uint8 (size, size)."""
+    total = sum(block.sum(axis=0, dtype=np.int64) for block in blocks(images))
+    return np.asarray(np.rint(total / len(images)), np.uint8)
 
 
 def _lung_boxes(store: zarr.Group, split: str) -> tuple[list[stress.Box], int]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -33,6 +34,9 @@ ACQUISITION_PATIENTS = 20
 """Minimum number of patients of a class to learn how its images were taken."""
 
 ACQUISITION_MEASURES = ["mean", "std", "entropy", "saturated", "sharpness"]
+
+ACQUISITION_MARKS = ["corner", "border"]
+"""Letters and frames; without products, which would be too many."""
 
 
 def assign_splits(
@@ -199,15 +203,16 @@ def balance(table: pd.DataFrame, *, strategy: str, seed: int) -> pd.DataFrame:
 def acquisition(table: pd.DataFrame, *, seed: int, target: Target = targets.PNEUMONIA) -> pd.DataFrame:
     """The probability of class 1 of each train image, estimated only from how the image was taken.
 
-    Brightness, contrast, sharpness and image size differ between devices, wards and archives. If the classes come from
-    different ones, a network learns these differences and fails on images of another archive.
+    Brightness, contrast, sharpness, image size, letters and frames differ between devices, wards and archives. If the
+    classes come from different ones, a network learns these differences and fails on images of another archive.
 
-    The model is a logistic regression on the measures and their products up to the third degree. Its regularisation is
+    The model is a logistic regression on the measures and their products up to the third degree, and on the brightness
+    of corner and border. Its regularisation is
     chosen by cross-validation by patient, so the probability is near 0.5 if acquisition has no relation to the class.
 
     Args:
-        table: as `balance` returns it; `mean, std, entropy, saturated, sharpness, width, height` as `validate`
-            measured them and, if the source has it, `view`.
+        table: as `balance` returns it; `ACQUISITION_MEASURES`, `ACQUISITION_MARKS`, `width` and `height` as
+            `validate` measured them and, if the source has it, `view`.
         seed: of the folds.
         target: of the labels.
 
@@ -218,7 +223,7 @@ def acquisition(table: pd.DataFrame, *, seed: int, target: Target = targets.PNEU
     Raises:
         UserError: too few patients of a class in train, or a table without these measures.
     """
-    missing = [name for name in ACQUISITION_MEASURES if name not in table]
+    missing = [name for name in (*ACQUISITION_MEASURES, *ACQUISITION_MARKS) if name not in table]
     if missing:
         raise UserError(f"data/valid.csv has no {', '.join(missing)}; measure again: dvc repro -f -s validate")
     train = table[(table["split"] == "train") & (table["repeats"] > 0)]
@@ -227,6 +232,8 @@ def acquisition(table: pd.DataFrame, *, seed: int, target: Target = targets.PNEU
     )
     if "view" in train:
         features = features.join(pd.get_dummies(train["view"], prefix="view", dtype=float))
+    with_products = [str(name) for name in features]
+    features = features.join(train[ACQUISITION_MARKS])
     label, groups = train["label"].to_numpy(), _patient_groups(train)
     patients = [len(np.unique(groups[label == one])) for one in tables.LABELS]
     if min(patients) < ACQUISITION_PATIENTS:
@@ -238,8 +245,13 @@ def acquisition(table: pd.DataFrame, *, seed: int, target: Target = targets.PNEU
     estimate = pd.DataFrame({"probability": 0.5, "fold": 0}, index=train.index)
     for fold, (fitted, held_out) in enumerate(folds.split(features, label, groups)):
         model = make_pipeline(
-            StandardScaler(),
-            PolynomialFeatures(ACQUISITION_DEGREE, include_bias=False),
+            make_column_transformer(
+                (
+                    make_pipeline(StandardScaler(), PolynomialFeatures(ACQUISITION_DEGREE, include_bias=False)),
+                    with_products,
+                ),
+                remainder="passthrough",
+            ),
             StandardScaler(),
             LogisticRegressionCV(
                 Cs=np.logspace(-4, 0, 5),

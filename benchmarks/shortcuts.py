@@ -1,0 +1,165 @@
+"""What a planted shortcut does to a network, who notices, and what helps: `python -m benchmarks.shortcuts`.
+
+Each row of docs/shortcuts.csv is one training on the phantom, without a search. The shortcut is in train and
+validation, never in test: the difference of the two AUCs is what the network owes to it. The audit is made on
+validation here, whose films carry the shortcut; that of a run is of its test films, which carry nothing. Rows that
+exist are skipped. It ends with the table in Markdown that docs/shortcuts.md shows.
+
+    python -m benchmarks.shortcuts
+    python -m benchmarks.shortcuts --seeds 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import zarr
+
+from benchmarks import results
+from pneumonia import evaluate, rebalance, train
+from pneumonia.data import shortcuts, tables
+from pneumonia.data.store import open_store, read_split
+from pneumonia.metrics import ranking
+from pneumonia.models import networks, runtime, scoring
+from pneumonia.report import plots
+from pneumonia.training.recipe import Recipe, Schedule
+
+TABLE = results.ROOT / "docs/shortcuts.csv"
+CLONE = results.ROOT / ".resume/shortcuts"
+LEVEL = 0.95
+DATA, MODEL = "phantom", "compact"
+RECIPE = {"train.epochs": 24}
+"""Differences from params.yaml; a row takes about two minutes of two cores."""
+
+REMEDIES: dict[str, dict[str, Any]] = {
+    "no remedy": {},
+    "random crops": {"train.crop": 0.2},
+    "hidden edges": {"train.hide_edges": 0.5},
+    "weights": {"rebalance.acquisition": 10.0},
+    "around the lungs": {"preprocess.aspect": "lungs"},
+}
+"""Differences from `RECIPE`."""
+
+AUDITED = ("frame_only", "letters_removed", "same_box_hidden", "swapped_lungs", "swapped_surroundings")
+"""Figures of the audit that may notice a shortcut; `frame_only` only of films with bars."""
+
+SHOWN = {
+    "val_auc": "validation",
+    "test_auc": "test",
+    "frame_only": "frame only",
+    "letters_removed": "letters removed",
+    "swapped_lungs": "lungs of",
+    "swapped_surroundings": "surroundings of",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shortcuts", description="Fill docs/shortcuts.csv.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], metavar="SEED", help="of the training")
+    seeds = parser.parse_args().seeds
+    commit = results.check_out(CLONE, "python -m benchmarks.shortcuts")
+    runtime.start_keras()
+    for shortcut in ("none", *shortcuts.SHORTCUTS):
+        for remedy, changes in REMEDIES.items():
+            for seed in seeds:
+                known = {"shortcut": shortcut, "remedy": remedy, "seed": seed}
+                table = _table()
+                if (table[list(known)] == pd.Series(known)).all(axis=1).any():
+                    print(f"{shortcut}, {remedy}, seed {seed}: is in the table")
+                    continue
+                stored = {key: value for key, value in changes.items() if key.startswith("preprocess.")}
+                results.run_until("preprocess", CLONE, {"data": DATA, "fetch.shortcut": shortcut, **stored})
+                row = known | figures(CLONE, results.params_with(RECIPE | changes), seed) | {"commit": commit}
+                print(row, flush=True)
+                tables.write_table(pd.concat([table.astype(object), pd.DataFrame([row], dtype=object)]), TABLE)
+    print(f"\n{summary(_table())}")
+
+
+def figures(folder: Path, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Figures of one training: AUC on validation and test, the audit on validation, and what the data report says.
+
+    Args:
+        folder: of a run up to `preprocess`.
+        settings: as in params.yaml.
+        seed: of the training.
+    """
+    splits, valid = (tables.read_table(folder / f"data/{name}.csv") for name in ("splits", "valid"))
+    store = open_store(folder / "data/images.zarr")
+    model = fit(store, splits, settings, seed)
+    val, test = (read_split(store, name) for name in ("val", "test"))
+    scores = scoring.predict_scores(model, test.images)
+    patients = splits.set_index("image_id")["patient_id"].loc[test.image_ids]
+    low, high = ranking.auc_interval(test.labels.astype(int), scores, LEVEL, groups=patients)
+    audit = evaluate.audit(model, store, splits, level=LEVEL, on="val")
+    aucs = audit["auc"]
+    measure, alone = told_by(valid)
+    numbers = {
+        "val_auc": aucs["clean"]["auc"],
+        "test_auc": ranking.roc_auc(test.labels.astype(int), scores),
+        "test_auc_low": low,
+        "test_auc_high": high,
+        **{name: aucs[name]["auc"] for name in AUDITED if name in aucs},
+        "data_auc": alone,
+    }
+    counts = {"n_val": len(val.labels), "n_test": len(test.labels)}
+    rounded = {name: round(float(value), 4) for name, value in numbers.items()}
+    return counts | rounded | {"data_measure": measure, "shortcut_prone": audit.get("shortcut_prone", "not decided")}
+
+
+def fit(store: zarr.Group, splits: pd.DataFrame, settings: Mapping[str, Any], seed: int) -> Any:
+    """The network of the defaults of `MODEL`, trained with these settings, as the stage `train` does it."""
+    balancing, options = settings["rebalance"], settings["train"]
+    table, _ = rebalance.weigh(
+        splits, strategy=balancing["strategy"], max_ratio=balancing["acquisition"], seed=balancing["seed"]
+    )
+    learnt, val = (read_split(store, name) for name in ("train", "val"))
+    weights = table.set_index("image_id")["weight"].loc[learnt.image_ids].to_numpy("float32")
+    guess, _ = networks.search_space(MODEL, pretrained=False)
+    recipe = Recipe(**{name: options[name] for name in Recipe._fields})
+    (model,), _ = train.fit_folds(
+        lambda split: train.start(MODEL, (), guess["dropout"], split, size=recipe.image_size),
+        1,
+        [(learnt._replace(weights=weights), val)],
+        recipe.for_weights(()),
+        Schedule(options["epochs"], options["patience"], guess["learning_rate"], seed, guess.get("head_learning_rate")),
+    )
+    return model
+
+
+def told_by(valid: pd.DataFrame) -> tuple[str, float]:
+    """The measure of the data report that tells the classes best, and its AUC.
+
+    Args:
+        valid: as `validate` wrote it.
+    """
+    films = plots.with_ratio(valid[valid["valid"]])
+    alone = {name: ranking.roc_auc(films["label"], films[name].astype(float)) for name in plots.MEASURES}
+    best = max(alone, key=lambda name: abs(alone[name] - 0.5))
+    return best, max(alone[best], 1 - alone[best])
+
+
+def summary(table: pd.DataFrame) -> str:
+    """The table in Markdown, the mean over seeds; a network by the shortcut and the remedy."""
+    head = ["shortcut", "remedy", *SHOWN.values()]
+    lines: list[list[str]] = [head, ["---"] * len(head)]
+    for (shortcut, remedy), rows in table.groupby(["shortcut", "remedy"], sort=False):
+        lines.append([str(shortcut), str(remedy), *(_mean(rows[name]) for name in SHOWN)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean(values: pd.Series) -> str:
+    return "" if values.isna().any() else f"{values.mean():.3f}".removeprefix("0")
+
+
+def _table() -> pd.DataFrame:
+    if not TABLE.is_file():
+        return pd.DataFrame(columns=["shortcut", "remedy", "seed"])
+    return pd.read_csv(TABLE, dtype={"commit": str}, keep_default_na=False, na_values=[""])  # "none" is a word
+
+
+if __name__ == "__main__":
+    main()
