@@ -1,7 +1,7 @@
 """Fetch, check and prepare the external test sets of params.yaml; without any, write an empty store."""
 
 from pneumonia import code_digest, external, params, workspace
-from pneumonia.data import forgotten, tables, targets
+from pneumonia.data import forgotten, sources, tables, targets
 from pneumonia.data.store import open_store, stored_preparation
 from pneumonia.images.geometry import Preparation
 from stages import DATA_DIR, run, show, tracked
@@ -25,7 +25,8 @@ def main() -> None:
         return
     from pneumonia.tracking import runs  # worker processes import this file too
 
-    external.require_usable(chosen)
+    for one in chosen:
+        sources.require_external(*one)
     splits = tables.read_table(DATA_DIR / "splits.csv")
     key = (chosen, rules, target.name, workspace.sha256_file(DATA_DIR / "splits.csv"), preparation, code_digest())
     with (

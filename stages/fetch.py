@@ -10,6 +10,8 @@ def main() -> None:
 
     settings = params.load()
     row = sources.source(settings.data)
+    for one in settings.external.sources:  # not only after hours of other stages
+        sources.require_external(one.name, one.data, one.url)
     with tracked("fetch", settings), workspace.resumable("fetch", settings.data, settings.fetch.url) as resume:
         manifest, boxes, record = fetch.fetch(
             settings.data,

@@ -12,11 +12,11 @@ import zarr
 from numpy.typing import NDArray
 
 from pneumonia import UserError, evaluate
-from pneumonia.data import lung_boxes, tables
+from pneumonia.data import lung_boxes, phantom, shortcuts, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import Pixels, Split, _read_chunk, create_split, create_store, open_store, read_split
 from pneumonia.data.targets import TARGETS
-from pneumonia.images import stress
+from pneumonia.images import geometry, stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval
 from pneumonia.models import ensembles, runtime, scoring
@@ -883,6 +883,43 @@ def test_a_model_that_goes_by_the_border_is_called_shortcut_prone(tmp_path: Path
     assert 0.3 < found["auc"]["swapped_lungs"]["auc"] < 0.7
     assert found["shortcut_prone"]
     assert "shortcut-prone" in found["verdict"]
+
+
+def letters_model(size: int) -> Any:
+    """Answers by what is nearly white in the upper left corner."""
+    import keras
+    from keras import layers
+
+    pixels = layers.Input((size, size, 1), name="pixels")
+    corner = layers.Cropping2D(((size // 40, size - size // 7), (size // 40, size - size // 4)))(pixels)
+    white = layers.ReLU(threshold=180.0)(corner)
+    logit = layers.Dense(1, name="logit")
+    model = keras.Model(
+        pixels, layers.Activation("sigmoid", name="probability")(logit(layers.GlobalAveragePooling2D()(white)))
+    )
+    logit.set_weights([np.array([[0.1]]), np.array([-1.0])])
+    return model
+
+
+def test_a_network_that_reads_planted_letters_is_caught_by_the_swap_and_by_their_removal(tmp_path: Path) -> None:
+    size = 112
+    of_train = [film for film in phantom.generate(120, seed=3) if shortcuts.split(film.patient_id) == "train"]
+    planted = [shortcuts.plant(film, "marker", 0.95, seed=1) for film in of_train]
+    names = [film.image_id for film in planted]
+    heights, widths = zip(*(film.image.shape for film in planted), strict=True)
+    table = pd.DataFrame({"image_id": names, "patient_id": names, "width": widths, "height": heights, "repeats": 1})
+    table = table.assign(label=[film.label for film in planted], weight=1.0)
+    how = geometry.Preparation(size, aspect="squash", clip_limit=0)
+    store = create_store(tmp_path / "store", {"data": "made here", "preparation": how.as_dict()})
+    for split in ("train", "test"):
+        images, masks = create_split(store, split, table, size=size, with_lungs=True)
+        images[:] = np.stack([geometry.prepare(film.image, how) for film in planted])
+        masks[:] = np.stack([geometry.prepare_mask(film.lung_mask, how) for film in planted])
+    found = evaluate.audit(letters_model(size), store, table, level=0.95)
+    assert found["auc"]["clean"]["auc"] > 0.9
+    assert found["auc"]["swapped_surroundings"]["auc"] > 0.9
+    assert found["auc"]["letters_removed"]["auc"] < 0.65
+    assert found["shortcut_prone"] is True
 
 
 def framed_store(path: Path, *, barred: str) -> tuple[zarr.Group, pd.DataFrame]:

@@ -18,6 +18,7 @@ from pneumonia.data.targets import TARGETS
 from pneumonia.images import lungs
 from pneumonia.images.geometry import Preparation, prepare
 from stages import external as stage
+from stages import fetch as fetch_stage
 from tests.conftest import ROOT, Gray, noise, png, set_settings
 
 BACTERIAL = TARGETS["bacterial"]
@@ -235,21 +236,6 @@ def test_a_missing_archive_names_the_setting_of_the_source(tmp_path: Path) -> No
     assert "fetch.url" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("data", "url", "expected"),
-    [
-        ("kermany", "x.zip", "data = 'kermany' is unknown; known: phantom, "),
-        ("phantom", None, "data = phantom is synthetic; an external test needs films of patients"),
-        ("folder", None, "data = folder needs a url, the place of the images"),
-    ],
-)
-def test_what_cannot_be_tested_is_refused_before_anything_is_read(data: str, url: str | None, expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        external.require_usable([external.Source("clinic", data, url)])
-    assert str(caught.value).startswith(f"external source clinic: {expected}")
-    external.require_usable([external.Source("clinic", "chest_xray", None)])  # it has a published address
-
-
 def test_an_unchanged_table_needs_no_hash_of_what_cannot_be_read() -> None:
     table = pd.DataFrame({"sha256": ["a", "b"], "dhash": ["", validate.dhash(smooth(1))]})
     assert external.is_in(table, of_run(smooth(1))).tolist() == [False, True]
@@ -278,6 +264,14 @@ def test_without_sources_the_store_is_empty_and_no_run_is_made(
     assert list(store.groups()) == []
     assert list(tables.read_table("data/external.csv")) == list(external.COLUMNS)
     assert Path("data/external_boxes.csv").read_text() == "source,image_id,x,y,width,height\n"
+
+
+@pytest.mark.parametrize("main", [fetch_stage.main, stage.main])
+def test_an_unknown_data_set_ends_the_first_stage_and_this_one(main: Callable[[], None], stage_project: Path) -> None:
+    before_the_stage(stage_project, **{"external.sources": [{"name": "clinic", "data": "kermany", "url": None}]})
+    with pytest.raises(UserError, match=r"^external source clinic: data = 'kermany' is unknown; known: phantom, "):
+        main()
+    assert not Path("data/manifest.csv").exists()
 
 
 def test_each_source_is_said_and_logged(

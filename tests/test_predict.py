@@ -265,6 +265,11 @@ def test_a_folder_that_does_not_exist_is_one_line(folder: Path, tmp_path: Path) 
         predict.load(tmp_path / "nowhere")
 
 
+def test_the_name_of_a_network_that_ships_is_not_taken_for_a_folder(package: Path) -> None:
+    with pytest.raises(UserError, match=r"^mobilenet: no such folder; .* ships: --model pretrained:mobilenet$"):
+        predict.load("mobilenet")
+
+
 def test_only_known_endings_are_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"answers are written as \.csv or \.jsonl"):
         predict.Table(tmp_path / "answers.xlsx", predict.load(folder).origin, "youden", [])
@@ -333,7 +338,14 @@ def test_maps_come_with_their_verdict(
     saliency = {"method": "hires_cam", "verdict": "cannot be told (n = 3)"}
     one = Predictor(predictors.write(tmp_path / "p", saliency=saliency))
     predict.write_maps(tmp_path / "maps", None, one, named(films))
-    assert capsys.readouterr().err.count("saliency maps: HiResCAM: cannot be told (n = 3)") == 1
+    line = "saliency maps: HiResCAM: cannot be told (n = 3)"
+    assert capsys.readouterr().err.count(f"{line}\n") == 1
+    one = Predictor(predictors.write(tmp_path / "q", saliency=saliency, synthetic=True))
+    predict.write_maps(tmp_path / "maps", None, one, named(films))
+    told = f"{line}, measured on synthetic films: it says nothing about maps of real ones\n"
+    assert capsys.readouterr().err.count(told) == 1
+    predict.write_page(tmp_path / "page.html", one, [], None)
+    assert "(n = 3), measured on synthetic films" in " ".join((tmp_path / "page.html").read_text().split())
 
 
 def test_of_a_film_around_its_lungs_outline_square_and_map_lie_on_the_whole_film(
@@ -465,7 +477,7 @@ def test_a_file_for_maps_that_is_damaged_or_missing_is_one_line(
 
 
 def test_a_model_whose_methods_all_fail_shows_no_map_and_says_so_in_one_line() -> None:
-    facts = {"saliency": {"method": "grad_cam", "verdict": "no better than anatomy"}}
+    facts = {"synthetic": False, "saliency": {"method": "grad_cam", "verdict": "no better than anatomy"}}
     line = "no saliency maps: every method that was measured is excluded (Grad-CAM: no better than anatomy)"
     assert predict.no_maps(facts) == line
     assert predict.no_maps({"saliency": {"method": "grad_cam", "verdict": "cannot be told (n = 3)"}}) == ""

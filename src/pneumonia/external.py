@@ -55,28 +55,6 @@ class Films(NamedTuple):
     notes: list[str]
 
 
-def require_usable(chosen: Sequence[Source]) -> None:
-    """Check what can be checked before anything is downloaded.
-
-    Raises:
-        UserError: a source that is unknown, synthetic, or has no place.
-    """
-    for one in chosen:
-        try:
-            row = sources.source(one.data)
-        except UserError as error:
-            raise UserError(f"external source {one.name}: {error}") from error
-        if row.synthetic:
-            raise UserError(
-                f"external source {one.name}: data = {one.data} is synthetic; an external test needs films of patients"
-            )
-        if not (one.url or row.url):
-            raise UserError(
-                f"external source {one.name}: data = {one.data} needs a url, the place of the images (folder, table or "
-                "archive; path or URL)"
-            )
-
-
 def collect(
     one: Source,
     splits: pd.DataFrame,

@@ -120,6 +120,10 @@ def resolve(source: str | Path) -> Source:
         return Source(shipped.folder(str(source)), str(source))
     if not str(source).startswith("models:/"):
         if not Path(source).is_dir():
+            if str(source) in shipped.names():
+                raise UserError(
+                    f"{source}: no such folder; for the network that ships: --model {shipped.PREFIX}{source}"
+                )
             raise UserError(
                 f"{source}: no such folder; name a folder such as models/predictor, or a registered version such as "
                 "models:/pneumonia-phantom@champion or models:/pneumonia-phantom/1"
@@ -456,7 +460,9 @@ def no_maps(facts: Mapping[str, Any]) -> str:
 
 
 def _method_in_words(facts: Mapping[str, Any]) -> str:
-    return verdicts.in_words(facts["saliency"].get("method", ""), facts["saliency"].get("verdict", "not measured"))
+    verdict = facts["saliency"].get("verdict", "")
+    told = verdicts.with_origin(verdict, facts["synthetic"]) if verdict else "not measured"
+    return verdicts.in_words(facts["saliency"].get("method", ""), told)
 
 
 def load_network(model: Source, predictor: Predictor, threads: int = 0) -> Any:

@@ -1,10 +1,15 @@
 """Shortcuts planted in the phantom, one change at a time."""
 
+from collections.abc import Callable
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from pneumonia.data import shortcuts
+from pneumonia import validate
+from pneumonia.data import phantom, shortcuts
 from pneumonia.data.phantom import Radiograph
+from pneumonia.report import dataset
 
 N = 1_000
 
@@ -61,3 +66,28 @@ def test_the_brighter_film_keeps_black_white_and_the_order_of_the_grays() -> Non
     assert (grays[0], grays[255]) == (0, 255)
     assert (np.diff(grays) >= 0).all()
     assert grays[100] > 120
+
+
+@pytest.fixture(scope="module")
+def films() -> list[Radiograph]:
+    """Films of train."""
+    return [film for film in phantom.generate(120, seed=3) if shortcuts.split(film.patient_id) == "train"]
+
+
+MEASURES: dict[str, Callable[[np.ndarray], float]] = {
+    "marker": validate.corner,
+    "proportions": lambda image: image.shape[1] / image.shape[0],
+    "exposure": lambda image: float(image.mean()),
+}
+
+
+@pytest.mark.parametrize("kind", shortcuts.SHORTCUTS)
+def test_a_measure_of_the_data_report_tells_the_classes_by_each_of_them(kind: str, films: list[Radiograph]) -> None:
+    labels = pd.Series([film.label for film in films])
+    planted = [shortcuts.plant(film, kind, 1.0, seed=1) for film in films]
+    before, after = (
+        float(dataset._auc(labels, pd.Series([MEASURES[kind](film.image) for film in some])))
+        for some in (films, planted)
+    )
+    assert before < 0.68
+    assert after > 0.75

@@ -41,3 +41,18 @@ def test_published_arrays_of_every_size_have_checksums_of_their_own() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match=rf"^data = 'xrays' is unknown; known: {', '.join(sources.DATASETS)}$"):
         sources.source("xrays")
+
+
+@pytest.mark.parametrize(
+    ("data", "url", "expected"),
+    [
+        ("kermany", "x.zip", "data = 'kermany' is unknown; known: phantom, "),
+        ("phantom", None, "data = phantom is synthetic; an external test needs films of patients"),
+        ("folder", None, "data = folder needs a url, the place of the images"),
+    ],
+)
+def test_an_external_source_that_cannot_be_tested_is_refused(data: str, url: str | None, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        sources.require_external("clinic", data, url)
+    assert str(caught.value).startswith(f"external source clinic: {expected}")
+    sources.require_external("clinic", "chest_xray", None)  # it has a published address

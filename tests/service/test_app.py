@@ -151,7 +151,8 @@ def test_a_whole_film_comes_with_the_place_of_the_square_that_the_network_gets(s
 def test_a_map_lies_over_its_film_and_is_transparent_where_it_is_low(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = predictors.write(tmp_path / "p", saliency={"method": "smoothgrad", "verdict": "may be trusted"})
+    saliency = {"method": "smoothgrad", "verdict": "may be trusted"}
+    folder = predictors.write(tmp_path / "p", saliency=saliency, synthetic=True)
     monkeypatch.setattr(maps, "problem", lambda model: "")
     monkeypatch.setattr(predict, "load_network", lambda source, predictor, threads: "network")
     monkeypatch.setitem(methods.METHODS, "smoothgrad", lambda network, images, **options: images / np.float32(255))
@@ -162,7 +163,8 @@ def test_a_map_lies_over_its_film_and_is_transparent_where_it_is_low(
         np.testing.assert_array_equal(np.asarray(picture)[..., 3], Predictor(folder).prepare(content))
         assert served.send(("x", b"no image"), path="/v1/saliency").status == 415
         facts = served.ask("GET", "/v1/model").json["saliency"]
-    assert facts == {"method": "smoothgrad", "verdict": "may be trusted", "available": True, "reason": ""}
+    verdict = "may be trusted, measured on synthetic films: it says nothing about maps of real ones"
+    assert facts == {"method": "smoothgrad", "verdict": verdict, "available": True, "reason": ""}
 
 
 def test_without_maps_the_reason_is_said_beforehand_and_with_the_refusal(served: Served) -> None:

@@ -118,6 +118,25 @@ def source(data: str) -> Source:
     return DATASETS[data]
 
 
+def require_external(name: str, data: str, url: str | None) -> None:
+    """Check what can be checked of an item of `external.sources` before anything is downloaded.
+
+    Raises:
+        UserError: a source that is unknown, synthetic, or has no place.
+    """
+    try:
+        row = source(data)
+    except UserError as error:
+        raise UserError(f"external source {name}: {error}") from error
+    if row.synthetic:
+        raise UserError(f"external source {name}: data = {data} is synthetic; an external test needs films of patients")
+    if not (url or row.url):
+        raise UserError(
+            f"external source {name}: data = {data} needs a url, the place of the images (folder, table or archive; "
+            "path or URL)"
+        )
+
+
 SYNTHETIC = "The images are synthetic: the figures say nothing about patients."
 """Beside the figures of such a data set."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from pneumonia import workspace
 from pneumonia.data import targets
 from pneumonia.report import page
+from pneumonia.saliency import verdicts
 
 MAX_FILMS = 200
 """Films on a page: more would make it too large for a browser."""
@@ -92,7 +93,8 @@ def reading(facts: Mapping[str, Any], operating_point: str) -> list[str]:
         "shows where the network looks, not why.",
     ]
     if verdict := facts["saliency"].get("verdict"):
-        sentences.append(f"The check of the maps of this model says: {verdict}.")
+        told = verdicts.with_origin(verdict, facts["synthetic"])
+        sentences.append(f"The check of the maps of this model says: {told}.")
     return sentences
 
 

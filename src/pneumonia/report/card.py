@@ -341,9 +341,10 @@ def _acquisition(rebalance: Mapping[str, Any], settings: Mapping[str, Any], targ
         return []
     acquisition = rebalance["acquisition"]
     return [
-        "Image acquisition (brightness, contrast, sharpness and proportions, not the findings) predicts the classes of "
-        f"the {acquisition['n']:,} train images with AUC {acquisition['auc']:.3f}. Images whose acquisition is typical "
-        f"of the other class have up to {settings['rebalance']['acquisition']:g} times the weight. The effective "
+        "Image acquisition (brightness, contrast, sharpness, proportions, corner, border; not the findings) predicts "
+        f"the classes of the {acquisition['n']:,} train images with AUC {acquisition['auc']:.3f}. Images whose "
+        f"acquisition is typical of the other class have up to {settings['rebalance']['acquisition']:g} times the "
+        "weight. The effective "
         f"number of images is {acquisition[f'n_effective_{target.negative}']:,.0f} {target.negative} and "
         f"{acquisition[f'n_effective_{target.positive}']:,.0f} {target.positive}."
     ]

@@ -82,6 +82,15 @@ def in_words(method: str, verdict: str) -> str:
     return f"{title(method)}: {verdict}"
 
 
+def with_origin(verdict: str, synthetic: bool) -> str:
+    """A verdict as a reader of a map of another film needs it: one on synthetic films says nothing about patients.
+
+    >>> with_origin("trustworthy for localisation", True)
+    'trustworthy for localisation, measured on synthetic films: it says nothing about maps of real ones'
+    """
+    return f"{verdict}, measured on synthetic films: it says nothing about maps of real ones" if synthetic else verdict
+
+
 def title(method: str) -> str:
     """A method as readers know it."""
     return _TITLES.get(method, method.replace("_", " "))

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from pneumonia import UserError, __version__, predict
 from pneumonia.images.formats import HEAD_BYTES, image_format
 from pneumonia.models.predictor import Prediction
+from pneumonia.saliency import verdicts
 from pneumonia.service import current, documentation, maps, uploads
 from pneumonia.service.current import Current, Model
 from pneumonia.service.guard import FAILED, Guard, answer, of_framework
@@ -120,7 +121,9 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
     @app.get("/v1/model", summary="The model in service: figures, operating points, limits")
     async def model() -> JSONResponse:
         present = service.model
-        facts = present.predictor.facts["saliency"]
+        facts = dict(present.predictor.facts["saliency"])
+        if "verdict" in facts:
+            facts["verdict"] = verdicts.with_origin(facts["verdict"], present.predictor.facts["synthetic"])
         cause = await asyncio.to_thread(drawn.problem, present)
         return JSONResponse(
             current.describe(present)
