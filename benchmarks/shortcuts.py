@@ -7,6 +7,7 @@ exist are skipped. It ends with the table in Markdown that docs/shortcuts.md sho
 
     python -m benchmarks.shortcuts
     python -m benchmarks.shortcuts --seeds 1 2
+    python -m benchmarks.shortcuts --weights    # a minute: how much of a shortcut `rebalance.acquisition` takes away
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas as pd
 import zarr
 
 from benchmarks import results
-from pneumonia import evaluate, rebalance, train
-from pneumonia.data import shortcuts, tables
+from pneumonia import evaluate, params, rebalance, train, validate
+from pneumonia.data import phantom, shortcuts, tables
 from pneumonia.data.store import open_store, read_split
 from pneumonia.metrics import ranking
 from pneumonia.models import networks, runtime, scoring
@@ -35,11 +38,14 @@ DATA, MODEL = "phantom", "compact"
 RECIPE = {"train.epochs": 16}
 """Differences from params.yaml; a row takes about a minute of one core, and its images as long again."""
 
+STRENGTH, RATIO = 0.9, 10.0
+"""`fetch.shortcut_strength` and `rebalance.acquisition`."""
+
 REMEDIES: dict[str, dict[str, Any]] = {
     "no remedy": {},
     "random crops": {"train.crop": 0.2},
     "hidden edges": {"train.hide_edges": 0.5},
-    "weights": {"rebalance.acquisition": 10.0},
+    "weights": {"rebalance.acquisition": RATIO},
     "around the lungs": {"preprocess.aspect": "lungs"},
 }
 """Differences from `RECIPE`."""
@@ -60,19 +66,27 @@ SHOWN = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shortcuts", description="Fill docs/shortcuts.csv.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], metavar="SEED", help="of the training")
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--weights", action="store_true", help="only measure weights; no network is trained")
+    options = parser.parse_args()
+    if options.weights:
+        print(weights_against_shortcuts(params.load(results.ROOT / "params.yaml").fetch.n_images, seed=1).to_string())
+        return
     commit = results.check_out(CLONE, "python -m benchmarks.shortcuts")
     runtime.start_keras()
     for shortcut in ("none", *shortcuts.SHORTCUTS):
         for remedy, changes in REMEDIES.items():
-            for seed in seeds:
+            for seed in options.seeds:
                 known = {"shortcut": shortcut, "remedy": remedy, "seed": seed}
                 table = _table()
                 if (table[list(known)] == pd.Series(known)).all(axis=1).any():
                     print(f"{shortcut}, {remedy}, seed {seed}: is in the table")
                     continue
                 stored = {key: value for key, value in changes.items() if key.startswith("preprocess.")}
-                results.run_until("preprocess", CLONE, {"data": DATA, "fetch.shortcut": shortcut, **stored})
+                results.run_until(
+                    "preprocess",
+                    CLONE,
+                    {"data": DATA, "fetch.shortcut": shortcut, "fetch.shortcut_strength": STRENGTH, **stored},
+                )
                 row = known | figures(CLONE, results.params_with(RECIPE | changes), seed) | {"commit": commit}
                 print(row, flush=True)
                 tables.write_table(pd.concat([table.astype(object), pd.DataFrame([row], dtype=object)]), TABLE)
@@ -128,6 +142,51 @@ def fit(store: zarr.Group, splits: pd.DataFrame, settings: Mapping[str, Any], se
         Schedule(options["epochs"], options["patience"], guess["learning_rate"], seed, guess.get("head_learning_rate")),
     )
     return model
+
+
+def weights_against_shortcuts(n_images: int, *, seed: int) -> pd.DataFrame:
+    """What the weights of `rebalance.acquisition` take away from each shortcut, on the films of train and validation.
+
+    Args:
+        n_images: of the phantom.
+        seed: of the phantom, and of the folds in which acquisition is learnt.
+
+    Returns:
+        A row for each shortcut: `acquisition_auc`; `gap_before` and `gap_after`, the share of the films with pneumonia
+        that carry it less that of the normal films, by weight; the effective numbers of images after it.
+    """
+    films = [film for film in phantom.generate(n_images, seed) if shortcuts.split(film.patient_id) == "train"]
+    rows = {}
+    for kind in shortcuts.SHORTCUTS:
+        planted = [shortcuts.plant(film, kind, STRENGTH, seed=seed) for film in films]
+        facts = [
+            {
+                **validate._measure(cv2.imencode(".jpeg", after.image)[1].tobytes()),
+                "image_id": film.image_id,
+                "patient_id": film.patient_id,
+                "label": film.label,
+                "carries": after is not film,
+            }
+            for film, after in zip(films, planted, strict=True)
+        ]
+        table = pd.DataFrame(facts).assign(split="train", look_alike="", sha256=lambda films: films["image_id"])
+        weighed, summary = rebalance.weigh(table, strategy="class_weight", max_ratio=RATIO, seed=seed)
+        before, after = (gap(one) for one in (weighed.assign(weight=1.0), weighed))
+        sizes = {name: summary[f"n_effective_{name}"] for name in tables.LABELS.values()}
+        rows[kind] = {"acquisition_auc": summary["auc"], "gap_before": before, "gap_after": after, **sizes}
+    return pd.DataFrame(rows).T.round(3)
+
+
+def gap(table: pd.DataFrame) -> float:
+    """The share, by weight, of the films with pneumonia that carry a shortcut, less that of the normal ones.
+
+    >>> gap(pd.DataFrame({"label": [0, 0, 1, 1], "carries": [False, True, True, True], "weight": [3, 1, 1, 1]}))
+    0.75
+    """
+    carried = {
+        label: float(np.average(part["carries"], weights=part["weight"])) for label, part in table.groupby("label")
+    }
+    return carried[1] - carried[0]
 
 
 def told_by(valid: pd.DataFrame) -> tuple[str, float]:
