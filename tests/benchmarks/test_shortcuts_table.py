@@ -29,3 +29,7 @@ def test_weights_take_away_most_of_what_they_know() -> None:
     table = pd.DataFrame({"label": [0, 0, 1, 1], "carries": [False, True, False, True], "weight": [9.0, 1, 1, 9]})
     assert shortcuts.gap(table) == 0.8
     assert shortcuts.gap(table.assign(weight=1.0)) == 0
+
+
+def test_the_page_shows_the_table() -> None:
+    assert shortcuts.summary(shortcuts._table()) in (shortcuts.results.ROOT / "docs/shortcuts.md").read_text()
