@@ -85,13 +85,13 @@ def bootstrap_interval(
         raise ValueError(f"the statistic is {estimate} on the whole sample, expected a finite number: leave it out")
     values = np.full(n_resamples, np.nan)
     rows = np.arange(score.size)
-    for i, counts in enumerate(counts for chunk in _resample(unit, n_resamples, seed) for counts in chunk):
+    for i, counts in enumerate(counts for chunk in resample(unit, n_resamples, seed) for counts in chunk):
         drawn = np.repeat(rows, counts)
         try:
             values[i] = statistic(labels[drawn], score[drawn])
         except ValueError:
             continue  # stays NaN: undefined here
-    interval = _percentile_interval(estimate, values, level)
+    interval = percentile_interval(estimate, values, level)
     if interval is None:
         raise ValueError(
             f"the statistic is undefined in {np.sum(~np.isfinite(values))} of {n_resamples} resamples, expected at "
@@ -187,10 +187,10 @@ def classification_report(
         order = np.argsort(-score)
         positive, score, unit = positive[order], score[order], unit[order]
         estimates = _figures(positive, score, threshold, np.ones((1, n)))
-        chunks = [_figures(positive, score, threshold, counts) for counts in _resample(unit, N_RESAMPLES, seed)]
+        chunks = [_figures(positive, score, threshold, counts) for counts in resample(unit, N_RESAMPLES, seed)]
         for name, (estimate,) in estimates.items():
             resampled = np.concatenate([chunk[name] for chunk in chunks])
-            interval = _percentile_interval(float(estimate), resampled, level)
+            interval = percentile_interval(float(estimate), resampled, level)
             if np.isfinite(estimate) and interval is not None:
                 widthless = interval[0] == interval[1]
                 report |= {name: float(estimate)} if widthless else _with_interval(name, float(estimate), interval)
@@ -265,7 +265,7 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
 
 
-def _resample(unit: Ints, n_resamples: int, seed: int) -> Iterator[Ints]:
+def resample(unit: Ints, n_resamples: int, seed: int) -> Iterator[Ints]:
     """Bootstrap samples as counts, int64 (up to n_resamples, n_images): how often each image was drawn.
 
     They are returned in chunks of limited memory, and depend on the units and the seed, not on the order of the images.
@@ -280,7 +280,7 @@ def _resample(unit: Ints, n_resamples: int, seed: int) -> Iterator[Ints]:
         yield np.bincount(drawn.ravel(), minlength=n_rows * n_units).reshape(n_rows, n_units)[:, unit]
 
 
-def _percentile_interval(estimate: float, values: Floats, level: float) -> tuple[float, float] | None:
+def percentile_interval(estimate: float, values: Floats, level: float) -> tuple[float, float] | None:
     """The central `level` of the finite values, widened to the estimate; None if more than half are not finite."""
     defined = values[np.isfinite(values)]
     if 2 * defined.size < values.size:

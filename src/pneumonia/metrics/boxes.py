@@ -1,0 +1,284 @@
+"""How well predicted boxes find the true ones: the metric of the RSNA challenge, average precision and FROC.
+
+Boxes are x, y, width, height, in one unit for all boxes of an image. A higher score means that an opacity is more
+likely. All intervals are percentiles of a bootstrap that draws patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pneumonia.metrics.arrays import Bools, Floats, check_level, sampling_units
+from pneumonia.metrics.report import N_RESAMPLES, percentile_interval, resample
+
+RSNA_IOUS = tuple(round(0.4 + 0.05 * step, 2) for step in range(8))
+"""Thresholds of the challenge, .40 to .75."""
+
+AP_IOU = 0.5
+"""Of average precision and FROC."""
+
+FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Per image, at which FROC is reported."""
+
+
+class Film(NamedTuple):
+    """The boxes of one image.
+
+    Attributes:
+        truth: float (k, 4), true boxes.
+        boxes: float (m, 4), predicted boxes.
+        scores: float (m,), of the predicted boxes.
+    """
+
+    truth: Floats
+    boxes: Floats
+    scores: Floats
+
+
+class Froc(NamedTuple):
+    """Points of a FROC curve, float64 (n_points,) each: both rise as `thresholds` falls."""
+
+    false_positives: Floats
+    sensitivity: Floats
+    thresholds: Floats
+
+
+def iou(a: ArrayLike, b: ArrayLike) -> Floats:
+    """Intersection over union of each box of `a`, (k, 4), with each of `b`, (m, 4): float64 (k, m), 0-1.
+
+    >>> iou([[0, 0, 2, 2]], [[1, 0, 2, 2], [5, 5, 1, 1]]).round(3).tolist()
+    [[0.333, 0.0]]
+    """
+    one, other = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) for boxes in (a, b))
+    first, second = one[:, None], other[None]
+    ends = np.minimum(first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:])
+    shared = np.clip(ends - np.maximum(first[..., :2], second[..., :2]), 0, None).prod(axis=2)
+    union = first[..., 2:].prod(axis=2) + second[..., 2:].prod(axis=2) - shared
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(union), where=union > 0))
+
+
+def hits(film: Film, threshold: float, *, strict: bool = False) -> Bools:
+    """Which predicted boxes of an image hit a true one, bool (m,), in the order of the predictions.
+
+    From the highest score to the lowest, each takes the true box that it overlaps most of those that are still free;
+    a second box on the same opacity is a false alarm.
+
+    Args:
+        film: its boxes.
+        threshold: least intersection over union.
+        strict: whether it has to be above the threshold, as in the challenge, not at it, as COCO asks.
+    """
+    overlap = iou(film.boxes, film.truth)
+    is_hit, is_free = np.zeros(len(film.boxes), np.bool_), np.ones(len(film.truth), np.bool_)
+    for row in np.argsort(-film.scores, kind="stable"):
+        if not is_free.any():
+            break
+        place = int(np.argmax(np.where(is_free, overlap[row], -1)))
+        if overlap[row, place] > threshold or (not strict and overlap[row, place] == threshold):
+            is_hit[row], is_free[place] = True, False
+    return is_hit
+
+
+def rsna_score(film: Film) -> float:
+    """The score of one image in the challenge: hits / (hits + false alarms + misses), averaged over `RSNA_IOUS`.
+
+    An image without true boxes scores 0 if any box is predicted; without any it does not count, and the score is NaN.
+
+    Source: the page "Evaluation" of the RSNA Pneumonia Detection Challenge (2018).
+
+    >>> rsna_score(Film(np.array([[0, 0, 10, 10.0]]), np.array([[0, 0, 10, 6.0]]), np.array([0.9])))
+    0.5
+    """
+    if not len(film.truth):
+        return 0.0 if len(film.boxes) else float("nan")
+    n_both = len(film.truth) + len(film.boxes)
+    n_hits = [int(hits(film, threshold, strict=True).sum()) for threshold in RSNA_IOUS]
+    return float(np.mean([n / (n_both - n) for n in n_hits]))
+
+
+def rsna_map(films: Sequence[Film]) -> float:
+    """The metric of the challenge: the mean of `rsna_score` over the images that count.
+
+    It depends on how many boxes are predicted: choose the least score of a box on validation.
+
+    Raises:
+        ValueError: no image counts.
+    """
+    return _defined(_Sample(films, None).rsna(np.ones((1, len(films)))), "the RSNA metric needs an image with boxes")
+
+
+def average_precision(films: Sequence[Film]) -> float:
+    """Average precision at an intersection over union of .5, as COCO defines it.
+
+    Precision at 101 levels of recall from 0 to 1, each the highest at this recall or above, 0 where the recall is not
+    reached; their mean.
+
+    Raises:
+        ValueError: no true box.
+
+    Source: Lin et al. (2014), arXiv:1405.0312; `COCOeval` of pycocotools.
+    """
+    return _defined(_Sample(films, None).precision(np.ones((1, len(films)))), "average precision needs a true box")
+
+
+def precision_recall(films: Sequence[Film]) -> tuple[Floats, Floats, Floats]:
+    """Recall, precision and score of the boxes from the highest score to the lowest, float64 (m,) each."""
+    sample = _Sample(films, None)
+    true_positives = np.cumsum(sample.hit)
+    recall = true_positives / max(1, int(sample.n_truth.sum()))
+    return recall, true_positives / np.arange(1, len(sample.hit) + 1), sample.score
+
+
+def froc(films: Sequence[Film]) -> Froc:
+    """The share of true boxes that are found, against false alarms per image, at each distinct score.
+
+    The false alarms of all images count, of those with and without true boxes. A hit needs an intersection over union
+    of .5.
+
+    Raises:
+        ValueError: no true box.
+
+    Source: Bunch et al. (1978), doi:10.1117/12.955926.
+    """
+    sample = _Sample(films, None)
+    n_truth = int(sample.n_truth.sum())
+    if n_truth == 0:
+        raise ValueError("0 true boxes, FROC needs at least one: leave the figure out")
+    last = np.append(sample.score[1:] != sample.score[:-1], True) if len(sample.score) else np.zeros(0, np.bool_)
+    found = np.cumsum(sample.hit)[last] / n_truth
+    alarms = np.cumsum(~sample.hit)[last] / len(films)
+    return Froc(*(np.append(start, part) for start, part in ((0, alarms), (0, found), (np.inf, sample.score[last]))))
+
+
+def above(films: Sequence[Film], threshold: float) -> list[Film]:
+    """The images with those predicted boxes whose score is at or above a threshold."""
+    return [
+        one._replace(boxes=one.boxes[at], scores=one.scores[at]) for one in films for at in [one.scores >= threshold]
+    ]
+
+
+def best_threshold(films: Sequence[Film], n: int = 50) -> float:
+    """The least score of a box with the highest `rsna_map`, of `n` quantiles of the scores; of equals the highest.
+
+    Args:
+        films: of validation.
+        n: number of thresholds that are tried.
+
+    Raises:
+        ValueError: no box is predicted, or no image counts.
+    """
+    scores = np.concatenate([np.zeros(0), *(film.scores for film in films)])
+    if not len(scores):
+        raise ValueError("no box is predicted, so that there is no threshold to choose")
+    thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, n), method="lower"))
+    return max((rsna_map(above(films, one)), float(one)) for one in thresholds)[1]
+
+
+def detection_report(
+    shown: Sequence[Film],
+    films: Sequence[Film],
+    *,
+    groups: ArrayLike | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All figures of one split with their intervals, as plain numbers for JSON.
+
+    Args:
+        shown: the images with the boxes that a user is shown: those above a score that was chosen on validation.
+        films: the same images with all their boxes.
+        groups: patient ids, (n,); None = each image is its own group.
+        level: of the intervals, 0-1.
+        seed: of the bootstrap.
+
+    Returns:
+        `n`, `n_boxes` (true ones), `n_shown` (predicted ones); `rsna_map`, of the shown boxes, and `ap50`, of all, each
+        with `_low` and `_high`; `froc`: for each of `FALSE_POSITIVES` `false_positives` and `sensitivity` with its
+        limits. A figure without an interval is left out.
+    """
+    check_level(level)
+    unit = sampling_units(groups, len(films))
+    of_shown, of_all = _Sample(shown, unit), _Sample(films, unit)
+    figures = {"rsna_map": of_shown.rsna, "ap50": of_all.precision, "froc": of_all.sensitivity}
+    one = np.ones((1, len(films)))
+    estimates = {name: function(one)[0] for name, function in figures.items()}
+    draws: dict[str, list[Any]] = {name: [] for name in figures}
+    for counts in resample(unit, N_RESAMPLES, seed):
+        for start in range(0, len(counts), 50):  # of each resample a matrix of boxes is made
+            for name, function in figures.items():
+                draws[name].append(function(counts[start : start + 50].astype(np.float64)))
+    report: dict[str, Any] = {
+        "n": len(films),
+        "n_boxes": int(of_all.n_truth.sum()),
+        "n_shown": len(of_shown.score),
+    }
+    for name in ("rsna_map", "ap50"):
+        report |= _with_limits(name, float(estimates[name]), np.concatenate(draws[name]), level)
+    values = np.concatenate(draws["froc"])
+    report["froc"] = [
+        {"false_positives": rate, **_with_limits("sensitivity", float(estimate), column, level)}
+        for rate, estimate, column in zip(FALSE_POSITIVES, estimates["froc"], values.T, strict=True)
+    ]
+    return report
+
+
+def _with_limits(name: str, estimate: float, values: Floats, level: float) -> dict[str, float]:
+    interval = percentile_interval(estimate, values, level) if np.isfinite(estimate) else None
+    return {} if interval is None else {name: estimate, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+
+
+def _defined(values: Floats, need: str) -> float:
+    if not np.isfinite(values[0]):
+        raise ValueError(f"{need}: leave the figure out")
+    return float(values[0])
+
+
+class _Sample:
+    """All boxes of a set of images in the order of their scores, so that figures of many resamples are sums.
+
+    Its methods take counts, float64 (n_resamples, n): how often each resample contains each image; they return NaN
+    where the figure is undefined.
+    """
+
+    def __init__(self, films: Sequence[Film], unit: Any) -> None:
+        self.n_truth = np.array([len(film.truth) for film in films], np.float64)
+        self.rsna_scores = np.array([rsna_score(film) for film in films])
+        image = np.repeat(np.arange(len(films)), [len(film.scores) for film in films])
+        score = np.concatenate([np.zeros(0), *(film.scores for film in films)])
+        hit = np.concatenate([np.zeros(0, np.bool_), *(hits(film, AP_IOU) for film in films)])
+        order = np.argsort(-score, kind="stable")
+        self.image, self.score, self.hit = image[order], score[order], hit[order]
+
+    def rsna(self, counts: Floats) -> Floats:
+        is_counted = np.isfinite(self.rsna_scores)
+        return _ratio(counts @ np.where(is_counted, self.rsna_scores, 0), counts @ is_counted.astype(np.float64))
+
+    def precision(self, counts: Floats) -> Floats:
+        n_truth, weight = counts @ self.n_truth, counts[:, self.image]
+        true_positives, total = np.cumsum(weight * self.hit, axis=1), np.cumsum(weight, axis=1)
+        precision = np.divide(true_positives, total, out=np.zeros_like(total), where=total > 0)
+        highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        levels, values = np.linspace(0, 1, 101), np.full(len(counts), np.nan)
+        for row in np.flatnonzero(n_truth):
+            places = np.searchsorted(true_positives[row] / n_truth[row], levels, side="left")
+            values[row] = np.append(highest[row], 0.0)[places].mean()
+        return values
+
+    def sensitivity(self, counts: Floats) -> Floats:
+        """(n_resamples, len(FALSE_POSITIVES)): the highest at no more false alarms than each rate."""
+        n, n_truth, weight = counts.sum(axis=1), counts @ self.n_truth, counts[:, self.image]
+        is_last = np.append(self.score[1:] != self.score[:-1], True) if len(self.score) else np.zeros(0, np.bool_)
+        found, alarms = (np.cumsum(weight * of, axis=1)[:, is_last] for of in (self.hit, ~self.hit))
+        values = np.full((len(counts), len(FALSE_POSITIVES)), np.nan)
+        for row in np.flatnonzero(n_truth):
+            places = np.searchsorted(alarms[row] / n[row], FALSE_POSITIVES, side="right")
+            values[row] = np.insert(found[row], 0, 0.0)[places] / n_truth[row]
+        return values
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
