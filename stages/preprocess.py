@@ -22,7 +22,11 @@ def main() -> None:
     preparation = geometry.Preparation.from_settings(**settings.preprocess.model_dump())
     splits = tables.read_table(DATA_DIR / "splits.csv")
     digest = tables.data_digest(splits)
-    key = (workspace.sha256_file(DATA_DIR / "splits.csv"), preparation, code_digest())
+    key = (
+        *(workspace.sha256_file(DATA_DIR / f"{name}.csv") for name in ("splits", "boxes")),
+        preparation,
+        code_digest(),
+    )
     with tracked("preprocess", settings), workspace.resumable("preprocess", *key) as resume:
         runs.tag(data_digest=digest)
         examples = splits.groupby("label").head(N_EXAMPLES // 2)
@@ -43,6 +47,7 @@ def main() -> None:
             dask=settings.compute.dask,
             attributes={"data": settings.data, "digest": digest},
             resume=resume,
+            boxes=tables.read_table(DATA_DIR / "boxes.csv"),
         )
         without = lung_boxes.problems(open_store(DATA_DIR / "images.zarr"))
         rate = n_prepared / (time.perf_counter() - start)

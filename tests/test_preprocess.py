@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pneumonia import UserError, preprocess
-from pneumonia.data import lung_boxes, phantom, tables
+from pneumonia.data import image_boxes, lung_boxes, phantom, tables
 from pneumonia.data.store import create_store, open_store, read_split
 from pneumonia.images import decode, lungs
 from pneumonia.images.geometry import SEGMENTER, Preparation, prepare, prepare_mask
@@ -458,3 +458,28 @@ def test_a_mask_of_another_film_is_one_line_with_both_sizes() -> None:
     message = r"m\.png: a lung mask of 80 x 60 pixels for the film f\.png of 60 x 80: the proportions differ by 78%"
     with pytest.raises(UserError, match=message):
         preprocess.fitted(np.zeros((60, 80), np.uint8), 80, 60, names=("m.png", "f.png"))
+
+
+def test_boxes_come_into_the_store_with_the_image(write_manifest: Manifest, tmp_path: Path) -> None:
+    film = np.full((80, 60), 40, np.uint8)
+    film[30:50, 20:35] = 220
+    manifest = write_manifest(
+        {"box": film, "none": film, "normal": film, "virus": film}, labels={"normal": 0, "virus": 0}
+    )
+    manifest.loc[manifest["image_id"].eq("virus"), "subtype"] = "virus"  # class 0 of the target `bacterial`
+    splits = splits_of(manifest, ["train"] * 4).assign(width=60, height=80)
+    table = pd.DataFrame(
+        [("box", 20, 30, 15, 20), ("elsewhere", 0, 0, 5, 5)], columns=["image_id", *"xy", "width", "height"]
+    )
+    for name, boxes, n in (("with", table, 2), ("without", table.tail(1), None), ("no_table", None, None)):
+        write(splits, tmp_path / name, boxes=boxes, size=96, crop=0.0, clip_limit=0.0, groups=["train"])
+        read = image_boxes.read(open_store(tmp_path / name), "train")
+        assert (None if read is None else image_boxes.are_known(read).sum()) == n
+    store = open_store(tmp_path / "with")
+    places, split = image_boxes.read(store, "train"), read_split(store, "train")
+    assert places is not None
+    row = split.image_ids.tolist().index("box")
+    ((x, y, width, height),) = image_boxes.of_image(places, row)
+    ys, xs = np.nonzero(np.asarray(split.images[row]) > 130)
+    assert (xs.min(), xs.max() + 1, ys.min(), ys.max() + 1) == pytest.approx((x, x + width, y, y + height), abs=1)
+    assert image_boxes.are_known(places)[split.image_ids.tolist().index("normal")]

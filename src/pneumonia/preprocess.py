@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 import zarr
 
 from pneumonia import UserError, compute, files, workspace
-from pneumonia.data import lung_boxes, store, tables
+from pneumonia.data import image_boxes, lung_boxes, store, tables, targets
 from pneumonia.images import decode, geometry, lungs
 from pneumonia.images.geometry import Gray, Preparation
 
@@ -40,6 +40,7 @@ def write_store(
     resume: Path,
     dask: str | None = None,
     groups: Sequence[str] | None = None,
+    boxes: pd.DataFrame | None = None,
 ) -> int:
     """Prepare every image of the table and write it to a new image store.
 
@@ -60,6 +61,7 @@ def write_store(
         resume: an existing folder that survives a crash, for this table and these settings only; holds the chunks that
             an earlier run finished.
         groups: values of the column `split`, a group of the store each; None = the splits of a run.
+        boxes: `boxes.csv`; None or without a box of these images = the store has no boxes.
 
     Returns:
         Number of images prepared in this call; the others come from an earlier interrupted run.
@@ -108,10 +110,28 @@ def write_store(
         note.write_text(_digest_of_chunk(unfinished, arrays, number), encoding="utf-8")
     # An interrupted move leaves an incomplete store: without `begun` the next run starts from the beginning.
     begun.unlink()
+    if boxes is not None:
+        _write_boxes(group, rows_of, boxes, preparation)
     with workspace.written_whole(path) as partial_path:
         shutil.move(unfinished, partial_path)
     workspace.remove(finished)
     return sum(map(len, parts))
+
+
+def _write_boxes(
+    group: Any, rows_of: Mapping[str, pd.DataFrame], boxes: pd.DataFrame, preparation: Preparation
+) -> None:
+    """The boxes of each split, when it is known around which lungs the images were prepared."""
+    placed = {
+        split: geometry.boxes_in_store(boxes, table, preparation, lung_boxes.read(group, split))
+        for split, table in rows_of.items()
+    }
+    if any(placed.values()):
+        of_pneumonia = {one for row in targets.TARGETS.values() for one in row.subtypes}
+        for split, table in rows_of.items():
+            # With another target class 0 is a kind of pneumonia too.
+            is_ill = (table["label"].eq(1) | table["subtype"].isin(of_pneumonia)).to_numpy()
+            image_boxes.write(group, split, image_boxes.stacked(list(table["image_id"]), is_ill, placed[split]))
 
 
 def in_words(without: Sequence[str], preparation: Preparation) -> str:
