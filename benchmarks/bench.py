@@ -53,6 +53,7 @@ RECIPE = Recipe(
     copies=1,
     unfreeze=1.0,
     layer_decay=1.0,
+    box_weight=0.5,
 )
 SCHEDULE = Schedule(epochs=15, patience=15, learning_rate=1e-3, seed=1)
 PREPARATION = geometry.Preparation(size=224)

@@ -423,7 +423,8 @@ def recipe(settings: Mapping[str, Any], *, earlier: bool = False) -> str:
             section, key = name.split(".")
             values[section][key] = settings.get(name, default)
     # Rows are older than these settings.
-    for name, default in {"image_size": None, "crop": 1.0, "flip": False, "hide_edges": 0.0}.items():
+    later = {"image_size": None, "crop": 1.0, "flip": False, "hide_edges": 0.0, "box_weight": 0.5}
+    for name, default in later.items():
         if values["train"][name] == default:
             del values["train"][name]
     if values["preprocess"]["aspect"] != "lungs":

@@ -191,6 +191,7 @@ PLAIN = Recipe(
     copies=1,
     unfreeze=1.0,
     layer_decay=1.0,
+    box_weight=0.5,
 )
 """Training without anything that helps it, to which a test adds what it is about."""
 

@@ -27,6 +27,7 @@ NEUTRAL = {
     "rebalance.folds": "1",
     "external": "{sources: []}",
     "train.hide_edges": "0.0",
+    "train.box_weight": "0.5",
     "promote.confidence": "null",
 }
 """Settings that a params.yaml of the last release lacks, and the value with which all is as it was there."""
@@ -103,6 +104,7 @@ class Train(Section):
     copies: Annotated[int, Field(ge=1)]
     unfreeze: Annotated[float, Field(ge=0, le=1)]
     layer_decay: Annotated[float, Field(gt=0, le=1)]
+    box_weight: Annotated[float, Field(ge=0, le=100)]
 
 
 class Tune(Section):

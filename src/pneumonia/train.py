@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from pneumonia import UserError
+from pneumonia.data.image_boxes import Boxes
 from pneumonia.data.store import Split
-from pneumonia.models import backbones, networks, runtime, scoring
+from pneumonia.models import backbones, detector, networks, runtime, scoring
 from pneumonia.training.batches import batches, epoch_rows
 from pneumonia.training.callbacks import (
     Backup,
@@ -171,10 +172,11 @@ def fit(
         `kept`, true for the epoch whose weights the model has.
 
     Raises:
-        UserError: as `check` says; a file in `resume` is damaged.
+        UserError: as `check` says; a detector without boxes, or with mixed images; a file in `resume` is damaged.
         DivergedError: the loss is not finite.
     """
     check(train, val, recipe)
+    boxes = _boxes(model, train, recipe)
     rows = epoch_rows(train)
     steps = len(rows) // recipe.batch_size
     stop = min(schedule.stop_after or schedule.epochs, schedule.epochs)
@@ -192,7 +194,7 @@ def fit(
                 networks.unfreeze(model, recipe.unfreeze)
             peak = schedule.learning_rate if phase.name == "all" else schedule.head_learning_rate
             rate = warmup_cosine(peak or schedule.learning_rate, epochs=phase.last - phase.first, steps=steps)
-            network = _compiled(model, phase, rate, recipe)
+            network = _compiled(model, phase, rate, recipe, with_boxes=boxes is not None)
             n_done = len(history) - phase.first
             average = RunningAverage(network, recipe.average, step=n_done * steps)
             kept = Path(folder) / f"{phase.name}.weights.h5"
@@ -228,6 +230,7 @@ def fit(
                             seed=schedule.seed,
                             size=networks.input_size(model),
                             first_epoch=len(history),
+                            boxes=boxes,
                         ),
                         steps_per_epoch=steps,
                         initial_epoch=len(history),
@@ -286,16 +289,36 @@ def fit_folds(
     return models, pd.concat(histories, ignore_index=True)
 
 
-def _compiled(model: Any, phase: Phase, rate: Any, recipe: Recipe) -> Any:
-    """A network that ends in the logit, with the layers that learn in a phase and their optimizer."""
+def _boxes(model: Any, train: Split, recipe: Recipe) -> Boxes | None:
+    """The boxes that a network learns from; None if it is no detector.
+
+    Raises:
+        UserError: there are none, or images would be mixed.
+    """
+    if not detector.is_detector(model):
+        return None
+    if train.boxes is None or not (np.nan_to_num(train.boxes[..., 2]) > 0).any():
+        raise UserError("model = detector needs boxes, and data/boxes.csv has none for the train images; take another")
+    if recipe.mixup:
+        raise UserError(f"train.mixup = {recipe.mixup} mixes two images, whose boxes cannot be mixed; set it to 0")
+    return train.boxes
+
+
+def _compiled(model: Any, phase: Phase, rate: Any, recipe: Recipe, *, with_boxes: bool) -> Any:
+    """A network that ends in the logit, with the layers that learn in a phase and their optimizer.
+
+    With boxes it has the cells of a detector as its second output.
+    """
     import keras
 
     # Another network than the model: what is compiled would be saved with its optimizer.
     inputs = model.get_layer("features").output if phase.name == "head" else model.input
-    network = keras.Model(inputs, model.get_layer("logit").output)
+    of_image = cross_entropy(recipe.label_smoothing)
+    network = keras.Model(inputs, detector.trained_outputs(model) if with_boxes else model.get_layer("logit").output)
     network.compile(
         optimizer=adamw(rate, recipe, networks.depths(model), network.trainable_variables),
-        loss=cross_entropy(recipe.label_smoothing),
+        loss=[of_image, detector.loss] if with_boxes else of_image,
+        loss_weights=[1.0, recipe.box_weight] if with_boxes else None,
         jit_compile=False,  # on a CPU compiling costs more than it saves
     )
     network.optimizer.build(network.trainable_variables)

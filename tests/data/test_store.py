@@ -48,9 +48,10 @@ def test_a_split_comes_back_with_every_field_and_type(tmp_path: Path) -> None:
     store = open_store(tmp_path / "images.zarr")
     split = read_split(store, "train")
     np.testing.assert_array_equal(split.images, np.arange(3 * 16 * 16).reshape(3, 16, 16) % 256)
-    for values, column in zip(split[1:], ["label", "weight", "repeats", "image_id"], strict=True):
+    for values, column in zip(split[1:5], ["label", "weight", "repeats", "image_id"], strict=True):
         assert values.tolist() == table[column].to_list()
-    assert [str(values.dtype) for values in split] == ["uint8", "int8", "float32", "int16", "StringDType()"]
+    assert [str(values.dtype) for values in split[:5]] == ["uint8", "int8", "float32", "int16", "StringDType()"]
+    assert split.boxes is None
     assert dict(store.attrs) == {"data": "phantom", "digest": "d" * 64}
 
 
@@ -266,7 +267,7 @@ def test_a_split_is_streamed_when_its_images_take_more_than_the_memory(tmp_path:
     for memory, kind in ((None, np.ndarray), (size, np.ndarray), (size * 0.99, Pixels), (0, Pixels)):
         split = read_split(store, "test", memory=memory)
         assert type(split.images) is kind
-        for one, other in zip(split, whole, strict=True):
+        for one, other in zip(split[:5], whole[:5], strict=True):
             np.testing.assert_array_equal(one[:], other, strict=True)
 
 

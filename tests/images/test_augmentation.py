@@ -372,3 +372,42 @@ def test_the_same_seed_hides_the_same_edges() -> None:
     first, again, other = (hide_edges(NOISE, seed=(1, step)) for step in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def ellipses(n: int, seed: int) -> tuple[NDArray, NDArray]:
+    """Bright ellipses on black, and their boxes as shares of the image, float32 (n, 1, 4)."""
+    rng = np.random.default_rng(seed)
+    start, sides = rng.uniform(0.2, 0.4, (n, 2)), rng.uniform(0.2, 0.4, (n, 2))
+    y, x = (np.mgrid[:240, :240] + 0.5) / 240
+    middle = (start + sides / 2)[:, :, None, None]
+    away = ((x - middle[:, 0]) / sides[:, 0, None, None]) ** 2 + ((y - middle[:, 1]) / sides[:, 1, None, None]) ** 2
+    boxes = np.concatenate([start, sides], axis=1)[:, None]
+    return np.where(away < 0.25, 255.0, 0.0), boxes.astype(np.float32)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_boxes_move_with_what_is_in_them(flip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    only(monkeypatch, "MAX_ROTATION", "MAX_SHIFT", "MAX_ZOOM", "MAX_STRETCH")
+    images, boxes = ellipses(24, 1)
+    seed = tf.constant((3, 4), tf.int64)
+    pixels = augmentation.crop(images[..., None], None, smallest=0.6, flip=flip, seed=seed)
+    pixels = augmentation.distort(pixels, fraction=0.8, strength=2.0, seed=seed).numpy()[..., 0]
+    places = augmentation.crop_boxes(tf.constant(boxes), smallest=0.6, flip=flip, seed=seed)
+    places = augmentation.distort_boxes(places, fraction=0.8, strength=2.0, seed=seed).numpy()[:, 0]
+    whole = (places[:, :2] > 0.01).all(axis=1) & ((places[:, :2] + places[:, 2:]) < 0.99).all(axis=1)
+    assert whole.sum() > 12
+    assert np.abs(places - boxes[:, 0])[whole].max() > 0.1
+    for image, (x, y, width, height) in zip(pixels[whole], places[whole] * 240, strict=True):
+        rows, columns = np.nonzero(image > 127)
+        found = (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1)
+        assert found == pytest.approx((x, x + width, y, y + height), abs=2)
+
+
+def test_of_a_box_that_is_mostly_cut_off_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    boxes = tf.constant([[[-0.3, 0.2, 0.4, 0.5], [-0.1, 0.2, 0.4, 0.5], [0, 0, 0, 0], [np.nan] * 4]], tf.float32)
+    seen = augmentation.crop_boxes(boxes, smallest=1.0, flip=False, seed=tf.constant((1, 2), tf.int64)).numpy()[0]
+    assert seen[:, 2].tolist() == pytest.approx([0, 0.3, 0, np.nan], nan_ok=True)

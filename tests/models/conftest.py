@@ -16,7 +16,7 @@ from tests.conftest import shallow_densenets
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 90, 70), dtype=np.uint8)  # the size of no network
-SIZES = {"vanilla": 32} | dict.fromkeys(("conv4", "mobilenet", "efficientnet", "densenet", "fusion"), 64)
+SIZES = {"vanilla": 32} | dict.fromkeys(("conv4", "mobilenet", "efficientnet", "densenet", "fusion", "detector"), 64)
 """Small where the real one is slow."""
 SLOW = ("efficientnet", "fusion")
 """Their parts are those of other networks."""

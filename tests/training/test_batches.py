@@ -101,6 +101,28 @@ def test_batches_of_features_draw_from_all_copies_of_the_right_image() -> None:
     assert copies == {0, 1, 2}
 
 
+def test_the_cells_of_a_detector_are_peaks_where_the_boxes_of_the_shown_images_are() -> None:
+    rng = np.random.default_rng(0)
+    boxes = np.concatenate([rng.uniform(8, 24, (16, 1, 2)), np.full((16, 1, 2), 16)], axis=2).astype(np.float32).round()
+    images = np.zeros((16, 48, 48), np.uint8)
+    for image, ((x, y, width, height),) in zip(images, boxes.astype(int), strict=True):
+        image[y : y + height, x : x + width] = 200
+    split = numbered_split(16)._replace(images=images)
+    recipe = PLAIN._replace(batch_size=8, crop=0.7, flip=True, augment=1.0)
+    for size in (40, 96):  # images smaller than the network's input keep their size
+        (_, (_, cells), _), *_ = batches(images, split, np.arange(16), recipe, seed=1, size=size, boxes=boxes).take(1)
+        assert cells.shape == (8, size // 8, size // 8, 7)
+    stream = batches(images, split, np.arange(16), recipe, seed=1, size=64, boxes=boxes)
+    for pixels, (labels, cells), (weights, ones) in stream.take(2):
+        assert (pixels.shape, cells.shape, ones.numpy().min()) == ((8, 64, 64, 1), (8, 8, 8, 7), 1)
+        np.testing.assert_array_equal(labels, 8 * weights % 2)
+        for image, (y, x) in zip(
+            pixels[..., 0].numpy(), [np.argwhere(one == 1)[0] for one in cells[..., 0].numpy()], strict=True
+        ):
+            middle = np.argwhere(image > image.mean() + 20).mean(axis=0)
+            np.testing.assert_allclose(middle, [8 * y + 4, 8 * x + 4], atol=8)
+
+
 def test_a_large_set_is_shuffled_pool_by_pool_alike_in_memory_and_streamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ import pandas as pd
 import zarr
 
 from pneumonia import UserError, workspace
+from pneumonia.data import image_boxes
+from pneumonia.data.image_boxes import Boxes
 
 IMAGES_PER_CHUNK = 256
 """Images per chunk of the store: 12 MiB at 224 px; 5,856 images are 26 files."""
@@ -90,6 +92,7 @@ class Split(NamedTuple):
         repeats: int16, as the weights: how often an epoch contains the image; 0 = removed by undersampling, or the
             image validates this network.
         image_ids: str (n,).
+        boxes: as `data.image_boxes.read` returns them; None of a source without boxes.
     """
 
     images: npt.NDArray[np.uint8] | Pixels
@@ -97,6 +100,7 @@ class Split(NamedTuple):
     weights: npt.NDArray[np.float32]
     repeats: npt.NDArray[np.int16]
     image_ids: npt.NDArray[Any]
+    boxes: Boxes | None = None
 
 
 def create_store(path: str | Path, attributes: dict[str, Any]) -> zarr.Group:
@@ -163,11 +167,12 @@ def read_split(store: zarr.Group, split: str, *, memory: float | None = None) ->
             None = no limit.
     """
     group = cast(zarr.Group, store[split])
-    arrays = {name: cast(zarr.Array[Any], group[name]) for name in Split._fields}
+    arrays = {name: cast(zarr.Array[Any], group[name]) for name in Split._fields if name != image_boxes.NAME}
     stored = arrays.pop("images")
     limit = math.inf if memory is None else memory * _GIB
     images = Pixels(stored, limit / 2) if stored.nbytes > limit else np.asarray(stored[:])
-    return Split(images, **{name: np.asarray(array[:]) for name, array in arrays.items()})
+    facts = {name: np.asarray(array[:]) for name, array in arrays.items()}
+    return Split(images, **facts)._replace(boxes=image_boxes.read(store, split))
 
 
 def n_networks(store: zarr.Group) -> int:
@@ -216,7 +221,8 @@ def _folds(store: zarr.Group, train: Split) -> Iterator[Split]:
         rows = np.flatnonzero(folds == fold)
         images = train.images.subset(rows) if isinstance(train.images, Pixels) else train.images[rows]
         ones = np.ones(len(rows))
-        yield Split(images, train.labels[rows], ones.astype(np.float32), ones.astype(np.int16), train.image_ids[rows])
+        facts = (train.labels[rows], ones.astype(np.float32), ones.astype(np.int16), train.image_ids[rows])
+        yield Split(images, *facts, None if train.boxes is None else train.boxes[rows])
 
 
 def balance(store: zarr.Group) -> str:

@@ -30,6 +30,9 @@ CORNER, BORDER = 0.35, 0.1
 """Largest sides of a corner, and largest width of a border, that `hide_edges` hides; of the side of the image. The
 letters of the Kermany set lie within 36 of 224 pixels of a corner."""
 
+MIN_VISIBLE = 0.4
+"""Least share of a box that must stay in the image; of an opacity that is mostly cut off the box is dropped."""
+
 
 def shrink(pixels: Any, size: int | None) -> Any:
     """Images at the size of the network that will see them, if that is smaller: distorting them is then cheaper.
@@ -102,18 +105,49 @@ def crop(pixels: Any, size: int | None, *, smallest: float, flip: bool, seed: An
     import tensorflow as tf
 
     n, side = pixels.shape[0], size or pixels.shape[1]
-    draws = tf.random.stateless_uniform((5, n), seed=seed + 3)
+    corners, is_flipped = _crops(n, smallest, seed)
     if smallest < 1:
-        area = smallest + (1 - smallest) * draws[0]
-        # A large part cannot be much longer than wide: it would reach beyond the image.
-        stretch = tf.minimum(CROP_STRETCH, -tf.math.log(area)) * (2 * draws[1] - 1)
-        width, height = tf.sqrt(area * tf.exp(stretch)), tf.sqrt(area * tf.exp(-stretch))
-        left, top = draws[2] * (1 - width), draws[3] * (1 - height)
-        corners = tf.stack([top, left, top + height, left + width], axis=1)
         pixels = tf.image.crop_and_resize(tf.cast(pixels, tf.float32), corners, tf.range(n), (side, side))
     else:
         pixels = shrink(pixels, size)
-    return tf.where((draws[4] < 0.5)[:, None, None, None], tf.reverse(pixels, axis=[2]), pixels) if flip else pixels
+    return tf.where(is_flipped[:, None, None, None], tf.reverse(pixels, axis=[2]), pixels) if flip else pixels
+
+
+def crop_boxes(boxes: Any, *, smallest: float, flip: bool, seed: Any) -> Any:
+    """Where the boxes are in what `crop` makes of the images with the same arguments.
+
+    Args:
+        boxes: float32 tensor (n, k, 4): x, y, width, height as shares of the image. Rows of width 0 are no boxes; NaN
+            stays NaN.
+
+    Returns:
+        float32 tensor (n, k, 4). A box is clipped to the image; one of which too little stays has width 0.
+    """
+    import tensorflow as tf
+
+    corners, is_flipped = _crops(boxes.shape[0], smallest, seed)
+    if smallest < 1:
+        top, left, bottom, right = (one[:, None] for one in tf.unstack(corners, axis=1))
+        across, down = right - left, bottom - top
+        x, y, width, height = tf.unstack(boxes, axis=2)
+        boxes = tf.stack([(x - left) / across, (y - top) / down, width / across, height / down], axis=2)
+    if flip:
+        mirrored = tf.concat([1 - boxes[..., :1] - boxes[..., 2:3], boxes[..., 1:]], axis=2)
+        boxes = tf.where(is_flipped[:, None, None], mirrored, boxes)
+    return _visible(boxes)
+
+
+def _crops(n: int, smallest: float, seed: Any) -> tuple[Any, Any]:
+    """The parts that are kept, (n, 4): top, left, bottom, right, as shares of the image; and whether it is mirrored."""
+    import tensorflow as tf
+
+    draws = tf.random.stateless_uniform((5, n), seed=seed + 3)
+    area = smallest + (1 - smallest) * draws[0]
+    # A large part cannot be much longer than wide: it would reach beyond the image.
+    stretch = tf.minimum(CROP_STRETCH, -tf.math.log(area)) * (2 * draws[1] - 1)
+    width, height = tf.sqrt(area * tf.exp(stretch)), tf.sqrt(area * tf.exp(-stretch))
+    left, top = draws[2] * (1 - width), draws[3] * (1 - height)
+    return tf.stack([top, left, top + height, left + width], axis=1), draws[4] < 0.5
 
 
 def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:
@@ -132,15 +166,9 @@ def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:
 
     if fraction == 0:
         return pixels
-    # Batches are shuffled: the first images are random ones. The others need no computation.
-    batch_size = pixels.shape[0]
-    n = math.ceil(fraction * batch_size)
+    n, amounts = _amounts(pixels.shape[0], fraction, strength, seed)
     unchanged, pixels = pixels[n:], pixels[:n]
-    draws = tf.random.stateless_uniform((15, n), seed=seed, minval=-1.0, maxval=1.0)
-    is_changed = tf.cast((draws[0] + 1) / 2 < fraction * batch_size / n, tf.float32)
-    angle, shift_x, shift_y, zoom, stretch, gamma, contrast, brightness, sharpness, noise, *rectangle = tf.unstack(
-        draws[1:] * is_changed * strength
-    )
+    angle, shift_x, shift_y, zoom, stretch, gamma, contrast, brightness, sharpness, noise, *rectangle = amounts
     moved = _move(pixels, angle, shift_x, shift_y, zoom, stretch)
     # An exponential and a logarithm take a third of the time of a power.
     corrected = 255.0 * tf.exp(_per_image(tf.exp(gamma * MAX_GAMMA)) * tf.math.log(tf.maximum(moved, 1e-6) / 255.0))
@@ -152,6 +180,57 @@ def distort(pixels: Any, *, fraction: float, strength: float, seed: Any) -> Any:
     noisy = sharpened + grain * _per_image(noise * MAX_NOISE)
     changed = tf.clip_by_value(_erase(noisy, mean, *rectangle), 0.0, 255.0)
     return tf.concat([changed, unchanged], axis=0)
+
+
+def distort_boxes(boxes: Any, *, fraction: float, strength: float, seed: Any) -> Any:
+    """Where the boxes are in what `distort` makes of square images with the same arguments.
+
+    The new box encloses the ellipse in the old one: opacities are round, and a box around a turned box would grow.
+
+    Args:
+        boxes: as of `crop_boxes`.
+
+    Returns:
+        As `crop_boxes`.
+    """
+    import tensorflow as tf
+
+    if fraction == 0:
+        return boxes
+    n, (angle, shift_x, shift_y, zoom, stretch, *_) = _amounts(boxes.shape[0], fraction, strength, seed)
+    a, b, d, e = (one[:, None] for one in _turned(angle, zoom, stretch))
+    x, y, width, height = tf.unstack(boxes[:n], axis=2)
+    # From the middle of the image, back through the map of `_move`.
+    x_in = x + width / 2 - 0.5 - shift_x[:, None] * MAX_SHIFT
+    y_in = y + height / 2 - 0.5 - shift_y[:, None] * MAX_SHIFT
+    determinant = a * e + b * d
+    x_out, y_out = (e * x_in + b * y_in) / determinant + 0.5, (a * y_in - d * x_in) / determinant + 0.5
+    across = tf.sqrt((e * width) ** 2 + (b * height) ** 2) / determinant
+    down = tf.sqrt((d * width) ** 2 + (a * height) ** 2) / determinant
+    moved = tf.stack([x_out - across / 2, y_out - down / 2, across, down], axis=2)
+    return tf.concat([_visible(moved), boxes[n:]], axis=0)
+
+
+def _amounts(batch_size: int, fraction: float, strength: float, seed: Any) -> tuple[int, list[Any]]:
+    """How many images, the first of the batch, are distorted, and the amounts of each kind, (n,)."""
+    import tensorflow as tf
+
+    # Batches are shuffled: the first images are random ones. The others need no computation.
+    n = math.ceil(fraction * batch_size)
+    draws = tf.random.stateless_uniform((15, n), seed=seed, minval=-1.0, maxval=1.0)
+    is_changed = tf.cast((draws[0] + 1) / 2 < fraction * batch_size / n, tf.float32)
+    return n, tf.unstack(draws[1:] * is_changed * strength)
+
+
+def _visible(boxes: Any) -> Any:
+    """Boxes clipped to the image; of width 0 where less than `MIN_VISIBLE` of their area is in it; NaN stays."""
+    import tensorflow as tf
+
+    start = tf.clip_by_value(boxes[..., :2], 0.0, 1.0)
+    sides = tf.clip_by_value(boxes[..., :2] + boxes[..., 2:], 0.0, 1.0) - start
+    stays = tf.reduce_prod(sides, axis=2) >= MIN_VISIBLE * tf.reduce_prod(boxes[..., 2:], axis=2)
+    clipped = tf.concat([start, sides * tf.cast(stays, tf.float32)[..., None]], axis=2)
+    return tf.where(tf.math.is_finite(boxes), clipped, boxes)
 
 
 def mixup(pixels: Any, labels: Any, weights: Any, *, alpha: float, seed: Any) -> tuple[Any, Any, Any]:
@@ -196,10 +275,7 @@ def _move(pixels: Any, angle: Any, shift_x: Any, shift_y: Any, zoom: Any, stretc
 
     height, width = pixels.shape[1], pixels.shape[2]
     # Output-to-input map about the centre: x' = a x - b y + c, y' = d x + e y + f.
-    radians, scale, aspect = angle * (MAX_ROTATION * np.pi / 180), 1 + zoom * MAX_ZOOM, tf.exp(stretch * MAX_STRETCH)
-    across, down = scale * tf.sqrt(aspect), scale / tf.sqrt(aspect)
-    a, b = tf.cos(radians) * across, tf.sin(radians) * down
-    d, e = tf.sin(radians) * across, tf.cos(radians) * down
+    a, b, d, e = _turned(angle, zoom, stretch)
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     c = centre_x - a * centre_x + b * centre_y + shift_x * (MAX_SHIFT * width)
     f = centre_y - d * centre_x - e * centre_y + shift_y * (MAX_SHIFT * height)
@@ -212,6 +288,15 @@ def _move(pixels: Any, angle: Any, shift_x: Any, shift_y: Any, zoom: Any, stretc
         fill_mode="CONSTANT",
         fill_value=0.0,
     )
+
+
+def _turned(angle: Any, zoom: Any, stretch: Any) -> tuple[Any, Any, Any, Any]:
+    """The map of `_move` without its shifts: a, b, d, e, (n,) each."""
+    import tensorflow as tf
+
+    radians, scale, aspect = angle * (MAX_ROTATION * np.pi / 180), 1 + zoom * MAX_ZOOM, tf.exp(stretch * MAX_STRETCH)
+    across, down = scale * tf.sqrt(aspect), scale / tf.sqrt(aspect)
+    return tf.cos(radians) * across, tf.sin(radians) * down, tf.sin(radians) * across, tf.cos(radians) * down
 
 
 def _blurred(pixels: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia import UserError
-from pneumonia.models import backbones, efficientnet
+from pneumonia.models import backbones, detector, efficientnet
 
 _DROPOUT = {"low": 0.0, "high": 0.4}
 _DEFAULTS = {"learning_rate": 0.001, "dropout": 0.15}
@@ -49,7 +49,8 @@ class Model(NamedTuple):
         weights_urls: published ImageNet weights, one file for each backbone; empty without a backbone.
         source: origin of the architecture, and its published results.
         blocks: of the backbone, from input to output: the units of unfreezing and of the layer-wise learning rate. A
-            name of a layer, or, with `_` at the end, the prefix of several.
+            name of a layer, or, with `_` at the end, the prefix of several. Without a backbone only rows of
+            the summary.
         branches: prefixes of the layer names of parallel backbones.
         defaults: values of training that are not in params.yaml; `head_learning_rate` is that of the epochs in which
             only the head learns.
@@ -173,6 +174,11 @@ def _fusion(size: int, weights: tuple[str, ...], dropout: float) -> Any:
     return _classifier("fusion", pixels, x)
 
 
+def _detector(size: int, weights: tuple[str, ...], dropout: float) -> Any:
+    pixels, x = _input(size)
+    return _classifier("detector", pixels, detector.layers_of(_standardised(x), dropout))
+
+
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _MOBILENET_V2 = f"{_APPLICATIONS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 _DENSENET = f"{_APPLICATIONS}/densenet/densenet{{depth}}_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -276,6 +282,15 @@ MODELS = {
         branches=("mobilenet_", "densenet_"),
         defaults=_FINE_TUNED_DEFAULTS,
         space={key: _FINE_TUNED_SPACE[key] for key in ("head_learning_rate", "dropout")},  # the backbones never learn
+    ),
+    "detector": Model(
+        build=_detector,
+        size=192,
+        explain="pyramid_relu",  # 24x24 cells
+        weights_urls=(),
+        source="single-shot detector with squeeze-and-excitation blocks, see `models.detector`; multi-task as of "
+        "Gabruseva et al. (2020), arXiv:2005.13899",
+        blocks=detector.BLOCKS,
     ),
 }
 

@@ -92,6 +92,15 @@ def _rsqrt(graph: Any, node: Any, result: str, slopes: str) -> str:
     return _node(graph, "Mul", [_node(graph, "Mul", [cube, slopes]), _constant(graph, -0.5)])
 
 
+def _sigmoid(graph: Any, node: Any, result: str, slopes: str) -> str:
+    rest = _node(graph, "Sub", [_constant(graph, 1), result])
+    return _node(graph, "Mul", [_node(graph, "Mul", [result, rest]), slopes])
+
+
+def _softplus(graph: Any, node: Any, slopes: str, features: str) -> str:
+    return _node(graph, "Mul", [_node(graph, "Sigmoid", [features]), slopes])
+
+
 def _max_pool(graph: Any, node: Any, pixels: str, pooled: str, slopes: str) -> str:
     """Each slope goes to the place of the maximum of its window.
 
@@ -211,6 +220,8 @@ HANDLERS = {
     "ReluGrad": _handler(_relu),
     "Relu6Grad": _handler(_relu6),
     "RsqrtGrad": _handler(_rsqrt),
+    "SigmoidGrad": _handler(_sigmoid),
+    "SoftplusGrad": _handler(_softplus),
     "MaxPoolGrad": _handler(_max_pool),
     "AvgPoolGrad": _handler(_average_pool),
     "Conv2DBackpropInput": _handler(_convolution),

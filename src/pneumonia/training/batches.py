@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumonia.data import store
+from pneumonia.data.image_boxes import Boxes
 from pneumonia.data.store import Split
 from pneumonia.images import augmentation
-from pneumonia.models import runtime
+from pneumonia.models import detector, runtime
 from pneumonia.training.recipe import Recipe
 
 POOL_BYTES = 2**30
@@ -36,6 +37,7 @@ def batches(
     seed: int,
     size: int | None = None,
     first_epoch: int = 0,
+    boxes: Boxes | None = None,
 ) -> Any:
     """An endless tf.data stream of training batches.
 
@@ -49,18 +51,21 @@ def batches(
         recipe: batch size, augmentation and mixup.
         seed: the same seed gives the same batches.
         first_epoch: number of epochs to skip; the batches after them are the same as without the skip.
+        boxes: of the split, for a detector; they move with the pixels. None = no boxes.
 
     Returns:
         tf.data.Dataset of (float32 (batch, size, size, 1) 0-255 or (batch, d), float32 (batch, 1),
-        float32 (batch, 1)): pixels or features, labels, weights.
+        float32 (batch, 1)): pixels or features, labels, weights. With boxes labels and weights are pairs: those of the
+        image, and what `detector.encode` makes of the boxes with weights of 1.
     """
     import tensorflow as tf
 
     # Constants on purpose out of the graph: a captured uint8 array is shared, not copied.
     labels, weights = split.labels.astype(np.float32), split.weights
     features = images.dtype == np.float32
+    shares = np.zeros((len(labels), 0, 4), np.float32) if boxes is None else boxes / np.float32(split.images.shape[1])
 
-    def generate() -> Iterator[tuple[Any, Any, Any, Any]]:
+    def generate() -> Iterator[tuple[Any, Any, Any, Any, Any]]:
         rng, step = np.random.default_rng(seed), 0
         turn = np.random.default_rng((seed, 1)).integers(len(images), size=images.shape[1]) if features else None
         for epoch in itertools.count():
@@ -72,20 +77,25 @@ def batches(
                         inputs = images[(turn[batch] + epoch) % len(images), batch]
                     else:
                         inputs = images[batch][..., None]
-                    yield inputs, labels[batch, None], weights[batch, None], np.int64(step)
+                    yield inputs, labels[batch, None], weights[batch, None], shares[batch], np.int64(step)
                 step += 1
 
     signature = (
         tf.TensorSpec((recipe.batch_size, *(images.shape[2:] if features else (*images.shape[1:], 1))), images.dtype),
         tf.TensorSpec((recipe.batch_size, 1), tf.float32),
         tf.TensorSpec((recipe.batch_size, 1), tf.float32),
+        tf.TensorSpec((recipe.batch_size, *shares.shape[1:]), tf.float32),
         tf.TensorSpec((), tf.int64),
     )
 
-    def augmented(inputs: Any, label: Any, weight: Any, step: Any) -> tuple[Any, Any, Any]:
+    def augmented(inputs: Any, label: Any, weight: Any, places: Any, step: Any) -> tuple[Any, Any, Any]:
         draw = tf.stack([np.int64(seed), step])
         if not features:
             inputs = augment(inputs, size, recipe, seed=draw)
+        if boxes is not None:
+            side = (size or inputs.shape[1]) // detector.STRIDE  # the network enlarges small images
+            cells = detector.encode(augment_boxes(places, recipe, seed=draw), side)
+            return inputs, (label, cells), (weight, tf.ones_like(weight))
         return augmentation.mixup(inputs, label, weight, alpha=recipe.mixup, seed=draw)
 
     stream = tf.data.Dataset.from_generator(generate, output_signature=signature)
@@ -108,6 +118,12 @@ def augment(pixels: Any, size: int | None, recipe: Recipe, *, seed: Any) -> Any:
     seen = augmentation.hide_edges(pixels, fraction=recipe.hide_edges, seed=seed)
     cropped = augmentation.crop(seen, size, smallest=recipe.crop, flip=recipe.flip, seed=seed)
     return augmentation.distort(cropped, fraction=recipe.augment, strength=recipe.strength, seed=seed)
+
+
+def augment_boxes(boxes: Any, recipe: Recipe, *, seed: Any) -> Any:
+    """Where `augment`, with the same recipe and seed, leaves boxes: float32 tensor (n, k, 4), shares of the image."""
+    cropped = augmentation.crop_boxes(boxes, smallest=recipe.crop, flip=recipe.flip, seed=seed)
+    return augmentation.distort_boxes(cropped, fraction=recipe.augment, strength=recipe.strength, seed=seed)
 
 
 def epoch_order(rows: npt.NDArray[np.intp], images: Any, rng: np.random.Generator) -> npt.NDArray[np.intp]:

@@ -49,6 +49,7 @@ class Recipe(NamedTuple):
         copies: versions of each train image with different distortions; these epochs use their features in turn.
         unfreeze: share of the backbone's blocks, from the top, that learn after these epochs, 0-1.
         layer_decay: factor of the learning rate from each block of the backbone to the block below it, 0-1.
+        box_weight: factor of the loss of the boxes, beside that of the image; only of a detector.
     """
 
     batch_size: int
@@ -67,6 +68,7 @@ class Recipe(NamedTuple):
     copies: int
     unfreeze: float
     layer_decay: float
+    box_weight: float
 
     def with_values(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe with those of the values that are its fields, such as what a search found."""
