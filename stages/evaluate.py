@@ -27,6 +27,8 @@ def main() -> None:
         full["robustness"] = evaluate.robustness(evaluate.validated(model, store, memory=memory))
         audit = full["stress"] = evaluate.audit(model, store, splits, level=settings.evaluate.level, memory=memory)
         curves = evaluate.curves(predictions, headline["threshold"], level=settings.evaluate.level, target=target)
+        found = evaluate.detection(model, store, splits, level=settings.evaluate.level, memory=memory)
+        full |= found.figures
         points = evaluate.operating_points(full)
         elsewhere, judged = evaluate.external(model, outside, films, full, store, memory=memory)
         full |= judged  # when all else is decided
@@ -34,7 +36,7 @@ def main() -> None:
         tables.write_table(elsewhere, REPORTS_DIR / "external_predictions.csv")
         tables.write_json(headline, REPORTS_DIR / "metrics.json")
         tables.write_json(full, REPORTS_DIR / "evaluation.json")
-        for name, table in {**curves, "operating_points": points}.items():
+        for name, table in {**curves, **found.curves, "operating_points": points}.items():
             tables.write_table(table, REPORTS_DIR / "plots" / f"{name}.csv")
         test, heading, names = full["youden"]["test"], f"{title(settings)}, test", target.classes
         after = full["youden"]["calibrated"]["test"]
@@ -47,16 +49,12 @@ def main() -> None:
             "decision_curve": plots.decision_curve(curves["decision_curve"], test, heading, names),
             "confusion": plots.confusion(curves["confusion"], heading, names),
             "stress": plots.stress(audit, heading),
+            **plots.boxes(*found, heading),
         }
+        of_lungs = (lung_boxes.all_origins(store), lung_boxes.problems(store), partial(lung_boxes.picture, store))
+        around_lungs = stored_preparation(store)["aspect"] == "lungs"
         found_lungs.write(
-            REPORTS_DIR / "lungs.html",
-            splits,
-            lung_boxes.all_origins(store),
-            lung_boxes.problems(store),
-            partial(lung_boxes.picture, store),
-            origin(settings),
-            around_lungs=stored_preparation(store)["aspect"] == "lungs",
-            target=target,
+            REPORTS_DIR / "lungs.html", splits, *of_lungs, origin(settings), around_lungs=around_lungs, target=target
         )
         runs.log_file(REPORTS_DIR / "lungs.html")
         runs.log_metrics(evaluate.metrics(full))

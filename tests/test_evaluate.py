@@ -12,14 +12,14 @@ import zarr
 from numpy.typing import NDArray
 
 from pneumonia import UserError, evaluate
-from pneumonia.data import lung_boxes, phantom, shortcuts, tables
+from pneumonia.data import image_boxes, lung_boxes, phantom, shortcuts, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import Pixels, Split, _read_chunk, create_split, create_store, open_store, read_split
 from pneumonia.data.targets import TARGETS
 from pneumonia.images import geometry, stress
 from pneumonia.metrics import calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval
-from pneumonia.models import ensembles, runtime, scoring
+from pneumonia.models import detector, ensembles, runtime, scoring
 from tests.test_pipeline import drawn_fields, template_fields
 
 SIZE = 8
@@ -1026,3 +1026,53 @@ def test_the_audit_sees_patients_not_images(tmp_path: Path) -> None:
     splits = pd.DataFrame({"image_id": ids, "patient_id": patients, "width": 20, "height": 20})
     by_patient = evaluate.audit(brightness_model(), store, splits, level=0.95)["auc"]["clean"]
     assert by_patient["auc_low"] < audit(store)["auc"]["clean"]["auc_low"]
+
+
+def test_boxes_are_judged_on_test_at_a_score_that_validation_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each opacity is found; a false alarm with a lower score is in each image."""
+    truth, alarm = [1.0, 2, 3, 4], [0, 0, 1.0, 1]
+    splits = make_splits()
+    make_store(tmp_path / "s", splits)
+    store = zarr.open_group(tmp_path / "s", mode="r+")
+    for name in tables.SPLITS:
+        part = splits[splits["split"] == name]
+        boxes_of = {one: np.array([truth]) for one in part.loc[part["label"] == 1, "image_id"][1:]}  # one is not known
+        image_boxes.write(store, name, image_boxes.stacked(list(part["image_id"]), part["label"].to_numpy(), boxes_of))
+    scores = {"val": [0.6, 0.2], "test": [0.7, 0.3]}
+    turn = iter(scores.values())
+
+    def find(model: Any, images: NDArray) -> list[tuple[NDArray, NDArray]]:
+        high, low = next(turn)
+        is_positive = np.asarray(images)[:, 0, 0].astype(int) // 8 // 3 % 2 == 1
+        return [
+            (np.array([truth, alarm] if one else [alarm]), np.array([high, low] if one else [low]))
+            for one in is_positive
+        ]
+
+    monkeypatch.setattr(detector, "is_detector", lambda model: True)
+    monkeypatch.setattr(detector, "find", find)
+    found = evaluate.detection(None, store, splits, level=0.95, n_films=3)
+    figures = found.figures["detection"]
+    assert figures["threshold"] == 0.6
+    assert figures["val"] == {"rsna_map": 1, "ap50": 1}
+    assert (figures["n_unknown"], figures["n"], figures["n_boxes"], figures["n_shown"]) == (1, 9, 4, 4)
+    assert (figures["rsna_map"], figures["rsna_map_low"], figures["ap50"]) == (1, 1, 1)
+    assert [row["sensitivity"] for row in figures["froc"]] == [1] * 7
+    assert set(found.curves) == {"boxes_precision_recall", "boxes_froc"}
+    assert [len(film.boxes) for _, film, _ in found.films] == [1, 1, 1]
+    _, full = judge(predictions())
+    full |= {"robustness": {"clean": 0.9, "mean": 0.8}, "stress": {"auc": {}, "verdict": "v"}, **found.figures}
+    assert set(evaluate.metrics(full)["detection"]) >= {"rsna_map", "ap50", "threshold"}
+    assert "1.000" in next(line for line in evaluate.summary(full) if "boxes of 9" in line)
+
+
+def test_a_network_without_boxes_and_a_store_without_boxes_have_no_such_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = make_splits()
+    store = make_store(tmp_path / "s", splits)
+    assert evaluate.detection(brightness_model(), store, splits, level=0.95) == ({}, {}, [])
+    monkeypatch.setattr(detector, "is_detector", lambda model: True)
+    assert evaluate.detection(None, store, splits, level=0.95) == ({}, {}, [])

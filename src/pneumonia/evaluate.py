@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pandas as pd
 import zarr
 
 from pneumonia import UserError
-from pneumonia.data import lung_boxes, tables
+from pneumonia.data import image_boxes, lung_boxes, tables
 from pneumonia.data.store import (
     Pixels,
     Split,
@@ -26,10 +26,10 @@ from pneumonia.data.store import (
 )
 from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.images import geometry, stress
-from pneumonia.metrics import calibration, decisions, ranking
+from pneumonia.metrics import boxes, calibration, decisions, ranking
 from pneumonia.metrics.report import bootstrap_interval, classification_report
 from pneumonia.metrics.text import format_with_interval
-from pneumonia.models import ensembles, scoring
+from pneumonia.models import detector, ensembles, scoring
 
 HEADLINE = {
     "val": ("auc",),
@@ -263,6 +263,82 @@ def external(
     return pd.concat(parts[1:] or parts, ignore_index=True), {"external": figures} if figures else {}
 
 
+class Found(NamedTuple):
+    """What a detector found; empty for another network.
+
+    Attributes:
+        figures: `detection` of `evaluation.json`: `threshold`, the least score of a box, chosen on validation; of `val`
+            `rsna_map` and `ap50`; of test what `boxes.detection_report` returns; `n_unknown`: test images whose boxes
+            are not known, which are left out.
+        curves: `boxes_precision_recall` and `boxes_froc`, of test.
+        films: the test images with known boxes, those with the lowest score of the challenge first: the prepared image,
+            its boxes at the threshold, and its name.
+    """
+
+    figures: dict[str, Any]
+    curves: dict[str, pd.DataFrame]
+    films: list[tuple[npt.NDArray[np.uint8], boxes.Film, str]]
+
+
+def detection(
+    model: Any,
+    store: zarr.Group,
+    splits: pd.DataFrame,
+    *,
+    level: float,
+    n_films: int = 12,
+    memory: float | None = None,
+) -> Found:
+    """Evaluate the boxes of a detector.
+
+    Args:
+        model: trained.
+        store: the image store.
+        splits: as `rebalance` wrote it, for the patient identifiers.
+        level: of the intervals, by patient.
+        n_films: images that are returned.
+        memory: as in `store.read_split`.
+    """
+    if not detector.is_detector(model):
+        return Found({}, {}, [])
+    val = [
+        film for network, split in validated(model, store, memory=memory) for film in _films(network, split).values()
+    ]
+    test = read_split(store, "test", memory=memory)
+    films = _films(model, test)
+    of_test, rows = list(films.values()), list(films)
+    if not all(any(len(film.truth) for film in part) for part in (val, of_test)):
+        return Found({}, {}, [])
+    threshold = tables.rounded(boxes.best_threshold(val)) if any(len(film.scores) for film in val) else 1.0
+    shown = boxes.above(of_test, threshold)
+    patients = splits.set_index("image_id")["patient_id"].loc[test.image_ids[rows]].to_numpy()
+    figures = {
+        "threshold": threshold,
+        "val": {"rsna_map": boxes.rsna_map(boxes.above(val, threshold)), "ap50": boxes.average_precision(val)},
+        **boxes.detection_report(shown, of_test, groups=patients, level=level),
+        "n_unknown": len(test.labels) - len(rows),
+    }
+    recall, precision, score = boxes.precision_recall(of_test)
+    curves = {
+        "boxes_precision_recall": pd.DataFrame({"recall": recall, "precision": precision, "score": score}),
+        "boxes_froc": pd.DataFrame(boxes.froc(of_test)._asdict()),
+    }
+    order = np.argsort([boxes.rsna_score(film) for film in shown], kind="stable")[
+        :n_films
+    ]  # NaN, nothing to find, last
+    worst = [(np.asarray(test.images[rows[at]]), shown[at], str(test.image_ids[rows[at]])) for at in order]
+    return Found({"detection": figures}, curves, worst)
+
+
+def _films(model: Any, split: Split) -> dict[int, boxes.Film]:
+    """Row -> boxes of the images of a split whose boxes are known, in pixels of the store."""
+    if split.boxes is None:
+        return {}
+    found = detector.find(model, split.images)
+    known = np.flatnonzero(image_boxes.are_known(split.boxes)).tolist()
+    return {row: boxes.Film(image_boxes.of_image(split.boxes, row), *found[row]) for row in known}
+
+
 def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:
     """A short table: test figures at each operating point, before and after calibration.
 
@@ -305,6 +381,7 @@ def metrics(full: Mapping[str, Any]) -> dict[str, Any]:
         "calibrated": youden["calibrated"]["test"],
         "robustness": full["robustness"],
         "stress": {name: part["auc"] for name, part in full["stress"]["auc"].items()},
+        **({"detection": _shares(full["detection"])} if "detection" in full else {}),
         **{f"external_{name}": _shares(part) for name, part in full.get("external", {}).items()},
     }
 
@@ -343,6 +420,12 @@ def summary(full: Mapping[str, Any], target: Target = PNEUMONIA) -> list[str]:
         f"n = {part['n']} ({part['n_positive']} {target.positive})"
         for name, part in full.get("external", {}).items()
     ]
+    if found := full.get("detection"):
+        lines.append(
+            f"boxes of {found['n']} test images: metric of the RSNA challenge "
+            f"{format_with_interval(found, 'rsna_map')} with boxes from score {found['threshold']:.3f}, average "
+            f"precision {format_with_interval(found, 'ap50')}"
+        )
     return [*lines, str(full["stress"]["verdict"]), *outside]
 
 

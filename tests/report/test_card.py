@@ -198,6 +198,27 @@ def pairs(facts: dict[str, Any], **changes: Any) -> dict[str, str]:
     return dict(row for _, *rows in card_tables(facts, **changes) for row in rows if len(row) == 2)
 
 
+def test_a_detector_has_its_boxes_on_the_card(facts: dict[str, Any]) -> None:
+    froc = [{"false_positives": 0.125, "sensitivity": 0.25, "sensitivity_low": 0.2, "sensitivity_high": 0.31}]
+    detection = {
+        "n": 90,
+        "n_boxes": 40,
+        "n_shown": 33,
+        "n_unknown": 10,
+        "threshold": 0.4567,
+        "froc": froc,
+        "ap50": 0.75,
+    }
+    evaluation = facts["evaluation"] | {"detection": detection}
+    text = " ".join(rendered(facts, evaluation=evaluation).text.split())
+    assert "On 90 test images with 40 boxes; of 10 more, boxes are not known." in text
+    assert "at least 0.457, chosen on validation: 33." in text
+    assert "average precision at an overlap of .5 0.750" in text
+    assert "boxes found at 0.125 false alarms per image 0.250 [0.200, 0.310]" in text
+    assert "metric of the RSNA challenge" not in text, "it is not in this report"
+    assert "Boxes" not in [line.strip() for line in rendered(facts).text.splitlines()]
+
+
 def test_figures_and_facts_are_those_of_the_reports(facts: dict[str, Any]) -> None:
     text = " ".join(rendered(facts).text.split())
     test = facts["evaluation"]["youden"]["test"]

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pneumonia.metrics.boxes import Film
 from pneumonia.report import plots
 
 TITLE = "compact on phantom (synthetic)"
@@ -516,3 +517,26 @@ def test_the_stress_plot_has_a_point_and_an_interval_for_each_change() -> None:
     assert points == [0.55, 0.8, 0.9]
     assert "n = 80" in axes.get_title()
     assert axes.get_xlim()[0] < 0.4
+
+
+def test_figures_of_boxes_show_the_interval_the_rates_and_both_kinds_of_boxes() -> None:
+    froc = [
+        {"false_positives": rate, "sensitivity": 0.5, "sensitivity_low": 0.4, "sensitivity_high": 0.7}
+        for rate in (1, 2)
+    ]
+    report = {"n": 9, "n_boxes": 4, "ap50": 0.5, "ap50_low": 0.3, "ap50_high": 0.8, "froc": froc}
+    curves = {
+        "boxes_precision_recall": pd.DataFrame({"recall": [0.5, 1], "precision": [1, 0.5]}),
+        "boxes_froc": pd.DataFrame({"false_positives": [0, 2.0], "sensitivity": [0.5, 1]}),
+    }
+    film = Film(np.array([[2.0, 3, 4, 5]]), np.array([[1.0, 1, 2, 2], [8, 8, 3, 3]]), np.array([0.9, 0.25]))
+    figures = plots.boxes({"detection": report}, curves, [(GRAY_IMAGE, film, "$a")], TITLE)
+    assert set(figures) == {"boxes_precision_recall", "boxes_froc", "boxes"}
+    assert figures["boxes_precision_recall"].legends[0].get_texts()[0].get_text() == "AP 0.500 [0.300, 0.800]"
+    assert "n = 9, 4 boxes" in figures["boxes_froc"].axes[0].get_title()
+    assert [text.get_text() for text in figures["boxes_froc"].axes[0].get_xticklabels()] == ["1", "2"]
+    patches = [one for one in figures["boxes"].axes[0].patches if isinstance(one, Rectangle)]
+    assert [one.get_xy() for one in patches] == [(1.5, 2.5), (0.5, 0.5), (7.5, 7.5)]
+    assert len({to_hex(one.get_edgecolor()) for one in patches}) == 2
+    assert [text.get_text() for text in figures["boxes"].axes[0].texts] == ["0.90", "0.25"]
+    assert plots.boxes({}, {}, [], TITLE) == {}

@@ -108,6 +108,7 @@ _PICTURES = {
     "performance": {"roc": "ROC curve", "confusion": "Decisions at the Youden threshold"},
     "calibration": {"calibration": "Reliability", "decision_curve": "Decision curve"},
     "stress": {"stress": "AUC of changed test images"},
+    "boxes": {"boxes": "Films with the lowest score of the challenge", "boxes_froc": "Boxes found"},
 }
 
 
@@ -143,7 +144,7 @@ def sections(
         settings: the parts of params.yaml that affect the result, with `preprocess`.
         network: origin of the architecture.
         source: of the data: `title, licence, citation, patients, reference_standard, public_test, synthetic`.
-        pictures: under `performance`, `calibration`, `stress`, `saliency` and `failures`.
+        pictures: under `performance`, `calibration`, `boxes`, `stress`, `saliency` and `failures`.
         unusual: source of an external test -> `unusual`, the share of its images, with its interval.
         target: what the model tells apart.
     """
@@ -208,6 +209,7 @@ def sections(
                 *pictures.get("calibration", ()),
             ],
         ),
+        *([_boxes(evaluation["detection"], pictures)] if "detection" in evaluation else []),
         *([_external(outside, unusual or {}, target)] if outside else []),
         _subgroups(evaluation, target),
         _failures(test, wrong, pictures, target),
@@ -451,6 +453,26 @@ def _counts(test: Mapping[str, Any]) -> list[tuple[str, str]]:
     if n_predicted_negative:
         rows.append(("negative predictive value", f"{true_negatives / n_predicted_negative:.3f}"))
     return rows
+
+
+def _boxes(detection: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Section:
+    rows = [
+        (f"boxes found at {row['false_positives']:g} false alarms per image", format_with_interval(row, "sensitivity"))
+        for row in detection["froc"]
+        if "sensitivity" in row
+    ]
+    figures = {"metric of the RSNA challenge": "rsna_map", "average precision at an overlap of .5": "ap50"}
+    rows = [*((label, format_with_interval(detection, name)) for label, name in figures.items()), *rows]
+    unknown = f"; of {detection['n_unknown']} more, boxes are not known" if detection["n_unknown"] else ""
+    return Section(
+        "Boxes",
+        [
+            f"On {detection['n']} test images with {detection['n_boxes']} boxes{unknown}. Shown are boxes with a score "
+            f"of at least {detection['threshold']:.3f}, chosen on validation: {detection['n_shown']}.",
+            Table(("", ""), [row for row in rows if row[1]], "Overlap is intersection over union."),
+            *pictures.get("boxes", ()),
+        ],
+    )
 
 
 def _external(outside: Mapping[str, Any], unusual: Mapping[str, Mapping[str, float]], target: Target) -> Section:

@@ -613,11 +613,74 @@ def _overlay(panel: Any, values: npt.NDArray[np.float32]) -> Any:
     return panel.imshow(values, cmap="inferno", alpha=np.clip(values, 0, 1) * 0.7, vmin=0, vmax=1)
 
 
-def _outlines(panel: Any, boxes: npt.NDArray[np.float64], lungs: npt.NDArray[np.bool_] | None) -> None:
+def boxes(
+    figures: Mapping[str, Any],
+    curves: Mapping[str, pd.DataFrame],
+    films: Sequence[tuple[npt.NDArray[np.uint8], Any, str]],
+    title: str,
+) -> dict[str, Figure]:
+    """The figures of a detector, by the names of their files; none of another network.
+
+    Args:
+        figures: `detection` of `evaluation.json`, as a value of this key.
+        curves, films: as in `evaluate.Found`.
+        title: of the run and the split.
+    """
+    if not figures:
+        return {}
+    report = figures["detection"]
+    title = f"{title}\nn = {report['n']}, {report['n_boxes']} boxes; a hit overlaps by half of the union"
+    with _figure("recall: share of the boxes that are found", "precision", title) as (pr, axes):
+        curve = curves["boxes_precision_recall"]
+        axes.plot(curve["recall"], curve["precision"], color=BLUE, label=f"AP {format_with_interval(report, 'ap50')}")
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        _legend(pr)
+    with _figure("false alarms per image", "share of the boxes that are found", title) as (froc, axes):
+        curve = curves["boxes_froc"]
+        axes.step(curve["false_positives"], curve["sensitivity"], where="post", color=BLUE)
+        points = pd.DataFrame(report["froc"])
+        if "sensitivity" in points:
+            ends = [
+                points["sensitivity"] - points["sensitivity_low"],
+                points["sensitivity_high"] - points["sensitivity"],
+            ]
+            axes.errorbar(points["false_positives"], points["sensitivity"], yerr=ends, fmt="o", color=ORANGE, ms=4)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(points["false_positives"], [f"{one:g}" for one in points["false_positives"]])
+        axes.set_xlim(0.1, 9)
+        axes.set_ylim(0, 1.02)
+    return {"boxes_precision_recall": pr, "boxes_froc": froc, "boxes": _boxes_sheet(films, title.partition("\n")[0])}
+
+
+def _boxes_sheet(films: Sequence[tuple[npt.NDArray[np.uint8], Any, str]], title: str) -> Figure:
+    """Images with their true and their predicted boxes."""
+    columns = min(6, len(films))
+    rows = -(-len(films) // columns)
+    with plt.rc_context(_STYLE | _FIXED):
+        figure, axes = plt.subplots(rows, columns, figsize=(max(6, 2 * columns), 2.3 * rows + 0.6), squeeze=False)
+        figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.86, wspace=0.03, hspace=0.16)
+        figure.suptitle(f"{title}: lowest score of the challenge first; green: true, orange: predicted", size=10)
+        for panel in axes.flat:
+            panel.set_axis_off()
+        for panel, (image, film, name) in zip(axes.flat, films, strict=False):
+            _picture(panel, image)
+            _outlines(panel, film.truth, None)
+            _outlines(panel, film.boxes, None, "#ff9933")
+            for (x, y, *_), score in zip(film.boxes, film.scores, strict=True):
+                panel.text(x + 2, y + 2, f"{score:.2f}", color="#ff9933", size=6, va="top")
+            panel.set_title(textwrap.fill(_short(name), 24), size=7, parse_math=False)
+    plt.close(figure)
+    return figure
+
+
+def _outlines(
+    panel: Any, boxes: npt.NDArray[np.float64], lungs: npt.NDArray[np.bool_] | None, colour: str = "#66ff66"
+) -> None:
     for x, y, width, height in boxes:
         # `imshow` has pixel centres at integers; boxes start at the corner of the first pixel.
         corner = (x - 0.5, y - 0.5)
-        panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#66ff66", linewidth=1.2))
+        panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=1.2))
     if lungs is not None and lungs.any():
         panel.contour(lungs, [0.5], colors="#66ccff", linewidths=0.6)
 
