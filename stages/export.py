@@ -53,6 +53,7 @@ def main() -> None:
         export.write(folder, network, content, maps)
         exported = Predictor(folder)
         difference = export.require_same_scores(exported, val.images, scores, options.max_difference)
+        export.require_same_boxes(exported, model, val.images)
         runs.tag(predictor_digest=exported.digest, weights=record["weights"], data_digest=record["data_digest"])
         unusual = {f"external_{name}": {"unusual": part["unusual"]} for name, part in elsewhere.items()}
         runs.log_metrics({"export": {"max_difference": difference}, **unusual})

@@ -20,7 +20,7 @@ from pneumonia import UserError, export, inference, workspace
 from pneumonia.data.store import create_split, create_store
 from pneumonia.images import geometry
 from pneumonia.metrics import decisions
-from pneumonia.models import ensembles, networks, runtime, scoring
+from pneumonia.models import detector, ensembles, networks, runtime, scoring
 from pneumonia.models.predictor import Predictor, facts_digest
 from pneumonia.saliency import conversion, methods
 from pneumonia.saliency import network as saliency
@@ -60,6 +60,29 @@ def test_the_onnx_network_gives_the_scores_of_the_keras_network(name: str) -> No
 def test_an_ensemble_is_one_network() -> None:
     runtime.start_keras(1)
     check(ensembles.ensemble([networks.create_model("shallow", size=32) for _ in range(2)]))
+
+
+def test_the_onnx_network_of_a_detector_holds_its_boxes(tmp_path: Path) -> None:
+    runtime.start_keras(1)
+    one, other = (networks.create_model("detector", size=64) for _ in range(2))
+    check(one)
+    exported = Predictor(predictors.write(tmp_path / "one", export.convert(one), boxes={"threshold": 0.0}))
+    assert exported.finds_boxes
+    assert export.require_same_boxes(exported, one, IMAGES) < 1e-5
+    with pytest.raises(UserError, match="the boxes of the exported network differ from those of the trained one by"):
+        export.require_same_boxes(exported, other, IMAGES)
+    films = [exported.read(image) for image in IMAGES]
+    for (boxes, scores), (expected, of_keras) in zip(
+        exported.boxes(films), detector.find(one, np.stack([film.prepared for film in films])), strict=True
+    ):
+        inside = len(scores)
+        assert inside == len(of_keras) > 0
+        np.testing.assert_allclose(scores, of_keras, atol=1e-5)
+        assert boxes.shape == expected.shape
+
+
+def test_a_predictor_without_boxes_has_nothing_to_compare(tmp_path: Path) -> None:
+    assert export.require_same_boxes(Predictor(predictors.write(tmp_path / "p")), None, IMAGES) == 0
 
 
 FILMS = np.stack([cv2.GaussianBlur(noise(64, 64, seed), (0, 0), 3) for seed in range(5)])

@@ -22,7 +22,7 @@ from pneumonia.data import lung_boxes, tables, targets
 from pneumonia.data.store import Pixels, blocks, read_split
 from pneumonia.images import appearance, lungs
 from pneumonia.metrics import decisions
-from pneumonia.models import predictor
+from pneumonia.models import detector, predictor
 from pneumonia.saliency import conversion, verdicts
 from pneumonia.saliency import network as saliency
 from pneumonia.saliency.exported import Exported
@@ -49,8 +49,11 @@ next to 0 can be on in one and off in the other, by rounding; the map of this fi
 MAX_DIFFERENCE_OF_MOST = 0.1
 """The same of all films but the one that differs most."""
 
+MAX_BOX_DIFFERENCE = 1e-3
+"""Between the boxes and their scores of ONNX and Keras, shares of the image and 0-1."""
+
 N_COMPARED, N_SAMPLES = 8, 4
-"""Validation images whose maps are compared, and `n_samples` of their method."""
+"""Validation images whose maps and boxes are compared, and `n_samples` of the method of the maps."""
 
 MAX_PARAMETERS = 30_000_000
 """Of a network whose gradients are converted: the 51 million of `vanilla` need more than 19 GB of memory in tf2onnx."""
@@ -64,16 +67,20 @@ _RESEARCH = "For research. Not a medical device, and not tested on patients of y
 def convert(model: Any) -> bytes:
     """A network as ONNX: input `pixels` float32 (n, height, width, 1), 0-255; output `probability` (n, 1), 0-1.
 
-    The number of images and their size are free.
+    Of a detector also the outputs `boxes` (n, cells, 4) and `box_scores` (n, cells), of all its cells, as
+    `detector.decode` returns them. The number of images and their size are free.
 
     Args:
         model: as `networks.create_model` or `ensembles.ensemble` makes it.
     """
+    joint = detector.joint(model) if detector.is_detector(model) else None
 
-    def probability(pixels: Any) -> dict[str, Any]:
+    def outputs(pixels: Any) -> dict[str, Any]:
+        if joint:
+            return dict(zip(("probability", *predictor.BOXES), joint(pixels), strict=True))
         return {"probability": model(pixels, training=False)}
 
-    return bytes(_as_onnx(probability, (None, None, None, 1)).SerializeToString(deterministic=True))
+    return bytes(_as_onnx(outputs, (None, None, None, 1)).SerializeToString(deterministic=True))
 
 
 def convert_maps(
@@ -370,6 +377,7 @@ def facts(
         "preparation": dict(preparation),
         "calibration": evaluation["calibration"],
         "operating_points": {point: _point(evaluation[point]) for point in POINTS},
+        **({"boxes": _boxes(evaluation["detection"])} if "detection" in evaluation else {}),
         "figures": {
             "level": evaluation["level"],
             "val": {name: reported["val"][name] for name in ("n", "n_positive", "auc")},
@@ -382,6 +390,12 @@ def facts(
         "made_with": record["made_with"],
         "unusual": dict(usual),
     }
+
+
+def _boxes(detection: Mapping[str, Any]) -> dict[str, float]:
+    """What `predictor.json` says of boxes: the least score of one that is shown, and the figures on test."""
+    names = [f"{name}{end}" for name in ("rsna_map", "ap50") for end in ("", "_low", "_high")]
+    return {name: detection[name] for name in ("threshold", "n", "n_boxes", *names) if name in detection}
 
 
 def write(folder: Path, network: bytes, content: Mapping[str, Any], maps: bytes = b"") -> None:
@@ -437,6 +451,30 @@ def require_same_scores(
                 f"the exported network changes {n_changed} of {len(scores):,} decisions on validation at the operating "
                 f"point {name}; its scores differ by up to {difference:.2g}"
             )
+    return difference
+
+
+def require_same_boxes(exported: predictor.Predictor, model: Any, images: npt.NDArray[np.uint8] | Pixels) -> float:
+    """Check that a predictor of a detector finds the boxes of the Keras network; returns the largest difference.
+
+    It is that of all cells, in shares of the image and in scores. Another network has no difference.
+
+    Args:
+        exported: the predictor.
+        model: the network in Keras.
+        images: uint8 (n, size, size), of validation; the first are compared.
+
+    Raises:
+        UserError: a difference above `MAX_BOX_DIFFERENCE`.
+    """
+    if not exported.finds_boxes:
+        return 0.0
+    some = images[:N_COMPARED]
+    _, *theirs = detector.joint(model)(some[..., None].astype(np.float32))
+    ours = exported.cells(some)
+    difference = max(float(np.abs(one - np.asarray(other)).max()) for one, other in zip(ours, theirs, strict=True))
+    if not difference <= MAX_BOX_DIFFERENCE:  # also if it is NaN
+        raise UserError(f"the boxes of the exported network differ from those of the trained one by {difference:.2g}")
     return difference
 
 

@@ -52,7 +52,7 @@ _THREADS = 8
 _FORMULA = ("=", "+", "-", "@", "\t")
 _PAGE_WIDTH, _PAGE_HEIGHT = 640, 320
 """Pixels, the largest width and height of a whole film on the page of answers."""
-_YELLOW, _BLUE = (0, 220, 255), (255, 120, 60)
+_YELLOW, _BLUE, _ORANGE = (0, 220, 255), (255, 120, 60), (0, 140, 255)
 _WIDTH = 36
 """Characters of a name in a table for a terminal; longer names lose their beginning."""
 
@@ -594,6 +594,8 @@ def outlined(
 ) -> npt.NDArray[np.uint8]:
     """A whole film with the outline of its lungs (yellow) and the part that the model saw (blue): BGR.
 
+    The boxes that a detector found are orange, with their scores.
+
     A model that is not prepared around the lungs does not look for them, so they are searched for here.
 
     Args:
@@ -612,6 +614,10 @@ def outlined(
         cv2.drawContours(picture, outlines, -1, _YELLOW, 1)
     x, y, across, down = (round(scale * side) for side in film.part)
     cv2.rectangle(picture, (x, y), (x + across - 1, y + down - 1), _BLUE, 1)
+    for box, score in zip(*predictor.boxes([film])[0], strict=True):
+        x, y, across, down = (round(scale * side) for side in box)
+        cv2.rectangle(picture, (x, y), (x + across - 1, y + down - 1), _ORANGE, 2)
+        cv2.putText(picture, f"{score:.2f}", (x + 3, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _ORANGE, 1, cv2.LINE_AA)
     return picture
 
 

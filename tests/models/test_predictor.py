@@ -30,6 +30,21 @@ def folder(tmp_path: Path) -> Path:
     return predictors.write(tmp_path / "predictor")
 
 
+def test_boxes_of_a_detector_lie_in_the_image_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A film of 50 x 100 pixels lies in the middle of its square, between black bars."""
+    one = Predictor(folder)
+    film = one.read(np.full((50, 100), 100, np.uint8))
+    assert [len(boxes) for boxes, _ in one.boxes([film])] == [0], "no detector"
+    cells = np.array([[[0.2, 0.2, 0.3, 0.2], [0.6, 0.4, 0.3, 0.3], [0.0, 0.5, 0.1, 0.1]]], np.float32)
+    monkeypatch.setattr(one, "finds_boxes", True)
+    monkeypatch.setattr(one, "cells", lambda prepared: (cells, np.array([[0.7, 0.9, 0.3]], np.float32)))
+    monkeypatch.setitem(one.facts, "boxes", {"threshold": 0.5})
+    ((boxes, scores),) = one.boxes([film])
+    np.testing.assert_allclose(boxes, [[60, 15, 30, 30], [20, 0, 30, 15]], atol=1e-4)
+    assert scores.tolist() == pytest.approx([0.9, 0.7])
+    assert one.answers_for([film])[0].boxes == "60 15 30 30 0.90; 20 0 30 15 0.70"
+
+
 def test_score_probability_and_label_of_a_known_network(folder: Path) -> None:
     dark, bright = Predictor(folder).scores([np.full((40, 40), level, np.uint8) for level in (100, 160)])
     assert dark.score == pytest.approx(predictors.expected_score(100), abs=1e-6)
@@ -241,7 +256,7 @@ def test_unlike_images_are_said_to_be_unusual_and_still_answered(tmp_path: Path)
 def test_every_answer_names_model_version_and_data(folder: Path) -> None:
     table = Predictor(folder, version="3").predict([GRAY, b"bad"])
     assert list(table) == [
-        *("image", "probability", "label", "threshold", "operating_point", "score", "unusual", "error"),
+        *("image", "probability", "label", "threshold", "operating_point", "score", "unusual", "error", "boxes"),
         *("model", "version", "data", "caution"),
     ]
     assert set(table["version"]) == {"3"}

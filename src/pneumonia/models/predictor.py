@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pneumonia import UserError, files, inference, reason
 from pneumonia.images import appearance, decode, geometry, lungs
+from pneumonia.images.suppression import suppressed
 
 if TYPE_CHECKING:  # importing pandas takes longer than an answer
     import pandas as pd
@@ -44,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "synthetic": False,
     "weights": "none",
     "figures": {},
+    "boxes": {},
     "unusual": None,
     "saliency": {},
     "learnt_from": {},
@@ -57,6 +59,9 @@ WAYS = {"aspect": ("pad", "cover", "squash", "lungs"), "clahe": ("after", "befor
 
 CLIP = 5e-8
 """Scores nearer to 0 or 1 are moved to this distance before the calibration, as in `metrics.calibration`."""
+
+BOXES = ("boxes", "box_scores")
+"""Outputs that the network of a detector has beside the probability."""
 
 BATCH = 16
 """Images that are scored at once."""
@@ -77,6 +82,7 @@ class Prediction(NamedTuple):
         score: output of the network before calibration, 0-1, as in `reports/predictions.csv`.
         unusual: why the image is not like those the model learnt from; empty for a usual one.
         error: why the image has no answer; empty if it has one.
+        boxes: what a detector found, in pixels of the file: `x y width height score`, with `; ` between two.
     """
 
     image: str
@@ -87,6 +93,7 @@ class Prediction(NamedTuple):
     score: float
     unusual: str
     error: str
+    boxes: str = ""
 
 
 class Film(NamedTuple):
@@ -135,6 +142,7 @@ class Predictor:
         facts: content of `predictor.json`, with the `DEFAULTS` of missing keys.
         digest: hex SHA-256 that identifies the predictor: of `predictor.json`, which contains that of the network.
         preparation: how images are prepared.
+        finds_boxes: whether the model is a detector.
 
     Raises:
         UserError: no predictor, a damaged one, one of another major version, or an unknown operating point.
@@ -168,6 +176,7 @@ class Predictor:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _damaged(self.folder / FACTS, error) from error
         self._session = _open_network(self.folder / NETWORK, digest, threads)
+        self.finds_boxes = len(self._session.get_outputs()) > 1
         self._segmenter = (
             lungs.open_segmenter(lungs.FILE if ships(self.folder) else self.folder / LUNGS, self.preparation.segmenter)
             if self.preparation.aspect == "lungs"
@@ -264,19 +273,52 @@ class Predictor:
         """Answers for images; they have no name."""
         answers = self.answers(np.stack([film.prepared for film in films])) if films else []
         return [
-            answer._replace(unusual="; ".join(filter(None, (film.unusual, answer.unusual))))
-            for film, answer in zip(films, answers, strict=True)
+            answer._replace(unusual="; ".join(filter(None, (film.unusual, answer.unusual))), boxes=_as_text(*found))
+            for film, answer, found in zip(films, answers, self.boxes(films), strict=True)
         ]
 
-    def answers(self, prepared: npt.NDArray[np.uint8]) -> list[Prediction]:
-        """Answers for prepared images, uint8 (n, size, size); they have no name."""
-        inputs = prepared[..., None].astype(np.float32)
+    def boxes(self, films: Sequence[Film]) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+        """What a detector found in each image: boxes in pixels of the image file, (m, 4), and their scores, (m,).
+
+        Shown are boxes from the score on that was chosen on validation. They come from high to low, as x, y, width and
+        height, clipped to the image; none of another model.
+        """
+        if not (films and self.finds_boxes):
+            return [(np.zeros((0, 4)), np.zeros(0)) for _ in films]
+        threshold, found = float(self.facts["boxes"].get("threshold", 0.5)), []
+        all_boxes, all_scores = self.cells(np.stack([film.prepared for film in films]))
+        for film, of_cells, scores_of_cells in zip(films, all_boxes, all_scores, strict=True):
+            boxes, scores = suppressed(of_cells, scores_of_cells, 1, 1)
+            square, (height, width) = film.square, film.image.shape
+            corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+            corners = corners * np.tile(square[2:], 2) + np.tile(square[:2], 2)
+            corners = np.clip(corners, 0, (width, height, width, height))[scores >= threshold]
+            found.append(
+                (np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), scores[scores >= threshold])
+            )
+        return found
+
+    def cells(self, prepared: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The boxes of all cells of a detector and their scores, as `detector.decode` returns them.
+
+        Args:
+            prepared: uint8 (n, size, size).
+        """
+        boxes, scores = self._run(list(BOXES), prepared)
+        return boxes, scores
+
+    def _run(self, names: list[str], prepared: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         try:
-            (outputs,) = self._session.run(["probability"], {"pixels": inputs})
-            values = np.asarray(outputs, np.float64).reshape(len(prepared))
+            outputs = self._session.run(names, {"pixels": prepared[..., None].astype(np.float32)})
         except Exception as error:  # onnxruntime has its own error classes, which it does not export
             again = remedy(self.folder, "export it again")
             raise UserError(f"{self.folder / NETWORK} cannot be run ({reason(error)}); {again}") from error
+        return [np.asarray(one) for one in outputs]
+
+    def answers(self, prepared: npt.NDArray[np.uint8]) -> list[Prediction]:
+        """Answers for prepared images, uint8 (n, size, size); they have no name."""
+        (outputs,) = self._run(["probability"], prepared)
+        values = outputs.astype(np.float64).reshape(len(prepared))
         # Rounded as in the reports: a score and a threshold of the reports then give the decision of the reports.
         scores = np.round(values, 7)
         return [self._answer(float(score), image) for score, image in zip(scores, prepared, strict=True)]
@@ -303,6 +345,16 @@ class Predictor:
         """The answer for an image that cannot be read."""
         threshold = self._threshold_calibrated
         return Prediction(name, math.nan, "", threshold, self.operating_point, math.nan, "", error)
+
+
+def _as_text(boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> str:
+    """Boxes in whole pixels and their scores, as in `Prediction.boxes`.
+
+    >>> _as_text(np.array([[20.4, 0, 30, 15], [60, 15, 30, 30]]), np.array([0.9, 0.704]))
+    '20 0 30 15 0.90; 60 15 30 30 0.70'
+    """
+    rows = zip(boxes.round().astype(int).tolist(), scores, strict=True)
+    return "; ".join(f"{' '.join(map(str, box))} {score:.2f}" for box, score in rows)
 
 
 class _Usual:
@@ -472,7 +524,8 @@ def _open_network(path: Path, digest: str, threads: int | None) -> Any:
     content = read_file(path, digest)
     session = inference.open_session(path, content, threads=threads or 0, remedy=remedy(path.parent))
     ends = [(one.name, one.type) for one in (*session.get_inputs(), *session.get_outputs())]
-    if ends != [("pixels", "tensor(float)"), ("probability", "tensor(float)")]:
+    known = [("pixels", "tensor(float)"), ("probability", "tensor(float)")]
+    if sorted(ends) not in (sorted(known), sorted(known + [(name, "tensor(float)") for name in BOXES])):
         again = remedy(path.parent, "export again")
         raise UserError(f"{path} has the inputs and outputs {ends}, not pixels and probability; {again}")
     return session

@@ -524,6 +524,7 @@ CARRIED = (
     "images/limits.py",
     "images/lungs.py",
     "images/separate.py",
+    "images/suppression.py",
     "inference.py",
     "models/__init__.py",
     "models/predictor.py",
