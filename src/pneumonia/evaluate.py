@@ -371,7 +371,6 @@ def metrics(full: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         full: `evaluation.json`, with `robustness`, the audit as `stress` and, if there are any, external tests.
-        target: of the labels.
     """
     youden = full["youden"]
     return {
@@ -396,6 +395,7 @@ def summary(full: Mapping[str, Any], target: Target = PNEUMONIA) -> list[str]:
 
     Args:
         full: `evaluation.json`, with `robustness`, the audit as `stress` and, if there are any, external tests.
+        target: of the labels.
     """
     test, after, robust = full["youden"]["test"], full["youden"]["calibrated"]["test"], full["robustness"]
     perfect = full["reliability"]["test"]["calibrated"]["ece_if_perfect"]

@@ -267,6 +267,10 @@ def _check_space(task: Task, space: Space) -> None:
     for key in space:
         if not task.weights and key in PRETRAINED_ONLY:
             raise UserError(f"tune.space.{key} has no effect: {task.name} has no pretrained backbone here; remove it")
+        if key == "box_weight" and task.name != "detector":
+            raise UserError(f"tune.space.{key} has no effect: {task.name} draws no boxes; remove it")
+        if key == "mixup" and task.name == "detector":
+            raise UserError(f"tune.space.{key} mixes two images, whose boxes cannot be mixed; remove it")
     sizes = space.get("batch_size", [task.recipe.batch_size])
     largest = sizes["high"] if isinstance(sizes, Mapping) else max(sizes)
     train.check(*_splits(task.splits), task.recipe._replace(batch_size=largest))

@@ -25,7 +25,7 @@ def test_the_table_has_the_mean_over_seeds_and_no_figure_where_a_film_has_no_bar
     assert line == "| marker | random crops | .850 | .500 |  | .500 | .500 | .500 |"
 
 
-def test_weights_take_away_most_of_what_they_know() -> None:
+def test_the_gap_is_by_weight() -> None:
     table = pd.DataFrame({"label": [0, 0, 1, 1], "carries": [False, True, False, True], "weight": [9.0, 1, 1, 9]})
     assert shortcuts.gap(table) == 0.8
     assert shortcuts.gap(table.assign(weight=1.0)) == 0

@@ -405,7 +405,7 @@ def test_boxes_move_with_what_is_in_them(flip: bool, monkeypatch: pytest.MonkeyP
         assert found == pytest.approx((x, x + width, y, y + height), abs=2)
 
 
-def test_of_a_box_that_is_mostly_cut_off_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_box_that_is_mostly_cut_off_nothing_stays() -> None:
     import tensorflow as tf
 
     boxes = tf.constant([[[-0.3, 0.2, 0.4, 0.5], [-0.1, 0.2, 0.4, 0.5], [0, 0, 0, 0], [np.nan] * 4]], tf.float32)

@@ -178,3 +178,9 @@ def test_the_threshold_is_the_one_with_the_highest_metric() -> None:
     assert boxes.rsna_map(films) == pytest.approx((1 / 2 + 1 + 0) / 3)
     with pytest.raises(ValueError, match="no box is predicted"):
         boxes.best_threshold([film([TRUE], {})])
+
+
+def test_no_other_score_is_a_better_threshold() -> None:
+    films = random_films(60, 1)
+    found = {float(one): boxes.rsna_map(boxes.above(films, one)) for film in films for one in film.scores}
+    assert boxes.rsna_map(boxes.above(films, boxes.best_threshold(films))) == pytest.approx(max(found.values()))

@@ -108,6 +108,13 @@ def test_a_side_that_the_pyramid_cannot_halve_is_refused() -> None:
 
 def test_an_ensemble_finds_what_its_members_find(model: Any) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 80, 60), dtype=np.uint8)
+    other = networks.create_model("detector", size=64)  # of other random weights
+    pixels = images[..., None].astype(np.float32)
+    pair, logits = detector.joint(ensembles.ensemble([model, other]))(pixels), []
+    for one in (model, other):
+        score = np.asarray(detector.joint(one)(pixels)[2])
+        logits.append(np.log(score / (1 - score)))
+    np.testing.assert_allclose(pair[2], 1 / (1 + np.exp(-np.mean(logits, axis=0))), atol=1e-5)
     alone, twice = (detector.find(one, images) for one in (model, ensembles.ensemble([model, model])))
     assert detector.is_detector(ensembles.ensemble([model, model]))
     assert not detector.is_detector(networks.create_model("shallow"))

@@ -35,14 +35,23 @@ def test_boxes_of_a_detector_lie_in_the_image_file(folder: Path, monkeypatch: py
     one = Predictor(folder)
     film = one.read(np.full((50, 100), 100, np.uint8))
     assert [len(boxes) for boxes, _ in one.boxes([film])] == [0], "no detector"
-    cells = np.array([[[0.2, 0.2, 0.3, 0.2], [0.6, 0.4, 0.3, 0.3], [0.0, 0.5, 0.1, 0.1]]], np.float32)
+    in_bar = [0.2, 0.0, 0.3, 0.2]
+    cells = np.array([[[0.2, 0.2, 0.3, 0.2], [0.6, 0.4, 0.3, 0.3], [0.0, 0.5, 0.1, 0.1], in_bar]], np.float32)
+    outputs = {"boxes": cells, "box_scores": np.array([[0.7, 0.9, 0.3, 0.8]], np.float32)}
+    run, calls = one._run, []
+
+    def fake(names: list[str], prepared: np.ndarray) -> list[np.ndarray]:
+        calls.append(names)
+        return [outputs[name] if name in outputs else run([name], prepared)[0] for name in names]
+
     monkeypatch.setattr(one, "finds_boxes", True)
-    monkeypatch.setattr(one, "cells", lambda prepared: (cells, np.array([[0.7, 0.9, 0.3]], np.float32)))
+    monkeypatch.setattr(one, "_run", fake)
     monkeypatch.setitem(one.facts, "boxes", {"threshold": 0.5})
     ((boxes, scores),) = one.boxes([film])
     np.testing.assert_allclose(boxes, [[60, 15, 30, 30], [20, 0, 30, 15]], atol=1e-4)
     assert scores.tolist() == pytest.approx([0.9, 0.7])
     assert one.answers_for([film])[0].boxes == "60 15 30 30 0.90; 20 0 30 15 0.70"
+    assert calls[1:] == [["probability", "boxes", "box_scores"]], "one run of the network for all of an answer"
 
 
 def test_score_probability_and_label_of_a_known_network(folder: Path) -> None:

@@ -226,9 +226,10 @@ def _folds(store: zarr.Group, train: Split) -> Iterator[Split]:
 
 
 def balance(store: zarr.Group) -> str:
-    """Hex SHA-256 of the weights and repeats of the train split, which the digest of the data does not include."""
+    """Hex SHA-256 of weights, repeats and boxes of the train split, which the digest of the data does not include."""
     group = cast(zarr.Group, store["train"])
-    arrays = (cast(zarr.Array[Any], group[name]) for name in ("weights", "repeats"))
+    names = ("weights", "repeats", *((image_boxes.NAME,) if image_boxes.NAME in group else ()))
+    arrays = (cast(zarr.Array[Any], group[name]) for name in names)
     return workspace.sha256_bytes(b"".join(np.asarray(array[:]).tobytes() for array in arrays))
 
 

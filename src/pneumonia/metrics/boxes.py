@@ -161,21 +161,37 @@ def above(films: Sequence[Film], threshold: float) -> list[Film]:
     ]
 
 
-def best_threshold(films: Sequence[Film], n: int = 50) -> float:
-    """The least score of a box with the highest `rsna_map`, of `n` quantiles of the scores; of equals the highest.
+def best_threshold(films: Sequence[Film]) -> float:
+    """The least score of a shown box with the highest `rsna_map`, of all scores; of equals the highest.
+
+    Hits go from the highest score down, so that those of fewer boxes are the first ones: one matching serves all
+    thresholds.
 
     Args:
         films: of validation.
-        n: number of thresholds that are tried.
 
     Raises:
-        ValueError: no box is predicted, or no image counts.
+        ValueError: no box is predicted.
     """
-    scores = np.concatenate([np.zeros(0), *(film.scores for film in films)])
-    if not len(scores):
+    scores, changes, joins = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
+    for film in films:
+        order = np.argsort(-film.scores, kind="stable")
+        n_boxes, n_true = np.arange(1, len(order) + 1), len(film.truth)
+        values = np.zeros(len(order))  # the score of the image with its first boxes
+        if n_true:
+            n_hits = np.array([np.cumsum(hits(film, one, strict=True)[order]) for one in RSNA_IOUS])
+            values = (n_hits / (n_true + n_boxes - n_hits)).mean(axis=0)
+        scores.append(film.scores[order])
+        changes.append(np.diff(values, prepend=0.0))
+        joins.append(np.asarray((n_boxes == 1) & (n_true == 0), np.float64))  # it counts from its first box on
+    score, change, join = (np.concatenate(parts) for parts in (scores, changes, joins))
+    if not len(score):
         raise ValueError("no box is predicted, so that there is no threshold to choose")
-    thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, n), method="lower"))
-    return max((rsna_map(above(films, one)), float(one)) for one in thresholds)[1]
+    order = np.argsort(-score, kind="stable")
+    n_images = sum(len(film.truth) > 0 for film in films) + np.cumsum(join[order])
+    mean = np.divide(np.cumsum(change[order]), n_images, out=np.zeros(len(order)), where=n_images > 0)
+    is_last = np.append(np.diff(score[order]) != 0, True)  # of equal scores
+    return float(score[order][is_last][np.argmax(mean[is_last].round(12))])
 
 
 def detection_report(

@@ -63,6 +63,9 @@ CLIP = 5e-8
 BOXES = ("boxes", "box_scores")
 """Outputs that the network of a detector has beside the probability."""
 
+_NOTHING = (np.zeros((0, 4)), np.zeros(0))
+"""Boxes and scores of an image in which nothing was found."""
+
 BATCH = 16
 """Images that are scored at once."""
 
@@ -271,10 +274,14 @@ class Predictor:
 
     def answers_for(self, films: Sequence[Film]) -> list[Prediction]:
         """Answers for images; they have no name."""
-        answers = self.answers(np.stack([film.prepared for film in films])) if films else []
+        if not films:
+            return []
+        prepared = np.stack([film.prepared for film in films])
+        outputs, *cells = self._run(["probability", *(BOXES if self.finds_boxes else ())], prepared)
+        found = self._shown(films, *cells) if cells else [_NOTHING] * len(films)
         return [
-            answer._replace(unusual="; ".join(filter(None, (film.unusual, answer.unusual))), boxes=_as_text(*found))
-            for film, answer, found in zip(films, answers, self.boxes(films), strict=True)
+            answer._replace(unusual="; ".join(filter(None, (film.unusual, answer.unusual))), boxes=_as_text(*boxes))
+            for film, answer, boxes in zip(films, self._answers(outputs, prepared), found, strict=True)
         ]
 
     def boxes(self, films: Sequence[Film]) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
@@ -284,18 +291,22 @@ class Predictor:
         height, clipped to the image; none of another model.
         """
         if not (films and self.finds_boxes):
-            return [(np.zeros((0, 4)), np.zeros(0)) for _ in films]
+            return [_NOTHING] * len(films)
+        return self._shown(films, *self.cells(np.stack([film.prepared for film in films])))
+
+    def _shown(
+        self, films: Sequence[Film], all_boxes: npt.NDArray[np.float32], all_scores: npt.NDArray[np.float32]
+    ) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
         threshold, found = float(self.facts["boxes"].get("threshold", 0.5)), []
-        all_boxes, all_scores = self.cells(np.stack([film.prepared for film in films]))
         for film, of_cells, scores_of_cells in zip(films, all_boxes, all_scores, strict=True):
             boxes, scores = suppressed(of_cells, scores_of_cells, 1, 1)
             square, (height, width) = film.square, film.image.shape
             corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
             corners = corners * np.tile(square[2:], 2) + np.tile(square[:2], 2)
-            corners = np.clip(corners, 0, (width, height, width, height))[scores >= threshold]
-            found.append(
-                (np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), scores[scores >= threshold])
-            )
+            corners = np.clip(corners, 0, (width, height, width, height))
+            sides = corners[:, 2:] - corners[:, :2]
+            kept = (scores >= threshold) & (sides > 0).all(axis=1)  # a box in a black bar has no part in the film
+            found.append((np.concatenate([corners[:, :2], sides], axis=1)[kept], scores[kept]))
         return found
 
     def cells(self, prepared: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -318,6 +329,9 @@ class Predictor:
     def answers(self, prepared: npt.NDArray[np.uint8]) -> list[Prediction]:
         """Answers for prepared images, uint8 (n, size, size); they have no name."""
         (outputs,) = self._run(["probability"], prepared)
+        return self._answers(outputs, prepared)
+
+    def _answers(self, outputs: npt.NDArray[np.float32], prepared: npt.NDArray[np.uint8]) -> list[Prediction]:
         values = outputs.astype(np.float64).reshape(len(prepared))
         # Rounded as in the reports: a score and a threshold of the reports then give the decision of the reports.
         scores = np.round(values, 7)

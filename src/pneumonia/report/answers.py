@@ -89,6 +89,14 @@ def reading(facts: Mapping[str, Any], operating_point: str) -> list[str]:
     sentences += [
         "An unusual image does not look like those the model learnt from. Do not rely on its answer.",
         "Yellow on a film: the outline of its lungs, where a network finds two. Blue: the part that the model saw.",
+        *(
+            [
+                "Orange: what the detector found, with its score. Boxes have a threshold of their own, so that a film "
+                "below the threshold of the answer may have some."
+            ]
+            if facts.get("boxes")
+            else []
+        ),
         "Right of a film, if asked for: its saliency map. It is bright where the score depends most on the pixels. It "
         "shows where the network looks, not why.",
     ]
