@@ -309,6 +309,8 @@ def test_a_key_without_effect_is_refused(tmp_path: Path) -> None:
     space = {"head_learning_rate": {"low": 0.001, "high": 0.01}}
     with pytest.raises(UserError, match=r"^tune\.space\.head_learning_rate has no effect: tiny has no pretrained back"):
         search(tmp_path, space=space, defaults={**DEFAULTS, "head_learning_rate": 0.001})
+    with pytest.raises(UserError, match=r"^tune\.space\.box_weight has no effect: tiny draws no boxes; remove it$"):
+        search(tmp_path, space={"box_weight": {"low": 0.1, "high": 1.0}}, n_trials=1, epochs=1)
 
 
 def test_the_largest_batch_of_the_space_is_checked_before_the_first_trial(tmp_path: Path) -> None:
