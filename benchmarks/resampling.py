@@ -62,7 +62,7 @@ def features(folder: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     parts = []
     for split in (read_split(store, one) for one in ("train", "val", "test")):
         values = scoring.outputs(body, split.images[:][..., None], batch_size=32)
-        parts.append(pd.DataFrame(values).assign(image_id=split.image_ids.astype(str), label=split.labels))
+        parts.append(pd.DataFrame(values).assign(image_id=[*map(str, split.image_ids)], label=split.labels))
     return pd.concat(parts[:2], ignore_index=True), parts[2]
 
 

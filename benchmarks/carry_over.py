@@ -1,0 +1,264 @@
+"""What carries over to films of another place: `python -m benchmarks.carry_over`, in docs/carry_over.csv.
+
+    python -m benchmarks.carry_over --run FOLDER --phantom OTHER [--folds 5] [RECIPE …]
+
+FOLDER is a project with folds and one external test whose stages `external` and `backbone` are finished, OTHER one of
+the phantom up to `preprocess`, prepared in the same way. For each recipe `mobilenet` learns on the first fold, or on
+the first `--folds` ones, from films that are changed as the recipe says. Beside the AUC out of fold stands that of the
+mean logit on the external test. Rows that exist are skipped; each new row is one look at the external test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from benchmarks import results
+from pneumonia import train
+from pneumonia.data import tables
+from pneumonia.data.store import Split, lungs, open_store, read_fold_numbers, read_folds, read_split
+from pneumonia.metrics import ranking
+from pneumonia.models import backbones, networks, runtime, scoring
+from pneumonia.training.recipe import Recipe, Schedule, derived_seed
+
+Gray = npt.NDArray[np.uint8]
+Masks = npt.NDArray[np.uint8]
+Change = Callable[[Gray, Masks], Gray]
+"""Of films, uint8 (n, size, size), with the masks of their lungs; the result has the same shape."""
+
+TABLE = results.ROOT / "docs/carry_over.csv"
+MODEL, SEED, LEVEL = "mobilenet", 1, 0.95
+HEAD_EPOCHS, EPOCHS = 1, 3
+BASE = Recipe(
+    batch_size=32,
+    image_size=None,
+    weight_decay=0.05,
+    crop=0.2,
+    flip=False,
+    hide_edges=0.0,
+    augment=1.0,
+    strength=1.0,
+    mixup=0.0,
+    label_smoothing=0.05,
+    average=0.98,
+    keep="last",
+    head_epochs=HEAD_EPOCHS,
+    copies=4,
+    unfreeze=1.0,
+    layer_decay=0.9,
+    box_weight=0.0,
+)
+"""The recipe of docs/results.md, in fewer epochs."""
+
+
+_N_ARRAYS = Split._fields.index("boxes")
+"""Fields of a split that are used here: all but the boxes."""
+
+
+class Try(NamedTuple):
+    """A recipe.
+
+    Attributes:
+        settings: differences from `BASE`.
+        always: a change of all films, those that are learnt from and those that are scored.
+        added: a change of further copies of the films that are learnt from; the epochs are fewer by as much.
+        phantom: whether the films of the phantom are learnt from too.
+    """
+
+    settings: Mapping[str, Any] = {}
+    always: Change | None = None
+    added: Change | None = None
+    phantom: bool = False
+
+
+def _each(change: Callable[[Gray], npt.NDArray[Any]]) -> Change:
+    return lambda films, masks: np.stack([change(film) for film in films]).astype(np.uint8)
+
+
+def _local(film: Gray) -> npt.NDArray[Any]:
+    """Differences from the neighbourhood, in units of their local deviation: no large shadows, no exposure."""
+    values = film.astype(np.float32)
+    sigma = len(film) / 8
+    rest = values - cv2.GaussianBlur(values, (0, 0), sigma)
+    return np.asarray(128 + 45 * rest / (np.sqrt(cv2.GaussianBlur(rest**2, (0, 0), sigma)) + 4)).clip(0, 255)
+
+
+def _coarse(film: Gray) -> npt.NDArray[Any]:
+    small = cv2.resize(film, (64, 64), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, film.shape[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def _windowed(films: Gray, masks: Masks) -> Gray:
+    """Gray levels in which the lungs of every film have the same mean and deviation; without lungs, the whole film."""
+    changed = []
+    for film, mask in zip(films, masks, strict=True):
+        inside = film[mask > 0] if (mask > 0).any() else film
+        changed.append(np.clip(110 + 45 * (film - inside.mean()) / (inside.std() + 4), 0, 255))
+    return np.asarray(changed).astype(np.uint8)
+
+
+def _soft(masks: Masks) -> npt.NDArray[np.float32]:
+    """Shares of lung, a little wider than the lungs, with a soft border; 1 everywhere where none are known."""
+    size = masks.shape[1]
+    soft = []
+    for mask in masks:
+        wide = cv2.dilate((mask > 0).astype(np.float32), np.ones((size // 16, size // 16), np.uint8))
+        soft.append(cv2.GaussianBlur(wide, (0, 0), size / 50) if wide.any() else np.ones_like(wide))
+    return np.asarray(soft)
+
+
+def _lungs_only(films: Gray, masks: Masks) -> Gray:
+    share = _soft(masks)
+    return np.rint(share * films + (1 - share) * films.mean(axis=(1, 2), keepdims=True)).astype(np.uint8)
+
+
+def _others(n: int) -> npt.NDArray[np.intp]:
+    return np.random.default_rng(SEED).permutation(n)
+
+
+def _other_surroundings(films: Gray, masks: Masks) -> Gray:
+    share = _soft(masks)
+    return np.rint(share * films + (1 - share) * films[_others(len(films))]).astype(np.uint8)
+
+
+def _other_histogram(films: Gray, masks: Masks) -> Gray:
+    """The gray levels of another film: the darkest pixel gets its darkest one, and so on."""
+    levels = np.sort(films.reshape(len(films), -1), axis=1)[_others(len(films))]
+    order = films.reshape(len(films), -1).argsort(axis=1, kind="stable")
+    changed = np.empty_like(levels)
+    np.put_along_axis(changed, order, levels, axis=1)
+    return changed.reshape(films.shape)
+
+
+def _other_amplitude(films: Gray, masks: Masks) -> Gray:
+    """The low Fourier amplitudes of another film (Yang & Soatto 2020, arXiv:2004.05498)."""
+    size = films.shape[1]
+    own = np.fft.rfft2(films)
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    is_low = frequency < 0.05
+    other = np.abs(own)[_others(len(films))]
+    mixed = np.where(is_low, other * np.exp(1j * np.angle(own)), own)
+    return np.clip(np.fft.irfft2(mixed, films.shape[1:]), 0, 255).astype(np.uint8)
+
+
+TRIES = {
+    "base": Try(),
+    "equalised": Try(always=_each(cv2.equalizeHist)),
+    "windowed": Try(always=_windowed),
+    "local": Try(always=_each(_local)),
+    "coarse": Try(always=_each(_coarse)),
+    "lungs_only": Try(always=_lungs_only),
+    "other_surroundings": Try(added=_other_surroundings),
+    "other_histogram": Try(added=_other_histogram),
+    "other_amplitude": Try(added=_other_amplitude),
+    "phantom": Try(phantom=True),
+    "strong": Try({"strength": 2.0}),
+    "mixup": Try({"mixup": 0.4}),
+    "flip": Try({"flip": True}),
+    "upper_half": Try({"unfreeze": 0.5}),
+    "frozen": Try({"unfreeze": 0.0}),
+    "one_rate": Try({"layer_decay": 1.0}),
+    "larger_crops": Try({"crop": 0.5}),
+    "equalised_lungs_only": Try(always=lambda films, masks: _lungs_only(_each(cv2.equalizeHist)(films, masks), masks)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.carry_over", description=__doc__)
+    parser.add_argument("recipes", nargs="*", choices=[*TRIES, []], help="only these")
+    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--phantom", type=Path, metavar="FOLDER", help="for the recipe `phantom`")
+    parser.add_argument("--folds", type=int, default=1, help="networks of each recipe")
+    options = parser.parse_args()
+    runtime.start_keras(SEED)
+    for name in options.recipes or TRIES:
+        table = _table()
+        if ((table["recipe"] == name) & (table["networks"] == options.folds)).any():
+            print(f"{name}: is in the table")
+            continue
+        figures = measure(options.run, TRIES[name], options.folds, options.phantom)
+        row = {"recipe": name, "networks": options.folds, **figures, "look": len(table) + 1}
+        print(row, flush=True)
+        tables.write_table(pd.concat([table.astype(object), pd.DataFrame([row], dtype=object)]), TABLE)
+    print(_table().to_string())
+
+
+def _table() -> pd.DataFrame:
+    return pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=["recipe", "networks"])
+
+
+def measure(folder: Path, what: Try, n_folds: int, phantom: Path | None) -> dict[str, Any]:
+    """AUC out of fold and on the external test, of networks that learn by one recipe."""
+    store, outside = open_store(folder / "data/images.zarr"), open_store(folder / "data/external.zarr")
+    weights = backbones.read(folder / "data/backbone").paths
+    source = next(iter(outside.group_keys()))
+    foreign = _changed(read_split(outside, source), _masks(outside, source), what.always)
+    masks, fold_of = _masks(store, "train"), read_fold_numbers(store)
+    more = None
+    if what.phantom:
+        other = open_store((phantom or folder) / "data/images.zarr")
+        more = _changed(read_split(other, "train"), _masks(other, "train"), what.always)
+    defaults = networks.MODELS[MODEL].defaults
+    recipe = BASE._replace(**what.settings)
+    inside, logits = [], []
+    for fold, (learnt, val) in enumerate(itertools.islice(read_folds(store), n_folds)):
+        val = _changed(val, masks[fold_of == fold], what.always)
+        rows = np.flatnonzero(learnt.repeats)
+        learnt = _changed(Split(*(np.asarray(part)[rows] for part in learnt[:_N_ARRAYS])), masks[rows], what.always)
+        epochs = HEAD_EPOCHS + EPOCHS
+        if what.added:
+            learnt = _joined(learnt, learnt._replace(images=what.added(np.asarray(learnt.images), masks[rows])))
+            epochs = HEAD_EPOCHS + EPOCHS // 2 + 1  # a little more for twice the films
+        if more:
+            learnt = _joined(learnt, more)
+        schedule = Schedule(
+            epochs,
+            epochs,
+            defaults["learning_rate"],
+            derived_seed(SEED, fold) if fold else SEED,
+            defaults["head_learning_rate"],
+        )
+        runtime.start_keras(schedule.seed)
+        model = train.start(MODEL, weights, defaults["dropout"], learnt)
+        train.fit(model, learnt, val, recipe, schedule)
+        inside.append((val.labels, scoring.predict_scores(model, val.images)))
+        score = scoring.predict_scores(model, foreign.images).clip(1e-7, 1 - 1e-7)
+        logits.append(np.log(score / (1 - score)))
+    films = tables.read_table(folder / "data/external.csv").set_index("image_id")
+    patients = films["patient_id"][list(map(str, foreign.image_ids))]
+    mean = np.mean(logits, axis=0)
+    low, high = ranking.auc_interval(foreign.labels, mean, LEVEL, groups=patients.to_numpy())
+    figures = {
+        "oof_auc": ranking.roc_auc(*(np.concatenate(part) for part in zip(*inside, strict=True))),
+        "auc": ranking.roc_auc(foreign.labels, mean),
+        "auc_low": low,
+        "auc_high": high,
+    }
+    return {name: round(value, 4) for name, value in figures.items()} | {"n": len(foreign.labels), "source": source}
+
+
+def _masks(store: Any, split: str) -> Masks:
+    stored = lungs(store, split)
+    images = store[split]["images"]
+    return np.zeros(images.shape, np.uint8) if stored is None else np.asarray(stored[:])
+
+
+def _changed(split: Split, masks: Masks, change: Change | None) -> Split:
+    return split if change is None else split._replace(images=change(np.asarray(split.images), masks))
+
+
+def _joined(one: Split, other: Split) -> Split:
+    pairs = zip(one[:_N_ARRAYS], other[:_N_ARRAYS], strict=True)
+    return Split(*(np.concatenate([np.asarray(a), np.asarray(b)]) for a, b in pairs))
+
+
+if __name__ == "__main__":
+    main()
