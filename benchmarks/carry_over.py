@@ -27,7 +27,7 @@ from pneumonia.data import tables
 from pneumonia.data.store import Split, lungs, open_store, read_fold_numbers, read_folds, read_split
 from pneumonia.metrics import ranking
 from pneumonia.models import backbones, networks, runtime, scoring
-from pneumonia.training.recipe import Recipe, Schedule, derived_seed
+from pneumonia.training.recipe import Schedule, derived_seed
 
 Gray = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.uint8]
@@ -37,28 +37,8 @@ Change = Callable[[Gray, Masks], Gray]
 TABLE = results.ROOT / "docs/carry_over.csv"
 MODEL, SEED, LEVEL = "mobilenet", 1, 0.95
 HEAD_EPOCHS, EPOCHS = 1, 3
-BASE = Recipe(
-    batch_size=32,
-    image_size=None,
-    weight_decay=0.05,
-    crop=0.2,
-    flip=False,
-    hide_edges=0.0,
-    augment=1.0,
-    strength=1.0,
-    mixup=0.0,
-    label_smoothing=0.05,
-    average=0.98,
-    keep="last",
-    head_epochs=HEAD_EPOCHS,
-    copies=4,
-    unfreeze=1.0,
-    layer_decay=0.9,
-    box_weight=0.0,
-)
-"""The recipe of docs/results.md, in fewer epochs."""
-
-
+RECIPE = results.FIVE_FOLDS | {"train.head_epochs": HEAD_EPOCHS}
+"""That of docs/results.md; in fewer epochs, which are not part of it here."""
 _N_ARRAYS = Split._fields.index("boxes")
 """Fields of a split that are used here: all but the boxes."""
 
@@ -67,7 +47,7 @@ class Try(NamedTuple):
     """A recipe.
 
     Attributes:
-        settings: differences from `BASE`.
+        settings: differences of the training from `RECIPE`.
         always: a change of all films, those that are learnt from and those that are scored.
         added: a change of further copies of the films that are learnt from; the epochs are fewer by as much.
         phantom: whether the films of the phantom are learnt from too.
@@ -207,7 +187,7 @@ def measure(folder: Path, what: Try, n_folds: int, phantom: Path | None) -> dict
         other = open_store((phantom or folder) / "data/images.zarr")
         more = _changed(read_split(other, "train"), _masks(other, "train"), what.always)
     defaults = networks.MODELS[MODEL].defaults
-    recipe = BASE._replace(**what.settings)
+    recipe = results.training(results.params_with(RECIPE))._replace(**what.settings)
     inside, logits = [], []
     for fold, (learnt, val) in enumerate(itertools.islice(read_folds(store), n_folds)):
         val = _changed(val, masks[fold_of == fold], what.always)

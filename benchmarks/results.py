@@ -33,6 +33,7 @@ from pneumonia.data import tables
 from pneumonia.data.store import n_networks, open_store, read_split
 from pneumonia.images import augmentation
 from pneumonia.models import backbones, loading, networks, runtime, scoring
+from pneumonia.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs/results.csv"
@@ -407,6 +408,11 @@ def params_with(settings: Mapping[str, Any]) -> dict[str, Any]:
         known[section].pop(key, None)
     params.Params.model_validate(known)
     return values
+
+
+def training(values: Mapping[str, Any]) -> Recipe:
+    """How a network is trained with all settings, as `params_with` returns them."""
+    return Recipe(**{name: values["train"][name] for name in Recipe._fields})
 
 
 def recipe(settings: Mapping[str, Any], *, earlier: bool = False) -> str:

@@ -29,7 +29,7 @@ from pneumonia.data.store import open_store, read_split
 from pneumonia.metrics import ranking
 from pneumonia.models import networks, runtime, scoring
 from pneumonia.report import plots
-from pneumonia.training.recipe import Recipe, Schedule
+from pneumonia.training.recipe import Schedule
 
 TABLE = results.ROOT / "docs/shortcuts.csv"
 CLONE = results.ROOT / ".resume/shortcuts"
@@ -133,7 +133,7 @@ def fit(store: zarr.Group, splits: pd.DataFrame, settings: Mapping[str, Any], se
     learnt, val = (read_split(store, name) for name in ("train", "val"))
     weights = table.set_index("image_id")["weight"].loc[learnt.image_ids].to_numpy("float32")
     guess, _ = networks.search_space(MODEL, pretrained=False)
-    recipe = Recipe(**{name: options[name] for name in Recipe._fields})
+    recipe = results.training(settings)
     (model,), _ = train.fit_folds(
         lambda split: train.start(MODEL, (), guess["dropout"], split, size=recipe.image_size),
         1,

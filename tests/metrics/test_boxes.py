@@ -149,7 +149,7 @@ def test_a_resample_is_counted_like_a_sample_that_contains_its_images() -> None:
     films = random_films(12, 2)
     counts = np.random.default_rng(0).integers(0, 3, (1, 12)).astype(np.float64)
     drawn = [one for one, n in zip(films, counts[0], strict=True) for _ in range(int(n))]
-    sample = boxes._Sample(films, None)
+    sample = boxes._Sample(films)
     assert sample.rsna(counts)[0] == pytest.approx(boxes.rsna_map(drawn))
     # Copies of an image have equal scores; precision within them is only defined after the last copy.
     assert sample.precision(counts)[0] == pytest.approx(boxes.average_precision(drawn), abs=0.03)

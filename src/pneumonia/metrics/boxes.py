@@ -7,6 +7,7 @@ likely. All intervals are percentiles of a bootstrap that draws patients.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,7 +109,7 @@ def rsna_map(films: Sequence[Film]) -> float:
     Raises:
         ValueError: no image counts.
     """
-    return _defined(_Sample(films, None).rsna(np.ones((1, len(films)))), "the RSNA metric needs an image with boxes")
+    return _defined(_Sample(films).rsna(np.ones((1, len(films)))), "the RSNA metric needs an image with boxes")
 
 
 def average_precision(films: Sequence[Film]) -> float:
@@ -122,12 +123,12 @@ def average_precision(films: Sequence[Film]) -> float:
 
     Source: Lin et al. (2014), arXiv:1405.0312; `COCOeval` of pycocotools.
     """
-    return _defined(_Sample(films, None).precision(np.ones((1, len(films)))), "average precision needs a true box")
+    return _defined(_Sample(films).precision(np.ones((1, len(films)))), "average precision needs a true box")
 
 
 def precision_recall(films: Sequence[Film]) -> tuple[Floats, Floats, Floats]:
     """Recall, precision and score of the boxes from the highest score to the lowest, float64 (m,) each."""
-    sample = _Sample(films, None)
+    sample = _Sample(films)
     true_positives = np.cumsum(sample.hit)
     recall = true_positives / max(1, int(sample.n_truth.sum()))
     return recall, true_positives / np.arange(1, len(sample.hit) + 1), sample.score
@@ -144,11 +145,11 @@ def froc(films: Sequence[Film]) -> Froc:
 
     Source: Bunch et al. (1978), doi:10.1117/12.955926.
     """
-    sample = _Sample(films, None)
+    sample = _Sample(films)
     n_truth = int(sample.n_truth.sum())
     if n_truth == 0:
         raise ValueError("0 true boxes, FROC needs at least one: leave the figure out")
-    last = np.append(sample.score[1:] != sample.score[:-1], True) if len(sample.score) else np.zeros(0, np.bool_)
+    last = _is_last(sample.score)
     found = np.cumsum(sample.hit)[last] / n_truth
     alarms = np.cumsum(~sample.hit)[last] / len(films)
     return Froc(*(np.append(start, part) for start, part in ((0, alarms), (0, found), (np.inf, sample.score[last]))))
@@ -190,7 +191,7 @@ def best_threshold(films: Sequence[Film]) -> float:
     order = np.argsort(-score, kind="stable")
     n_images = sum(len(film.truth) > 0 for film in films) + np.cumsum(join[order])
     mean = np.divide(np.cumsum(change[order]), n_images, out=np.zeros(len(order)), where=n_images > 0)
-    is_last = np.append(np.diff(score[order]) != 0, True)  # of equal scores
+    is_last = _is_last(score[order])
     return float(score[order][is_last][np.argmax(mean[is_last].round(12))])
 
 
@@ -218,7 +219,7 @@ def detection_report(
     """
     check_level(level)
     unit = sampling_units(groups, len(films))
-    of_shown, of_all = _Sample(shown, unit), _Sample(films, unit)
+    of_shown, of_all = _Sample(shown), _Sample(films)
     figures = {"rsna_map": of_shown.rsna, "ap50": of_all.precision, "froc": of_all.sensitivity}
     one = np.ones((1, len(films)))
     estimates = {name: function(one)[0] for name, function in figures.items()}
@@ -260,14 +261,22 @@ class _Sample:
     where the figure is undefined.
     """
 
-    def __init__(self, films: Sequence[Film], unit: Any) -> None:
+    def __init__(self, films: Sequence[Film]) -> None:
+        self._films = films
         self.n_truth = np.array([len(film.truth) for film in films], np.float64)
-        self.rsna_scores = np.array([rsna_score(film) for film in films])
         image = np.repeat(np.arange(len(films)), [len(film.scores) for film in films])
         score = np.concatenate([np.zeros(0), *(film.scores for film in films)])
-        hit = np.concatenate([np.zeros(0, np.bool_), *(hits(film, AP_IOU) for film in films)])
-        order = np.argsort(-score, kind="stable")
-        self.image, self.score, self.hit = image[order], score[order], hit[order]
+        self._order = np.argsort(-score, kind="stable")
+        self.image, self.score = image[self._order], score[self._order]
+
+    # Each figure needs one of these two; matching boxes takes most of the time.
+    @cached_property
+    def rsna_scores(self) -> Floats:
+        return np.array([rsna_score(film) for film in self._films])
+
+    @cached_property
+    def hit(self) -> Bools:
+        return np.concatenate([np.zeros(0, np.bool_), *(hits(film, AP_IOU) for film in self._films)])[self._order]
 
     def rsna(self, counts: Floats) -> Floats:
         is_counted = np.isfinite(self.rsna_scores)
@@ -287,13 +296,18 @@ class _Sample:
     def sensitivity(self, counts: Floats) -> Floats:
         """(n_resamples, len(FALSE_POSITIVES)): the highest at no more false alarms than each rate."""
         n, n_truth, weight = counts.sum(axis=1), counts @ self.n_truth, counts[:, self.image]
-        is_last = np.append(self.score[1:] != self.score[:-1], True) if len(self.score) else np.zeros(0, np.bool_)
+        is_last = _is_last(self.score)
         found, alarms = (np.cumsum(weight * of, axis=1)[:, is_last] for of in (self.hit, ~self.hit))
         values = np.full((len(counts), len(FALSE_POSITIVES)), np.nan)
         for row in np.flatnonzero(n_truth):
             places = np.searchsorted(alarms[row] / n[row], FALSE_POSITIVES, side="right")
             values[row] = np.insert(found[row], 0, 0.0)[places] / n_truth[row]
         return values
+
+
+def _is_last(scores: Floats) -> Bools:
+    """Of sorted scores, which are the last of their equals: only there a threshold can be."""
+    return np.append(scores[1:] != scores[:-1], True) if len(scores) else np.zeros(0, np.bool_)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
