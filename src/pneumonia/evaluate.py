@@ -23,6 +23,7 @@ from pneumonia.data.store import (
     read_split,
     read_validation,
     stored_preparation,
+    subset,
 )
 from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.images import geometry, stress
@@ -334,9 +335,12 @@ def _films(model: Any, split: Split) -> dict[int, boxes.Film]:
     """Row -> boxes of the images of a split whose boxes are known, in pixels of the store."""
     if split.boxes is None:
         return {}
-    found = detector.find(model, split.images)
-    known = np.flatnonzero(image_boxes.are_known(split.boxes)).tolist()
-    return {row: boxes.Film(image_boxes.of_image(split.boxes, row), *found[row]) for row in known}
+    known = np.flatnonzero(image_boxes.are_known(split.boxes))
+    found = detector.find(model, subset(split.images, known))
+    return {
+        row: boxes.Film(image_boxes.of_image(split.boxes, row), *of_row)
+        for row, of_row in zip(known.tolist(), found, strict=True)
+    }
 
 
 def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:

@@ -214,12 +214,17 @@ def read_validation(store: zarr.Group, *, memory: float | None = None) -> Iterat
     yield from _folds(store, read_split(store, "train", memory=memory))
 
 
+def subset(images: npt.NDArray[np.uint8] | Pixels, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8] | Pixels:
+    """These rows of images, in memory or in the store as the images are."""
+    return images.subset(rows) if isinstance(images, Pixels) else images[rows]
+
+
 def _folds(store: zarr.Group, train: Split) -> Iterator[Split]:
     """The images of each fold."""
     folds = read_fold_numbers(store)
     for fold in range(n_networks(store)):
         rows = np.flatnonzero(folds == fold)
-        images = train.images.subset(rows) if isinstance(train.images, Pixels) else train.images[rows]
+        images = subset(train.images, rows)
         ones = np.ones(len(rows))
         facts = (train.labels[rows], ones.astype(np.float32), ones.astype(np.int16), train.image_ids[rows])
         yield Split(images, *facts, None if train.boxes is None else train.boxes[rows])

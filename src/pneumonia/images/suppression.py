@@ -26,6 +26,11 @@ def suppressed(
     kept = np.asarray(cv2.dnn.NMSBoxes(boxes.tolist(), scores.tolist(), MIN_SCORE, MAX_OVERLAP), np.intp).reshape(-1)[
         :MAX_BOXES
     ]
-    corners = np.clip(np.concatenate([boxes[kept, :2], boxes[kept, :2] + boxes[kept, 2:]], axis=1), 0, 1)
-    corners = corners.astype(np.float64) * (width, height, width, height)
-    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), scores[kept].astype(np.float64)
+    inside = clipped(boxes[kept].astype(np.float64), 1, 1) * (width, height, width, height)
+    return inside, scores[kept].astype(np.float64)
+
+
+def clipped(boxes: npt.NDArray[np.float64], width: float, height: float) -> npt.NDArray[np.float64]:
+    """The parts of boxes, (m, 4): x, y, width, height, that lie in an image of this size; sides of 0 outside it."""
+    start = np.clip(boxes[:, :2], 0, (width, height))
+    return np.concatenate([start, np.clip(boxes[:, :2] + boxes[:, 2:], 0, (width, height)) - start], axis=1)

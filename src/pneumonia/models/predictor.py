@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from pneumonia import UserError, files, inference, reason
 from pneumonia.images import appearance, decode, geometry, lungs
-from pneumonia.images.suppression import suppressed
+from pneumonia.images.suppression import clipped, suppressed
 
 if TYPE_CHECKING:  # importing pandas takes longer than an answer
     import pandas as pd
@@ -300,13 +300,11 @@ class Predictor:
         threshold, found = float(self.facts["boxes"].get("threshold", 0.5)), []
         for film, of_cells, scores_of_cells in zip(films, all_boxes, all_scores, strict=True):
             boxes, scores = suppressed(of_cells, scores_of_cells, 1, 1)
-            square, (height, width) = film.square, film.image.shape
-            corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-            corners = corners * np.tile(square[2:], 2) + np.tile(square[:2], 2)
-            corners = np.clip(corners, 0, (width, height, width, height))
-            sides = corners[:, 2:] - corners[:, :2]
-            kept = (scores >= threshold) & (sides > 0).all(axis=1)  # a box in a black bar has no part in the film
-            found.append((np.concatenate([corners[:, :2], sides], axis=1)[kept], scores[kept]))
+            (x, y, across, down), (height, width) = film.square, film.image.shape
+            boxes = clipped(boxes * (across, down, across, down) + (x, y, 0, 0), width, height)
+            # A box in a black bar has no part in the film.
+            kept = (scores >= threshold) & (boxes[:, 2:] > 0).all(axis=1)
+            found.append((boxes[kept], scores[kept]))
         return found
 
     def cells(self, prepared: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
