@@ -27,7 +27,10 @@ FIGURES: dict[str, Any] = {
     "recipe": "00001e10",  # neither a number
     "operating_point": "youden",
 }
-MISSING = {"data": "chest_xray", "model": "fusion", "seed": 1, "weights": "missing", "recipe": "a", "commit": "b"}
+MISSING = {
+    **{"data": "chest_xray", "target": "pneumonia", "model": "fusion", "seed": 1},
+    **{"weights": "missing", "recipe": "a", "commit": "b"},
+}
 ROW = results.Row("chest_xray", "compact", (1, 2), {})
 
 
@@ -38,7 +41,8 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def add(**changes: Any) -> None:
-    results._append({"data": "chest_xray", "model": "compact", "seed": 1} | FIGURES | changes)
+    known = {"data": "chest_xray", "target": "pneumonia", "model": "compact", "seed": 1}
+    results._append(known | FIGURES | changes)
 
 
 def test_a_row_is_done_when_it_has_figures_of_this_recipe_and_seed() -> None:
@@ -57,6 +61,25 @@ def test_the_rows_of_earlier_defaults_are_not_made_again(monkeypatch: pytest.Mon
             assert any(
                 results._is_done(row, seed, digest) for seed in row.seeds for digest in results.digests(row.settings)
             )
+
+
+def test_another_target_is_another_row_and_another_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "recipe", lambda settings, earlier=False: FIGURES["recipe"])
+    bacterial = ROW._replace(target="bacterial", note="five folds")
+    monkeypatch.setattr(results, "ROWS", [ROW, bacterial])
+    add()
+    assert not results._is_done(bacterial, 1, "00001e10")
+    before = results.summary(results._table())
+    add(target="bacterial", oof_auc=0.93, test_auc=0.94)
+    assert results._is_done(bacterial, 1, "00001e10")
+    table = results._table()
+    assert table["test_look"].tolist() == [41, 42]
+    assert results.summary(table) == before
+    head, _, ours, *published = results.summary(table, "bacterial").splitlines()
+    assert head.startswith("| `chest_xray bacterial` | seeds | AUC out of fold |")
+    assert "| bacterial found | viral found |" in head
+    assert ours.startswith("| `compact`, five folds | 1 | .930 |  | .940 | .900 | .970 | .800 |")
+    assert published[0].startswith("| Kermany et al. (2018), ImageNet network |  |  |  | .940 | .907 |")
 
 
 def test_a_row_of_other_weights_is_another_row(table: Path) -> None:
