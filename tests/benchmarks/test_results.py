@@ -28,8 +28,13 @@ FIGURES: dict[str, Any] = {
     "operating_point": "youden",
 }
 MISSING = {
-    **{"data": "chest_xray", "target": "pneumonia", "model": "fusion", "seed": 1},
-    **{"weights": "missing", "recipe": "a", "commit": "b"},
+    "data": "chest_xray",
+    "target": "pneumonia",
+    "model": "fusion",
+    "seed": 1,
+    "weights": "missing",
+    "recipe": "a",
+    "commit": "b",
 }
 ROW = results.Row("chest_xray", "compact", (1, 2), {})
 
@@ -57,7 +62,9 @@ def test_a_row_is_done_when_it_has_figures_of_this_recipe_and_seed() -> None:
 def test_the_rows_of_earlier_defaults_are_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "TABLE", results.ROOT / "docs/results.csv")
     for row in results.ROWS:
-        if row.operating_point == "youden" and not any(name in row.settings for name in results.GONE):
+        if (row.operating_point, row.target) == ("youden", "pneumonia") and not any(
+            name in row.settings for name in results.GONE
+        ):
             assert any(
                 results._is_done(row, seed, digest) for seed in row.seeds for digest in results.digests(row.settings)
             )
@@ -245,7 +252,8 @@ def test_the_command_of_the_documentation_is_the_first_row() -> None:
     text = (results.ROOT / "docs/pretrained.md").read_text().split("## How it was made")[1]
     asked = dict(re.findall(r"-S (\S+?)=(\S+)", text.split("```console")[1].split("```")[0]))
     shown = results.summary(pd.read_csv(results.ROOT / "docs/results.csv", dtype={"recipe": str})).splitlines()[2]
-    (row,) = [row for row in results.ROWS if row.note and f"| `{row.model}`, {row.note} |" in shown]
+    rows = [row for row in results.ROWS if row.target == "pneumonia"]
+    (row,) = [row for row in rows if row.note and f"| `{row.model}`, {row.note} |" in shown]
     settings = {name: YAML(typ="safe").load(value) for name, value in asked.items()}
     assert (settings.pop("data"), settings.pop("model")) == (row.data, row.model)
     assert results.recipe(settings) == results.recipe(row.settings)
