@@ -442,6 +442,56 @@ def test_a_folder_in_an_archive_is_brought_as_an_archive(in_project: Path) -> No
     assert manifest["source_split"].to_list() == ["test", "train"]
 
 
+def boxed(root: Path, table: str, coco: dict[str, Any] | None = None) -> Path:
+    """Films of 40 x 30 pixels, one of them damaged, with a table of their boxes or a COCO file."""
+    for name in ("NORMAL/p1/n.png", "PNEUMONIA/p2/a.png", "PNEUMONIA/p3/cut.png"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(np.full((30, 40), 90, np.uint8))[: 20 if "cut" in name else None])
+    (root / "boxes.csv").write_text(f"image,x,y,width,height\n{table}")
+    if coco:
+        (root / "boxes.csv").unlink()
+        (root / "annotations.json").write_text(json.dumps(coco))
+    return root
+
+
+def test_boxes_beside_own_images_come_into_the_table_of_boxes_in_a_folder_and_an_archive(
+    in_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = boxed(in_project / "mine", "a.png,20.5,10,19,20.5\na.png,1,1,5,5\n")
+    names = ("PNEUMONIA/p2/a.png", "NORMAL/p1/n.png", "PNEUMONIA/p3/cut.png")
+    images = [{"id": n, "file_name": name, "width": 40, "height": 30} for n, name in enumerate(names)]
+    drawn = [
+        {"id": n, "image_id": 0, "category_id": 3, "bbox": box}
+        for n, box in ((7, [1, 1, 5, 5]), (9, [20.5, 10, 19, 20.5]))
+    ]
+    coco = boxed(in_project / "coco", "", {"images": images, "annotations": drawn, "categories": []})
+    shutil.make_archive("packed", "zip", mine)
+    written = []
+    for url in (mine, "packed.zip", coco):
+        result = fetched("folder", url)
+        assert list(result.boxes) == list(fetch.BOXES)
+        assert "size" not in result.manifest
+        tables.write_table(result.boxes, "boxes.csv")
+        written.append(Path("boxes.csv").read_text())
+        assert "companions" not in result.record
+    assert set(written) == {
+        "image_id,x,y,width,height\nPNEUMONIA/p2/a.png,1.0,1.0,5.0,5.0\nPNEUMONIA/p2/a.png,20.5,10.0,19.0,20.5\n"
+    }
+    assert "NOTE: boxes.csv: images with pneumonia whose boxes are not known: 1 of 2" in capsys.readouterr().out
+
+
+def test_boxes_outside_their_images_are_refused_before_anything_is_written(in_project: Path) -> None:
+    mine = boxed(in_project / "mine", "cut.png,0,0,999,999\na.png,20.5,10,30,20\na.png,1,1,5,5\n")
+    shutil.make_archive("packed", "zip", mine)
+    for url in ("mine", "packed.zip"):
+        line = refused("folder", url)
+        assert line == (
+            "boxes.csv, line 3: from (20.5, 10) to (50.5, 30), but PNEUMONIA/p2/a.png has 40 x 30 pixels: outside the "
+            "image, in 1 of 3 boxes; give boxes in pixels of the file, inside it"
+        )
+
+
 def test_a_folder_of_another_file_system_is_used_where_it_lies(in_project: Path) -> None:
     memory = fsspec.filesystem("memory")
     for name in ("NORMAL/a b.png", "PNEUMONIA/b.png"):

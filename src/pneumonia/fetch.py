@@ -29,6 +29,7 @@ from pneumonia.data import (
     columns,
     contents,
     download,
+    drawn_boxes,
     forgotten,
     layouts,
     masks,
@@ -234,9 +235,13 @@ def _read(data: str, place: files.Files, read: layouts.Reader, max_left_out: flo
             f"{content}{hint}"
         )
     counts = _count(listing, place.place, max_left_out)
+    to_check = {box["image_id"] for box in boxes if "where" in box}
     with ThreadPoolExecutor(contents.THREADS) as pool:
-        records = pool.map(lambda row: _describe(row, place), rows)
+        records = pool.map(lambda row: _describe(row, place, with_size=row["image_id"] in to_check), rows)
         manifest = pd.DataFrame(tqdm(records, "fetch", len(rows), unit="image", disable=None, leave=False))
+    if to_check:
+        sizes = zip(manifest["image_id"], manifest.pop("size"), strict=True)
+        drawn_boxes.require_inside(boxes, {name: size for name, size in sizes if isinstance(size, tuple)})
     if data == "folder":
         _note_other_headers(manifest)
     manifest["patient_id"] = _patients(manifest)
@@ -342,8 +347,8 @@ def _note(text: str) -> None:
     print(f"NOTE: {printable(text)}")
 
 
-def _describe(row: dict[str, Any], place: files.Files) -> dict[str, Any]:
-    """A row of the manifest: what the source lists, and the metadata of the file."""
+def _describe(row: dict[str, Any], place: files.Files, *, with_size: bool) -> dict[str, Any]:
+    """A row of the manifest: what the source lists, and the metadata of the file; with `size`, width and height."""
     row = dict(row)
     member, mask = row.pop("member"), row.pop("lung_mask_member", "")
     content = place.read(member)
@@ -359,6 +364,7 @@ def _describe(row: dict[str, Any], place: files.Files) -> dict[str, Any]:
         "bytes": len(content),
         "sha256": workspace.sha256_bytes(content),
         **({"lung_mask_uri": place.uri(mask)} if mask else {}),
+        **({"size": decode.size(content)} if with_size else {}),
     }
 
 

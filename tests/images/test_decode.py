@@ -217,6 +217,12 @@ def assert_shows(content: bytes, expected: Any) -> None:
     pixels = decode.decode(content)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, expected)
+    assert decode.size(content) == pixels.shape[::-1]  # read from the header alone, upright
+
+
+def test_a_damaged_file_has_no_size() -> None:
+    for content in (b"", b"no image", png(GRADIENT)[:20], dicom(GRADIENT, Rows=None)):
+        assert decode.size(content) is None
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])

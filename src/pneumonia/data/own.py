@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PureWindowsPath
 from typing import Any, NamedTuple
 
 from pneumonia import UserError
-from pneumonia.data import columns, contents, kermany, sheets, tables
+from pneumonia.data import columns, contents, drawn_boxes, kermany, sheets, tables
 from pneumonia.data.contents import Listing, Rows, is_junk, is_no_patient, is_visit, split_of_folder
+from pneumonia.data.finder import Finder
 from pneumonia.files import Files
 from pneumonia.images.formats import is_named_as_image
 
@@ -22,6 +20,9 @@ MANY_IMAGES = 30
 """A patient with more images, who also has a tenth of all, is probably a folder that is no patient."""
 MANY_FOLDERS = 3
 """Folders with as many folders inside, on average, are groups of patients if their names are visits."""
+
+LABELS = "labels.csv"
+"""The table of a folder or an archive in which no folder names a class."""
 
 _COLUMNS = ("path", "label", "patient_id")
 _OPTIONS = ("split", "subtype", "sex", "age", "view")
@@ -50,12 +51,16 @@ def read_folder(files: Files, classes: Mapping[str, int] = columns.CLASSES) -> L
     Folders for a split, a kind of file, a view, a subtype or a visit are no patients, and neither is a folder around
     all images of its class.
 
+    If no folder names a class, the table `LABELS` is read, where there is one. Boxes may lie beside the images, as
+    `drawn_boxes.with_boxes` reads them.
+
     Args:
         files: of the place.
         classes: name of a class -> label, as `columns.class_names` returns it.
 
     Raises:
-        UserError: a path, or the names that links give to one file, name two classes or two splits.
+        UserError: a path, or the names that links give to one file, name two classes or two splits; boxes as
+            `drawn_boxes.with_boxes` says.
     """
     place = contents.classify(files, classes)
     shared = len(contents.shared_folders(place.images))
@@ -89,7 +94,10 @@ def read_folder(files: Files, classes: Mapping[str, int] = columns.CLASSES) -> L
             f"folder {folders[0]} looks like a split, but is none of {', '.join(tables.SPLITS)}; it gives no split; "
             "rename it if it is one"
         )
-    return Listing(rows, [], place.companions, place.left_out, (*notes, *notes_on_patients(rows)))
+    if not rows and (table := _labels(files)):
+        return read_table(table, files, classes)
+    listing = Listing(rows, [], place.companions, place.left_out, (*notes, *notes_on_patients(rows)))
+    return drawn_boxes.with_boxes(listing, files, classes)
 
 
 def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CLASSES) -> Listing:
@@ -104,10 +112,11 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
         classes: name of a class -> label, as `columns.class_names` returns it.
 
     Raises:
-        UserError: with the line: no such file, an unknown label or split, a path twice, a patient in two splits.
+        UserError: with the line: no such file, an unknown label or split, a path twice, a patient in two splits;
+            boxes as `drawn_boxes.with_boxes` says.
     """
     sheet = sheets.read_sheet(files, table, _COLUMNS, _OPTIONS)
-    find = _Finder(files)
+    find = Finder(files, table[: table.rfind("/") + 1])
     identifiers = columns.patients(row["patient_id"] for _, row in sheet.rows)
     nobody = columns.placeholders(identifiers)
     first_names: dict[str, str] = {}
@@ -193,7 +202,15 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
         contents.NOT_NAMED: [name for name in unused if not is_named_as_image(name)],
     }
     companions = {why: names for why, names in companions.items() if names}
-    return Listing(all_rows, [], companions, notes=(*notes, *notes_on_patients(all_rows)))
+    listing = Listing(all_rows, [], companions, notes=(*notes, *notes_on_patients(all_rows)))
+    return drawn_boxes.with_boxes(listing, files, classes)
+
+
+def _labels(files: Files) -> str:
+    """The table of labels in a place without class folders; empty if there is none."""
+    names = [name for name in files.names if not is_junk(name)]
+    name = "/".join([*contents.shared_folders(names), LABELS])
+    return name if name in names else ""
 
 
 def _counted(values: Iterable[str]) -> str:
@@ -426,72 +443,3 @@ def _names_of_kermany(images: Mapping[str, _Path]) -> dict[str, kermany.Name]:
     published = {name: one for name, one in parsed.items() if one and one.label == images[name].label}
     n_pneumonias = sum(path.label for path in images.values())
     return published if sum(one.label for one in published.values()) > n_pneumonias / 2 else {}
-
-
-class _Finder:
-    """Finds the files that the paths of a table name, in the ways in which programs write them.
-
-    `elsewhere` is the beginning of the paths of another computer, None if there are none.
-    """
-
-    def __init__(self, files: Files) -> None:
-        self.elsewhere: str | None = None
-        self._names = {name for name in files.names if name not in files.broken}
-        self._place = files.place.removeprefix("file://").rstrip("/")
-        similar: dict[str, set[str]] = {}
-        for name in self._names:
-            similar.setdefault(columns.key(name), set()).add(name)
-        self._similar: dict[str, Sequence[str]] = {one: sorted(names) for one, names in similar.items()}
-
-    def name(self, path: str) -> str | None:
-        """The name of the file that a path means; None if there is none.
-
-        A path may be relative to the folder of the table, or to the folder above it, or absolute. An absolute path of
-        another computer means the file at its end, if all absolute paths of the table begin with the same folders. A
-        file that exists is never replaced by another one.
-        """
-        path = path.strip()
-        if path in self._names:
-            return path
-        if path.startswith(f"{self._place}/"):
-            return self._one(posixpath.normpath(path.removeprefix(f"{self._place}/")))
-        plain = _plain(path)
-        if name := self._one(plain):
-            return name
-        first, *parts = plain.split("/")
-        if not (PureWindowsPath(plain).drive or plain.startswith("/")):
-            return self._one("/".join(parts)) if first == self._place.rsplit("/", 1)[-1] else None
-        exists = self.exists_elsewhere(path)
-        for n_above in range(len(parts)):
-            above, guess = "/".join([first, *parts[:n_above]]), self._one("/".join(parts[n_above:]))
-            if guess and exists:  # the folder of the table may have several paths, or links to the file
-                if os.path.samefile(f"{self._place}/{guess}", plain):
-                    return guess
-            elif guess and self.elsewhere in (None, above):
-                self.elsewhere = above
-                return guess
-        return None
-
-    def remedy(self) -> str:
-        """What to do about a path without a file."""
-        if self.elsewhere is None:
-            return "correct the path"
-        return (
-            "correct the path; those of another computer must all begin with the same folders, here "
-            f"{self.elsewhere or '/'}"
-        )
-
-    def exists_elsewhere(self, path: str) -> bool:
-        """Whether an absolute path is that of a file on this computer."""
-        return "://" not in self._place and os.path.isabs(_plain(path)) and os.path.isfile(_plain(path))
-
-    def _one(self, name: str) -> str | None:
-        if name in self._names:
-            return name
-        similar = self._similar.get(columns.key(name), [])
-        return similar[0] if len(similar) == 1 else None
-
-
-def _plain(path: str) -> str:
-    """A path with `/` between folders; `file:///x` is `/x`."""
-    return posixpath.normpath(re.sub(r"^file:/+", "/", path.strip().replace("\\", "/")))

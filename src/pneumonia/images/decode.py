@@ -293,6 +293,21 @@ def mode(content: bytes) -> str:
         return f"{image.mode};16" if deep else str(image.mode)
 
 
+def size(content: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels of the image that `decode` returns, from its header alone; None if it is damaged."""
+    _silence_parsers()
+    try:
+        if _is_dicom(content):
+            dataset = _read_dicom(content, ["Columns", "Rows"])
+            return int(dataset.Columns), int(dataset.Rows)
+        with _open(content) as image:
+            # Pillow gives a TIFF the size that it has when it is upright. A PNG would be decoded for its EXIF data.
+            is_upright = isinstance(image, TiffImageFile) or Image.Image.getexif(image).get(0x0112, 1) < 5
+            return image.size if is_upright else (image.height, image.width)
+    except Exception:  # any, as in decode(), which reports what is wrong with the file
+        return None
+
+
 def _decode_image_file(content: bytes) -> npt.NDArray[np.uint8]:
     """With Pillow, because it rejects a truncated JPEG; OpenCV would silently fill the rest with gray."""
     with _open(content) as image:
