@@ -12,7 +12,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -29,7 +29,8 @@ from pneumonia.credentials import NO_CREDENTIALS, Credentials
 from pneumonia.data import download, forgotten, sources, tables
 from pneumonia.images import decode
 from pneumonia.metrics.arrays import sampling_units
-from tests.conftest import KERMANY, NORMALS, PNEUMONIAS, png
+from stages import fetch as stage
+from tests.conftest import KERMANY, NORMALS, PNEUMONIAS, png, set_settings
 from tests.images.test_decode import dicom as a_dicom_file
 
 
@@ -1138,6 +1139,23 @@ def test_the_official_splits_of_a_source_are_counted() -> None:
     splits = listed(source_split=["test", "train", "train", "val"])
     assert fetch.official_splits(splits) == "official splits: train 2, val 1, test 1"
     assert fetch.official_splits(listed(source_split=["test", "", "", ""])) == "official splits: test 1, none 3"
+
+
+def test_a_detector_on_images_without_a_box_ends_this_stage(
+    stage_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxed(stage_project / "mine", "")
+    settings = {"data": "folder", "model": "detector", "fetch.url": "mine", "external.sources": []}
+    for table, expected in (("NORMAL/p1/n.png,,,,", "data = folder has none; put boxes.csv"), ("a.png,1,2,3,4", "")):
+        (stage_project / "mine" / "boxes.csv").write_text(f"image,x,y,width,height\n{table}\n")
+        set_settings(stage_project / "params.yaml", settings)
+        with pytest.raises(UserError, match=expected) if expected else nullcontext():
+            stage.main()
+        assert Path("data/boxes.csv").is_file() == (not expected)
+    set_settings(stage_project / "params.yaml", {"data": "chest_xray", "fetch.url": None})
+    monkeypatch.setattr(fetch, "fetch", None)  # nothing is downloaded first
+    with pytest.raises(UserError, match=r"data = chest_xray has none; take data: phantom, folder, rsna"):
+        stage.main()
 
 
 # --- lung masks ---

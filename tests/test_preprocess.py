@@ -464,10 +464,13 @@ def test_boxes_come_into_the_store_with_the_image(write_manifest: Manifest, tmp_
     film = np.full((80, 60), 40, np.uint8)
     film[30:50, 20:35] = 220
     manifest = write_manifest(
-        {"box": film, "none": film, "normal": film, "virus": film}, labels={"normal": 0, "virus": 0}
+        {"box": film, "none": film, "normal": film, "virus": film, "written": film},
+        labels={"normal": 0, "virus": 0, "written": 0},
     )
-    manifest.loc[manifest["image_id"].eq("virus"), "subtype"] = "virus"  # class 0 of the target `bacterial`
-    splits = splits_of(manifest, ["train"] * 4).assign(width=60, height=80)
+    # Class 0 of the target `bacterial`; people write subtypes in several ways.
+    manifest.loc[manifest["image_id"].eq("virus"), "subtype"] = "virus"
+    manifest.loc[manifest["image_id"].eq("written"), "subtype"] = "Viral Pneumonia"
+    splits = splits_of(manifest, ["train"] * 5).assign(width=60, height=80)
     table = pd.DataFrame(
         [("box", 20, 30, 15, 20), ("elsewhere", 0, 0, 5, 5)], columns=["image_id", *"xy", "width", "height"]
     )

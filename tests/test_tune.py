@@ -90,6 +90,31 @@ def test_with_folds_trials_train_the_first_network(tmp_path: Path) -> None:
     assert (learnt.repeats > 0).tolist() == [False, True, True, False, True, True, False]
 
 
+@pytest.mark.parametrize("n_trials", [0, 6])
+def test_a_detector_is_refused_before_the_first_trial_and_without_trials_too(tmp_path: Path, n_trials: int) -> None:
+    task = tune.Task("detector", (), toy_splits, PLAIN, Schedule(6, 6, 0.1, 1), tmp_path)
+
+    def search(task: tune.Task) -> None:
+        defaults = {**PLAIN._asdict(), **DEFAULTS}
+        plan = PLAN._replace(n_trials=n_trials)
+        tune.search(task, plan, defaults=defaults, place=studies.Place(tmp_path), trial_run=Recorder().trial_run)
+
+    with pytest.raises(UserError, match=r"^model = detector needs boxes, and data/boxes\.csv has none for the train"):
+        search(task)
+    few = toy_splits()[0]._replace(boxes=np.eye(16, 4, dtype=np.float32)[:, None] * 4)  # one box has a width
+    task = task._replace(splits=lambda: (few, few._replace(boxes=None)))
+    with pytest.raises(UserError, match=r"^train\.mixup = 0\.2 mixes two images, whose boxes cannot be mixed"):
+        search(task._replace(recipe=PLAIN._replace(mixup=0.2)))
+    assert not list(tmp_path.iterdir())
+    assert train.notes_on_boxes(*task.splits()) == [
+        "only 1 train image with boxes: a detector hardly learns where to look",
+        "no validation image with boxes: no score of boxes can be chosen, and no figure of them is computed",
+    ]
+    enough = few._replace(boxes=np.full((16, 1, 4), 2, np.float32))
+    assert train.notes_on_boxes(enough, enough) == []
+    assert len(train.notes_on_boxes(enough._replace(repeats=np.zeros(16, np.int16)), enough)) == 1
+
+
 class Recorder:
     """Stands for the MLflow run of each trial."""
 

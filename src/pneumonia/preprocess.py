@@ -18,7 +18,7 @@ import pandas as pd
 import zarr
 
 from pneumonia import UserError, compute, files, workspace
-from pneumonia.data import image_boxes, lung_boxes, store, tables, targets
+from pneumonia.data import columns, image_boxes, lung_boxes, store, tables, targets
 from pneumonia.images import decode, geometry, lungs
 from pneumonia.images.geometry import Gray, Preparation
 
@@ -130,7 +130,7 @@ def _write_boxes(
         of_pneumonia = {one for row in targets.TARGETS.values() for one in row.subtypes}
         for split, table in rows_of.items():
             # With another target class 0 is a kind of pneumonia too.
-            is_ill = (table["label"].eq(1) | table["subtype"].isin(of_pneumonia)).to_numpy()
+            is_ill = (table["label"].eq(1) | table["subtype"].map(columns.subtype).isin(of_pneumonia)).to_numpy()
             image_boxes.write(group, split, image_boxes.stacked(list(table["image_id"]), is_ill, placed[split]))
 
 

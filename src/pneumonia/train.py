@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from pneumonia import UserError
-from pneumonia.data.image_boxes import Boxes
 from pneumonia.data.store import Split
 from pneumonia.models import backbones, detector, networks, runtime, scoring
 from pneumonia.training.batches import batches, epoch_rows
@@ -71,6 +70,10 @@ def start(
     return model
 
 
+FEW_BOXES = 8
+"""Train images with boxes; with fewer a note is printed."""
+
+
 def check(train: Split, val: Split, recipe: Recipe) -> None:
     """Check that a network can learn from these splits, before time is spent on it.
 
@@ -91,6 +94,40 @@ def check(train: Split, val: Split, recipe: Recipe) -> None:
         raise UserError(
             f"train.batch_size = {recipe.batch_size} is larger than the {n_images} images of an epoch; lower it"
         )
+
+
+def check_boxes(train: Split, recipe: Recipe) -> None:
+    """Check that a detector can learn from a split, before time is spent on it.
+
+    Raises:
+        UserError: no train image has boxes, or images would be mixed.
+    """
+    if not _n_with_boxes(train):
+        raise UserError(
+            "model = detector needs boxes, and data/boxes.csv has none for the train images; take another model, or "
+            "images with boxes (docs/detector.md)"
+        )
+    if recipe.mixup:
+        raise UserError(f"train.mixup = {recipe.mixup} mixes two images, whose boxes cannot be mixed; set it to 0")
+
+
+def notes_on_boxes(train: Split, val: Split) -> list[str]:
+    """What a person should know about the boxes of a detector: sentences, none with enough of them."""
+    notes = []
+    if (n := _n_with_boxes(train)) < FEW_BOXES:
+        notes.append(f"only {n} train image{'s' * (n > 1)} with boxes: a detector hardly learns where to look")
+    if not _n_with_boxes(val):
+        notes.append(
+            "no validation image with boxes: no score of boxes can be chosen, and no figure of them is computed"
+        )
+    return notes
+
+
+def _n_with_boxes(split: Split) -> int:
+    """Number of the images of a split with boxes that an epoch contains."""
+    if split.boxes is None:
+        return 0
+    return int(((np.nan_to_num(split.boxes[..., 2]) > 0).any(axis=1) & (split.repeats > 0)).sum())
 
 
 class Phase(NamedTuple):
@@ -172,11 +209,13 @@ def fit(
         `kept`, true for the epoch whose weights the model has.
 
     Raises:
-        UserError: as `check` says; a detector without boxes, or with mixed images; a file in `resume` is damaged.
+        UserError: as `check` says, of a detector as `check_boxes` says; a file in `resume` is damaged.
         DivergedError: the loss is not finite.
     """
     check(train, val, recipe)
-    boxes = _boxes(model, train, recipe)
+    boxes = train.boxes if detector.is_detector(model) else None
+    if detector.is_detector(model):
+        check_boxes(train, recipe)
     rows = epoch_rows(train)
     steps = len(rows) // recipe.batch_size
     stop = min(schedule.stop_after or schedule.epochs, schedule.epochs)
@@ -287,21 +326,6 @@ def fit_folds(
         histories.append(history.assign(epoch=history["epoch"] + n_done, **({"fold": fold} if n > 1 else {})))
         n_done += len(history)
     return models, pd.concat(histories, ignore_index=True)
-
-
-def _boxes(model: Any, train: Split, recipe: Recipe) -> Boxes | None:
-    """The boxes that a network learns from; None if it is no detector.
-
-    Raises:
-        UserError: there are none, or images would be mixed.
-    """
-    if not detector.is_detector(model):
-        return None
-    if train.boxes is None or not (np.nan_to_num(train.boxes[..., 2]) > 0).any():
-        raise UserError("model = detector needs boxes, and data/boxes.csv has none for the train images; take another")
-    if recipe.mixup:
-        raise UserError(f"train.mixup = {recipe.mixup} mixes two images, whose boxes cannot be mixed; set it to 0")
-    return train.boxes
 
 
 def _compiled(model: Any, phase: Phase, rate: Any, recipe: Recipe, *, with_boxes: bool) -> Any:

@@ -187,14 +187,18 @@ def search(
         dask: address of a Dask scheduler whose workers train the trials; None = this machine.
 
     Raises:
-        UserError: more workers than trials; a key of the space that has no effect; as `train.check` says, before the
-            first trial; weights of another architecture; a loss that is not finite in any trial; a storage that cannot
-            be used.
+        UserError: more workers than trials; a key of the space that has no effect; as `train.check` says, and of a
+            detector as `train.check_boxes` says, before the first trial; weights of another architecture; a loss that
+            is not finite in any trial; a storage that cannot be used.
     """
     # The size of the input is that of the model where `defaults` has none.
     first = nearest(
         plan.space, {**defaults, "image_size": task.recipe.image_size or networks.model_row(task.name).size}
     )
+    if task.name == "detector":  # also without trials: it is the first stage that knows the model and the images
+        train.check_boxes(_splits(task.splits)[0], task.recipe)
+        for note in train.notes_on_boxes(*_splits(task.splits)):
+            tqdm.write(f"NOTE: {note}")
     if plan.n_trials == 0:
         return _untried(_values(defaults, first))
     if workers > plan.n_trials:

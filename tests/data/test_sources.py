@@ -56,3 +56,14 @@ def test_an_external_source_that_cannot_be_tested_is_refused(data: str, url: str
         sources.require_external("clinic", data, url)
     assert str(caught.value).startswith(f"external source clinic: {expected}")
     sources.require_external("clinic", "chest_xray", None)  # it has a published address
+
+
+def test_a_detector_needs_a_source_with_boxes() -> None:
+    line = r"^model = detector needs boxes, and data = chest_xray has none; take data: phantom, folder, rsna \(docs/det"
+    with pytest.raises(UserError, match=line):
+        sources.require_boxes("chest_xray")
+    with pytest.raises(UserError, match=r"data = folder has none; put boxes\.csv or a COCO file beside the images \("):
+        sources.require_boxes("folder", 0)
+    for data in ("phantom", "rsna", "folder"):
+        sources.require_boxes(data)
+        sources.require_boxes(data, 1)

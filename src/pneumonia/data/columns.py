@@ -184,6 +184,15 @@ def view(text: str) -> str:
     return "" if is_unknown(text) else _VIEWS.get(key(text), text.strip())
 
 
+def subtype(text: str) -> str:
+    """The kind of pneumonia under its one name; other text for comparison.
+
+    >>> subtype("Viral Pneumonia"), subtype(" Bacterial"), subtype("Fungal")
+    ('virus', 'bacteria', 'fungal')
+    """
+    return SUBTYPES.get(key(text), key(text))
+
+
 DESCRIPTIONS: dict[str, Callable[[str], str | None]] = {"sex": sex, "age": age, "view": view}
 """What a table or a header may say about an image; none of it is needed."""
 

@@ -33,9 +33,7 @@ def relabel(table: pd.DataFrame, target: Target) -> pd.DataFrame:
 
 def _classes(table: pd.DataFrame, target: Target) -> pd.Series:
     """0 and 1 as numbers; NaN for an image of no class."""
-    names = table["subtype"].map(columns.key)
-    known = names.map(lambda name: columns.SUBTYPES.get(name, name))
-    label = known.map({name: label for label, name in enumerate(target.subtypes)})
+    label = table["subtype"].map(columns.subtype).map({name: label for label, name in enumerate(target.subtypes)})
     return label.where(table["label"].eq(1)).astype("float64")
 
 

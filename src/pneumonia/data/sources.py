@@ -25,6 +25,7 @@ class Source(NamedTuple):
         layout: files that its reader in `layouts` expects, as text for messages.
         public_test: the source has an official, public test split. The authors of this project had looked at it
             before, so that it is not an untouched test set; the model card says so.
+        boxes: its findings may have boxes.
         synthetic: no patients; stated wherever its figures are shown.
     """
 
@@ -39,6 +40,7 @@ class Source(NamedTuple):
     side: int = 0
     layout: str = ""
     public_test: bool = False
+    boxes: bool = False
     synthetic: bool = False
 
 
@@ -71,6 +73,7 @@ DATASETS = {
         citation="none: no patients",
         patients="given by the generator of the images",
         reference_standard="not needed: pneumonia is present where the generator drew it",
+        boxes=True,
         synthetic=True,
     ),
     "chest_xray": Source(
@@ -97,6 +100,7 @@ DATASETS = {
         reference_standard="yours",
         layout="images below folders NORMAL and PNEUMONIA, 0 and 1, or as in fetch.classes; or fetch.url of a table "
         "path,label,patient_id",
+        boxes=True,
     ),
     "rsna": Source(
         title="frontal chest X-rays of the RSNA Pneumonia Detection Challenge 2018, with boxes",
@@ -107,6 +111,7 @@ DATASETS = {
         "with a box counts as pneumonia",
         layout="stage_2_train_labels.csv and the DICOM files it names",
         n_images=26_684,
+        boxes=True,
     ),
 }
 
@@ -116,6 +121,24 @@ def source(data: str) -> Source:
     if data not in DATASETS:
         raise UserError(f"data = {data!r} is unknown; known: {', '.join(DATASETS)}")
     return DATASETS[data]
+
+
+def require_boxes(data: str, n_boxes: int | None = None) -> None:
+    """Check that a detector can learn from a data set.
+
+    Args:
+        data: a key of `DATASETS`.
+        n_boxes: number of its boxes; None = not known yet.
+
+    Raises:
+        UserError: it has no boxes.
+    """
+    if n_boxes == 0 or not source(data).boxes:
+        others = ", ".join(name for name, row in DATASETS.items() if row.boxes and name != data)
+        own = "put boxes.csv or a COCO file beside the images" if data == "folder" else f"take data: {others}"
+        raise UserError(
+            f"model = detector needs boxes, and data = {data} has none; {own} (docs/detector.md), or take another model"
+        )
 
 
 def require_external(name: str, data: str, url: str | None) -> None:
