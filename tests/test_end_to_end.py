@@ -25,7 +25,7 @@ from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from pneumonia import evaluate, workspace
-from pneumonia.data import phantom, tables
+from pneumonia.data import image_boxes, phantom, tables
 from pneumonia.data.store import open_store, read_split
 from pneumonia.files import read_bytes
 from pneumonia.models import loading, networks, predictor, scoring
@@ -160,14 +160,15 @@ def test_repro_runs_every_stage_once_and_says_who_is_champion(project: Project) 
 
 
 # They read a selector only to name an MLflow experiment and what they have made: no reason to run the stage again, and
-# another data set or target is another image store. `fetch` checks the external sources before it works for hours.
-# `compute` never changes a result.
+# another data set or target is another image store. `fetch` checks the external sources before it works for hours, and
+# whether there are boxes for a detector. `compute` never changes a result.
 ONLY_NAMES = {
     ("validate", "data"),
     ("rebalance", "data"),
     ("train", "data"),
     ("train", "target"),
     ("fetch", "external.sources"),
+    ("fetch", "model"),
 }
 
 
@@ -789,3 +790,46 @@ def test_an_external_test_changes_nothing_but_its_own_figures(project: Project, 
     assert run.info.status == "FINISHED"
     assert project.stages_run(project.dvc("repro")) == [], "without it all is as before"
     assert "external" not in project.report("evaluation.json")
+
+
+@pytest.mark.slow
+def test_the_challenge_of_rsna_trains_a_detector(tmp_path: Path) -> None:
+    """Its layout in small: DICOM files, both tables, the mapping to patients, findings that are no opacities."""
+    place = tmp_path / "challenge"
+    (place / "stage_2_train_images").mkdir(parents=True)
+    labels, detailed, mapping = ["patientId,x,y,width,height,Target"], ["patientId,class"], []
+    n_boxes: dict[str, int] = {}
+    for number, film in enumerate(one for patient in phantom.plan(60, 3) for one in phantom.render(patient)):
+        name = f"{number:08}-0000"
+        (place / "stage_2_train_images" / f"{name}.dcm").write_bytes(dicom(film.image, PatientID=name))
+        mapping.append({"subset_img_id": name, "img_id": f"{film.patient_id[1:]}_{number:03}.png"})
+        kind = "Lung Opacity" if film.label else "Normal" if number % 3 else "No Lung Opacity / Not Normal"
+        for box in film.boxes or [("", "", "", "")]:  # two rows in both tables for an image with two boxes
+            labels.append(f"{name},{','.join(map(str, box))},{film.label}")
+            detailed.append(f"{name},{kind}")
+        n_boxes[name] = len(film.boxes)
+    (place / "stage_2_train_labels.csv").write_text("\n".join(labels))
+    (place / "stage_2_detailed_class_info.csv").write_text("\n".join(detailed))
+    (place / "pneumonia-challenge-dataset-mappings_2018.json").write_text(json.dumps(mapping))
+    assert max(n_boxes.values()) > 1
+    folder = tmp_path / "project"
+    folder.mkdir()
+    one = Project(folder)
+    chosen = {"data": "rsna", "fetch.url": str(place), "model": "detector", "tune.n_trials": 0, "train.epochs": 1}
+    one.set(chosen | {"preprocess.image_size": 96, "train.image_size": 96})
+    one.dvc("init", "-q", "-f")
+    one.dvc("repro", "evaluate")
+    splits, store = tables.read_table(folder / "data/splits.csv"), open_store(folder / "data/images.zarr")
+    kinds = splits.groupby("subtype")["label"].unique().map(list).to_dict()
+    assert kinds == {"lung opacity": [1], "no lung opacity / not normal": [0], "normal": [0]}
+    assert splits["patient_id"].nunique() < len(splits)
+    assert splits.groupby("patient_id")["split"].nunique().max() == 1
+    for name in tables.SPLITS:
+        split = read_split(store, name)
+        assert split.boxes is not None
+        assert image_boxes.are_known(split.boxes).all()
+        kept = {image: len(image_boxes.of_image(split.boxes, row)) for row, image in enumerate(split.image_ids)}
+        assert kept == {image: n_boxes[image] for image in kept}
+    found = one.report("evaluation.json")["detection"]
+    test = splits.loc[splits["split"].eq("test"), "image_id"]
+    assert (found["n"], found["n_boxes"], found["n_unknown"]) == (len(test), sum(map(n_boxes.get, test)), 0)

@@ -124,6 +124,10 @@ WRONG_RSNA = {
         {"stage_2_train_labels.csv": LABELS.replace("213", "nan")},
         r"stage_2_train_labels\.csv, line 3: a box of \[264\.0, 152\.5, nan, 379\.0\]; download it again",
     ),
+    "box of no size": (
+        {"stage_2_train_labels.csv": LABELS.replace("213", "0")},
+        r"stage_2_train_labels\.csv, line 3: a box of \[264\.0, 152\.5, 0\.0, 379\.0\]; download it again",
+    ),
     "box of none": (
         {"stage_2_train_labels.csv": f"{HEAD}aa,,,,,1\n"},
         r"stage_2_train_labels\.csv, line 2: could not convert string to float: ''; download it again",

@@ -69,7 +69,7 @@ def read_rsna(files: Files) -> Listing:
             if label not in tables.LABELS:
                 raise ValueError(f"Target {label}; known: 0, 1")
             box = {side: float(row[side]) for side in ("x", "y", "width", "height")} if label else {}
-            if not all(map(math.isfinite, box.values())):
+            if not all(map(math.isfinite, box.values())) or (box and min(box["width"], box["height"]) <= 0):
                 raise ValueError(f"a box of {list(box.values())}")
         except ValueError as error:
             raise UserError(f"stage_2_train_labels.csv, line {line}: {error}; download it again") from error
