@@ -93,7 +93,7 @@ def require_inside(boxes: Sequence[Mapping[str, Any]], sizes: Mapping[str, tuple
         UserError: a box that ends more than `MAX_BEYOND` outside its image, or a COCO file of images of another size.
     """
     judged = [(box, size) for box in boxes if "where" in box and (size := sizes.get(box["image_id"]))]
-    other = [(box, size) for box, size in judged if box["size"] not in (None, (0, 0), size)]
+    other = [(box, size) for box, size in judged if box["size"] not in (None, size)]
     if other:
         box, (width, height) = other[0]
         raise UserError(
@@ -113,10 +113,10 @@ def require_inside(boxes: Sequence[Mapping[str, Any]], sizes: Mapping[str, tuple
 
 
 def _is_inside(box: Mapping[str, Any], width: int, height: int) -> bool:
-    low, right, bottom = -MAX_BEYOND, width + MAX_BEYOND, height + MAX_BEYOND
-    overlaps = box["x"] < width and box["y"] < height and box["x"] + box["width"] > 0 and box["y"] + box["height"] > 0
-    ends = box["x"] + box["width"] <= right and box["y"] + box["height"] <= bottom
-    return bool(overlaps and ends and min(box["x"], box["y"]) >= low)
+    spans = [(box["x"], box["x"] + box["width"], width), (box["y"], box["y"] + box["height"], height)]
+    return all(
+        start < side and end > 0 and start >= -MAX_BEYOND and end <= side + MAX_BEYOND for start, end, side in spans
+    )
 
 
 def _places(files: Files, rows: Rows) -> dict[str, Any]:
@@ -254,14 +254,14 @@ def _of_coco(
     sides_of = {one: _sides(entry.get("bbox")) for one, entry in read.items()}
     if wrong := [one for one, sides in sides_of.items() if sides is None]:
         raise UserError(
-            f"{name}, annotation {wrong[0]}: bbox {read[wrong[0]].get('bbox')!r} is not [x, y, width, height] in "
+            f"{name}, annotation {wrong[0]}: bbox {read[wrong[0]].get('bbox')!r:.80} is not [x, y, width, height] in "
             f"numbers, in {len(wrong):,} {n}; correct or remove them"
         )
     boxes = []
     for one, sides in sides_of.items():
         image = image_of[read[one]["image_id"]]
-        width, height = image.get("width"), image.get("height")
-        size = (width, height) if isinstance(width, int) and isinstance(height, int) else None
+        stated = [side for side in (image.get("width"), image.get("height")) if isinstance(side, int) and side > 0]
+        size = (stated[0], stated[1]) if len(stated) == 2 else None
         if sides:
             boxes.append(_Box(f"{name}, annotation {one}", str(image["file_name"]), sides, size))
     return boxes, notes
