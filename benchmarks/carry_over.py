@@ -1,11 +1,13 @@
 """What carries over to films of another place: `python -m benchmarks.carry_over`, in docs/carry_over.csv.
 
     python -m benchmarks.carry_over --run FOLDER --phantom OTHER [--folds 5] [RECIPE …]
+    python -m benchmarks.carry_over --finished FOLDER [RECIPE …]
 
 FOLDER is a project with folds and one external test whose stages `external` and `backbone` are finished, OTHER one of
 the phantom up to `preprocess`, prepared in the same way. For each recipe `mobilenet` learns on the first fold, or on
 the first `--folds` ones, from films that are changed as the recipe says. Beside the AUC out of fold stands that of the
-mean logit on the external test. Rows that exist are skipped; each new row is one look at the external test.
+mean logit on the external test. With `--finished` nothing is learnt: the networks of a project with folds score films
+that are changed at prediction only. Rows that exist are skipped; each new row is one look at the external test.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pneumonia import train
 from pneumonia.data import tables
 from pneumonia.data.store import Split, lungs, open_store, read_fold_numbers, read_folds, read_split
 from pneumonia.metrics import ranking
-from pneumonia.models import backbones, networks, runtime, scoring
+from pneumonia.models import backbones, ensembles, loading, networks, runtime, scoring
 from pneumonia.training.recipe import Schedule, derived_seed
 
 Gray = npt.NDArray[np.uint8]
@@ -50,12 +52,14 @@ class Try(NamedTuple):
         settings: differences of the training from `RECIPE`.
         always: a change of all films, those that are learnt from and those that are scored.
         added: a change of further copies of the films that are learnt from; the epochs are fewer by as much.
+        scored: a change of the films that are scored only.
         phantom: whether the films of the phantom are learnt from too.
     """
 
     settings: Mapping[str, Any] = {}
     always: Change | None = None
     added: Change | None = None
+    scored: Change | None = None
     phantom: bool = False
 
 
@@ -129,9 +133,16 @@ def _other_amplitude(films: Gray, masks: Masks) -> Gray:
     return np.clip(np.fft.irfft2(mixed, films.shape[1:]), 0, 255).astype(np.uint8)
 
 
+EQUALISED = _each(cv2.equalizeHist)
+
+
+def _equalised_lungs_only(films: Gray, masks: Masks) -> Gray:
+    return _lungs_only(EQUALISED(films, masks), masks)
+
+
 TRIES = {
     "base": Try(),
-    "equalised": Try(always=_each(cv2.equalizeHist)),
+    "equalised": Try(always=EQUALISED),
     "windowed": Try(always=_windowed),
     "local": Try(always=_each(_local)),
     "coarse": Try(always=_each(_coarse)),
@@ -139,6 +150,8 @@ TRIES = {
     "other_surroundings": Try(added=_other_surroundings),
     "other_histogram": Try(added=_other_histogram),
     "other_amplitude": Try(added=_other_amplitude),
+    "equalised_too": Try(added=EQUALISED, scored=EQUALISED),
+    "equalised_lungs_only_too": Try(added=_equalised_lungs_only, scored=_equalised_lungs_only),
     "phantom": Try(phantom=True),
     "strong": Try({"strength": 2.0}),
     "mixup": Try({"mixup": 0.4}),
@@ -147,32 +160,79 @@ TRIES = {
     "frozen": Try({"unfreeze": 0.0}),
     "one_rate": Try({"layer_decay": 1.0}),
     "larger_crops": Try({"crop": 0.5}),
-    "equalised_lungs_only": Try(always=lambda films, masks: _lungs_only(_each(cv2.equalizeHist)(films, masks), masks)),
+    "equalised_lungs_only": Try(always=_equalised_lungs_only),
 }
+
+
+def _as_is(films: Gray, masks: Masks) -> Gray:
+    return films.copy()
+
+
+def _zoomed(factor: float) -> Change:
+    """Larger or smaller around the middle; at the border the outermost pixels are repeated."""
+
+    def zoom(film: Gray) -> npt.NDArray[Any]:
+        middle = (len(film) - 1) / 2
+        matrix = cv2.getRotationMatrix2D((middle, middle), 0, factor)
+        return cv2.warpAffine(film, matrix, film.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+
+    return _each(zoom)
+
+
+def _sharpened(film: Gray) -> npt.NDArray[Any]:
+    values = film.astype(np.float32)
+    return np.clip(2 * values - cv2.GaussianBlur(values, (0, 0), 1.5), 0, 255)
+
+
+def _flipped(films: Gray, masks: Masks) -> Gray:
+    return films[:, :, ::-1].copy()
+
+
+LARGER, SMALLER = _zoomed(1.15), _zoomed(0.87)
+PREDICTIONS: dict[str, tuple[Change, ...]] = {
+    "as_is": (_as_is,),
+    **{name: (one.always,) for name, one in TRIES.items() if one.always},
+    "larger": (LARGER,),
+    "smaller": (SMALLER,),
+    "blurred": (_each(lambda film: cv2.GaussianBlur(film, (0, 0), 1.0)),),
+    "sharpened": (_each(_sharpened),),
+    "clahe": (_each(lambda film: cv2.createCLAHE(2.0, (8, 8)).apply(film)),),
+    "both_levels": (_as_is, EQUALISED),
+    "both_sides": (_as_is, _flipped),
+    "three_sizes": (_as_is, LARGER, SMALLER),
+}
+"""Changes at prediction; of several the mean logit counts."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.carry_over", description=__doc__)
-    parser.add_argument("recipes", nargs="*", choices=[*TRIES, []], help="only these")
-    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("recipes", nargs="*", choices=[*dict.fromkeys([*TRIES, *PREDICTIONS]), []], help="only these")
+    folder = parser.add_mutually_exclusive_group(required=True)
+    folder.add_argument("--run", type=Path, metavar="FOLDER", help="learn from its films")
+    folder.add_argument("--finished", type=Path, metavar="FOLDER", help="only score with its networks")
     parser.add_argument("--phantom", type=Path, metavar="FOLDER", help="for the recipe `phantom`")
     parser.add_argument("--folds", type=int, default=1, help="networks of each recipe")
     options = parser.parse_args()
     runtime.start_keras(SEED)
-    for name in options.recipes or TRIES:
+    known, changed = (PREDICTIONS, "prediction") if options.finished else (TRIES, "training")
+    for name in options.recipes or known:
         table = _table()
-        if ((table["recipe"] == name) & (table["networks"] == options.folds)).any():
+        same = (table["recipe"] == name) & (table["changed"] == changed)
+        if (same & ((table["networks"] == options.folds) | (changed == "prediction"))).any():
             print(f"{name}: is in the table")
             continue
-        figures = measure(options.run, TRIES[name], options.folds, options.phantom)
-        row = {"recipe": name, "networks": options.folds, **figures, "look": len(table) + 1}
+        if options.finished:
+            figures = measure_finished(options.finished, PREDICTIONS[name])
+        else:
+            figures = measure(options.run, TRIES[name], options.folds, options.phantom)
+        row = {"recipe": name, "changed": changed, **figures, "look": len(table) + 1}
         print(row, flush=True)
         tables.write_table(pd.concat([table.astype(object), pd.DataFrame([row], dtype=object)]), TABLE)
     print(_table().to_string())
 
 
 def _table() -> pd.DataFrame:
-    return pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=["recipe", "networks"])
+    return pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=["recipe", "changed", "networks"])
 
 
 def measure(folder: Path, what: Try, n_folds: int, phantom: Path | None) -> dict[str, Any]:
@@ -180,7 +240,8 @@ def measure(folder: Path, what: Try, n_folds: int, phantom: Path | None) -> dict
     store, outside = open_store(folder / "data/images.zarr"), open_store(folder / "data/external.zarr")
     weights = backbones.read(folder / "data/backbone").paths
     source = next(iter(outside.group_keys()))
-    foreign = _changed(read_split(outside, source), _masks(outside, source), what.always)
+    at_the_end = what.scored or what.always
+    foreign = _changed(read_split(outside, source), _masks(outside, source), at_the_end)
     masks, fold_of = _masks(store, "train"), read_fold_numbers(store)
     more = None
     if what.phantom:
@@ -190,7 +251,7 @@ def measure(folder: Path, what: Try, n_folds: int, phantom: Path | None) -> dict
     recipe = results.training(results.params_with(RECIPE))._replace(**what.settings)
     inside, logits = [], []
     for fold, (learnt, val) in enumerate(itertools.islice(read_folds(store), n_folds)):
-        val = _changed(val, masks[fold_of == fold], what.always)
+        val = _changed(val, masks[fold_of == fold], at_the_end)
         rows = np.flatnonzero(learnt.repeats)
         learnt = _changed(Split(*(np.asarray(part)[rows] for part in learnt[:_N_ARRAYS])), masks[rows], what.always)
         epochs = HEAD_EPOCHS + EPOCHS
@@ -210,8 +271,36 @@ def measure(folder: Path, what: Try, n_folds: int, phantom: Path | None) -> dict
         model = train.start(MODEL, weights, defaults["dropout"], learnt)
         train.fit(model, learnt, val, recipe, schedule)
         inside.append((val.labels, scoring.predict_scores(model, val.images)))
-        score = scoring.predict_scores(model, foreign.images).clip(1e-7, 1 - 1e-7)
-        logits.append(np.log(score / (1 - score)))
+        logits.append(_logits(model, foreign.images))
+    return _figures(folder, source, inside, foreign, logits)
+
+
+def measure_finished(folder: Path, changes: tuple[Change, ...]) -> dict[str, Any]:
+    """AUC out of fold and on the external test of the networks of a finished project, on films that are changed."""
+    store, outside = open_store(folder / "data/images.zarr"), open_store(folder / "data/external.zarr")
+    source = next(iter(outside.group_keys()))
+    models = ensembles.separate(loading.load_model(folder / "models/model.keras"))
+    foreign, foreign_masks = read_split(outside, source), _masks(outside, source)
+    films, masks, fold_of = read_split(store, "train"), _masks(store, "train"), read_fold_numbers(store)
+    inside, logits = [], []
+    for fold, model in enumerate(models):
+        own = fold_of == fold
+        images = np.asarray(films.images)[own]
+        scores = np.mean([_logits(model, change(images, masks[own])) for change in changes], axis=0)
+        inside.append((np.asarray(films.labels)[own], scores))
+        foreigners = np.asarray(foreign.images)
+        logits.append(np.mean([_logits(model, change(foreigners, foreign_masks)) for change in changes], axis=0))
+    return _figures(folder, source, inside, foreign, logits)
+
+
+def _logits(model: Any, images: Gray) -> npt.NDArray[Any]:
+    score = scoring.predict_scores(model, images).clip(1e-7, 1 - 1e-7)
+    return np.asarray(np.log(score / (1 - score)))
+
+
+def _figures(
+    folder: Path, source: str, inside: list[tuple[Any, Any]], foreign: Split, logits: list[npt.NDArray[Any]]
+) -> dict[str, Any]:
     films = tables.read_table(folder / "data/external.csv").set_index("image_id")
     patients = films["patient_id"][list(map(str, foreign.image_ids))]
     mean = np.mean(logits, axis=0)
@@ -222,7 +311,8 @@ def measure(folder: Path, what: Try, n_folds: int, phantom: Path | None) -> dict
         "auc_low": low,
         "auc_high": high,
     }
-    return {name: round(value, 4) for name, value in figures.items()} | {"n": len(foreign.labels), "source": source}
+    rounded = {name: round(float(value), 4) for name, value in figures.items()}
+    return {"networks": len(logits)} | rounded | {"n": len(foreign.labels), "source": source}
 
 
 def _masks(store: Any, split: str) -> Masks:

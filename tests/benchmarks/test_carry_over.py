@@ -14,6 +14,11 @@ CHANGES = {
     for name, one in carry_over.TRIES.items()
     for kind in ("always", "added")
     if (change := getattr(one, kind)) is not None
+} | {
+    (name, str(place)): change
+    for name, changes in carry_over.PREDICTIONS.items()
+    for place, change in enumerate(changes)
+    if change is not carry_over._as_is
 }
 
 
