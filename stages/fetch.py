@@ -12,7 +12,9 @@ def main() -> None:
     row = sources.source(settings.data)
     for one in settings.external.sources:  # not only after hours of other stages
         sources.require_external(one.name, one.data, one.url)
-    is_detector = settings.model == "detector"  # decides about no out: another model fetches nothing again
+    is_detector = (
+        settings.model == "detector" and settings.train.box_weight > 0
+    )  # decides about no out: another model fetches nothing again
     if is_detector:
         sources.require_boxes(settings.data)
     with tracked("fetch", settings), workspace.resumable("fetch", settings.data, settings.fetch.url) as resume:

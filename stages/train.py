@@ -37,7 +37,7 @@ def main() -> None:
         runs.log_dataset(labelled.image_ids, labelled.labels, **dataset)
         with runtime.on_devices():
             members, history = train.fit_folds(
-                lambda split: train.start(*network, split, size=recipe.image_size),
+                lambda split: train.start(*network, split, size=recipe.image_size, box_weight=recipe.box_weight),
                 n,
                 read_folds(store, memory=settings.compute.memory),
                 recipe,

@@ -13,7 +13,7 @@ import pandas as pd
 import zarr
 
 from pneumonia import UserError
-from pneumonia.data import image_boxes, lung_boxes, tables
+from pneumonia.data import lung_boxes, tables
 from pneumonia.data.store import (
     Pixels,
     Split,
@@ -332,15 +332,7 @@ def detection(
 
 
 def _films(model: Any, split: Split) -> dict[int, boxes.Film]:
-    """Row -> boxes of the images of a split whose boxes are known, in pixels of the store."""
-    if split.boxes is None:
-        return {}
-    known = np.flatnonzero(image_boxes.are_known(split.boxes))
-    found = detector.find(model, subset(split.images, known))
-    return {
-        row: boxes.Film(image_boxes.of_image(split.boxes, row), *of_row)
-        for row, of_row in zip(known.tolist(), found, strict=True)
-    }
+    return boxes.judged(split.boxes, lambda rows: detector.find(model, subset(split.images, rows)))
 
 
 def operating_points(full: Mapping[str, Any]) -> pd.DataFrame:

@@ -52,6 +52,7 @@ def start(
     *,
     size: int | None = None,
     n_images: int = 512,
+    box_weight: float = 1.0,
 ) -> Any:
     """A new network, ready for `fit`.
 
@@ -62,8 +63,11 @@ def start(
         train: the split that it will learn from.
         size: side of its input in pixels; None = that of its row in `MODELS`.
         n_images: number of images used for statistics that the weights lack, see `backbones.unfold`.
+        box_weight: that of the recipe; without a weight a detector learns no boxes, and is a classifier.
     """
     model = networks.create_model(name, weights=weights, dropout=dropout, size=size)
+    if box_weight == 0 and detector.is_detector(model):
+        model = detector.without_boxes(model)
     if weights:
         rows = np.flatnonzero(train.repeats)  # not those of its own fold
         backbones.unfold(model, train.images[rows[:: max(1, len(rows) // n_images)]])

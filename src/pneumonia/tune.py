@@ -195,7 +195,9 @@ def search(
     first = nearest(
         plan.space, {**defaults, "image_size": task.recipe.image_size or networks.model_row(task.name).size}
     )
-    if task.name == "detector":  # also without trials: it is the first stage that knows the model and the images
+    if task.name == "detector" and (
+        task.recipe.box_weight or "box_weight" in plan.space
+    ):  # also without trials: it is the first stage that knows the model and the images
         train.check_boxes(_splits(task.splits)[0], task.recipe)
         for note in train.notes_on_boxes(*_splits(task.splits)):
             tqdm.write(f"NOTE: {note}")
@@ -367,7 +369,14 @@ def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    model = train.start(task.name, task.weights, job.chosen["dropout"], train_split, size=recipe.image_size)
+    model = train.start(
+        task.name,
+        task.weights,
+        job.chosen["dropout"],
+        train_split,
+        size=recipe.image_size,
+        box_weight=recipe.box_weight,
+    )
     schedule = task.schedule._replace(
         seed=seed,
         stop_after=job.plan.epochs,

@@ -145,6 +145,28 @@ def test_each_figure_lies_in_its_interval_and_patients_make_it_wider() -> None:
     assert sensitivity[3] == curve.sensitivity[curve.false_positives <= 1].max()
 
 
+def test_a_gain_is_paired_and_has_its_interval() -> None:
+    films = random_films(40, 1)
+    worse = [one._replace(scores=one.scores[::-1]) for one in films]
+    difference, low, high = boxes.gain(worse, films, "ap50")
+    assert difference == pytest.approx(boxes.average_precision(films) - boxes.average_precision(worse))
+    assert low < difference < high
+    report = boxes.detection_report(films, films)
+    assert high - low < 2 * (report["ap50_high"] - report["ap50_low"])
+    assert boxes.gain(films, films, "rsna_map") == (0, 0, 0)
+    nothing = [one._replace(boxes=np.zeros((0, 4)), scores=np.zeros(0)) for one in films]
+    assert boxes.gain(nothing, films, "ap50") == (report["ap50"], report["ap50_low"], report["ap50_high"])
+    with pytest.raises(ValueError, match="ap50 needs images with boxes"):
+        boxes.gain([film([], {})], [film([], {})], "ap50")
+
+
+def test_only_images_whose_boxes_are_known_are_judged() -> None:
+    truth = np.array([[[1, 2, 3, 4], [0, 0, 0, 0]], [[np.nan] * 4] * 2, [[0] * 4] * 2], np.float32)
+    found = boxes.judged(truth, lambda rows: [(np.full((1, 4), row), np.array([0.5])) for row in rows])
+    assert {row: (len(one.truth), one.boxes[0, 0]) for row, one in found.items()} == {0: (1, 0), 2: (0, 2)}
+    assert boxes.judged(None, lambda rows: []) == {}
+
+
 def test_a_resample_is_counted_like_a_sample_that_contains_its_images() -> None:
     films = random_films(12, 2)
     counts = np.random.default_rng(0).integers(0, 3, (1, 12)).astype(np.float64)

@@ -155,6 +155,23 @@ def test_it_finds_the_boxes_of_eight_images_that_it_learnt_by_heart(tmp_path: Pa
     assert min(iou(film.truth, film.boxes[:1])[0, 0] for film in films if len(film.truth)) > 0.6
 
 
+def test_without_weight_of_the_boxes_it_is_a_classifier_of_the_same_network() -> None:
+    import keras
+
+    split = bright_boxes(8)._replace(boxes=None)
+    pair = []
+    for box_weight in (1.0, 0.0):
+        keras.utils.set_random_seed(1)
+        pair.append(train.start("detector", (), 0.0, split, size=64, box_weight=box_weight))
+    full, free = pair
+    assert [detector.is_detector(one) for one in pair] == [True, False]
+    np.testing.assert_array_equal(*(scoring.predict_scores(one, split.images) for one in pair))
+    before = free.get_layer("stage1_down_conv").get_weights()[0]
+    train.fit(free, split, split, PLAIN._replace(box_weight=0.0, mixup=0.2), Schedule(1, 1, 0.001, 1))
+    assert np.abs(free.get_layer("stage1_down_conv").get_weights()[0] - before).max() > 0, "the image teaches it"
+    assert networks.summary(free)["parameters"].sum() == full.count_params()
+
+
 def test_data_without_boxes_and_mixed_images_are_refused(model: Any) -> None:
     split = bright_boxes(8)
     schedule = Schedule(1, 1, 0.001, 1)

@@ -6,13 +6,15 @@ likely. All intervals are percentiles of a bootstrap that draws patients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import ArrayLike
 
+from pneumonia.data import image_boxes
 from pneumonia.metrics.arrays import Bools, Floats, check_level, sampling_units
 from pneumonia.metrics.report import N_RESAMPLES, percentile_interval, resample
 
@@ -40,12 +42,32 @@ class Film(NamedTuple):
     scores: Floats
 
 
+Find = Callable[[npt.NDArray[np.intp]], Sequence[tuple[Floats, Floats]]]
+"""From rows of a split to the boxes of each, (m, 4), and their scores, (m,)."""
+
+
 class Froc(NamedTuple):
     """Points of a FROC curve, float64 (n_points,) each: both rise as `thresholds` falls."""
 
     false_positives: Floats
     sensitivity: Floats
     thresholds: Floats
+
+
+def judged(boxes: image_boxes.Boxes | None, find: Find) -> dict[int, Film]:
+    """Row -> boxes of the images of a split whose boxes are known, in pixels of the store.
+
+    Args:
+        boxes: of the split; None where the source has none.
+        find: called with these rows.
+    """
+    if boxes is None:
+        return {}
+    rows = np.flatnonzero(image_boxes.are_known(boxes))
+    found = find(rows)
+    return {
+        row: Film(image_boxes.of_image(boxes, row), *of_row) for row, of_row in zip(rows.tolist(), found, strict=True)
+    }
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> Floats:
@@ -241,6 +263,44 @@ def detection_report(
         for rate, estimate, column in zip(FALSE_POSITIVES, estimates["froc"], values.T, strict=True)
     ]
     return report
+
+
+def gain(
+    a: Sequence[Film],
+    b: Sequence[Film],
+    figure: Literal["rsna_map", "ap50"],
+    *,
+    groups: ArrayLike | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """A figure of `b` less that of `a` on the same images, and its interval.
+
+    Args:
+        a, b: the images in the same order; those boxes of which the figure is, all or the shown ones.
+        figure: `rsna_map` or `ap50`, as in `detection_report`.
+        groups, level, seed: as there.
+
+    Raises:
+        ValueError: the figure is undefined, or is so in more than half of the resamples.
+    """
+    check_level(level)
+    function = {"rsna_map": _Sample.rsna, "ap50": _Sample.precision}[figure]
+    one, other = _Sample(a), _Sample(b)
+
+    def difference(counts: Floats) -> Floats:
+        return function(other, counts) - function(one, counts)
+
+    estimate = _defined(difference(np.ones((1, len(a)))), f"{figure} needs images with boxes")
+    draws = [
+        difference(counts[start : start + 50].astype(np.float64))
+        for counts in resample(sampling_units(groups, len(a)), N_RESAMPLES, seed)
+        for start in range(0, len(counts), 50)
+    ]
+    limits = percentile_interval(estimate, np.concatenate(draws), level)
+    if limits is None:
+        raise ValueError(f"{figure} is undefined in more than half of the resamples: leave the difference out")
+    return estimate, *limits
 
 
 def _with_limits(name: str, estimate: float, values: Floats, level: float) -> dict[str, float]:

@@ -127,6 +127,20 @@ def is_detector(model: Any) -> bool:
     return any(layer.name == _HEADS[0] for layer in ensembles.members(model)[0].layers)
 
 
+def without_boxes(model: Any) -> Any:
+    """The same network with the same weights under other names of its heads: it learns no boxes, and claims none."""
+    import keras
+
+    def renamed(layer: Any) -> Any:
+        config = layer.get_config()
+        name = f"free_{layer.name}" if layer.name in _HEADS else layer.name
+        return type(layer).from_config(config | {"name": name})
+
+    free = keras.models.clone_model(model, clone_function=renamed)
+    free.set_weights(model.get_weights())
+    return free
+
+
 def trained_outputs(model: Any) -> list[Any]:
     """The outputs of a network that `loss` compares with what `encode` makes: the logit of the image and the cells."""
     from keras import layers
