@@ -12,10 +12,9 @@ def main() -> None:
     row = sources.source(settings.data)
     for one in settings.external.sources:  # not only after hours of other stages
         sources.require_external(one.name, one.data, one.url)
-    is_detector = (
-        settings.model == "detector" and settings.train.box_weight > 0
-    )  # decides about no out: another model fetches nothing again
-    if is_detector:
+    # Decides about no out: another model fetches nothing again.
+    learns_boxes = settings.model == "detector" and settings.train.box_weight > 0
+    if learns_boxes:
         sources.require_boxes(settings.data)
     with tracked("fetch", settings), workspace.resumable("fetch", settings.data, settings.fetch.url) as resume:
         manifest, boxes, record = fetch.fetch(
@@ -27,7 +26,7 @@ def main() -> None:
             credentials=credentials.from_environment(),
             removed=forgotten.read(workspace.project_root()),
         )
-        if is_detector:
+        if learns_boxes:
             sources.require_boxes(settings.data, len(boxes))
         tables.write_table(manifest, DATA_DIR / "manifest.csv")
         tables.write_table(boxes, DATA_DIR / "boxes.csv")

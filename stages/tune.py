@@ -66,7 +66,7 @@ def main() -> None:
             runs.log_table(found.trials, "trials.json")
         runs.tag(verdict=found.best["verdict"], best_trial=str(found.best.get("trial", "none")))
         if "trial" in found.best:
-            runs.log_metrics({"search": {"val_auc": found.best["val_auc"]}})
+            runs.log_metrics({"search": {name: found.best[name] for name in found.best if name.startswith("val_")}})
     for line in tune.summary(found, settings.model, list(plan.space)):
         show(line)
 

@@ -13,7 +13,7 @@ import pytest
 
 from pneumonia import UserError, train, tune
 from pneumonia.data.store import Split
-from pneumonia.models import networks, runtime
+from pneumonia.models import detector, networks, runtime
 from pneumonia.report import search as page
 from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule
 from pneumonia.tuning import study as studies
@@ -145,6 +145,7 @@ def search(
     folder: Path,
     recipe: Recipe = PLAIN,
     *,
+    name: str = "tiny",
     splits: Any = toy_splits,
     space: Any = SPACE,
     defaults: Mapping[str, Any] = DEFAULTS,
@@ -156,7 +157,7 @@ def search(
 ) -> Study:
     recorder = recorder or Recorder()
     plan = PLAN._replace(space=space, **changes)
-    task = tune.Task("tiny", weights, splits, recipe, Schedule(6, 6, 0.1, seed), folder)
+    task = tune.Task(name, weights, splits, recipe, Schedule(6, 6, 0.1, seed), folder)
     found = tune.search(
         task,
         plan,
@@ -434,6 +435,55 @@ def test_where_nothing_was_learnt_the_defaults_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def found_by(model: Any) -> Any:
+    """Stands for a detector: the boxes are right where the sign of the network is."""
+    is_right = model.get_layer("logit").get_weights()[0][0, 0] > 0
+    place = [0, 0, 2, 2] if is_right else [2, 2, 2, 2]
+    return lambda images: [(np.array([place], np.float64), np.array([0.9])) for _ in images]
+
+
+def boxed_splits() -> tuple[Split, Split]:
+    learnt, val = noise_splits()  # the AUC of the images is chance
+    boxes = np.zeros((len(val.labels), 1, 4), np.float32)
+    boxes[::2] = 0, 0, 2, 2
+    return learnt._replace(boxes=boxes[: len(learnt.labels)]), val._replace(boxes=boxes)
+
+
+def test_a_search_by_the_boxes_is_one_in_all_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(networks.MODELS, "detector", networks.MODELS["tiny"])
+    monkeypatch.setattr(detector, "finder", found_by)
+    wrong = DEFAULTS | {"dropout": 0.4}  # finds nothing
+    found, recorder = search(tmp_path, name="detector", splits=boxed_splits, defaults=wrong, select="ap", pruner="none")
+    assert "val_auc" not in found.trials
+    assert found.best["val_ap50"] == found.trials["val_ap50"].max() == found.curves["val_ap50"].max() > 0.4
+    assert found.trials["val_ap50"][0] == 0
+    assert found.best["values"]["dropout"] <= GOOD_UP_TO
+    gain = found.best["gain"]
+    assert gain["ap50"] == pytest.approx(found.best["val_ap50"], abs=1e-6)
+    assert 0 < gain["ap50_low"] < gain["ap50"] < gain["ap50_high"] < 1
+    assert found.best["verdict"].startswith("better than the defaults: validation average precision of the boxes +0.")
+    assert all("val_ap50" in values for told in recorder.told for _, values in told)
+    reported = [one.intermediate_values for one in studies.open_study(studies.Place(tmp_path), "none", 3).trials]
+    assert [one[3] for one in reported] == found.trials["val_ap50"].tolist()
+    assert "validation average precision of the boxes 0." in " ".join(tune.summary(found, "detector", list(SPACE)))
+    page.write(tmp_path / "study.html", *found, "detector on phantom")
+    html = (tmp_path / "study.html").read_text()
+    assert "alidation AUC" not in html
+    assert "Validation average precision of the boxes by epoch" in html
+
+
+def test_boxes_are_no_objective_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"tune\.select = ap is the precision of boxes, and tiny draws none; set "):
+        search(tmp_path, splits=boxed_splits, select="ap")
+    monkeypatch.setitem(networks.MODELS, "detector", networks.MODELS["tiny"])
+    with pytest.raises(UserError, match=r"tune\.select = ap needs boxes, and no validation image has one"):
+        search(tmp_path, name="detector", splits=lambda: (boxed_splits()[0], toy_splits()[1]), select="ap")
+    without = ({"space": {"box_weight": [0.0, 0.5]}}, {"recipe": PLAIN._replace(box_weight=0.0)})
+    for options in without:
+        with pytest.raises(UserError, match="a detector with box_weight = 0 draws none"):
+            search(tmp_path, name="detector", splits=boxed_splits, select="ap", **options)
+
+
 def test_the_best_trials_are_repeated_with_other_seeds(tmp_path: Path) -> None:
     found, recorder = search(tmp_path, n_trials=3, epochs=1, repeat_best=2, repeat_seeds=2, pruner="none")
     repeats = [name for name in recorder.names if "seed" in name]

@@ -26,6 +26,7 @@ NEUTRAL = {
     "fetch.shortcut_strength": "0.9",
     "rebalance.folds": "1",
     "external": "{sources: []}",
+    "tune.select": "auc",
     "train.hide_edges": "0.0",
     "train.box_weight": "0.5",
     "promote.confidence": "null",
@@ -115,6 +116,7 @@ class Tune(Section):
     space: Annotated[Any, AfterValidator(lambda space: _check_space(space))]
     repeat_best: Annotated[int, Field(ge=0)]
     repeat_seeds: Annotated[int, Field(ge=1, le=20)]
+    select: Literal["auc", "ap"]
 
 
 class Evaluate(Section):

@@ -37,7 +37,7 @@ from pneumonia.training.callbacks import (
 )
 from pneumonia.training.features import Features, frozen_features
 from pneumonia.training.optimizer import adamw, cross_entropy, warmup_cosine
-from pneumonia.training.recipe import Recipe, ReportEpoch, Schedule, derived_seed
+from pneumonia.training.recipe import Measure, Recipe, ReportEpoch, Schedule, derived_seed
 
 FoldRun = Callable[[int, Path | None], AbstractContextManager[ReportEpoch]]
 """Opened around the fit of each network with its number and its folder, as `fit_folds` says; its value is called after
@@ -185,6 +185,7 @@ def fit(
     *,
     resume: Path | None = None,
     features: Features | None = None,
+    measure: Measure = dict,
     report: ReportEpoch = lambda epoch, values: None,
     label: str = "train",
 ) -> pd.DataFrame:
@@ -205,6 +206,7 @@ def fit(
         resume: existing folder that survives a crash, for these arguments only; the caller removes it once the model
             is saved. None = an interrupted fit cannot be resumed.
         features: as `frozen_features` computes them with this recipe and seed; None = computed here where needed.
+        measure: gives further columns; they have no effect on the fit.
         report: called after each epoch, not again for epochs of an earlier call.
         label: text of the progress bar.
 
@@ -256,7 +258,7 @@ def fit(
                 callbacks = [
                     StopOnDivergence(),
                     average,
-                    Validate(network, rate, partial(_scores, phase, inputs[1]), val.labels, average, history),
+                    Validate(network, rate, partial(_scores, phase, inputs[1]), val.labels, average, history, measure),
                     KeepWeights(phase.part, kept, recipe.keep, average, history),
                     Progress(bar, report, history),
                     stopping,

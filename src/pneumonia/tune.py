@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from pneumonia import UserError, compute, train, workspace
 from pneumonia.data.store import Split, open_store, read_folds
-from pneumonia.metrics import ranking
-from pneumonia.models import networks, runtime, scoring
+from pneumonia.models import networks, runtime
 from pneumonia.training.features import Features, frozen_features
 from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule, derived_seed
 from pneumonia.tuning import study as studies
+from pneumonia.tuning.objectives import OBJECTIVES, Answers, Objective, of_table
 from pneumonia.tuning.space import Space, Values, nearest
 
 TrialRun = Callable[[str, Mapping[str, Any]], AbstractContextManager[ReportEpoch]]
@@ -57,6 +57,7 @@ class Plan(NamedTuple):
         space: what is searched.
         repeat_best: number of the best trials that are trained again with other seeds before one is chosen; 0 = none.
         repeat_seeds: number of these seeds.
+        select: what is maximised, a key of `OBJECTIVES`.
     """
 
     n_trials: int
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
     space: Space
     repeat_best: int
     repeat_seeds: int
+    select: str = "auc"
 
 
 class Task(NamedTuple):
@@ -114,16 +116,16 @@ class Outcome(NamedTuple):
 
     Attributes:
         state: `complete`, `pruned` or `fail`.
-        value: validation AUC of the epoch that is kept, if it is complete.
+        value: figure of the objective, of the epoch that is kept, if it is complete.
         curve: one row per epoch, as `train.fit` reports them.
-        scores: probabilities of the validation images, if it is complete.
+        answers: for the validation images, as the objective compares them, if it is complete.
         problem: why it failed.
     """
 
     state: str
     value: float | None
     curve: list[dict[str, float]]
-    scores: list[float]
+    answers: Answers
     problem: str = ""
 
 
@@ -134,7 +136,8 @@ class Found(NamedTuple):
         best: content of `best.json`: `values`, those of the final fit; `trial` and `val_auc`, after trials; `gain` over
             the defaults with its interval, where both were tried to the end; `verdict` in words.
         trials: one row per trial: `trial, state, val_auc, epochs`, then its values. With repeats `val_auc_mean` too.
-        curves: one row per epoch of each trial: `trial, epoch, loss, val_loss, val_auc`.
+        curves: one row per epoch of each trial: `trial, epoch, loss, val_loss, val_auc`. Of another objective `best`
+            and `trials` have its key in place of `val_auc`, and `curves` has it too.
         importances: share of each key in the differences between trials, 0-1; empty with too few trials.
     """
 
@@ -172,7 +175,7 @@ def search(
     workers: int = 1,
     dask: str | None = None,
 ) -> Found:
-    """The hyper-parameters with the best validation AUC, and tables of all trials.
+    """The hyper-parameters with the highest figure of the objective, and tables of all trials.
 
     Trial 0 has the defaults: a search is never worse than they are on validation. A trial whose loss is not finite
     fails, and another one takes its place. The features of a frozen backbone are computed once for all trials.
@@ -187,25 +190,27 @@ def search(
         dask: address of a Dask scheduler whose workers train the trials; None = this machine.
 
     Raises:
-        UserError: more workers than trials; a key of the space that has no effect; as `train.check` says, and of a
-            detector as `train.check_boxes` says, before the first trial; weights of another architecture; a loss that
-            is not finite in any trial; a storage that cannot be used.
+        UserError: more workers than trials; a key of the space that has no effect; an objective that needs boxes where
+            there are none; as `train.check` says, and of a detector as `train.check_boxes` says, before the first
+            trial; weights of another architecture; a loss that is not finite in any trial; a storage that cannot be
+            used.
     """
     # The size of the input is that of the model where `defaults` has none.
     first = nearest(
         plan.space, {**defaults, "image_size": task.recipe.image_size or networks.model_row(task.name).size}
     )
-    if task.name == "detector" and (
-        task.recipe.box_weight or "box_weight" in plan.space
-    ):  # also without trials: it is the first stage that knows the model and the images
+    # Also without trials: it is the first stage that knows the model and the images.
+    if task.name == "detector" and (task.recipe.box_weight or "box_weight" in plan.space):
         train.check_boxes(_splits(task.splits)[0], task.recipe)
         for note in train.notes_on_boxes(*_splits(task.splits)):
             tqdm.write(f"NOTE: {note}")
     if plan.n_trials == 0:
-        return _untried(_values(defaults, first))
+        return _untried(_values(defaults, first), OBJECTIVES[plan.select])
     if workers > plan.n_trials:
         raise UserError(f"compute.trial_workers = {workers} is more than tune.n_trials = {plan.n_trials}; lower it")
     _check_space(task, plan.space)
+    if plan.select == "ap":
+        _check_boxes(task, plan.space)
     if workers > 1 or dask:
         tqdm.write("several trials run at once: their order, and so what is tried, may differ in another run")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # Optuna logs a failed trial as a warning with a traceback
@@ -234,7 +239,7 @@ def search(
 
         for job, outcome in run(next_job):
             trial = trials.pop(job.number)
-            for name, value in (("curve", outcome.curve), ("scores", outcome.scores)):
+            for name, value in (("curve", outcome.curve), ("answers", outcome.answers)):
                 studies.patiently(partial(trial.set_user_attr, name, value))
             state = TrialState[outcome.state.upper()]
             queue.tell(trial, outcome.value if state == TrialState.COMPLETE else None, state)
@@ -243,7 +248,7 @@ def search(
         for job, outcome in run(partial(next, iter(repeats), None)):
             _add_repeat(study, job, outcome)
             progress()
-    return _found(study, task, defaults, list(plan.space))
+    return _found(study, task, defaults, plan)
 
 
 def summary(found: Found, model: str, keys: Sequence[str]) -> list[str]:
@@ -259,7 +264,8 @@ def summary(found: Found, model: str, keys: Sequence[str]) -> list[str]:
     values = ((key, found.best["values"][key]) for key in keys)
     chosen = ", ".join(f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {value}" for key, value in values)
     if "trial" in found.best:
-        chosen = f"trial {found.best['trial']}, validation AUC {found.best['val_auc']:.4f}: {chosen}"
+        objective = of_table(found.trials)
+        chosen = f"trial {found.best['trial']}, {objective.title} {found.best[objective.key]:.4f}: {chosen}"
     n = len(found.trials)
     return [
         f"{n} trial{'s' * (n != 1)} of {model}: {', '.join(parts) or 'the defaults, untried'}",
@@ -280,6 +286,18 @@ def _check_space(task: Task, space: Space) -> None:
     sizes = space.get("batch_size", [task.recipe.batch_size])
     largest = sizes["high"] if isinstance(sizes, Mapping) else max(sizes)
     train.check(*_splits(task.splits), task.recipe._replace(batch_size=largest))
+
+
+def _check_boxes(task: Task, space: Space) -> None:
+    """Check before the first trial that each network finds boxes, and that validation can judge them."""
+    weights = space.get("box_weight", [task.recipe.box_weight])
+    lowest = weights["low"] if isinstance(weights, Mapping) else min(weights)
+    if task.name != "detector" or lowest == 0:
+        why = f"{task.name} draws none" if task.name != "detector" else "a detector with box_weight = 0 draws none"
+        raise UserError(f"tune.select = ap is the precision of boxes, and {why}; set tune.select: auc")
+    boxes = _splits(task.splits)[1].boxes
+    if boxes is None or not (np.nan_to_num(boxes[..., 2]) > 0).any():
+        raise UserError("tune.select = ap needs boxes, and no validation image has one; set tune.select: auc")
 
 
 def _job(
@@ -353,6 +371,7 @@ def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
         seed = derived_seed(seed, 2, job.repeat)
     train_split, val_split = _splits(task.splits)
     recipe = task.recipe.with_values(job.chosen).for_weights(task.weights)
+    objective = OBJECTIVES[job.plan.select]
     trial = studies.patiently(lambda: studies.trial_of(study, job.number))
     known = set(studies.patiently(study.get_trials)[job.number].intermediate_values)
     curve: list[dict[str, float]] = []
@@ -363,7 +382,7 @@ def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
         if job.repeat:
             return
         if epoch not in known:  # an interrupted trial has reported some before
-            studies.patiently(lambda: trial.report(values["val_auc"], step=epoch))
+            studies.patiently(lambda: trial.report(values[objective.key], step=epoch))
         if studies.patiently(trial.should_prune):
             raise Pruned
 
@@ -390,6 +409,7 @@ def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
             recipe,
             schedule,
             features=_features(task, model, recipe, train_split, val_split, seed),
+            measure=objective.measure(model, val_split),
             report=report,
             label=f"trial {job.number}",
         )
@@ -397,9 +417,8 @@ def _fit(job: Job, study: optuna.Study, report_epoch: ReportEpoch) -> Outcome:
         return Outcome("pruned", None, curve, [])
     except DivergedError as error:
         return Outcome("fail", None, curve, [], str(error))
-    scores = scoring.predict_scores(model, val_split.images)
-    value = float(history.loc[history["kept"], "val_auc"].iloc[0])
-    return Outcome("complete", value, curve, np.round(scores, 7).tolist())
+    value = float(history.loc[history["kept"], objective.key].iloc[0])
+    return Outcome("complete", value, curve, objective.answers(model, val_split))
 
 
 @lru_cache(maxsize=1)
@@ -449,7 +468,7 @@ def _repeats(study: optuna.Study, plan: Plan, make: Callable[..., Job]) -> list[
 
 def _add_repeat(study: optuna.Study, job: Job, outcome: Outcome) -> None:
     # An attribute of the study: those of a finished trial cannot be changed.
-    value = 0.5 if outcome.value is None else outcome.value
+    value = OBJECTIVES[job.plan.select].chance if outcome.value is None else outcome.value
     studies.patiently(lambda: study.set_user_attr(f"{job.number}/{job.repeat}", value))
 
 
@@ -462,14 +481,20 @@ def _values(defaults: Mapping[str, Any], searched: Mapping[str, Any]) -> Values:
     return {key: value for key, value in defaults.items() if key not in Recipe._fields} | dict(searched)
 
 
-def _untried(values: Values) -> Found:
-    columns = ["trial", "state", "val_auc", "epochs", *values]
-    empty = pd.DataFrame(columns=["trial", "epoch", "loss", "val_loss", "val_auc"])
+def _curve_columns(objective: Objective) -> list[str]:
+    return list(dict.fromkeys(("loss", "val_loss", "val_auc", objective.key)))
+
+
+def _untried(values: Values, objective: Objective) -> Found:
+    columns = ["trial", "state", objective.key, "epochs", *values]
+    empty = pd.DataFrame(columns=["trial", "epoch", *_curve_columns(objective)])
     best = {"values": values, "verdict": "no search: the defaults of the model, untried"}
     return Found(best, pd.DataFrame(columns=columns), empty, {})
 
 
-def _found(study: optuna.Study, task: Task, defaults: Mapping[str, Any], keys: list[str]) -> Found:
+def _found(study: optuna.Study, task: Task, defaults: Mapping[str, Any], plan: Plan) -> Found:
+    objective = OBJECTIVES[plan.select]
+    names = _curve_columns(objective)
     trials = [trial for trial in study.get_trials() if trial.state.is_finished()]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     repeats: dict[int, list[float]] = {}
@@ -480,17 +505,17 @@ def _found(study: optuna.Study, task: Task, defaults: Mapping[str, Any], keys: l
         {
             "trial": trial.number,
             "state": trial.state.name.lower(),
-            "val_auc": trial.value
+            objective.key: trial.value
             if trial.value is not None
             else max(trial.intermediate_values.values(), default=None),
-            **({"val_auc_mean": means.get(trial.number)} if means else {}),
+            **({f"{objective.key}_mean": means.get(trial.number)} if means else {}),
             "epochs": len(trial.user_attrs.get("curve", ())),
-            **{key: trial.params.get(key) for key in keys},
+            **{key: trial.params.get(key) for key in plan.space},
         }
         for trial in trials
     ]
     curves = [
-        {"trial": trial.number, "epoch": epoch} | {name: row[name] for name in ("loss", "val_loss", "val_auc")}
+        {"trial": trial.number, "epoch": epoch} | {name: row[name] for name in names}
         for trial in trials
         for epoch, row in enumerate(trial.user_attrs.get("curve", ()), start=1)
     ]
@@ -499,9 +524,9 @@ def _found(study: optuna.Study, task: Task, defaults: Mapping[str, Any], keys: l
     # A trial that was lost in a database is given again under another number.
     first = next((trial for trial in complete if trial.params == trials[0].params), trials[0])
     return Found(
-        _worth(best, first, complete, task, defaults),
+        _worth(best, first, complete, task, defaults, objective),
         pd.DataFrame(rows),
-        pd.DataFrame(curves, columns=["trial", "epoch", "loss", "val_loss", "val_auc"]),
+        pd.DataFrame(curves, columns=["trial", "epoch", *names]),
         studies.importances(study),
     )
 
@@ -512,25 +537,27 @@ def _worth(
     complete: Sequence[FrozenTrial],
     task: Task,
     defaults: Mapping[str, Any],
+    objective: Objective,
 ) -> dict[str, Any]:
     """The content of `best.json`: the values, and what the search was worth, on validation images."""
     if best is None:
         return {"values": _values(defaults, first.params), "verdict": "no trial was completed; the defaults are kept"}
-    labels = _splits(task.splits)[1].labels.astype(int)
-    low, _ = ranking.auc_interval(labels, best.user_attrs["scores"], level=LEVEL)
-    chosen = {"values": _values(defaults, best.params), "trial": best.number, "val_auc": _value(best)}
-    if low <= 0.5:
-        tried = {} if first.value is None else {"trial": first.number, "val_auc": _value(first)}
+    val, title = _splits(task.splits)[1], objective.title
+    low = objective.low(val, best.user_attrs["answers"], LEVEL)
+    chosen = {"values": _values(defaults, best.params), "trial": best.number, objective.key: _value(best)}
+    if low <= objective.chance:
+        tried = {} if first.value is None else {"trial": first.number, objective.key: _value(first)}
         return {
             "values": _values(defaults, first.params),
             **tried,
-            "verdict": f"nothing was learnt: the best validation AUC is {_value(best):.3f}, of trial {best.number}, "
-            f"and its lower limit of {low:.3f} is not above 0.5; the defaults are kept; a larger tune.epochs may help",
+            "verdict": f"nothing was learnt: the best {title} is {_value(best):.3f}, of trial {best.number}, "
+            f"and its lower limit of {low:.3f} is not above {objective.chance:g}; the defaults are kept; a larger "
+            "tune.epochs may help",
         }
 
     def over_defaults(trial: FrozenTrial) -> tuple[tuple[float, float, float], str]:
-        gain = ranking.auc_difference(labels, first.user_attrs["scores"], trial.user_attrs["scores"], level=LEVEL)
-        return gain, f"validation AUC {gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}], n = {len(labels)}"
+        gain = objective.gain(val, first.user_attrs["answers"], trial.user_attrs["answers"], LEVEL)
+        return gain, f"{title} {gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}], n = {objective.n(val)}"
 
     if best.number == first.number:
         verdict = "no trial is better than the defaults"
@@ -544,9 +571,13 @@ def _worth(
     gain, difference = over_defaults(best)
     better = "better than the defaults" if gain[1] > 0 else "no better than the defaults"
     return chosen | {
-        "gain": dict(zip(("auc", "auc_low", "auc_high"), gain, strict=True)) | {"n": len(labels)},
+        "gain": {**_with_limits(objective.figure, gain), "n": objective.n(val)},
         "verdict": f"{better}: {difference}; the best of several trials on the same images looks better than it is",
     }
+
+
+def _with_limits(figure: str, gain: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((figure, f"{figure}_low", f"{figure}_high"), gain, strict=True))
 
 
 @contextmanager

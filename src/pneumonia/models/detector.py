@@ -15,6 +15,7 @@ Source: TTFNet of Liu et al. (2020), arXiv:1909.00700, after CenterNet of Zhou e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -283,23 +284,34 @@ def joint(model: Any) -> Any:
     return outputs
 
 
-def find(
-    model: Any, images: Any, batch_size: int = 64
-) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
-    """The boxes of each image in its own pixels, and their scores, as `images.suppression.suppressed` returns them.
+Found = list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
+"""The boxes of each image in its own pixels, and their scores, as `images.suppression.suppressed` returns them."""
+
+
+def find(model: Any, images: Any, batch_size: int = 64) -> Found:
+    """What a detector finds in images.
 
     Args:
         model: a detector, or an ensemble of some.
         images: uint8 (n, height, width), 0-255, in memory or in the store.
         batch_size: images at once.
     """
+    return finder(model, batch_size)(images)
+
+
+def finder(model: Any, batch_size: int = 64) -> Callable[[Any], Found]:
+    """As `find`, a function of images, compiled once; it follows the weights of the model."""
     import tensorflow as tf
 
     outputs = tf.function(joint(model), input_signature=[tf.TensorSpec((None, None, None, 1), tf.float32)])
-    height, width = images.shape[1:]
-    found = []
-    for start in range(0, len(images), batch_size):
-        pixels = images[start : start + batch_size][..., None].astype(np.float32)
-        _, boxes, scores = (one.numpy() for one in outputs(tf.constant(pixels)))
-        found += [suppressed(*one, width, height) for one in zip(boxes, scores, strict=True)]
-    return found
+
+    def search(images: Any) -> Found:
+        height, width = images.shape[1:]
+        found: Found = []
+        for start in range(0, len(images), batch_size):
+            pixels = images[start : start + batch_size][..., None].astype(np.float32)
+            _, boxes, scores = (one.numpy() for one in outputs(tf.constant(pixels)))
+            found += [suppressed(*one, width, height) for one in zip(boxes, scores, strict=True)]
+        return found
+
+    return search

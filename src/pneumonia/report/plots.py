@@ -373,32 +373,44 @@ _STATES = {"complete": (BLUE, "o"), "pruned": (ORANGE, "X"), "fail": (GRAY, "v")
 """Colour and marker of a trial, by its state."""
 
 
-def trials(table: pd.DataFrame, title: str) -> Figure:
-    """Validation AUC of each trial in their order, and the best of the complete ones so far."""
-    with _figure("trial", "validation AUC", f"{title}\nn = {len(table)} trials") as (figure, axes):
+VAL_AUC = ("val_auc", "validation AUC")
+"""A figure of trials: its column, and its title."""
+
+
+def trials(table: pd.DataFrame, title: str, figure_of: tuple[str, str] = VAL_AUC) -> Figure:
+    """A figure of each trial in their order, and the best of the complete ones so far."""
+    key, label = figure_of
+    with _figure("trial", label, f"{title}\nn = {len(table)} trials") as (figure, axes):
         for state, part in table.groupby("state"):
             colour, marker = _STATES[str(state)]
-            axes.plot(part["trial"], part["val_auc"], marker, color=colour, label=f"{state} ({len(part)})")
+            axes.plot(part["trial"], part[key], marker, color=colour, label=f"{state} ({len(part)})")
         complete = table[table["state"] == "complete"]
-        axes.step(complete["trial"], complete["val_auc"].cummax(), color=GRAY, where="post", label="best so far")
+        axes.step(complete["trial"], complete[key].cummax(), color=GRAY, where="post", label="best so far")
         axes.xaxis.get_major_locator().set_params(integer=True)
         _legend(figure)
     return figure
 
 
-def trial_curves(curves: pd.DataFrame, table: pd.DataFrame, title: str) -> Figure:
-    """Validation AUC of each trial by epoch; the best one is thick."""
-    states, values = table.set_index("trial")["state"], table.set_index("trial")["val_auc"]
+def trial_curves(
+    curves: pd.DataFrame,
+    table: pd.DataFrame,
+    title: str,
+    figure_of: tuple[str, str] = VAL_AUC,
+    chance: float = 0.5,
+) -> Figure:
+    """A figure of each trial by epoch; the best one is thick."""
+    key, axis = figure_of
+    states, values = table.set_index("trial")["state"], table.set_index("trial")[key]
     best = values[states == "complete"].idxmax() if (states == "complete").any() else None
-    with _figure("epoch", "validation AUC", f"{title}\nn = {len(table)} trials") as (figure, axes):
+    with _figure("epoch", axis, f"{title}\nn = {len(table)} trials") as (figure, axes):
         for number, part in curves.groupby("trial"):
             colour, marker = _STATES[states.loc[number]]
             style = {"linewidth": 2.5} if number == best else {"linewidth": 1, "alpha": 0.7}
             label = f"best: trial {best}" if number == best else None
-            axes.plot(part["epoch"], part["val_auc"], color=colour, label=label, **style)
-            axes.plot(part["epoch"].iloc[-1:], part["val_auc"].iloc[-1:], marker, color=colour)
-        if curves["val_auc"].min() < 0.7:  # else the line would press the curves together
-            axes.axhline(0.5, color=GRAY, linestyle=":", label="chance")
+            axes.plot(part["epoch"], part[key], color=colour, label=label, **style)
+            axes.plot(part["epoch"].iloc[-1:], part[key].iloc[-1:], marker, color=colour)
+        if curves[key].min() < chance + 0.2:  # else the line would press the curves together
+            axes.axhline(chance, color=GRAY, linestyle=":", label="chance")
         for state in states.unique():
             colour, marker = _STATES[str(state)]
             axes.plot([], [], marker, color=colour, label=str(state))
@@ -419,8 +431,8 @@ def importances(shares: Mapping[str, float], title: str) -> Figure:
     return figure
 
 
-def slices(table: pd.DataFrame, keys: list[str], title: str) -> Figure:
-    """Validation AUC of the trials against each hyper-parameter; a rate that spans a factor of ten has a log scale."""
+def slices(table: pd.DataFrame, keys: list[str], title: str, figure_of: tuple[str, str] = VAL_AUC) -> Figure:
+    """A figure of the trials against each hyper-parameter; a rate that spans a factor of ten has a log scale."""
     n_columns = min(3, len(keys))
     n_rows = -(-len(keys) // n_columns)
     with plt.rc_context(_STYLE):
@@ -432,21 +444,22 @@ def slices(table: pd.DataFrame, keys: list[str], title: str) -> Figure:
             places, labels = _places(table[key])
             for state, part in table.groupby("state"):
                 colour, marker = _STATES[str(state)]
-                axes.plot(places[part.index], part["val_auc"], marker, color=colour, label=state)
+                axes.plot(places[part.index], part[figure_of[0]], marker, color=colour, label=state)
             axes.set_xlabel(key)
             _scale(axes, table[key], labels)
-        grid[0, 0].set_ylabel("validation AUC")
+        grid[0, 0].set_ylabel(figure_of[1])
         handles, names = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     plt.close(figure)
     return figure
 
 
-def parallel(table: pd.DataFrame, keys: list[str], title: str) -> Figure:
-    """Each trial as a line through its hyper-parameters to its validation AUC, which is also its colour."""
-    columns = [*keys, "val_auc"]
-    known = table.dropna(subset=["val_auc"])
-    low, high = known["val_auc"].min(), known["val_auc"].max()
+def parallel(table: pd.DataFrame, keys: list[str], title: str, figure_of: tuple[str, str] = VAL_AUC) -> Figure:
+    """Each trial as a line through its hyper-parameters to its figure, which is also its colour."""
+    value, label = figure_of
+    columns = [*keys, value]
+    known = table.dropna(subset=[value])
+    low, high = known[value].min(), known[value].max()
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(max(5, 2.1 * len(columns)), 4.6))
         axes.set_title(f"{title}\nn = {len(known)} trials")
@@ -460,11 +473,11 @@ def parallel(table: pd.DataFrame, keys: list[str], title: str) -> Figure:
             for height, name in zip(np.linspace(0, 1, len(names)), names, strict=True):
                 axes.annotate(name, (columns.index(column), height), xytext=(5, 0), textcoords="offset points", size=8)
         for row in known.index:
-            share = (known["val_auc"][row] - low) / (high - low) if high > low else 1.0
+            share = (known[value][row] - low) / (high - low) if high > low else 1.0
             line = [heights[column][row] for column in columns]
             style = "-" if known["state"][row] == "complete" else "--"
             axes.plot(range(len(columns)), line, style, color=plt.get_cmap("viridis")(share), linewidth=1.5)
-        axes.set_xticks(range(len(columns)), [*keys, "validation AUC"])
+        axes.set_xticks(range(len(columns)), [*keys, label])
         axes.set_yticks([])
         axes.grid(axis="x", alpha=1)
         axes.plot([], [], "-", color=GRAY, label="complete")

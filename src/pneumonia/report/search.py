@@ -10,9 +10,10 @@ import pandas as pd
 
 from pneumonia import workspace
 from pneumonia.report import page, plots
+from pneumonia.tuning.objectives import of_table
 
-_FACTS = ("trial", "state", "val_auc", "val_auc_mean", "epochs")
-"""Columns of `trials.csv` that are not hyper-parameters."""
+_FACTS = ("trial", "state", "epochs")
+"""Columns of `trials.csv` that are neither hyper-parameters nor figures of the objective."""
 
 
 def write(
@@ -33,9 +34,10 @@ def write(
         title: model and data set.
     """
     drawn = figures(trials, curves, importances, title)
+    figure = of_table(trials).title.removeprefix("validation ")
     lead = (
-        "Validation images choose the hyper-parameters. Their AUC is too high for the trial that was chosen, since it "
-        "is the best of several. The test images have no part in this."
+        f"Validation images choose the hyper-parameters. Their {figure} is too high for the trial that was chosen, "
+        "since it is the best of several. The test images have no part in this."
     )
     with workspace.written_whole(path) as partial:
         partial.write_text(page.html(f"Search: {title}", lead, sections(best, trials, drawn)), encoding="utf-8")
@@ -45,18 +47,21 @@ def write(
 def figures(
     trials: pd.DataFrame, curves: pd.DataFrame, importances: Mapping[str, float], title: str
 ) -> list[tuple[str, str, Any]]:
-    """Names, captions and figures of a search; none where no trial has an AUC."""
-    if not trials["val_auc"].notna().any():
+    """Names, captions and figures of a search; none where no trial has a figure of the objective."""
+    objective = of_table(trials)
+    if not trials[objective.key].notna().any():
         return []
-    keys = [str(name) for name in trials if name not in _FACTS]
+    keys = [str(name) for name in trials if name not in (*_FACTS, objective.key, f"{objective.key}_mean")]
+    figure, chance = (objective.key, objective.title), objective.chance
+    heading = objective.title[0].upper() + objective.title[1:]
     drawn = [
-        ("trials", "Each trial, in order", plots.trials(trials, title)),
-        ("curves", "Validation AUC by epoch", plots.trial_curves(curves, trials, title)),
-        ("slices", "Validation AUC by hyper-parameter", plots.slices(trials, keys, title)),
+        ("trials", "Each trial, in order", plots.trials(trials, title, figure)),
+        ("curves", f"{heading} by epoch", plots.trial_curves(curves, trials, title, figure, chance)),
+        ("slices", f"{heading} by hyper-parameter", plots.slices(trials, keys, title, figure)),
         (
             "parallel",
-            "Trials as lines through their hyper-parameters; the lighter, the higher the AUC",
-            plots.parallel(trials, keys, title),
+            f"Trials as lines through their hyper-parameters; the lighter, the higher the {objective.title}",
+            plots.parallel(trials, keys, title, figure),
         ),
     ]
     if importances:
@@ -70,14 +75,15 @@ def sections(
 ) -> list[page.Section]:
     """What a search chose, its figures, and all trials."""
     chosen = [(name, _text(value)) for name, value in best["values"].items()]
+    objective = of_table(trials)
     if "trial" in best:
-        chosen = [("trial", str(best["trial"])), ("validation AUC", f"{best['val_auc']:.4f}"), *chosen]
-    aucs = trials.filter(like="val_auc")
-    shown = trials.assign(**aucs.map(lambda auc: "" if pd.isna(auc) else f"{auc:.4f}"))
+        chosen = [("trial", str(best["trial"])), (objective.title, f"{best[objective.key]:.4f}"), *chosen]
+    values = trials.filter(like=objective.key)
+    shown = trials.assign(**values.map(lambda value: "" if pd.isna(value) else f"{value:.4f}"))
     rows = [tuple(_text(value) for value in row) for row in shown.itertuples(index=False)]
     note = (
-        "A pruned trial was stopped early; its AUC is that of its last epoch. The loss of a failed one was not finite, "
-        "or its process was lost."
+        "A pruned trial was stopped early; its figure is that of its last epoch. The loss of a failed one was not "
+        "finite, or its process was lost."
     )
     return [
         page.Section("What was chosen", [page.Table(("", ""), chosen), f"{best['verdict']}."]),

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pneumonia import UserError, workspace
 from pneumonia.metrics import ranking
-from pneumonia.training.recipe import DivergedError, ReportEpoch
+from pneumonia.training.recipe import DivergedError, Measure, ReportEpoch
 
 AVERAGE_EVERY = 5
 """Steps between two updates of the running average: each update copies all weights."""
@@ -113,6 +113,7 @@ class Validate(Callback):
         labels: int8 (n,), 0 or 1, of these images.
         average: of the weights that `score` uses.
         history: gets the rows.
+        measure: returns further figures of each row.
 
     Raises:
         DivergedError: a probability is not finite, which the last step of an epoch can cause.
@@ -126,8 +127,9 @@ class Validate(Callback):
         labels: npt.NDArray[np.int8],
         average: RunningAverage,
         history: History,
+        measure: Measure = dict,
     ) -> None:
-        self.network, self.rate, self.score = network, rate, score
+        self.network, self.rate, self.score, self.measure = network, rate, score, measure
         self.labels, self.average, self.history = labels, average, history
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float]) -> None:
@@ -135,13 +137,14 @@ class Validate(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         with self.average.applied():
-            scores = self.score()
+            scores, further = self.score(), self.measure()
         if not np.isfinite(scores).all():
             raise _diverged(epoch)
         row = {
             "epoch": epoch + 1,
             "loss": round(float(logs["loss"]), 6),
             **_val_metrics(scores, self.labels),
+            **further,
             "learning_rate": float(self.rate(self.network.optimizer.iterations)),
             "seconds": round(time.monotonic() - self.start, 2),
         }

@@ -12,6 +12,9 @@ from pneumonia import UserError
 ReportEpoch = Callable[[int, Mapping[str, float]], None]
 """Called after each epoch with its number, from 1, and its metrics. It may raise to stop the fit."""
 
+Measure = Callable[[], Mapping[str, float]]
+"""Called after each epoch for further figures of the network, on validation."""
+
 
 def derived_seed(*numbers: int) -> int:
     """A seed that depends on all the numbers, such as a seed and the place of a network among several.
