@@ -448,6 +448,8 @@ def recipe(settings: Mapping[str, Any], *, earlier: bool = False) -> str:
     for name, default in later.items():
         if values["train"][name] == default:
             del values["train"][name]
+    if values["tune"].get("select") == "auc":
+        del values["tune"]["select"]
     if values["preprocess"]["aspect"] != "lungs":
         del values["preprocess"]["margin"]  # and this, which then has no effect
     for name, default in {"official_test": "use", "folds": 1}.items():

@@ -30,6 +30,7 @@ from pneumonia.metrics.text import format_with_interval
 from pneumonia.models import ensembles, loading, networks, runtime
 from pneumonia.report import plots
 from pneumonia.saliency import scores, verdicts
+from pneumonia.saliency.methods import fitting
 
 FIGURES = (
     *("pointing_game", "pointing_game_gain", "energy_in_box", "energy_in_box_gain", "energy_in_lungs"),
@@ -237,7 +238,7 @@ def full_table(folder: Path) -> None:
         return
     runtime.start_keras(SEED)
     run = read(folder)
-    print(f"saliency: {_table_of(run, list(explain.METHODS))[1]}", flush=True)
+    print(f"saliency: {_table_of(run, fitting(run.model))[1]}", flush=True)
     print(f"saliency: speed\n{speed(run.model, run.scored.images[:N_TIMED]).round(2).to_string(index=False)}")
 
 
@@ -251,19 +252,21 @@ def _table_of(run: Run, methods: Sequence[str]) -> tuple[dict[str, Any], str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.saliency", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path()])
-    parser.add_argument("--methods", default=",".join(explain.METHODS))
+    parser.add_argument("--methods", help="separated by commas; all that the network has the parts for")
     parser.add_argument("--layers", action="store_true", help="only compare the layers, on validation")
     parser.add_argument("--films", type=Path, help="only score these films: a folder with images and boxes.csv")
     parser.add_argument("--speed", action="store_true", help="only measure the speed beside other packages")
     parser.add_argument("--repeatability", action="store_true", help="only compare the networks of several folders")
     parser.add_argument("--output", type=Path, help="write the figures and methods.png to this folder")
     options = parser.parse_args()
-    methods = explain.known(options.methods.split(","))
     runtime.start_keras(SEED)
     runs = []
+    methods: list[str] = []
     for folder in options.folders:
         run, name = read(folder), folder.resolve().name
         runs.append(run)
+        possible = options.methods.split(",") if options.methods else methods or fitting(run.model)
+        methods = explain.known(possible, run.model)
         explained: dict[str, Any] = {}
         if options.layers:
             compared = layers(run)

@@ -14,11 +14,11 @@ from stages import DATA_DIR, MODELS_DIR, REPORTS_DIR, count, run, show, title, t
 def main() -> None:
     settings = params.load()
     options, seed, target = settings.explain, settings.seed, targets.target(settings.target)
-    methods = explain.known(options.methods)
     runtime.start_keras()
     record = tables.read_json(MODELS_DIR / "run.json")
     trained = train_run(settings, record)
     model = loading.load_model(MODELS_DIR / "model.keras")
+    methods = explain.known(options.methods, model)
     predictions = read_predictions(REPORTS_DIR / "predictions.csv")
     threshold = tables.read_json(REPORTS_DIR / "metrics.json")["threshold"]
     store = open_store(DATA_DIR / "images.zarr")

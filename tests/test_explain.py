@@ -13,7 +13,7 @@ from pneumonia import UserError, explain
 from pneumonia.data.store import Pixels, Split, create_split, create_store, open_store, read_split
 from pneumonia.data.targets import TARGETS
 from pneumonia.models import networks
-from pneumonia.saliency import baselines, occlusion, scores
+from pneumonia.saliency import baselines, methods, occlusion, scores
 from tests.conftest import shallow_densenets
 from tests.saliency import conftest as saliency
 from tests.saliency.conftest import NO_BOXES, OPTIONS, SIZE, blobs, detector
@@ -35,6 +35,10 @@ def test_every_method_explains_every_network_in_the_geometry_of_the_store(
 ) -> None:
     monkeypatch.setattr(occlusion, "STEPS", 3)  # the large networks are slow
     images = np.random.default_rng(1).integers(0, 256, (2, 48, 48), dtype=np.uint8)
+    if method not in methods.fitting(built):
+        with pytest.raises(UserError, match=f"and {built.name} draws no boxes; leave it out"):
+            explain.METHODS[method](built, images, **OPTIONS)
+        return
     maps = explain.METHODS[method](built, images, **OPTIONS)
     assert maps.shape == (2, 48, 48)
     assert maps.dtype == np.float32
@@ -194,9 +198,14 @@ def test_without_boxes_there_are_no_scores_rather_than_empty_ones() -> None:
 
 
 def test_an_unknown_method_is_one_line_with_the_known_ones() -> None:
-    assert explain.known(["occlusion", "hires_cam", "occlusion"]) == ["occlusion", "hires_cam"]
+    model = detector()
+    assert explain.known(["occlusion", "hires_cam", "occlusion"], model) == ["occlusion", "hires_cam"]
     with pytest.raises(UserError, match=r"^explain\.methods has gradcam; known: hires_cam, layer_cam, grad_cam, "):
-        explain.known(["hires_cam", "gradcam"])
+        explain.known(["hires_cam", "gradcam"], model)
+    with pytest.raises(
+        UserError, match=r"^explain\.methods has detector_map, and by_hand draws no boxes; leave it out"
+    ):
+        explain.known(["hires_cam", "detector_map"], model)
 
 
 def test_images_are_listed_by_outcome_with_the_worst_first() -> None:

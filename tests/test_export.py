@@ -124,7 +124,8 @@ def built() -> Callable[[str], tuple[Any, bytes]]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_has_its_maps_without_tensorflow(name: str, built: Any) -> None:
     model, network = built(name)
-    export.convert_maps(model, "layer_cam", network, FILMS, np.arange(5.0))
+    for method in {"layer_cam", "detector_map"} & set(methods.fitting(model)):
+        export.convert_maps(model, method, network, FILMS, np.arange(5.0))
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from pneumonia.images.geometry import Box, affine
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.saliency import baselines, network, scores, verdicts
 from pneumonia.saliency.maps import Maps
-from pneumonia.saliency.methods import METHODS, SEED
+from pneumonia.saliency.methods import METHODS, SEED, fitting
 
 N_CHECKED = 16
 """Validation images of class 1 for the figures that need no boxes."""
@@ -64,10 +64,21 @@ class Sample(NamedTuple):
     lungs: scores.Bools
 
 
-def known(methods: Sequence[str]) -> list[str]:
-    """The names of methods, each once; an unknown one is a `UserError` that lists the known ones."""
+def known(methods: Sequence[str], model: Any) -> list[str]:
+    """The names of methods, each once.
+
+    Args:
+        methods: as a user wrote them.
+        model: that is to be explained.
+
+    Raises:
+        UserError: an unknown name, with the known ones, or one that this network has no part for.
+    """
     if unknown := [name for name in methods if name not in METHODS]:
         raise UserError(f"explain.methods has {', '.join(unknown)}; known: {', '.join(METHODS)}")
+    possible = fitting(model)
+    if foreign := [name for name in methods if name not in possible]:
+        raise UserError(f"explain.methods has {', '.join(foreign)}, and {model.name} draws no boxes; leave it out")
     return list(dict.fromkeys(methods))
 
 

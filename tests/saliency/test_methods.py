@@ -21,7 +21,7 @@ def test_a_method_asks_the_network_for_what_its_row_names(method: str, monkeypat
 
         return ask
 
-    for primitive in ("logits", "gradients", "features"):
+    for primitive in set(NEEDS.values()):
         monkeypatch.setattr(network, primitive, asked(primitive))
     with pytest.raises(Asked, match=NEEDS[method]):
         METHODS[method](None, by_hand.films(1), n_samples=1, seed=0)

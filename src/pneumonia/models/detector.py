@@ -45,7 +45,8 @@ SPREAD = 0.54 / 6
 _PRIOR = -2.19
 """Logit of .1: at the start nothing is found, else the empty cells would be most of the loss."""
 
-_HEADS = ("centre", "sides")
+CENTRE = "centre"
+_HEADS = (CENTRE, "sides")
 """Layers whose outputs are the logits of the cells and the distances of the sides."""
 
 
@@ -125,7 +126,7 @@ def is_detector(model: Any) -> bool:
     """Whether a network, or the members of an ensemble, have the heads of a detector."""
     from pneumonia.models import ensembles
 
-    return any(layer.name == _HEADS[0] for layer in ensembles.members(model)[0].layers)
+    return any(layer.name == CENTRE for layer in ensembles.members(model)[0].layers)
 
 
 def without_boxes(model: Any) -> Any:

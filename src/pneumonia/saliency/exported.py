@@ -29,7 +29,7 @@ class Exported:
         """The tensors of a primitive of `network`, float32 (n, …).
 
         Args:
-            primitive: `logits`, `gradients` or `features`: the one that was exported.
+            primitive: `logits`, `gradients`, `features` or `cells`: the one that was exported.
             batch: float32 (n, size, size, 1), 0-255, of the size of the exported images.
         """
         names = sorted(name for name in self._names if name.startswith(f"{primitive}_"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from pneumonia.saliency import (
+    detector_map,
     grad_cam,
     gradient_x_input,
     hires_cam,
@@ -23,6 +25,7 @@ METHODS: dict[str, Callable[..., Maps]] = {
     "smoothgrad": smoothgrad.smoothgrad,
     "gradient_x_input": gradient_x_input.gradient_x_input,
     "occlusion": occlusion.occlusion,
+    "detector_map": detector_map.detector_map,
 }
 
 NEEDS = {
@@ -33,8 +36,16 @@ NEEDS = {
     "smoothgrad": "gradients",
     "gradient_x_input": "gradients",
     "occlusion": "logits",
+    "detector_map": "cells",
 }
-"""Of each method the function of `network` that it calls."""
+"""Of each method the function of `network` that it calls; only a detector has `cells`."""
 
 SEED = 0
 """Of the noise of a method: the same film has the same map in every run and at every prediction."""
+
+
+def fitting(model: Any) -> list[str]:
+    """The names of the methods that a Keras network has all parts for."""
+    from pneumonia.models import detector
+
+    return [name for name in METHODS if NEEDS[name] != "cells" or detector.is_detector(model)]

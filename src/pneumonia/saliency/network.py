@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pneumonia import UserError
 from pneumonia.saliency.exported import Exported
 from pneumonia.saliency.maps import Maps
 
@@ -49,6 +50,16 @@ def features(model: Any) -> Callable[[Maps], list[tuple[Maps, Maps]]]:
     return pairs
 
 
+def cells(model: Any) -> Callable[[Maps], Maps]:
+    """Of a detector the logit of each cell, that the middle of an opacity is there: float32 (n, rows, columns).
+
+    Raises:
+        UserError: it is no detector.
+    """
+    compute = _computed(model, "cells")
+    return lambda batch: compute(batch)[0]
+
+
 def _computed(model: Any, primitive: str) -> Callable[[Maps], list[Maps]]:
     if isinstance(model, Exported):
         return partial(model.compute, primitive)
@@ -69,9 +80,9 @@ def tensors(model: Any, primitive: str) -> Callable[[Any], list[Any]]:
 
     Args:
         model: a network of `networks.MODELS`, or an ensemble.
-        primitive: `logits`, `gradients`, or `features`: of each member the features and their gradients.
+        primitive: `logits`, `gradients`, `cells`, or `features`: of each member the features and their gradients.
     """
-    return {"logits": _logits, "gradients": _gradients, "features": _features}[primitive](model)
+    return {"logits": _logits, "gradients": _gradients, "features": _features, "cells": _cells}[primitive](model)
 
 
 def _logits(model: Any) -> Callable[[Any], list[Any]]:
@@ -113,6 +124,17 @@ def _features(model: Any) -> Callable[[Any], list[Any]]:
         return tf.cast(values, tf.float32), tf.cast(tape.gradient(total, values), tf.float32)
 
     return lambda pixels: [one for inner in inners for one in pair(inner, pixels)]
+
+
+def _cells(model: Any) -> Callable[[Any], list[Any]]:
+    import keras
+
+    from pneumonia.models import detector, ensembles
+
+    if not detector.is_detector(model):
+        raise UserError(f"detector_map is the map of a detector, and {model.name} draws no boxes; leave it out")
+    heads = [keras.Model(member.input, member.get_layer(detector.CENTRE).output) for member in ensembles.members(model)]
+    return lambda pixels: [sum(head(pixels, training=False)[..., 0] for head in heads) / len(heads)]
 
 
 def _layer(model: Any) -> str:

@@ -103,4 +103,5 @@ _TITLES = {
     "smoothgrad": "SmoothGrad",
     "gradient_x_input": "gradient x input",
     "integrated_gradients": "integrated gradients",
+    "detector_map": "heat map of the detector",
 }
