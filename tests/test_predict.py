@@ -410,9 +410,13 @@ def test_boxes_of_a_detector_are_drawn_where_they_are(folder: Path, monkeypatch:
     one = predict.load(folder)
     read = one.read(np.full((200, 100), 90, np.uint8))
     monkeypatch.setattr(one, "boxes", lambda films: [(np.array([[20.0, 50, 40, 100]]), np.array([0.8]))])
-    drawn = np.argwhere((predict.outlined(one, read, width=50, height=100) == predict._ORANGE).all(axis=2))
+    picture = predict.outlined(one, read, width=50, height=100)
+    drawn = np.argwhere((picture == predict._ORANGE).all(axis=2))
     below = drawn[drawn[:, 0] > 45]  # above it is the score
     assert [drawn[:, 0].min(), *below[:, 1][[0, -1]], drawn[:, 0].max()] == pytest.approx([25, 10, 29, 74], abs=1)
+    monkeypatch.setattr(one, "boxes", None)  # the network does not run again where the answer has them
+    answer = one.failed("", "")._replace(boxes="20 50 40 100 0.80")
+    np.testing.assert_array_equal(predict.outlined(one, read, width=50, height=100, answer=answer), picture)
 
 
 def test_the_outline_on_a_large_film_needs_no_mask_of_its_size(folder: Path) -> None:

@@ -34,7 +34,7 @@ from pneumonia.images import geometry, lungs
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.models import shipped
-from pneumonia.models.predictor import COLUMNS, MAPS, NETWORK, Film, Prediction, Predictor, read_file, remedy
+from pneumonia.models.predictor import COLUMNS, MAPS, NETWORK, Film, Prediction, Predictor, boxes_of, read_file, remedy
 from pneumonia.names import printable
 from pneumonia.saliency import maps as saliency_maps
 from pneumonia.saliency import methods, verdicts
@@ -569,7 +569,7 @@ def write_page(path: Path, predictor: Predictor, items: Sequence[Item], maps: Pa
         name, text = row["image"], in_words(row, target)
         rows.append((name, *cells(row)))
         if film is not None and not prediction.error:
-            picture = outlined(predictor, film)
+            picture = outlined(predictor, film, answer=prediction)
             if maps and (file := map_path(maps, number, item)).is_file():
                 overlaid = np.asarray(cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR))
                 picture = np.hstack([picture, overlaid]).astype(np.uint8)
@@ -590,7 +590,12 @@ def _answer_and_film(predictor: Predictor, item: Item) -> tuple[Prediction, Film
 
 
 def outlined(
-    predictor: Predictor, film: Film, *, width: int = _PAGE_WIDTH, height: int = _PAGE_HEIGHT
+    predictor: Predictor,
+    film: Film,
+    *,
+    width: int = _PAGE_WIDTH,
+    height: int = _PAGE_HEIGHT,
+    answer: Prediction | None = None,
 ) -> npt.NDArray[np.uint8]:
     """A whole film with the outline of its lungs (yellow) and the part that the model saw (blue): BGR.
 
@@ -602,6 +607,7 @@ def outlined(
         predictor: that has read the film.
         film: as `Predictor.read` returns it.
         width, height: the largest of the picture, pixels.
+        answer: for the film, which has its boxes; None = they are searched for here.
     """
     both, preparation = film.lungs, predictor.preparation
     if preparation.aspect != "lungs":
@@ -614,11 +620,18 @@ def outlined(
         cv2.drawContours(picture, outlines, -1, _YELLOW, 1)
     x, y, across, down = (round(scale * side) for side in film.part)
     cv2.rectangle(picture, (x, y), (x + across - 1, y + down - 1), _BLUE, 1)
-    for box, score in zip(*predictor.boxes([film])[0], strict=True):
+    for *box, score in _boxes(predictor, film, answer):
         x, y, across, down = (round(scale * side) for side in box)
         cv2.rectangle(picture, (x, y), (x + across - 1, y + down - 1), _ORANGE, 2)
         cv2.putText(picture, f"{score:.2f}", (x + 3, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _ORANGE, 1, cv2.LINE_AA)
     return picture
+
+
+def _boxes(predictor: Predictor, film: Film, answer: Prediction | None) -> list[list[float]]:
+    """Rows of x, y, width, height and score."""
+    if answer:
+        return [list(box.values()) for box in boxes_of(answer.boxes)]
+    return [[*box, score] for box, score in zip(*predictor.boxes([film])[0], strict=True)]
 
 
 def _with_map_on_film(film: Film, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -71,7 +71,7 @@ def test_one_bad_file_of_several_is_an_answer_with_its_error(served: Served, fol
     answer = served.send(*zip(names, contents, strict=True))
     assert answer.status == 200
     one = Predictor(folder)
-    expected = [predict.row_of(row, one.origin) for row in one.scores(contents, names)]
+    expected = [predict.row_of(row, one.origin) | {"boxes": []} for row in one.scores(contents, names)]
     assert answer.json == {"model": one.origin, "predictions": expected}
     assert [bool(row["error"]) for row in expected] == [False, *[True] * len(BAD), False]
     assert answer.json["predictions"][1]["probability"] is None
@@ -174,6 +174,18 @@ def test_without_maps_the_reason_is_said_beforehand_and_with_the_refusal(served:
     assert (answer.status, answer.error) == (503, f"no map: {facts['reason']}")
 
 
+def test_the_boxes_of_an_answer_are_numbers(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert served.send(("x", film())).json["predictions"][0]["boxes"] == []
+    one = served.model.model.predictors["youden"]
+    answers, two = one.answers_for, "20 0 30 15 0.90; 6 15 30 30 0.70"
+    monkeypatch.setattr(one, "answers_for", lambda films: [row._replace(boxes=two) for row in answers(films)])
+    (row,) = served.send(("x", film())).json["predictions"]
+    assert row["boxes"] == [
+        {"x": 20, "y": 0, "width": 30, "height": 15, "score": 0.9},
+        {"x": 6, "y": 15, "width": 30, "height": 30, "score": 0.7},
+    ]
+
+
 def test_the_model_is_described_with_what_a_page_shows(served: Served, folder: Path) -> None:
     facts = served.ask("GET", "/v1/model").json
     assert set(facts) >= {"network", "weights", "figures", "learnt_from", "target", "labels", "synthetic"}
@@ -181,7 +193,7 @@ def test_the_model_is_described_with_what_a_page_shows(served: Served, folder: P
     assert facts["model"] == Predictor(folder).digest[:12]
     assert facts["caution"] == "For research. Not a medical device."
     assert facts["operating_points"] == predictors.FACTS["operating_points"]
-    assert (facts["operating_point"], facts["unusual"]) == ("youden", True)
+    assert (facts["operating_point"], facts["unusual"], facts["boxes"]) == ("youden", True, {})
     assert facts["limits"] == {"bytes": 48 * 2**20, "pixels": 100_000_000, "files": 32}
 
 

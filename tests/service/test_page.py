@@ -323,6 +323,9 @@ def test_all_words_are_those_of_the_target(address: str, folder: Path, gray_film
         assert await tab.run("document.title") == "Bacterial pneumonia on chest X-rays"
         assert await tab.run(f"inWords({json.dumps(bright)})") == predict.in_words(bright, row)
         assert "8 viral, 12 with bacterial pneumonia" in text
+        assert "Orange" not in await tab.run("noteOf({ picture: 'a' })")
+        await tab.run("state.model.boxes = { threshold: 0.3 }")
+        assert "Orange: what the detector found" in await tab.run("noteOf({ picture: 'a' })")
         assert row.limit in text
         assert "labelled viral or bacterial" in text
         assert "normal" not in text.lower()

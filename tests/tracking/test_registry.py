@@ -1154,13 +1154,17 @@ def test_an_experiment_that_dvc_has_forgotten_is_found_by_the_tag_of_its_run(roo
     pd.testing.assert_frame_equal(found.predictions, predictions_of(2))
 
 
-def test_the_verdict_on_the_maps_is_a_tag_of_the_version(root: Path, stage: Any, tmp_path: Path) -> None:
+def test_the_verdict_on_the_maps_and_figures_of_boxes_are_tags_of_the_version(
+    root: Path, stage: Any, tmp_path: Path
+) -> None:
     folder = candidate(tmp_path / "1", predictions_of(1))
     shutil.rmtree(folder / "models" / "predictor")
     maps = {"method": "hires_cam", "verdict": "cannot be told (n = 3)"}
-    predictors.write(folder / "models" / "predictor", data="phantom", synthetic=True, saliency=maps)
+    boxes = {"threshold": 0.3, "ap50": 0.92, "ap50_low": 0.89, "rsna_map": 0.79}
+    predictors.write(folder / "models" / "predictor", data="phantom", synthetic=True, saliency=maps, boxes=boxes)
     stage(1)
     assert tags_of(1)["saliency"] == "hires_cam: cannot be told (n = 3)"
+    assert (tags_of(1)["ap50"], tags_of(1)["rsna_map"]) == ("0.92", "0.79")
 
 
 # --- another target ---

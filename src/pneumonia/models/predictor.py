@@ -369,6 +369,17 @@ def _as_text(boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) ->
     return "; ".join(f"{' '.join(map(str, box))} {score:.2f}" for box, score in rows)
 
 
+def boxes_of(text: str) -> list[dict[str, float]]:
+    """The boxes of `Prediction.boxes` as numbers.
+
+    >>> boxes_of("20 0 30 15 0.90")
+    [{'x': 20, 'y': 0, 'width': 30, 'height': 15, 'score': 0.9}]
+    """
+    rows = [row.split() for row in text.split("; ") if row]
+    names = ("x", "y", "width", "height")
+    return [{**dict(zip(names, map(int, place), strict=True)), "score": float(score)} for *place, score in rows]
+
+
 class _Usual:
     """The images a model learnt from: a normal distribution of `appearance.describe`, and the share that is lung."""
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from pneumonia import UserError, __version__, predict
 from pneumonia.images.formats import HEAD_BYTES, image_format
-from pneumonia.models.predictor import Prediction
+from pneumonia.models.predictor import Prediction, boxes_of
 from pneumonia.saliency import verdicts
 from pneumonia.service import current, documentation, maps, uploads
 from pneumonia.service.current import Current, Model
@@ -134,7 +134,8 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
     @app.post(
         "/v1/predict",
         summary="The answers for one or more films",
-        description="One bad file of several is an answer with its error. Numbers that do not exist are null.",
+        description="One bad file of several is an answer with its error. Numbers that do not exist are null. "
+        "boxes is a list of objects with x, y, width, height and score, in pixels of the file; a detector fills it.",
         openapi_extra={"requestBody": _FILE},
         responses=_ERRORS,
     )
@@ -161,7 +162,7 @@ def create(service: Current, *, hosts: Iterable[str] = (), limits: Limits | None
 
     @app.post(
         "/v1/whole",
-        summary="The whole film with the outline of its lungs and the part that the model saw, as JPEG",
+        summary="The whole film with the outline of its lungs, the part that the model saw and boxes, as JPEG",
         description="X-Square: left, top, width and height of the square of /v1/film, as shares of the film.",
         openapi_extra={"requestBody": _FILE},
         responses=_ERRORS | _JPEG,
@@ -253,7 +254,7 @@ def _answers(model: Model, operating_point: str, given: list[Upload], deadline: 
         predictions += predictor.scores([one.content], [one.name])
     if len(given) == 1 and predictions[0].error:
         raise _bad_file(given[0].content, predictions[0].error)
-    rows = [predict.row_of(one, predictor.origin) for one in predictions]
+    rows = [predict.row_of(one, predictor.origin) | {"boxes": boxes_of(one.boxes)} for one in predictions]
     return {"model": predictor.origin, "predictions": rows}
 
 

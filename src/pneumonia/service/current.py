@@ -169,4 +169,5 @@ def describe(model: Model) -> dict[str, Any]:
         "figures": facts["figures"],
         "learnt_from": facts["learnt_from"],
         "unusual": bool(facts["unusual"]),
+        "boxes": facts["boxes"],
     }

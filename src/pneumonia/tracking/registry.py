@@ -30,12 +30,21 @@ from pneumonia.tracking import descriptions, errors, restore, runs
 
 PREFIX = "registry."
 """Of tags that this module reads; versions of earlier releases have them without it."""
+BOXES = ("ap50", "rsna_map")
+"""Test figures of a detector."""
 READ = frozenset(
     {
         # Facts: what decides between versions, and the digest of all of them.
         *("val_auc", "val_digest", "val_smaller", "eligible", "min_common", "min_gain", promote.CONFIDENCE),
         "facts_digest",
-        *("test_auc", "saliency", "model_sha256", "dvc_lock_digest", "predictor_digest"),  # shown, restored, answered
+        *(
+            "test_auc",
+            *BOXES,
+            "saliency",
+            "model_sha256",
+            "dvc_lock_digest",
+            "predictor_digest",
+        ),  # shown, restored, answered
         *("promoted", "reason", "crowned_at", "rolled_back_at", "predictions_lost_at", "without_champion"),
         *(promote.SAME_RUN, promote.REGISTRATION),
     }
@@ -325,6 +334,7 @@ def submit(
     facts = {name: record[name] for name in ("model", "weights", "data_digest", "model_sha256")}
     facts |= {"synthetic": str(synthetic).lower(), "test_auc": metrics["test"]["auc"]}
     facts |= promote.facts(predictions, **conditions)
+    facts |= {name: predictor.facts["boxes"][name] for name in BOXES if name in predictor.facts["boxes"]}
     if (maps := predictor.facts["saliency"]).get("verdict"):
         facts["saliency"] = f"{maps['method']}: {maps['verdict']}"
     origin = lineage(model_path, record) | {"test_split": test_split}

@@ -631,9 +631,14 @@ function showPictures(film) {
 
 function noteOf(film) {
   if (film.picture) {
+    const boxes = Object.keys(state.model.boxes || {}).length > 0;
     return (
-      "Yellow: the lungs, where a program finds two. Blue: the part that the model saw. The picture is shrunk: do not " +
-      "read the film from it."
+      "Yellow: the lungs, where a program finds two. Blue: the part that the model saw. " +
+      (boxes
+        ? "Orange: what the detector found, with its score. Boxes have a threshold of their own, so that a film below " +
+          "the threshold of the answer may have some. "
+        : "") +
+      "The picture is shrunk: do not read the film from it."
     );
   }
   return film.pictureError ? `The film cannot be shown: ${sentence(film.pictureError)}` : "The film appears here.";
