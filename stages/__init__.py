@@ -106,16 +106,20 @@ def tracked(
         resume: a folder that survives a crash; the run recorded there is continued.
         prepared: mapping with the `preparation` of the images that the stage read: the attributes of the store, or
             `models/run.json`; None = the preparation of params.yaml.
+
+    Raises:
+        UserError: an unknown target, also in a stage that a change of the target does not run again.
     """
     from pneumonia.tracking import runs
 
+    target = targets.target(params.target).name
     section = getattr(params, "validation" if stage == "validate" else stage, None)
     settings = {f"{stage}.{key}": value for key, value in (section.model_dump() if section else {}).items()}
     return runs.start_run(
         stage,
         data=params.data,
         model=params.model,
-        target=targets.DEFAULT if stage in _OF_ANY_TARGET else params.target,
+        target=targets.DEFAULT if stage in _OF_ANY_TARGET else target,
         synthetic=is_synthetic(params),
         params={
             **{name: getattr(params, name) for name in ("seed", "data", "model", "weights", "target")},

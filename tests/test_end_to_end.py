@@ -450,6 +450,7 @@ def test_a_wrong_setting_ends_in_one_line(project: Project) -> None:
         ("train.epochs", "many", "train.epochs = 'many'"),
         ("rebalance.strategy", "magic", "'class_weight', 'oversample', 'undersample' or 'none'"),
         ("data", "moon", "data = 'moon' is unknown; known: phantom, chest_xray"),
+        ("target", "viral", "target = 'viral' is unknown; known: pneumonia, bacterial"),
     ],
 )
 def test_every_wrong_setting_is_named(
