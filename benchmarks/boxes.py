@@ -101,10 +101,17 @@ class Choice(NamedTuple):
 
 def read(folder: Path) -> Run:
     """The run in a project folder."""
-    evaluation = tables.read_json(folder / "reports/evaluation.json")
+    evaluation = _report(folder, "evaluation.json", "evaluate")
     if "detection" not in evaluation:
         raise UserError(f"{folder} has no figures of boxes: it needs a detector, and boxes in validation and test")
     return Run(folder, evaluation["detection"], _test(folder), evaluation["youden"]["test"])
+
+
+def _report(folder: Path, name: str, stage: str) -> Any:
+    path = folder / "reports" / name
+    if not path.is_file():
+        raise UserError(f"{path} is missing: finish the run with dvc repro {stage}")
+    return tables.read_json(path)
 
 
 def _test(folder: Path) -> pd.DataFrame:
@@ -227,7 +234,7 @@ def around_maps(folder: Path) -> tuple[Choice, dict[str, Film]]:
     Args:
         folder: of the project; the methods are those of its `explain.json`.
     """
-    methods = list(tables.read_json(folder / "reports/explain.json")["methods"])
+    methods = list(_report(folder, "explain.json", "explain")["methods"])
     model, store = loading.load_model(folder / "models/model.keras"), open_store(folder / "data/images.zarr")
     truth: list[npt.NDArray[np.float64]] = []
     maps: dict[str, list[Any]] = {name: [] for name in methods}

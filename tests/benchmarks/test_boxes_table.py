@@ -42,6 +42,8 @@ def test_figures_of_seeds_have_their_mean_and_a_run_without_boxes_is_refused(tmp
     assert table["auc"].tolist()[::2] == ["0.900 [0.800, 0.950]", "0.900"]
     with pytest.raises(UserError, match="has no figures of boxes"):
         bench.read(finished(tmp_path / "none", scores(60, 1, 0.2), None))
+    with pytest.raises(UserError, match="is missing: finish the run with dvc repro evaluate"):
+        bench.read(tmp_path / "nowhere")
 
 
 def test_gains_in_auc_are_paired_and_their_mean_is_less_uncertain(tmp_path: Path) -> None:
