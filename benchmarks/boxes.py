@@ -40,7 +40,7 @@ from pneumonia.metrics.text import format_with_interval
 from pneumonia.models import detector, loading, runtime, scoring
 
 FIGURES: tuple[Literal["ap50", "rsna_map"], ...] = ("ap50", "rsna_map")
-SHARES = tuple(round(0.1 * step, 1) for step in range(1, 10))
+SHARES = (0.02, 0.05, *(round(0.1 * step, 1) for step in range(1, 10)))
 """Of the highest value of a map, from which on a pixel belongs to a region."""
 AREAS = (0.0, 0.005, 0.02)
 """Least areas of a region, as shares of the image."""
