@@ -484,6 +484,11 @@ def test_boxes_are_no_objective_where_there_are_none(tmp_path: Path, monkeypatch
             search(tmp_path, name="detector", splits=boxed_splits, select="ap", **options)
 
 
+def test_a_detector_without_weight_of_its_boxes_needs_none(tmp_path: Path) -> None:
+    found, _ = search(tmp_path, PLAIN._replace(box_weight=0.0), name="detector", n_trials=0)
+    assert found.best["verdict"].startswith("no search")
+
+
 def test_the_best_trials_are_repeated_with_other_seeds(tmp_path: Path) -> None:
     found, recorder = search(tmp_path, n_trials=3, epochs=1, repeat_best=2, repeat_seeds=2, pruner="none")
     repeats = [name for name in recorder.names if "seed" in name]
