@@ -36,7 +36,7 @@ def test_every_method_explains_every_network_in_the_geometry_of_the_store(
     monkeypatch.setattr(occlusion, "STEPS", 3)  # the large networks are slow
     images = np.random.default_rng(1).integers(0, 256, (2, 48, 48), dtype=np.uint8)
     if method not in methods.fitting(built):
-        with pytest.raises(UserError, match=f"and {built.name} draws no boxes; leave it out"):
+        with pytest.raises(UserError, match=f"and this {built.name} draws no boxes; leave it out"):
             explain.METHODS[method](built, images, **OPTIONS)
         return
     maps = explain.METHODS[method](built, images, **OPTIONS)
@@ -203,7 +203,7 @@ def test_an_unknown_method_is_one_line_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"^explain\.methods has gradcam; known: hires_cam, layer_cam, grad_cam, "):
         explain.known(["hires_cam", "gradcam"], model)
     with pytest.raises(
-        UserError, match=r"^explain\.methods has detector_map, and by_hand draws no boxes; leave it out"
+        UserError, match=r"^explain\.methods has detector_map, and this by_hand draws no boxes; leave it out"
     ):
         explain.known(["hires_cam", "detector_map"], model)
 

@@ -78,7 +78,7 @@ def known(methods: Sequence[str], model: Any) -> list[str]:
         raise UserError(f"explain.methods has {', '.join(unknown)}; known: {', '.join(METHODS)}")
     possible = fitting(model)
     if foreign := [name for name in methods if name not in possible]:
-        raise UserError(f"explain.methods has {', '.join(foreign)}, and {model.name} draws no boxes; leave it out")
+        raise UserError(f"explain.methods has {', '.join(foreign)}, and this {model.name} draws no boxes; leave it out")
     return list(dict.fromkeys(methods))
 
 

@@ -53,5 +53,7 @@ def test_an_ensemble_has_the_mean_of_the_logits_and_random_heads_change_the_map(
 def test_a_network_without_boxes_is_refused() -> None:
     free = networks.create_model("shallow", size=32)
     for model in (detector(), free):
-        with pytest.raises(UserError, match=f"detector_map is the map of a detector, and {model.name} draws no boxes"):
+        with pytest.raises(
+            UserError, match=f"detector_map is the map of a detector, and this {model.name} draws no boxes"
+        ):
             detector_map(model, blobs(*PLACES), **OPTIONS)

@@ -132,7 +132,7 @@ def _cells(model: Any) -> Callable[[Any], list[Any]]:
     from pneumonia.models import detector, ensembles
 
     if not detector.is_detector(model):
-        raise UserError(f"detector_map is the map of a detector, and {model.name} draws no boxes; leave it out")
+        raise UserError(f"detector_map is the map of a detector, and this {model.name} draws no boxes; leave it out")
     heads = [keras.Model(member.input, member.get_layer(detector.CENTRE).output) for member in ensembles.members(model)]
     return lambda pixels: [sum(head(pixels, training=False)[..., 0] for head in heads) / len(heads)]
 
