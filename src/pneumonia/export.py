@@ -59,6 +59,8 @@ MAX_PARAMETERS = 30_000_000
 """Of a network whose gradients are converted: the 51 million of `vanilla` need more than 19 GB of memory in tf2onnx."""
 
 _NO_MAPS = "its maps need TensorFlow"
+_UNSTABLE = "optimize_transpose"
+"""Of tf2onnx: its result depends on the addresses of objects, and ONNX Runtime does the same when it opens a file."""
 
 _SYNTHETIC = "Trained on synthetic radiographs: this score means nothing for a patient."
 _RESEARCH = "For research. Not a medical device, and not tested on patients of your hospital."
@@ -155,24 +157,41 @@ def convert_primitive(model: Any, primitive: str, network: bytes, size: int) -> 
 
 def _as_onnx(function: Any, shape: tuple[int | None, ...], handlers: Mapping[str, Any] | None = None) -> Any:
     """A function from pixels, float32 of this shape, to named tensors as `onnx.ModelProto`, named by content."""
-    import tensorflow as tf
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx uses names that numpy and Python have deprecated
-        import tf2onnx
-
-        logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it writes tracebacks of what the caller handles
-        signature = [tf.TensorSpec(shape, tf.float32, name="pixels")]
-        graph, _ = tf2onnx.convert.from_function(
-            tf.function(function), input_signature=signature, opset=OPSET, custom_op_handlers=dict(handlers or {})
-        )
-    outputs = {output.name for output in graph.graph.output}
-    for constant in graph.graph.initializer:
+        network = _converted(function, shape, dict(handlers or {}))
+    outputs = {output.name for output in network.graph.output}
+    for constant in network.graph.initializer:
         if constant.name in outputs:  # the gradient of a linear head
-            graph.graph.node.add(op_type="Identity", input=[f"{constant.name}_value"], output=[constant.name])
+            network.graph.node.add(op_type="Identity", input=[f"{constant.name}_value"], output=[constant.name])
             constant.name += "_value"
-    _name_by_content(graph.graph)
-    return graph
+    _name_by_content(network.graph)
+    return network
+
+
+def _converted(function: Any, shape: tuple[int | None, ...], handlers: dict[str, Any]) -> Any:
+    """As `tf2onnx.convert.from_function`, but without the optimizer `_UNSTABLE`."""
+    import tensorflow as tf
+    from tf2onnx import convert, optimizer, tf_loader, tfonnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it writes tracebacks of what the caller handles
+    concrete = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32, name="pixels"))
+    inputs, outputs = (
+        [tensor.name for tensor in ends if tensor.dtype != tf.resource] for ends in (concrete.inputs, concrete.outputs)
+    )
+    frozen = tf_loader.from_function(concrete, inputs, outputs)
+    with tf.Graph().as_default() as imported:
+        tf.import_graph_def(frozen, name="")
+        graph = tfonnx.process_tf_graph(
+            imported,
+            opset=OPSET,
+            custom_op_handlers=handlers,
+            input_names=inputs,
+            output_names=outputs,
+            tensors_to_rename=convert.tensor_names_from_structed(concrete, inputs, outputs),
+        )
+        stable = {name: one for name, one in optimizer._get_optimizers().items() if name != _UNSTABLE}
+        return optimizer.optimize_graph(graph, optimizers=stable).make_model("pneumonia")
 
 
 def fit_usual(
@@ -492,6 +511,8 @@ def _name_by_content(graph: Any) -> None:
         constant.name = names[old_name]
         constants[constant.name] = constant
     for node in graph.node:  # in topological order
+        if not node.domain:
+            node.ClearField("domain")  # tf2onnx writes it or not, by the same order of sets
         attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
         inputs = [names.get(name, name) for name in node.input]
         content = repr((node.op_type, node.domain, attributes, inputs, len(node.output)))
