@@ -198,6 +198,7 @@ PREDICTIONS: dict[str, tuple[Change, ...]] = {
     "sharpened": (_each(_sharpened),),
     "clahe": (_each(lambda film: cv2.createCLAHE(2.0, (8, 8)).apply(film)),),
     "both_levels": (_as_is, EQUALISED),
+    "both_and_lungs_only": (_as_is, EQUALISED, _equalised_lungs_only),
     "both_sides": (_as_is, _flipped),
     "three_sizes": (_as_is, LARGER, SMALLER),
 }
