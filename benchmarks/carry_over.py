@@ -7,7 +7,8 @@ FOLDER is a project with folds and one external test whose stages `external` and
 the phantom up to `preprocess`, prepared in the same way. For each recipe `mobilenet` learns on the first fold, or on
 the first `--folds` ones, from films that are changed as the recipe says. Beside the AUC out of fold stands that of the
 mean logit on the external test. With `--finished` nothing is learnt: the networks of a project with folds score films
-that are changed at prediction only. Rows that exist are skipped; each new row is one look at the external test.
+that are changed at prediction only; `--phantom` and `--folds` have no effect. Rows that exist are skipped; each new row
+is one look at the external test. In the table `model` is the digest of the finished one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks import results
-from pneumonia import train
+from pneumonia import train, workspace
 from pneumonia.data import tables
 from pneumonia.data.store import Split, lungs, open_store, read_fold_numbers, read_folds, read_split
 from pneumonia.metrics import ranking
@@ -207,33 +208,36 @@ PREDICTIONS: dict[str, tuple[Change, ...]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.carry_over", description=__doc__)
-    parser.add_argument("recipes", nargs="*", choices=[*dict.fromkeys([*TRIES, *PREDICTIONS]), []], help="only these")
+    parser.add_argument("recipes", nargs="*", help="only these")
     folder = parser.add_mutually_exclusive_group(required=True)
     folder.add_argument("--run", type=Path, metavar="FOLDER", help="learn from its films")
     folder.add_argument("--finished", type=Path, metavar="FOLDER", help="only score with its networks")
     parser.add_argument("--phantom", type=Path, metavar="FOLDER", help="for the recipe `phantom`")
     parser.add_argument("--folds", type=int, default=1, help="networks of each recipe")
     options = parser.parse_args()
-    runtime.start_keras(SEED)
     known, changed = (PREDICTIONS, "prediction") if options.finished else (TRIES, "training")
+    if unknown := [name for name in options.recipes if name not in known]:
+        parser.error(f"{unknown[0]} is no recipe of {changed}; there are {', '.join(known)}")
+    runtime.start_keras(SEED)
+    model = workspace.sha256_file(options.finished / "models/model.keras")[:8] if options.finished else None
     for name in options.recipes or known:
         table = _table()
         same = (table["recipe"] == name) & (table["changed"] == changed)
-        if (same & ((table["networks"] == options.folds) | (changed == "prediction"))).any():
+        if (same & (table["model"] == model if model else table["networks"] == options.folds)).any():
             print(f"{name}: is in the table")
             continue
         if options.finished:
             figures = measure_finished(options.finished, PREDICTIONS[name])
         else:
             figures = measure(options.run, TRIES[name], options.folds, options.phantom)
-        row = {"recipe": name, "changed": changed, **figures, "look": len(table) + 1}
+        row = {"recipe": name, "changed": changed, "model": model, **figures, "look": len(table) + 1}
         print(row, flush=True)
         tables.write_table(pd.concat([table.astype(object), pd.DataFrame([row], dtype=object)]), TABLE)
     print(_table().to_string())
 
 
 def _table() -> pd.DataFrame:
-    return pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=["recipe", "changed", "networks"])
+    return pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame(columns=["recipe", "changed", "model", "networks"])
 
 
 def measure(folder: Path, what: Try, n_folds: int, phantom: Path | None) -> dict[str, Any]:

@@ -270,7 +270,8 @@ def main() -> None:
             if options.keep and "test_auc" in figures:  # first: a line in the table is never made again
                 keep(CLONE, options.keep / f"{name}-{row.model}-{digest}-{seed}")
             _append(figures | {"recipe": digest, "commit": commit})
-    print(f"\n{summary(_table())}")
+    for target in dict.fromkeys(row.target for row in ROWS):
+        print(f"\n{summary(_table(), target)}")
 
 
 def summary(table: pd.DataFrame, target: str = "pneumonia") -> str:
