@@ -466,7 +466,11 @@ def test_boxes_beside_own_images_come_into_the_table_of_boxes_in_a_folder_and_an
         {"id": n, "image_id": 0, "category_id": 3, "bbox": box}
         for n, box in ((7, [1, 1, 5, 5]), (9, [20.5, 10, 19, 20.5]))
     ]
-    coco = boxed(in_project / "coco", "", {"images": images, "annotations": drawn, "categories": []})
+    coco = boxed(
+        in_project / "coco",
+        "",
+        {"images": images, "annotations": drawn, "categories": [{"id": 3, "name": "pneumonia"}]},
+    )
     shutil.make_archive("packed", "zip", mine)
     written = []
     for url in (mine, "packed.zip", coco):
@@ -480,6 +484,23 @@ def test_boxes_beside_own_images_come_into_the_table_of_boxes_in_a_folder_and_an
         "image_id,x,y,width,height\nPNEUMONIA/p2/a.png,1.0,1.0,5.0,5.0\nPNEUMONIA/p2/a.png,20.5,10.0,19.0,20.5\n"
     }
     assert "NOTE: boxes.csv: images with pneumonia whose boxes are not known: 1 of 2" in capsys.readouterr().out
+
+
+def test_boxes_of_an_image_are_those_of_its_exact_copies(in_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = pictures(in_project / "mine", ["NORMAL/n.png", *(f"PNEUMONIA/{name}.png" for name in "bde")])
+    for copy in ("PNEUMONIA/a.png", "PNEUMONIA/c.png", "NORMAL/x.png"):
+        shutil.copy(mine / "PNEUMONIA" / "b.png", mine / copy)
+    (mine / "boxes.csv").write_text(
+        "image,x,y,width,height\nb.png,1,2,3,4\nb.png,2,2,3,4\nc.png,3,2,3,4\nd.png,4,2,3,4\n"
+    )
+    boxes = fetched("folder", mine).boxes
+    assert list(zip(boxes["image_id"].str[-5], boxes["x"], strict=True)) == [
+        *(("a", 1), ("a", 2)),
+        *(("b", 1), ("b", 2)),
+        *(("c", 3), ("d", 4)),
+    ]
+    said = capsys.readouterr().out
+    assert "NOTE: boxes count for exact copies of their image, too: 1, such as PNEUMONIA/a.png\n" in said
 
 
 def test_boxes_outside_their_images_are_refused_before_anything_is_written(in_project: Path) -> None:

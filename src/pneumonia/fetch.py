@@ -242,6 +242,7 @@ def _read(data: str, place: files.Files, read: layouts.Reader, max_left_out: flo
     if to_check:
         sizes = zip(manifest["image_id"], manifest.pop("size"), strict=True)
         drawn_boxes.require_inside(boxes, {name: size for name, size in sizes if isinstance(size, tuple)})
+        boxes = [*boxes, *_boxes_of_copies(boxes, manifest)]
     if data == "folder":
         _note_other_headers(manifest)
     manifest["patient_id"] = _patients(manifest)
@@ -258,6 +259,20 @@ def _read(data: str, place: files.Files, read: layouts.Reader, max_left_out: flo
     )  # text if they come from a table in the archive
     table = table.sort_values(list(BOXES), ignore_index=True)
     return manifest[[*MANIFEST, *more]], table, counts
+
+
+def _boxes_of_copies(boxes: contents.Rows, manifest: pd.DataFrame) -> contents.Rows:
+    """The boxes of images for their exact copies that have none: `rebalance` may keep any of them."""
+    ill = manifest[manifest["label"].astype(int) == 1]
+    content_of = dict(zip(ill["image_id"], ill["sha256"], strict=True))
+    drawn: dict[str, dict[str, contents.Rows]] = {}
+    for box in boxes:
+        name = box["image_id"]
+        drawn.setdefault(content_of[name], {}).setdefault(name, []).append(box)
+    copies = [name for name, content in content_of.items() if content in drawn and name not in drawn[content]]
+    if copies:
+        _note(f"boxes count for exact copies of their image, too: {len(copies):,}, such as {copies[0]}")
+    return [{**box, "image_id": name} for name in copies for box in next(iter(drawn[content_of[name]].values()))]
 
 
 def _without_removed(

@@ -112,6 +112,15 @@ def test_a_table_of_labels_in_a_folder_or_an_archive_has_its_boxes_beside_it() -
         assert found.companions == {}
 
 
+def test_a_table_of_labels_is_found_in_any_case_and_below_a_readme() -> None:
+    labels = table(("path", "label", "patient_id"), ("n.png", 0, 1), ("sick/a.png", 1, 2))
+    images = ("set/n.png", "set/sick/a.png")
+    assert len(listing({"set/Labels.CSV": labels, "README.md": "x"}, images).rows) == 2
+    assert listing({"set/sick/labels.csv": labels}, images).rows == []
+    with pytest.raises(UserError, match=r"^here: labels in labels\.csv and in set/labels\.csv; keep the one table"):
+        listing({"set/labels.csv": labels, "labels.csv": labels}, images)
+
+
 def test_class_folders_count_before_a_table_of_labels() -> None:
     labels = table(("path", "label", "patient_id"), ("NORMAL/p1/n.png", 1, "x"))
     assert len(listing({"labels.csv": labels}).rows) == len(IMAGES)
@@ -132,18 +141,77 @@ def test_only_categories_of_pneumonia_are_read_where_there_are_several() -> None
         one["category_id"] = n
     found = listing({"annotations.json": json.dumps(content)})
     assert [box["where"] for box in found.boxes] == [f"annotations.json, annotation {n}" for n in (5, 7)]
-    note = "annotations.json: boxes of other categories are not read: 1 of 3 annotations, of 'cardiomegaly'"
-    assert note in found.notes
+    note = (
+        "annotations.json: boxes of other categories are not read: {} of 3 annotations, of {}; add the names of those "
+    )
+    note += "that are pneumonia to fetch.classes"
+    assert note.format(1, "'cardiomegaly'") in found.notes
     for one in content["annotations"]:
         one["category_id"] = 2 if one["category_id"] == 2 else 4
     files = {"annotations.json": json.dumps(content)}
-    with pytest.raises(
-        UserError,
-        match=r"^annotations\.json: boxes of 2 categories, and none is pneumonia by its name: 'cardiomegaly', 'never "
-        r"used'; add the names of those that are to fetch\.classes, or keep one category$",
-    ):
-        boxes(files)
+    found = listing(files)
+    assert (found.boxes, len(found.rows)) == ([], len(IMAGES)), "a classifier needs none"
+    assert note.format(3, "'cardiomegaly', 'never used'") in found.notes
     assert boxes(files, pneumonia=["never used"]) == [BOXES[0], BOXES[2]]
+
+
+def test_the_categories_of_a_file_decide_and_not_those_that_it_uses() -> None:
+    categories = [{"id": 0, "name": "pneumonia"}, {"id": 1, "name": "cardiomegaly"}]
+    found = listing({"annotations.json": coco(categories=categories)})
+    assert found.boxes == []
+    assert any("not read: 3 of 3 annotations, of 'cardiomegaly'; add" in note for note in found.notes)
+    many = [{"id": n, "name": f"finding {n}"} for n in range(1, 501)]
+    drawn = [json.loads(coco())["annotations"][0] | {"id": n, "category_id": n} for n in range(1, 501)]
+    (note,) = [note for note in listing({"a.json": coco(categories=many, annotations=drawn)}).notes if "other" in note]
+    assert (
+        "500 of 500 annotations, of 'finding 1', 'finding 10', 'finding 100', 'finding 101', 'finding 102', …" in note
+    )
+
+
+def test_the_only_category_of_a_file_counts_with_a_note_unless_it_is_on_normal_images() -> None:
+    assert "a.json: its only category, 'opacity', counts as pneumonia" in listing({"a.json": coco()}).notes
+    named = listing({"a.json": coco(categories=[{"id": 1, "name": "Pneumonia"}])})
+    assert len(named.boxes) == 3
+    assert not any("category" in note for note in named.notes)
+    lungs = {
+        "a.json": coco(annotations=[{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 2, 3, 4]} for n in (1, 3)])
+    }
+    found = listing(lungs)
+    assert found.boxes == []
+    assert any("2 of 2 annotations, of 'opacity', 1 of them on normal images; add" in note for note in found.notes)
+    with pytest.raises(UserError, match="is a normal image, in 1 of 2 boxes"):
+        listing(lungs, pneumonia=["opacity"])
+
+
+def test_a_file_that_is_left_out_is_never_replaced_by_one_of_its_name() -> None:
+    for name in ("COVID/b.png", "b.png"):
+        with pytest.raises(
+            UserError, match=f"line 2: '{name}': {name} is no image of the data set, it is left out: unkn"
+        ):
+            listing({"boxes.csv": table(HEAD, (name, 1, 2, 3, 4))}, (*IMAGES, name))
+
+
+@pytest.mark.parametrize("name", ["PNEUMONIA/_annotations.coco.json", "annotations/instances.json", "x/Boxes.csv"])
+def test_boxes_in_other_folders_are_a_note(name: str) -> None:
+    found = listing({name: "[]", "PNEUMONIA/p2/a_annotations.txt": "", "PNEUMONIA/p3/b.json": "[]"})
+    assert found.boxes == []
+    assert found.notes == (
+        f"files that seem to have boxes are not read, because they are not above all images: 1, {name}; make one file "
+        "of them, in the folder of the images (docs/detector.md)",
+    )
+    many = listing({f"{split}/annotations.json": "" for split in "abcdefg"} | {"boxes.csv": table(HEAD, *TABLE)})
+    assert len(many.boxes) == 3
+    assert any(": 7, a/annotations.json, b/annotations.json, " in note and ", …; make" in note for note in many.notes)
+
+
+def test_whole_numbers_may_be_written_as_pandas_writes_them() -> None:
+    content = json.loads(coco())
+    for entries, keys in (("images", ("id", "width", "height")), ("annotations", ("image_id", "category_id"))):
+        for entry in content[entries]:
+            entry.update({key: float(entry[key]) for key in keys if key in entry})
+    found = listing({"a.json": json.dumps(content)}).boxes
+    assert found == listing({"a.json": coco()}).boxes
+    assert found[0]["size"] == (100, 80)
 
 
 def csv_of(*rows: tuple[Any, ...]) -> dict[str, str]:
@@ -183,7 +251,11 @@ WRONG = {
     "no size": (csv_of((A, 1, 2, 0, 4)), LINE_2 + r".* width 0, .*: a box of no size, in 1 of 4 boxes; draw .*"),
     "shares": (
         {"boxes.csv": table(HEAD, (A, 0.1, 0.2, 0.3, 0.4))},
-        LINE_2 + r"all numbers are between 0 and 1, as shares of the image; boxes are in pixels of the file: .*",
+        LINE_2 + r"no number is above 1, as in shares of the image; boxes are in pixels of the file: .*",
+    ),
+    "shares beyond the edge": (
+        {"boxes.csv": table(HEAD, (A, -0.01, 0.2, 0.3, 0.4))},
+        LINE_2 + r"no number is above 1, as in shares of the image; .*",
     ),
     "unknown": (
         csv_of(("x.png", 1, 2, 3, 4), ("y.png", 1, 2, 3, 4), ("x.png", 1, 2, 3, 4)),
@@ -206,7 +278,14 @@ WRONG = {
         annotated(image_id=99),
         r"annotations\.json, annotation 5: image_id 99 is none of its images, in 1 of 3 annotations; add the images .*",
     ),
-    "category": (annotated(category_id=9), r"annotations\.json: category_id 9 is none of its categories; export .*"),
+    "category": (
+        annotated(category_id=9),
+        r"annotations\.json, annotation 5: category_id 9 is none of its categories, in 1 of 3 annotations; export .*",
+    ),
+    "no categories": (
+        {"annotations.json": coco(categories=[])},
+        r"annotations\.json, annotation 5: category_id 1 is none of its categories, in 3 of 3 annotations; export .*",
+    ),
     "list as category": (
         annotated(category_id=[1]),
         r"annotations\.json, annotation 1 of 3 has no category_id: damaged; export the file again",

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pneumonia import UserError, files
-from pneumonia.data import sources
+from pneumonia.data import own, sources
 
 
 @pytest.mark.parametrize("name", sources.DATASETS)
@@ -62,8 +62,14 @@ def test_a_detector_needs_a_source_with_boxes() -> None:
     line = r"^model = detector needs boxes, and data = chest_xray has none; take data: phantom, folder, rsna \(docs/det"
     with pytest.raises(UserError, match=line):
         sources.require_boxes("chest_xray")
-    with pytest.raises(UserError, match=r"data = folder has none; put boxes\.csv or a COCO file beside the images \("):
+    with pytest.raises(
+        UserError, match=r"data = folder has none; put boxes\.csv or one COCO file into the folder of all images \("
+    ):
         sources.require_boxes("folder", 0)
     for data in ("phantom", "rsna", "folder"):
         sources.require_boxes(data)
         sources.require_boxes(data, 1)
+
+
+def test_the_layout_of_own_images_names_the_table_of_labels() -> None:
+    assert f"as {own.LABELS} above the images" in sources.source("folder").layout

@@ -27,6 +27,9 @@ NamesByReason = dict[str, list[str]]
 THREADS = 8
 """Files read at the same time: disks and networks read several as fast as one."""
 
+EXAMPLES = 5
+"""Values, folders or files that a message names."""
+
 JUNK = "added by an operating system or an archive program"
 MASKS = "masks or annotations"
 TEXTS = "texts, tables or documents"
@@ -202,6 +205,21 @@ def shared_folders(names: Iterable[str]) -> list[str]:
         if not shared:
             break
     return shared or []
+
+
+def folders_above(names: Iterable[str]) -> set[str]:
+    """The folders above all of these files, from the top, which is empty text.
+
+    >>> sorted(folders_above(["set/films/a.png", "set/films/p1/b.png"]))
+    ['', 'set', 'set/films']
+    """
+    shared = shared_folders(names)
+    return {"/".join(shared[:depth]) for depth in range(len(shared) + 1)}
+
+
+def first(texts: Sequence[str]) -> str:
+    """The first of several texts, for a message: at most `EXAMPLES` of them."""
+    return ", ".join([*texts[:EXAMPLES], *(["…"] if len(texts) > EXAMPLES else [])])
 
 
 def _suffix(name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ MAX_BEYOND = 1.0
 
 _SIDES, _CORNERS = ("x", "y", "width", "height"), ("x_min", "y_min", "x_max", "y_max")
 _PARTS = ("images", "annotations", "categories")
+_USUAL = re.compile(rf"{re.escape(TABLE)}|.*(annotations?|instances|coco).*\.json")
+"""Names that files with boxes usually have, as `instances_train2017.json` or `_annotations.coco.json`."""
 
 
 class _Box(NamedTuple):
@@ -62,7 +65,13 @@ def with_boxes(listing: Listing, files: Files, classes: Mapping[str, int]) -> Li
             number, corners in the wrong order, a box without a size, one of an unknown or a normal image, an image that
             does not exist.
     """
-    places = _places(files, listing.rows)
+    places, elsewhere = _places(files, listing.rows)
+    if elsewhere:
+        note = (
+            f"files that seem to have boxes are not read, because they are not above all images: {len(elsewhere):,}, "
+            f"{contents.first(elsewhere)}; make one file of them, in the folder of the images (docs/detector.md)"
+        )
+        listing = listing._replace(notes=(*listing.notes, note))
     if len(places) > 1:
         raise UserError(f"{files.place}: boxes in {' and in '.join(places)}; keep the one file that counts")
     if not places:
@@ -119,26 +128,32 @@ def _is_inside(box: Mapping[str, Any], width: int, height: int) -> bool:
     )
 
 
-def _places(files: Files, rows: Rows) -> dict[str, Any]:
-    """The files with boxes in the folders above all images: None for a table, what it contains for a COCO file."""
-    above = contents.shared_folders(row["member"] for row in rows) if rows else None
-    if above is None:
-        return {}
-    tops = {"/".join(above[:depth]) for depth in range(len(above) + 1)}
+def _places(files: Files, rows: Rows) -> tuple[dict[str, Any], list[str]]:
+    """The files with boxes in the folders above all images: None for a table, what it contains for a COCO file.
+
+    Also the names of files in other folders that seem to have boxes.
+    """
+    if not rows:
+        return {}, []
+    tops = contents.folders_above(row["member"] for row in rows)
     stems = {row["member"].rsplit(".", 1)[0] for row in rows}
     found: dict[str, Any] = {}
+    elsewhere = []
     for name in files.names:
         folder, _, file = name.rpartition("/")
-        if folder not in tops or contents.is_junk(name):
+        if contents.is_junk(name):
             continue
-        if columns.key(file) == TABLE:
+        if folder not in tops:
+            if _USUAL.fullmatch(columns.key(file)) and name.rsplit(".", 1)[0] not in stems:
+                elsewhere.append(name)
+        elif columns.key(file) == TABLE:
             found[name] = None
         # Not the notes of a single image: `a.json` beside `a.png`.
         elif PurePosixPath(file).suffix.lower() == ".json" and name.rsplit(".", 1)[0] not in stems:
             content = _read_coco(files, name, required=columns.key(file) == COCO)
             if content is not None:
                 found[name] = content
-    return found
+    return found, elsewhere
 
 
 def _read_coco(files: Files, name: str, *, required: bool) -> Any:
@@ -174,19 +189,21 @@ class _Images:
             self._of_file.setdefault(columns.key(PurePosixPath(row["member"]).name), []).append(row)
 
     def row(self, name: str) -> Mapping[str, Any] | None:
-        """The row of an image: by its path, or by the name of the file if only one image has it."""
-        path = self._finder.name(name)
-        if path and (row := self._rows.get(self._aliases.get(path, path))):
-            return row
+        """The row of an image: by its path, or, where there is no such file, by its name if only one image has it."""
+        if path := self._finder.name(name):  # a file that is left out is never replaced by another one
+            return self._rows.get(self._aliases.get(path, path))
         same = self._of_file.get(columns.key(plain(name)), [])
         return same[0] if len(same) == 1 else None
 
     def exists(self, name: str) -> bool:
         return bool(self._finder.name(name) or self.row(name))
 
-    def n_named(self, name: str) -> int:
-        """How many images have the file name `name`."""
-        return len(self._of_file.get(columns.key(plain(name)), []))
+    def problem(self, name: str) -> str:
+        """Why a name has no row."""
+        if path := self._finder.name(name):
+            return f"{path} is no image of the data set, it is left out"
+        n_named = len(self._of_file.get(columns.key(plain(name)), []))
+        return f"{n_named} images have this name" if n_named > 1 else "no image of the data set has this name"
 
 
 def _of_table(files: Files, name: str) -> tuple[list[_Box], list[str]]:
@@ -245,12 +262,10 @@ def _of_coco(
             f"{name}, annotation {lost[0]}: image_id {drawn[lost[0]]['image_id']!r} is none of its images, in "
             f"{len(lost):,} {n}; add the images to its list, or remove the annotations"
         )
-    others = _other_categories(content, name, drawn, classes)
-    read = {one: entry for one, entry in drawn.items() if entry["category_id"] not in others}
-    notes = []
-    if n_others := len(drawn) - len(read):
-        listed = ", ".join(map(repr, others.values()))
-        notes.append(f"{name}: boxes of other categories are not read: {n_others:,} {n}, of {listed}")
+    rows = {one: images.row(str(image["file_name"])) for one, image in image_of.items()}
+    on_normals = [one for one, entry in drawn.items() if (row := rows[entry["image_id"]]) and row["label"] == 0]
+    counted, notes = _categories_of_pneumonia(content, name, drawn, on_normals, classes)
+    read = {one: entry for one, entry in drawn.items() if entry["category_id"] in counted}
     sides_of = {one: _sides(entry.get("bbox")) for one, entry in read.items()}
     if wrong := [one for one, sides in sides_of.items() if sides is None]:
         raise UserError(
@@ -268,16 +283,22 @@ def _of_coco(
 
 
 def _by_id(entries: Sequence[Any], where: str, *needed: str) -> dict[Any, dict[str, Any]]:
-    """The entries of a list of a COCO file by their `id`, each with a number or a text under the needed keys."""
+    """The entries of a list of a COCO file by their `id`, each with a whole number or a text under the needed keys."""
     found: dict[Any, dict[str, Any]] = {}
-    for number, entry in enumerate(entries, 1):
+    for number, given in enumerate(entries, 1):
+        entry = {key: _whole(value) for key, value in given.items()} if isinstance(given, dict) else {}
         for key in ("id", *needed):
-            if not isinstance(entry, dict) or not isinstance(entry.get(key), (int, str)):
+            if not isinstance(entry.get(key), (int, str)):
                 raise UserError(f"{where} {number} of {len(entries):,} has no {key}: damaged; export the file again")
         if entry["id"] in found:
             raise UserError(f"{where} {entry['id']}: two entries have this id; export the file again")
         found[entry["id"]] = entry
     return found
+
+
+def _whole(value: Any) -> Any:
+    """A whole number as an integer, also where pandas has written it as 7.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _sides(bbox: Any) -> tuple[float, float, float, float] | None:
@@ -286,29 +307,43 @@ def _sides(bbox: Any) -> tuple[float, float, float, float] | None:
     return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
 
 
-def _other_categories(
-    content: Mapping[str, Any], name: str, drawn: Mapping[Any, Mapping[str, Any]], classes: Mapping[str, int]
-) -> dict[Any, str]:
-    """The categories with boxes that show something else than pneumonia, by their id.
+def _categories_of_pneumonia(
+    content: Mapping[str, Any],
+    name: str,
+    drawn: Mapping[Any, Mapping[str, Any]],
+    on_normals: Sequence[Any],
+    classes: Mapping[str, int],
+) -> tuple[set[Any], list[str]]:
+    """The categories of a file whose boxes are those of pneumonia, and notes.
 
-    A single category counts, whatever its name. Of several those count that have a name of the class or of a subtype.
+    They have a name of the class or of a subtype. The category of a file that defines no other counts whatever its
+    name, if it has no box on a normal image.
+
+    Args:
+        drawn: the annotations by their `id`.
+        on_normals: those of them on normal images.
     """
-    used = {entry["category_id"] for entry in drawn.values()}
-    if len(used) <= 1:
-        return {}
     names = {
         one: str(entry["name"]) for one, entry in _by_id(content["categories"], f"{name}, category", "name").items()
     }
-    if unknown := sorted(map(str, used - names.keys())):
-        raise UserError(f"{name}: category_id {unknown[0]} is none of its categories; export the file again")
-    others = {one: text for one, text in names.items() if one in used and not _is_pneumonia(text, classes)}
-    if len(others) == len(used):
+    n = f"of {len(drawn):,} annotations"
+    if lost := [one for one, entry in drawn.items() if entry["category_id"] not in names]:
         raise UserError(
-            f"{name}: boxes of {len(used):,} categories, and none is pneumonia by its name: "
-            f"{', '.join(map(repr, others.values()))}; add the names of those that are to fetch.classes, or keep one "
-            "category"
+            f"{name}, annotation {lost[0]}: category_id {drawn[lost[0]]['category_id']!r} is none of its categories, "
+            f"in {len(lost):,} {n}; export the file again"
         )
-    return others
+    counted = {one for one, text in names.items() if _is_pneumonia(text, classes)}
+    others = [entry["category_id"] for entry in drawn.values() if entry["category_id"] not in counted]
+    if not others:
+        return counted, []
+    listed = contents.first(sorted({repr(names[one]) for one in others}))
+    if len(names) == 1 and not on_normals:
+        return {*names}, [f"{name}: its only category, {listed}, counts as pneumonia"]
+    why = f", {len(on_normals):,} of them on normal images" if len(names) == 1 else ""
+    return counted, [
+        f"{name}: boxes of other categories are not read: {len(others):,} {n}, of {listed}{why}; add the names of "
+        "those that are pneumonia to fetch.classes"
+    ]
 
 
 def _is_pneumonia(name: str, classes: Mapping[str, int]) -> bool:
@@ -320,9 +355,9 @@ def _checked(boxes: Sequence[_Box], images: _Images) -> Rows:
     found = [images.row(box.image) for box in boxes]
     n = f"of {len(boxes):,} boxes"
     values = [side for box in boxes for side in box.sides]
-    if any(value % 1 for value in values) and min(values) >= 0 and max(values) <= 1:
+    if any(value % 1 for value in values) and max(values) <= 1:
         raise UserError(
-            f"{boxes[0].where}: all numbers are between 0 and 1, as shares of the image; boxes are in pixels of the "
+            f"{boxes[0].where}: no number is above 1, as in shares of the image; boxes are in pixels of the "
             "file: multiply them by its width and height"
         )
     if wrong := [box for box in boxes if min(box.sides[2:]) < 0]:
@@ -333,11 +368,10 @@ def _checked(boxes: Sequence[_Box], images: _Images) -> Rows:
     if wrong := [box for box in boxes if min(box.sides[2:]) == 0]:
         raise UserError(f"{_described(wrong[0])}: a box of no size, in {len(wrong):,} {n}; draw it again, or remove it")
     if wrong := [box for box, row in zip(boxes, found, strict=True) if row is None]:
-        n_named = images.n_named(wrong[0].image)
-        problem = f"{n_named} images have this name" if n_named > 1 else "no image of the data set has this name"
         raise UserError(
-            f"{wrong[0].where}: {wrong[0].image!r}: {problem}: unknown images, in {len(wrong):,} {n}; write the path "
-            "of the image as in the folder or the table, or the name of a file that only one image has"
+            f"{wrong[0].where}: {wrong[0].image!r}: {images.problem(wrong[0].image)}: unknown images, in "
+            f"{len(wrong):,} {n}; write the path of the image as in the folder or the table, or the "
+            "name of a file that only one image has"
         )
     of_normals = [(box, row) for box, row in zip(boxes, found, strict=True) if row and row["label"] == 0]
     if of_normals:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from pneumonia import UserError
@@ -27,8 +28,6 @@ LABELS = "labels.csv"
 _COLUMNS = ("path", "label", "patient_id")
 _OPTIONS = ("split", "subtype", "sex", "age", "view")
 _FOLDER_SHARE = 0.9
-_EXAMPLES = 5
-"""Values or folders that a message names."""
 
 
 class _Path(NamedTuple):
@@ -59,8 +58,8 @@ def read_folder(files: Files, classes: Mapping[str, int] = columns.CLASSES) -> L
         classes: name of a class -> label, as `columns.class_names` returns it.
 
     Raises:
-        UserError: a path, or the names that links give to one file, name two classes or two splits; boxes as
-            `drawn_boxes.with_boxes` says.
+        UserError: a path, or the names that links give to one file, name two classes or two splits; two tables of
+            labels; boxes as `drawn_boxes.with_boxes` says.
     """
     place = contents.classify(files, classes)
     shared = len(contents.shared_folders(place.images))
@@ -94,7 +93,7 @@ def read_folder(files: Files, classes: Mapping[str, int] = columns.CLASSES) -> L
             f"folder {folders[0]} looks like a split, but is none of {', '.join(tables.SPLITS)}; it gives no split; "
             "rename it if it is one"
         )
-    if not rows and (table := _labels(files)):
+    if not rows and (table := _labels(files, place.images)):
         return read_table(table, files, classes)
     listing = Listing(rows, [], place.companions, place.left_out, (*notes, *notes_on_patients(rows)))
     return drawn_boxes.with_boxes(listing, files, classes)
@@ -206,16 +205,22 @@ def read_table(table: str, files: Files, classes: Mapping[str, int] = columns.CL
     return drawn_boxes.with_boxes(listing, files, classes)
 
 
-def _labels(files: Files) -> str:
-    """The table of labels in a place without class folders; empty if there is none."""
-    names = [name for name in files.names if not is_junk(name)]
-    name = "/".join([*contents.shared_folders(names), LABELS])
-    return name if name in names else ""
+def _labels(files: Files, images: Sequence[str]) -> str:
+    """The table of labels in a folder above all images; empty if there is none."""
+    above = contents.folders_above(images)
+    found = [
+        name
+        for name in files.names
+        if columns.key(PurePosixPath(name).name) == LABELS and name.rpartition("/")[0] in above and not is_junk(name)
+    ]
+    if len(found) > 1:
+        raise UserError(f"{files.place}: labels in {' and in '.join(found)}; keep the one table that counts")
+    return found[0] if found else ""
 
 
 def _counted(values: Iterable[str]) -> str:
     """Values with their numbers, the most frequent ones first: `'67 J' (12), '6 Wochen' (3)`."""
-    return _first([f"{value!r} ({n:,})" for value, n in Counter(values).most_common()])
+    return contents.first([f"{value!r} ({n:,})" for value, n in Counter(values).most_common()])
 
 
 def notes_on_patients(rows: Rows) -> list[str]:
@@ -344,15 +349,11 @@ def _in_no_class(names: Sequence[str], shared: int) -> str:
     """The reason why images without a class are left out: with the folders that may be classes."""
     folders = [name.split("/")[shared:-1] for name in names]
     others = {next((one for one in path if _may_be_class(one)), "") for path in folders} - {""}
-    return f"images in no class folder{f', but in {_first(sorted(others))}' if others else ''}"
+    return f"images in no class folder{f', but in {contents.first(sorted(others))}' if others else ''}"
 
 
 def _may_be_class(folder: str) -> bool:
     return not split_of_folder(folder) and (columns.key(folder) in columns.SUBTYPES or not is_no_patient(folder))
-
-
-def _first(texts: Sequence[str]) -> str:
-    return ", ".join([*texts[:_EXAMPLES], *(["…"] if len(texts) > _EXAMPLES else [])])
 
 
 def _without_copies(files: Files, images: dict[str, _Path], place: contents.Contents) -> dict[str, _Path]:

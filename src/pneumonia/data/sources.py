@@ -98,8 +98,8 @@ DATASETS = {
         citation="yours",
         patients="table, else folder between class and image, else DICOM header, else one per image",
         reference_standard="yours",
-        layout="images below folders NORMAL and PNEUMONIA, 0 and 1, or as in fetch.classes; or fetch.url of a table "
-        "path,label,patient_id",
+        layout="images below folders NORMAL and PNEUMONIA, 0 and 1, or as in fetch.classes; or a table "
+        "path,label,patient_id, as labels.csv above the images or as fetch.url",
         boxes=True,
     ),
     "rsna": Source(
@@ -135,7 +135,11 @@ def require_boxes(data: str, n_boxes: int | None = None) -> None:
     """
     if n_boxes == 0 or not source(data).boxes:
         others = ", ".join(name for name, row in DATASETS.items() if row.boxes and name != data)
-        own = "put boxes.csv or a COCO file beside the images" if data == "folder" else f"take data: {others}"
+        own = (
+            "put boxes.csv or one COCO file into the folder of all images"
+            if data == "folder"
+            else f"take data: {others}"
+        )
         raise UserError(
             f"model = detector needs boxes, and data = {data} has none; {own} (docs/detector.md), or take another model"
         )
