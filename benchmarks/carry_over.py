@@ -273,7 +273,7 @@ def measure(folder: Path, what: Try, n_folds: int, phantom: Path | None) -> dict
             defaults["head_learning_rate"],
         )
         runtime.start_keras(schedule.seed)
-        model = train.start(MODEL, weights, defaults["dropout"], learnt)
+        model = train.start(MODEL, weights, defaults["dropout"], learnt, box_weight=recipe.box_weight)
         train.fit(model, learnt, val, recipe, schedule)
         inside.append((val.labels, scoring.predict_scores(model, val.images)))
         logits.append(_logits(model, foreign.images))

@@ -213,7 +213,9 @@ def judge(
     guess, _ = networks.search_space(model_name, pretrained=bool(weights))
     recipe = Recipe(**{name: options[name] for name in Recipe._fields})
     (model,), history = train.fit_folds(
-        lambda split: train.start(model_name, weights, guess["dropout"], split, size=recipe.image_size),
+        lambda split: train.start(
+            model_name, weights, guess["dropout"], split, size=recipe.image_size, box_weight=recipe.box_weight
+        ),
         1,
         [(train_split, val_split)],
         recipe.for_weights(weights),

@@ -135,7 +135,9 @@ def fit(store: zarr.Group, splits: pd.DataFrame, settings: Mapping[str, Any], se
     guess, _ = networks.search_space(MODEL, pretrained=False)
     recipe = results.training(settings)
     (model,), _ = train.fit_folds(
-        lambda split: train.start(MODEL, (), guess["dropout"], split, size=recipe.image_size),
+        lambda split: train.start(
+            MODEL, (), guess["dropout"], split, size=recipe.image_size, box_weight=recipe.box_weight
+        ),
         1,
         [(learnt._replace(weights=weights), val)],
         recipe.for_weights(()),

@@ -2,6 +2,7 @@
 
 from pneumonia import credentials, fetch, params, workspace
 from pneumonia.data import forgotten, sources, tables
+from pneumonia.models import boxed
 from stages import DATA_DIR, count, run, show, tracked
 
 
@@ -12,8 +13,8 @@ def main() -> None:
     row = sources.source(settings.data)
     for one in settings.external.sources:  # not only after hours of other stages
         sources.require_external(one.name, one.data, one.url)
-    # Decides about no out: another model fetches nothing again.
-    learns_boxes = settings.model == "detector" and settings.train.box_weight > 0
+    # They decide about no out: another model fetches nothing again.
+    learns_boxes = boxed.learns_boxes(settings.model, settings.train.box_weight, settings.tune.space)
     if learns_boxes:
         sources.require_boxes(settings.data)
     with tracked("fetch", settings), workspace.resumable("fetch", settings.data, settings.fetch.url) as resume:

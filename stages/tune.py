@@ -5,7 +5,7 @@ import os
 from pneumonia import code_digest, credentials, params, tune, workspace
 from pneumonia.data import tables
 from pneumonia.data.store import balance, open_store
-from pneumonia.models import backbones, networks, runtime
+from pneumonia.models import backbones, boxed, networks, runtime
 from pneumonia.report import search
 from pneumonia.tracking import runs
 from pneumonia.training.recipe import Recipe, Schedule
@@ -15,9 +15,9 @@ from stages import DATA_DIR, REPORTS_DIR, run, show, title, tracked
 
 def main() -> None:
     settings = params.load()
+    boxed.require_for_maps(settings.explain.methods, settings.model, settings.train.box_weight, settings.tune.space)
     runtime.start_keras(settings.seed)
-    store = open_store(DATA_DIR / "images.zarr")
-    weights = backbones.read(DATA_DIR / "backbone")
+    store, weights = open_store(DATA_DIR / "images.zarr"), backbones.read(DATA_DIR / "backbone")
     defaults, space = networks.search_space(settings.model, pretrained=bool(weights.paths))
     plan = tune.Plan(**settings.tune.model_dump() | {"space": settings.tune.space or space})
     recipe = Recipe(**settings.train.model_dump(exclude={"epochs", "patience"}))

@@ -161,7 +161,8 @@ def test_repro_runs_every_stage_once_and_says_who_is_champion(project: Project) 
 
 # They read a selector only to name an MLflow experiment and what they have made: no reason to run the stage again, and
 # another data set or target is another image store. `fetch` checks the external sources before it works for hours, and
-# whether there are boxes for a detector. `compute` never changes a result.
+# whether there are boxes for a detector; `tune` checks that maps of boxes are asked of one. `compute` never changes a
+# result.
 ONLY_NAMES = {
     ("validate", "data"),
     ("rebalance", "data"),
@@ -169,6 +170,9 @@ ONLY_NAMES = {
     ("train", "target"),
     ("fetch", "external.sources"),
     ("fetch", "model"),
+    ("fetch", "train.box_weight"),
+    ("fetch", "tune.space"),
+    ("tune", "explain.methods"),
 }
 
 

@@ -1173,7 +1173,8 @@ def test_a_detector_on_images_without_a_box_ends_this_stage(
         with pytest.raises(UserError, match=expected) if expected else nullcontext():
             stage.main()
         assert Path("data/boxes.csv").is_file() == (not expected)
-    set_settings(stage_project / "params.yaml", {"data": "chest_xray", "fetch.url": None})
+    free = {"data": "chest_xray", "fetch.url": None, "train.box_weight": 0.0, "tune.space": {"box_weight": [0.0, 0.5]}}
+    set_settings(stage_project / "params.yaml", free)
     monkeypatch.setattr(fetch, "fetch", None)  # nothing is downloaded first
     with pytest.raises(UserError, match=r"data = chest_xray has none; take data: phantom, folder, rsna"):
         stage.main()

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from pneumonia import UserError, params
 from pneumonia.data import sources
 from pneumonia.models import networks
+from pneumonia.saliency.methods import METHODS
 
 FILE = Path(__file__).resolve().parent.parent / "params.yaml"
 VALUES: dict[str, Any] = YAML(typ="safe").load(FILE.read_text())
@@ -287,3 +288,10 @@ def test_a_missing_file_is_one_line_with_the_remedy(in_project: Path, name: str)
 def test_the_choices_named_beside_a_setting_are_the_choices_there_are(key: str, names: list[str]) -> None:
     (comment,) = re.findall(rf"^ *{key}: \w+ +# ([^;\n]+)", FILE.read_text(), re.MULTILINE)
     assert [name.strip() for name in comment.split("|")] == names
+
+
+def test_the_methods_of_maps_are_those_of_their_table_and_an_unknown_one_is_refused() -> None:
+    assert list(get_args(params.SaliencyMethod)) == list(METHODS)
+    params.check(changed("explain.methods", list(METHODS)), "params.yaml")
+    said = message("explain.methods", ["hires_cam", "grad-cam"])
+    assert said.startswith("params.yaml: explain.methods.1 = 'grad-cam': input should be 'hires_cam', 'layer_cam', ")

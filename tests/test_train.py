@@ -101,12 +101,12 @@ def test_only_weights_of_a_backbone_are_unfolded_and_on_images_from_all_of_the_s
     monkeypatch.setattr(backbones, "unfold", lambda model, images: seen.append(images))
     rows = np.arange(1000)
     split = Split(rows, rows, rows, np.ones(1000, np.int16), rows)
-    assert train.start("mobilenet", (), 0.1, split, size=96) == ("mobilenet", (), 96)
+    assert train.start("mobilenet", (), 0.1, split, size=96, box_weight=0.5) == ("mobilenet", (), 96)
     assert seen == []
     weights = (Path("a.h5"),)
-    assert train.start("mobilenet", weights, 0.1, split, n_images=10)[1] == weights
+    assert train.start("mobilenet", weights, 0.1, split, n_images=10, box_weight=0.0)[1] == weights
     assert seen[0].tolist() == list(range(0, 1000, 100))
-    train.start("mobilenet", weights, 0.1, split._replace(repeats=np.repeat([0, 1], 500)), n_images=5)
+    train.start("mobilenet", weights, 0.1, split._replace(repeats=np.repeat([0, 1], 500)), n_images=5, box_weight=0.5)
     assert seen[1].tolist() == list(range(500, 1000, 100)), "not those that validate it"
 
 

@@ -17,7 +17,8 @@ from pneumonia.models import detector, networks, runtime
 from pneumonia.report import search as page
 from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule
 from pneumonia.tuning import study as studies
-from tests.conftest import PLAIN
+from stages import tune as stage
+from tests.conftest import PLAIN, set_settings
 from tests.data.test_store import write_folds
 
 GOOD_UP_TO = 0.2
@@ -487,6 +488,26 @@ def test_boxes_are_no_objective_where_there_are_none(tmp_path: Path, monkeypatch
 def test_a_detector_without_weight_of_its_boxes_needs_none(tmp_path: Path) -> None:
     found, _ = search(tmp_path, PLAIN._replace(box_weight=0.0), name="detector", n_trials=0)
     assert found.best["verdict"].startswith("no search")
+
+
+def test_images_are_mixed_in_a_search_only_where_no_detector_learns_boxes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(networks.MODELS, "detector", networks.MODELS["tiny"])
+    options: dict[str, Any] = {"name": "detector", "splits": boxed_splits, "n_trials": 1, "epochs": 1}
+    space, defaults = {"mixup": [0.0, 0.2]}, DEFAULTS | {"mixup": 0.2}
+    for more in ({}, {"box_weight": [0.0, 0.5]}):
+        with pytest.raises(UserError, match=r"^tune\.space\.mixup mixes two images, whose boxes cannot be mixed"):
+            search(tmp_path, space=space | more, defaults=defaults | {"box_weight": 0.5}, **options)
+    found, _ = search(tmp_path, PLAIN._replace(box_weight=0.0), space=space, defaults=defaults, **options)
+    assert found.best["values"]["mixup"] == 0.2
+
+
+def test_a_map_of_boxes_of_a_network_without_them_ends_this_stage_at_once(stage_project: Path) -> None:
+    chosen = {"model": "detector", "train.box_weight": 0.0, "explain.methods": ["detector_map"]}
+    set_settings(stage_project / "params.yaml", chosen)
+    with pytest.raises(UserError, match=r"^explain\.methods has detector_map, and with train\.box_weight = 0 no box "):
+        stage.main()
 
 
 def test_the_best_trials_are_repeated_with_other_seeds(tmp_path: Path) -> None:

@@ -20,6 +20,17 @@ from pneumonia import UserError, credentials
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
+SaliencyMethod = Literal[
+    "hires_cam",
+    "layer_cam",
+    "grad_cam",
+    "integrated_gradients",
+    "smoothgrad",
+    "gradient_x_input",
+    "occlusion",
+    "detector_map",
+]
+
 NEUTRAL = {
     "target": "pneumonia",
     "fetch.shortcut": "none",
@@ -125,7 +136,7 @@ class Evaluate(Section):
 
 
 class Explain(Section):
-    methods: Annotated[list[str], Field(min_length=1)]
+    methods: Annotated[list[SaliencyMethod], Field(min_length=1)]
     n_images: Annotated[int, Field(ge=1)]
     n_scored: Annotated[int, Field(ge=1)]
     n_samples: Annotated[int, Field(ge=1)]

@@ -18,7 +18,7 @@ import pandas as pd
 
 from pneumonia import UserError
 from pneumonia.data.store import Split
-from pneumonia.models import backbones, detector, networks, runtime, scoring
+from pneumonia.models import backbones, boxed, detector, networks, runtime, scoring
 from pneumonia.training.batches import batches, epoch_rows
 from pneumonia.training.callbacks import (
     Backup,
@@ -52,7 +52,7 @@ def start(
     *,
     size: int | None = None,
     n_images: int = 512,
-    box_weight: float = 1.0,
+    box_weight: float,
 ) -> Any:
     """A new network, ready for `fit`.
 
@@ -66,7 +66,7 @@ def start(
         box_weight: that of the recipe; without a weight a detector learns no boxes, and is a classifier.
     """
     model = networks.create_model(name, weights=weights, dropout=dropout, size=size)
-    if box_weight == 0 and detector.is_detector(model):
+    if name == boxed.DETECTOR and not boxed.learns_boxes(name, box_weight):
         model = detector.without_boxes(model)
     if weights:
         rows = np.flatnonzero(train.repeats)  # not those of its own fold

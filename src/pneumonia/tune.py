@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from pneumonia import UserError, compute, train, workspace
 from pneumonia.data.store import Split, open_store, read_folds
-from pneumonia.models import networks, runtime
+from pneumonia.models import boxed, networks, runtime
 from pneumonia.training.features import Features, frozen_features
 from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule, derived_seed
 from pneumonia.tuning import study as studies
@@ -200,7 +200,7 @@ def search(
         plan.space, {**defaults, "image_size": task.recipe.image_size or networks.model_row(task.name).size}
     )
     # Also without trials: it is the first stage that knows the model and the images.
-    if task.name == "detector" and (task.recipe.box_weight or "box_weight" in plan.space):
+    if boxed.learns_boxes(task.name, task.recipe.box_weight, plan.space):
         train.check_boxes(_splits(task.splits)[0], task.recipe)
         for note in train.notes_on_boxes(*_splits(task.splits)):
             tqdm.write(f"NOTE: {note}")
@@ -279,9 +279,9 @@ def _check_space(task: Task, space: Space) -> None:
     for key in space:
         if not task.weights and key in PRETRAINED_ONLY:
             raise UserError(f"tune.space.{key} has no effect: {task.name} has no pretrained backbone here; remove it")
-        if key == "box_weight" and task.name != "detector":
+        if key == "box_weight" and task.name != boxed.DETECTOR:
             raise UserError(f"tune.space.{key} has no effect: {task.name} draws no boxes; remove it")
-        if key == "mixup" and task.name == "detector":
+        if key == "mixup" and boxed.learns_boxes(task.name, task.recipe.box_weight, space):
             raise UserError(f"tune.space.{key} mixes two images, whose boxes cannot be mixed; remove it")
     sizes = space.get("batch_size", [task.recipe.batch_size])
     largest = sizes["high"] if isinstance(sizes, Mapping) else max(sizes)
@@ -290,11 +290,9 @@ def _check_space(task: Task, space: Space) -> None:
 
 def _check_boxes(task: Task, space: Space) -> None:
     """Check before the first trial that each network finds boxes, and that validation can judge them."""
-    weights = space.get("box_weight", [task.recipe.box_weight])
-    lowest = weights["low"] if isinstance(weights, Mapping) else min(weights)
-    if task.name != "detector" or lowest == 0:
-        why = f"{task.name} draws none" if task.name != "detector" else "a detector with box_weight = 0 draws none"
-        raise UserError(f"tune.select = ap is the precision of boxes, and {why}; set tune.select: auc")
+    if not boxed.learns_boxes(task.name, task.recipe.box_weight, space, always=True):
+        who = "a detector with box_weight = 0" if task.name == boxed.DETECTOR else task.name
+        raise UserError(f"tune.select = ap is the precision of boxes, and {who} draws none; set tune.select: auc")
     boxes = _splits(task.splits)[1].boxes
     if boxes is None or not (np.nan_to_num(boxes[..., 2]) > 0).any():
         raise UserError("tune.select = ap needs boxes, and no validation image has one; set tune.select: auc")
