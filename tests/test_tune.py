@@ -404,6 +404,17 @@ def test_no_trials_take_the_defaults_untried(tmp_path: Path) -> None:
     assert page.write(tmp_path / "study.html", found.best, found.trials, found.curves, {}, "tiny") == []
 
 
+def test_answers_are_kept_of_trials_that_may_be_compared(tmp_path: Path) -> None:
+    wrong = DEFAULTS | {"dropout": 0.4}
+    space = {"dropout": [0.0, 0.1, 0.3, 0.4]}
+    found, _ = search(tmp_path, space=space, defaults=wrong, n_trials=4, epochs=1, sampler="grid", pruner="none")
+    trials = studies.open_study(studies.Place(tmp_path), "none", 1).trials
+    kept = {trial.number for trial in trials if "answers" in trial.user_attrs}
+    order = found.trials["val_auc"].tolist()
+    assert kept == {0} | {number for number in range(4) if sum(one > order[number] for one in order[:number]) < 2}
+    assert len(kept) < 4
+
+
 def test_a_search_that_is_no_better_says_so(study: Study) -> None:
     found, _ = study
     if found.best["trial"] == 0:
@@ -435,18 +446,19 @@ def test_where_nothing_was_learnt_the_defaults_are_kept(tmp_path: Path) -> None:
     assert found.best["verdict"].startswith("nothing was learnt: the best validation AUC is ")
 
 
-@pytest.mark.slow
 def found_by(model: Any) -> Any:
-    """Stands for a detector: the boxes are right where the sign of the network is."""
+    """Stands for a detector: the boxes are right where the sign of the network is, and surer in dark images."""
     is_right = model.get_layer("logit").get_weights()[0][0, 0] > 0
     place = [0, 0, 2, 2] if is_right else [2, 2, 2, 2]
-    return lambda images: [(np.array([place], np.float64), np.array([0.9])) for _ in images]
+    return lambda images: [
+        (np.array([place], np.float64), np.array([0.9 if image.mean() < 120 else 0.1])) for image in images
+    ]
 
 
 def boxed_splits() -> tuple[Split, Split]:
     learnt, val = noise_splits()  # the AUC of the images is chance
     boxes = np.zeros((len(val.labels), 1, 4), np.float32)
-    boxes[::2] = 0, 0, 2, 2
+    boxes[::2] = 0, 0, 2, 2  # in the dark images
     return learnt._replace(boxes=boxes[: len(learnt.labels)]), val._replace(boxes=boxes)
 
 
@@ -471,6 +483,22 @@ def test_a_search_by_the_boxes_is_one_in_all_its_figures(tmp_path: Path, monkeyp
     html = (tmp_path / "study.html").read_text()
     assert "alidation AUC" not in html
     assert "Validation average precision of the boxes by epoch" in html
+
+
+@pytest.mark.slow
+def test_boxes_that_do_not_depend_on_the_image_are_nothing_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def everywhere(model: Any) -> Any:
+        return lambda images: [(np.array([[0, 0, 2, 2.0]]), np.array([0.5]))] * len(images)
+
+    monkeypatch.setitem(networks.MODELS, "detector", networks.MODELS["tiny"])
+    monkeypatch.setattr(detector, "finder", everywhere)
+    found, _ = search(tmp_path, name="detector", splits=boxed_splits, select="ap", n_trials=2, epochs=1)
+    assert found.trials["val_ap50"].min() > 0.4
+    assert found.best["verdict"].startswith("nothing was learnt: the best validation average precision of the boxes")
+    assert "+0.000 [+0.000, +0.000] over chance" in found.best["verdict"]
+    page.write(tmp_path / "study.html", *found, "detector on phantom")
 
 
 def test_boxes_are_no_objective_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,6 +538,7 @@ def test_a_map_of_boxes_of_a_network_without_them_ends_this_stage_at_once(stage_
         stage.main()
 
 
+@pytest.mark.slow
 def test_the_best_trials_are_repeated_with_other_seeds(tmp_path: Path) -> None:
     found, recorder = search(tmp_path, n_trials=3, epochs=1, repeat_best=2, repeat_seeds=2, pruner="none")
     repeats = [name for name in recorder.names if "seed" in name]

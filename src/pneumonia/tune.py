@@ -239,8 +239,9 @@ def search(
 
         for job, outcome in run(next_job):
             trial = trials.pop(job.number)
-            for name, value in (("curve", outcome.curve), ("answers", outcome.answers)):
-                studies.patiently(partial(trial.set_user_attr, name, value))
+            studies.patiently(partial(trial.set_user_attr, "curve", outcome.curve))
+            if outcome.value is not None and _may_be_compared(study, plan, trial, outcome.value):
+                studies.patiently(partial(trial.set_user_attr, "answers", outcome.answers))
             state = TrialState[outcome.state.upper()]
             queue.tell(trial, outcome.value if state == TrialState.COMPLETE else None, state)
             progress()
@@ -452,6 +453,13 @@ def _threads(workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // workers)
 
 
+def _may_be_compared(study: optuna.Study, plan: Plan, trial: optuna.Trial, value: float) -> bool:
+    """Whether a trial has the defaults or may be among the best ones at the end: every worker reads all answers."""
+    trials = studies.patiently(study.get_trials)
+    n_better = sum(one.state == TrialState.COMPLETE and _value(one) > value for one in trials)
+    return trial.params == trials[0].params or n_better < max(2, plan.repeat_best)
+
+
 def _repeats(study: optuna.Study, plan: Plan, make: Callable[..., Job]) -> list[Job]:
     """Fits of the best trials with further seeds; those of an earlier call are done."""
     complete = study.get_trials(states=[TrialState.COMPLETE])
@@ -466,7 +474,7 @@ def _repeats(study: optuna.Study, plan: Plan, make: Callable[..., Job]) -> list[
 
 def _add_repeat(study: optuna.Study, job: Job, outcome: Outcome) -> None:
     # An attribute of the study: those of a finished trial cannot be changed.
-    value = OBJECTIVES[job.plan.select].chance if outcome.value is None else outcome.value
+    value = OBJECTIVES[job.plan.select].failed if outcome.value is None else outcome.value
     studies.patiently(lambda: study.set_user_attr(f"{job.number}/{job.repeat}", value))
 
 
@@ -541,21 +549,20 @@ def _worth(
     if best is None:
         return {"values": _values(defaults, first.params), "verdict": "no trial was completed; the defaults are kept"}
     val, title = _splits(task.splits)[1], objective.title
-    low = objective.low(val, best.user_attrs["answers"], LEVEL)
+    over_chance = objective.over_chance(val, best.user_attrs["answers"], LEVEL)
     chosen = {"values": _values(defaults, best.params), "trial": best.number, objective.key: _value(best)}
-    if low <= objective.chance:
+    if over_chance[1] <= 0:
         tried = {} if first.value is None else {"trial": first.number, objective.key: _value(first)}
         return {
             "values": _values(defaults, first.params),
             **tried,
             "verdict": f"nothing was learnt: the best {title} is {_value(best):.3f}, of trial {best.number}, "
-            f"and its lower limit of {low:.3f} is not above {objective.chance:g}; the defaults are kept; a larger "
-            "tune.epochs may help",
+            f"{_in_words(over_chance, 3)} over chance; the defaults are kept; a larger tune.epochs may help",
         }
 
     def over_defaults(trial: FrozenTrial) -> tuple[tuple[float, float, float], str]:
         gain = objective.gain(val, first.user_attrs["answers"], trial.user_attrs["answers"], LEVEL)
-        return gain, f"{title} {gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}], n = {objective.n(val)}"
+        return gain, f"{title} {_in_words(gain, 4)}, n = {objective.n(val)}"
 
     if best.number == first.number:
         verdict = "no trial is better than the defaults"
@@ -572,6 +579,11 @@ def _worth(
         "gain": {**_with_limits(objective.figure, gain), "n": objective.n(val)},
         "verdict": f"{better}: {difference}; the best of several trials on the same images looks better than it is",
     }
+
+
+def _in_words(gain: tuple[float, float, float], digits: int) -> str:
+    value, low, high = (f"{one:+.{digits}f}" for one in gain)
+    return f"{value} [{low}, {high}]"
 
 
 def _with_limits(figure: str, gain: tuple[float, float, float]) -> dict[str, float]:

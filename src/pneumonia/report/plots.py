@@ -396,9 +396,9 @@ def trial_curves(
     table: pd.DataFrame,
     title: str,
     figure_of: tuple[str, str] = VAL_AUC,
-    chance: float = 0.5,
+    chance: float | None = 0.5,
 ) -> Figure:
-    """A figure of each trial by epoch; the best one is thick."""
+    """A figure of each trial by epoch; the best one is thick. With `chance` a line shows what knows nothing."""
     key, axis = figure_of
     states, values = table.set_index("trial")["state"], table.set_index("trial")[key]
     best = values[states == "complete"].idxmax() if (states == "complete").any() else None
@@ -409,7 +409,7 @@ def trial_curves(
             label = f"best: trial {best}" if number == best else None
             axes.plot(part["epoch"], part[key], color=colour, label=label, **style)
             axes.plot(part["epoch"].iloc[-1:], part[key].iloc[-1:], marker, color=colour)
-        if curves[key].min() < chance + 0.2:  # else the line would press the curves together
+        if chance is not None and curves[key].min() < chance + 0.2:  # else the line would press the curves together
             axes.axhline(chance, color=GRAY, linestyle=":", label="chance")
         for state in states.unique():
             colour, marker = _STATES[str(state)]

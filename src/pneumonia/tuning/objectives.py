@@ -16,7 +16,10 @@ from pneumonia.metrics.boxes import Film
 from pneumonia.models import detector, scoring
 
 Answers = list[Any]
-"""What a network answers for the validation images, as JSON has it: it is kept with the trial."""
+"""What a network answers for the validation images, as JSON has it: it is kept with trials that may be compared."""
+
+N_BOXES = 5
+"""Of an image that count here, those with the highest scores: a film has few opacities, and trials are kept short."""
 
 
 class Objective(NamedTuple):
@@ -25,22 +28,25 @@ class Objective(NamedTuple):
     Attributes:
         figure: name of the figure.
         title: of the figure, in sentences.
-        chance: its value for a network that has learnt nothing.
+        failed: what counts for a fit whose loss is not finite.
+        chance: its value for a network that has learnt nothing; None where that depends on what the network answers.
         measure: returns, of a network and the validation split, what gives its figures after each epoch beside those
             that every fit has.
         answers: of a trained network.
         n: number of validation images that count.
-        low: lower limit of the figure, of answers at a level.
+        over_chance: the figure of answers less that of answers without knowledge of the images, with its interval at a
+            level.
         gain: the figure of the second answers less that of the first ones, with its interval at a level.
     """
 
     figure: str
     title: str
-    chance: float
+    failed: float
+    chance: float | None
     measure: Callable[[Any, Split], Callable[[], dict[str, float]]]
     answers: Callable[[Any, Split], Answers]
     n: Callable[[Split], int]
-    low: Callable[[Split, Answers, float], float]
+    over_chance: Callable[[Split, Answers, float], tuple[float, float, float]]
     gain: Callable[[Split, Answers, Answers, float], tuple[float, float, float]]
 
     @property
@@ -57,9 +63,18 @@ def _labels(split: Split) -> npt.NDArray[np.int64]:
     return split.labels.astype(np.int64)
 
 
+def _above_one_half(split: Split, answers: Answers, level: float) -> tuple[float, float, float]:
+    auc, limits = ranking.roc_auc(_labels(split), answers), ranking.auc_interval(_labels(split), answers, level=level)
+    return auc - 0.5, limits[0] - 0.5, limits[1] - 0.5
+
+
 def _found(model: Any, split: Split) -> Callable[[], dict[int, Film]]:
     find = detector.finder(model)
-    return lambda: boxes.judged(split.boxes, lambda rows: find(subset(split.images, rows)))
+
+    def highest(rows: npt.NDArray[np.intp]) -> list[tuple[Any, Any]]:
+        return [(places[:N_BOXES], scores[:N_BOXES]) for places, scores in find(subset(split.images, rows))]
+
+    return lambda: boxes.judged(split.boxes, highest)
 
 
 def _precision(model: Any, split: Split) -> Callable[[], dict[str, float]]:
@@ -84,6 +99,12 @@ def _gain_in_precision(split: Split, one: Answers, other: Answers, level: float)
     return boxes.gain(_films(split, one), _films(split, other), "ap50", level=level)
 
 
+def _above_other_images(split: Split, answers: Answers, level: float) -> tuple[float, float, float]:
+    """Over the same boxes and scores on other images: these have the places and the number of the boxes, by chance."""
+    order = np.random.default_rng(0).permutation(len(answers))
+    return _gain_in_precision(split, [answers[row] for row in order], answers, level)
+
+
 def _n_judged(split: Split) -> int:
     return 0 if split.boxes is None else int(image_boxes.are_known(split.boxes).sum())
 
@@ -92,21 +113,23 @@ OBJECTIVES = {
     "auc": Objective(
         figure="auc",
         title="validation AUC",
+        failed=0.5,
         chance=0.5,
         measure=lambda model, split: dict,
         answers=_scores,
         n=lambda split: len(split.labels),
-        low=lambda split, answers, level: ranking.auc_interval(_labels(split), answers, level=level)[0],
+        over_chance=_above_one_half,
         gain=lambda split, one, other, level: ranking.auc_difference(_labels(split), one, other, level=level),
     ),
     "ap": Objective(
         figure="ap50",
         title="validation average precision of the boxes",
-        chance=0.0,
+        failed=0.0,
+        chance=None,
         measure=_precision,
         answers=_rows,
         n=_n_judged,
-        low=lambda split, answers, level: _gain_in_precision(split, [[]] * len(answers), answers, level)[1],
+        over_chance=_above_other_images,
         gain=_gain_in_precision,
     ),
 }
