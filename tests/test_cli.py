@@ -123,6 +123,12 @@ def test_versions_are_listed_with_alias_aucs_and_reason(stage: Any) -> None:
     assert rows[1]["why"].startswith("the first model of this data set")
     done = CliRunner().invoke(cli.main, ["versions"])
     assert max(map(len, done.output.splitlines())) <= 80
+    assert "boxes" not in done.output
+    for name, value in (("ap50", "0.92"), ("rsna_map", "0.788")):
+        registry.tag_version("phantom", 1, {name: value})
+    detector = CliRunner().invoke(cli.main, ["versions"]).output
+    assert "; boxes on test: ap50 0.9200, rsna_map 0.7880" in " ".join(detector.split())
+    assert max(map(len, detector.splitlines())) <= 80
     assert "2: higher validation AUC" in done.output
     assert [row["test_split"] for row in rows] == ["drawn, official left out", "drawn, official left out"]
     assert "drawn, official left out" not in done.output

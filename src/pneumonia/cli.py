@@ -111,10 +111,13 @@ def versions(data: str | None, as_json: bool) -> None:
     elif table.empty:
         click.echo(f"{runs.registered_name(subject)} has no versions yet; make repro trains and registers one")
     else:
-        short = table.drop(columns=["data", "why"]).assign(test_split=table["test_split"].str.partition(",")[0])
+        short = table.drop(columns=["data", "why", *registry.BOXES])
+        short["test_split"] = table["test_split"].str.partition(",")[0]
         _print(f"{runs.registered_name(subject)}\n{short.to_string(index=False)}")
         for row in table.itertuples():
-            _print(textwrap.fill(f"{row.version}: {row.why}", 80, subsequent_indent="   "))
+            figures = ", ".join(f"{name} {value}" for name in registry.BOXES if (value := getattr(row, name)))
+            why = f"{row.version}: {row.why}" + (f"; boxes on test: {figures}" if figures else "")
+            _print(textwrap.fill(why, 80, subsequent_indent="   "))
 
 
 @main.command()

@@ -1165,6 +1165,7 @@ def test_the_verdict_on_the_maps_and_figures_of_boxes_are_tags_of_the_version(
     stage(1)
     assert tags_of(1)["saliency"] == "hires_cam: cannot be told (n = 3)"
     assert (tags_of(1)["ap50"], tags_of(1)["rsna_map"]) == ("0.92", "0.79")
+    assert registry.versions("phantom").loc[0, ["ap50", "rsna_map"]].tolist() == ["0.9200", "0.7900"]
 
 
 # --- another target ---

@@ -457,8 +457,8 @@ def versions(subject: str) -> pd.DataFrame:
     """The registered versions of a subject's model, the newest first.
 
     Returns:
-        `version, alias, model, data, val_auc, test_auc, test_split, registered, why`: text, times in UTC; no rows
-        without versions.
+        `version, alias, model, data, val_auc, test_auc, ap50, rsna_map, test_split, registered, why`: text, times in
+        UTC; no rows without versions. `ap50` and `rsna_map` are of the boxes of a detector, else empty.
     """
     holder = champion(subject)
     models = mlflow.search_model_versions(filter_string=f"name = '{runs.registered_name(subject)}'")
@@ -469,7 +469,7 @@ def versions(subject: str) -> pd.DataFrame:
             "model": tags.get("model", ""),
             "data": targets.parts(subject)[0],
             "val_auc": _digits(tags.get("val_auc")),
-            "test_auc": _digits(tags.get("test_auc")),
+            **{name: _digits(tags.get(name)) for name in ("test_auc", *BOXES)},
             "test_split": tags.get("test_split", ""),
             "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
             "why": tags.get("reason", ""),
@@ -477,7 +477,7 @@ def versions(subject: str) -> pd.DataFrame:
         for version in sorted(models, key=lambda version: -int(version.version))
         for tags in [_tags(version)]
     ]
-    facts = ["version", "alias", "model", "data", "val_auc", "test_auc", "test_split", "registered", "why"]
+    facts = ["version", "alias", "model", "data", "val_auc", "test_auc", *BOXES, "test_split", "registered", "why"]
     return pd.DataFrame(rows, columns=facts)
 
 
