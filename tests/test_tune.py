@@ -109,11 +109,13 @@ def test_a_detector_is_refused_before_the_first_trial_and_without_trials_too(tmp
     assert not list(tmp_path.iterdir())
     assert train.notes_on_boxes(*task.splits()) == [
         "only 1 train image with boxes: a detector hardly learns where to look",
-        "no validation image with boxes: no score of boxes can be chosen, and no figure of them is computed",
+        "no validation image with boxes: the least score of a shown box is 0.5 instead of chosen, and no figure of "
+        "boxes is computed; boxes of more patients help (docs/detector.md)",
     ]
     enough = few._replace(boxes=np.full((16, 1, 4), 2, np.float32))
     assert train.notes_on_boxes(enough, enough) == []
-    assert len(train.notes_on_boxes(enough._replace(repeats=np.zeros(16, np.int16)), enough)) == 1
+    left_out = enough._replace(repeats=np.zeros(16, np.int16))  # of an epoch, which is about train
+    assert [note[:7] for note in train.notes_on_boxes(left_out, left_out)] == ["only 0 "]
 
 
 class Recorder:
@@ -178,7 +180,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_the_table_has_one_row_per_trial(study: Study) -> None:
     found, recorder = study
-    assert list(found.trials) == ["trial", "state", "val_auc", "epochs", "learning_rate", "dropout"]
+    assert list(found.trials) == ["trial", "state", "val_auc", "value", "epochs", "learning_rate", "dropout"]
+    assert found.trials["value"].equals(found.trials["val_auc"])
     assert found.trials["trial"].tolist() == list(range(6))
     assert found.trials[["learning_rate", "dropout"]].to_dict("records") == recorder.settings
     assert recorder.names == [f"trial {number}" for number in range(6)]
@@ -400,6 +403,7 @@ def test_a_search_for_the_size_of_the_input_begins_at_that_of_the_model(tmp_path
 def test_no_trials_take_the_defaults_untried(tmp_path: Path) -> None:
     found, recorder = search(tmp_path, n_trials=0)
     assert found.best == {"values": DEFAULTS, "verdict": "no search: the defaults of the model, untried"}
+    assert "value" in found.trials
     assert len(found.trials) == len(found.curves) == len(recorder.settings) == 0
     assert page.write(tmp_path / "study.html", found.best, found.trials, found.curves, {}, "tiny") == []
 
@@ -470,6 +474,7 @@ def test_a_search_by_the_boxes_is_one_in_all_its_figures(tmp_path: Path, monkeyp
     assert "val_auc" not in found.trials
     assert found.best["val_ap50"] == found.trials["val_ap50"].max() == found.curves["val_ap50"].max() > 0.4
     assert found.trials["val_ap50"][0] == 0
+    assert found.trials["value"].equals(found.trials["val_ap50"]), "what dvc plots draws of any objective"
     assert found.best["values"]["dropout"] <= GOOD_UP_TO
     gain = found.best["gain"]
     assert gain["ap50"] == pytest.approx(found.best["val_ap50"], abs=1e-6)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pneumonia import UserError
+from pneumonia.data import image_boxes
 from pneumonia.data.store import Split
 from pneumonia.models import backbones, boxed, detector, networks, runtime, scoring
 from pneumonia.training.batches import batches, epoch_rows
@@ -106,7 +107,7 @@ def check_boxes(train: Split, recipe: Recipe) -> None:
     Raises:
         UserError: no train image has boxes, or images would be mixed.
     """
-    if not _n_with_boxes(train):
+    if not n_with_boxes(_of_an_epoch(train)):
         raise UserError(
             "model = detector needs boxes, and data/boxes.csv has none for the train images; take another model, or "
             "images with boxes (docs/detector.md)"
@@ -118,20 +119,23 @@ def check_boxes(train: Split, recipe: Recipe) -> None:
 def notes_on_boxes(train: Split, val: Split) -> list[str]:
     """What a person should know about the boxes of a detector: sentences, none with enough of them."""
     notes = []
-    if (n := _n_with_boxes(train)) < FEW_BOXES:
+    if (n := n_with_boxes(_of_an_epoch(train))) < FEW_BOXES:
         notes.append(f"only {n} train image{'s' * (n > 1)} with boxes: a detector hardly learns where to look")
-    if not _n_with_boxes(val):
+    if not n_with_boxes(val.boxes):
         notes.append(
-            "no validation image with boxes: no score of boxes can be chosen, and no figure of them is computed"
+            "no validation image with boxes: the least score of a shown box is 0.5 instead of chosen, and no figure of "
+            "boxes is computed; boxes of more patients help (docs/detector.md)"
         )
     return notes
 
 
-def _n_with_boxes(split: Split) -> int:
-    """Number of the images of a split with boxes that an epoch contains."""
-    if split.boxes is None:
-        return 0
-    return int(((np.nan_to_num(split.boxes[..., 2]) > 0).any(axis=1) & (split.repeats > 0)).sum())
+def n_with_boxes(boxes: image_boxes.Boxes | None) -> int:
+    """Number of images with a box."""
+    return 0 if boxes is None else int((np.nan_to_num(boxes[..., 2]) > 0).any(axis=1).sum())
+
+
+def _of_an_epoch(train: Split) -> image_boxes.Boxes | None:
+    return None if train.boxes is None else train.boxes[train.repeats > 0]
 
 
 class Phase(NamedTuple):

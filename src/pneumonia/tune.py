@@ -135,7 +135,8 @@ class Found(NamedTuple):
     Attributes:
         best: content of `best.json`: `values`, those of the final fit; `trial` and `val_auc`, after trials; `gain` over
             the defaults with its interval, where both were tried to the end; `verdict` in words.
-        trials: one row per trial: `trial, state, val_auc, epochs`, then its values. With repeats `val_auc_mean` too.
+        trials: one row per trial: `trial, state, val_auc, value, epochs`, then its values. With repeats `val_auc_mean`
+            too. `value` is `val_auc` again: of any objective the column has this name.
         curves: one row per epoch of each trial: `trial, epoch, loss, val_loss, val_auc`. Of another objective `best`
             and `trials` have its key in place of `val_auc`, and `curves` has it too.
         importances: share of each key in the differences between trials, 0-1; empty with too few trials.
@@ -294,8 +295,7 @@ def _check_boxes(task: Task, space: Space) -> None:
     if not boxed.learns_boxes(task.name, task.recipe.box_weight, space, always=True):
         who = "a detector with box_weight = 0" if task.name == boxed.DETECTOR else task.name
         raise UserError(f"tune.select = ap is the precision of boxes, and {who} draws none; set tune.select: auc")
-    boxes = _splits(task.splits)[1].boxes
-    if boxes is None or not (np.nan_to_num(boxes[..., 2]) > 0).any():
+    if not train.n_with_boxes(_splits(task.splits)[1].boxes):
         raise UserError("tune.select = ap needs boxes, and no validation image has one; set tune.select: auc")
 
 
@@ -482,6 +482,11 @@ def _value(trial: FrozenTrial) -> float:
     return float(trial.value) if trial.value is not None else 0.0
 
 
+def _reached(trial: FrozenTrial) -> float | None:
+    """The figure of a trial; of one that is not complete the highest of its epochs."""
+    return trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
+
+
 def _values(defaults: Mapping[str, Any], searched: Mapping[str, Any]) -> Values:
     """Values of a trial: those that are searched, and the defaults of those that params.yaml does not have."""
     return {key: value for key, value in defaults.items() if key not in Recipe._fields} | dict(searched)
@@ -492,7 +497,7 @@ def _curve_columns(objective: Objective) -> list[str]:
 
 
 def _untried(values: Values, objective: Objective) -> Found:
-    columns = ["trial", "state", objective.key, "epochs", *values]
+    columns = ["trial", "state", objective.key, "value", "epochs", *values]
     empty = pd.DataFrame(columns=["trial", "epoch", *_curve_columns(objective)])
     best = {"values": values, "verdict": "no search: the defaults of the model, untried"}
     return Found(best, pd.DataFrame(columns=columns), empty, {})
@@ -511,10 +516,9 @@ def _found(study: optuna.Study, task: Task, defaults: Mapping[str, Any], plan: P
         {
             "trial": trial.number,
             "state": trial.state.name.lower(),
-            objective.key: trial.value
-            if trial.value is not None
-            else max(trial.intermediate_values.values(), default=None),
+            objective.key: _reached(trial),
             **({f"{objective.key}_mean": means.get(trial.number)} if means else {}),
+            "value": _reached(trial),
             "epochs": len(trial.user_attrs.get("curve", ())),
             **{key: trial.params.get(key) for key in plan.space},
         }

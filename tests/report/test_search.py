@@ -48,6 +48,11 @@ def test_the_page_says_what_was_chosen_and_shows_every_trial(tmp_path: Path) -> 
     assert html.count("data:image/png") == 5
     assert "better than the defaults: &lt;+0.1&gt;." in html
     assert all(f"<td>{state}</td>" in html or f">{state}<" in html for state in ("complete", "pruned"))
+    again, page = write(tmp_path, TRIALS.assign(value=TRIALS["val_auc"]), importances={"learning_rate": 0.75})
+    assert '<th scope="col">val_auc</th>' in page
+    assert (again, page.count('<th scope="col">value</th>')) == (names, 0), (
+        "one name of a figure is enough for a person"
+    )
     assert "http" not in html.replace("http-equiv", "")
 
 

@@ -12,8 +12,8 @@ from pneumonia import workspace
 from pneumonia.report import page, plots
 from pneumonia.tuning.objectives import of_table
 
-_FACTS = ("trial", "state", "epochs")
-"""Columns of `trials.csv` that are neither hyper-parameters nor figures of the objective."""
+_FACTS = ("trial", "state", "value", "epochs")
+"""Columns of `trials.csv` that are neither hyper-parameters nor have the name of an objective."""
 
 
 def write(
@@ -79,7 +79,9 @@ def sections(
     if "trial" in best:
         chosen = [("trial", str(best["trial"])), (objective.title, f"{best[objective.key]:.4f}"), *chosen]
     values = trials.filter(like=objective.key)
-    shown = trials.assign(**values.map(lambda value: "" if pd.isna(value) else f"{value:.4f}"))
+    shown = trials.drop(columns="value", errors="ignore").assign(
+        **values.map(lambda value: "" if pd.isna(value) else f"{value:.4f}")
+    )
     rows = [tuple(_text(value) for value in row) for row in shown.itertuples(index=False)]
     note = (
         "A pruned trial was stopped early; its figure is that of its last epoch. The loss of a failed one was not "
@@ -88,7 +90,7 @@ def sections(
     return [
         page.Section("What was chosen", [page.Table(("", ""), chosen), f"{best['verdict']}."]),
         page.Section("Figures", [page.Picture(caption, plots.png(figure)) for _, caption, figure in drawn]),
-        page.Section("Trials", [page.Table(tuple(str(name) for name in trials), rows, note)]),
+        page.Section("Trials", [page.Table(tuple(str(name) for name in shown), rows, note)]),
     ]
 
 
