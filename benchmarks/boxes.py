@@ -28,11 +28,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks import boxed_films
 from pneumonia import UserError, evaluate, explain
 from pneumonia.data import tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import Split, open_store, read_split, stored_preparation, subset
-from pneumonia.images import decode, geometry, lungs
+from pneumonia.images import geometry
 from pneumonia.metrics import boxes, ranking
 from pneumonia.metrics.boxes import Film
 from pneumonia.metrics.report import N_RESAMPLES, percentile_interval, resample
@@ -51,6 +52,7 @@ SCORES: dict[str, Callable[[npt.NDArray[np.float32]], float]] = {
 }
 """Of a region: a figure of its values in the map, times the probability of the image."""
 N_SAMPLES, SEED, LEVEL = 16, 0, 0.95
+MODEL, STORE = "models/model.keras", "data/images.zarr"
 
 
 class Run(NamedTuple):
@@ -115,24 +117,28 @@ def _report(folder: Path, name: str, stage: str) -> Any:
 
 
 def _test(folder: Path) -> pd.DataFrame:
-    predictions = read_predictions(folder / "reports/predictions.csv")
+    path = folder / "reports/predictions.csv"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: finish the run with dvc repro evaluate")
+    predictions = read_predictions(path)
     return predictions[predictions["split"] == "test"].set_index("sha256").sort_index()
 
 
 def table(runs: Sequence[Run]) -> pd.DataFrame:
     """The figures on test, a row for each run; then their means and standard deviations over the runs."""
-    rows, values = [], []
-    for run in runs:
-        figures = {**{name: (run.detection, name) for name in FIGURES}, "auc": (run.auc, "auc")}
-        rows.append({name: format_with_interval(*figure) for name, figure in figures.items()})
-        values.append([report[name] for report, name in figures.values()])
-        rows[-1] |= {name: str(run.detection[name]) for name in ("n", "n_boxes")}
-    names = [str(run.folder) for run in runs]
+    names = (*FIGURES, "auc")
+    of_runs = [{**run.auc, **run.detection} for run in runs]
+    rows = [
+        {name: format_with_interval(one, name) for name in names} | {name: str(one[name]) for name in ("n", "n_boxes")}
+        for one in of_runs
+    ]
+    index = [str(run.folder) for run in runs]
     if len(runs) > 1:
-        for name, numbers in (("mean", np.mean(values, axis=0)), ("deviation", np.std(values, axis=0, ddof=1))):
-            names.append(name)
-            rows.append(dict(zip((*FIGURES, "auc"), (f"{one:.3f}" for one in numbers), strict=True)))
-    return pd.DataFrame(rows, index=names).fillna("")
+        values = pd.DataFrame(of_runs).reindex(columns=names)  # what a run lacks is not known
+        for name, numbers in (("mean", values.mean()), ("deviation", values.std())):
+            index.append(name)
+            rows.append({str(name): f"{number:.3f}" for name, number in numbers.dropna().items()})
+    return pd.DataFrame(rows, index=index).fillna("")
 
 
 def auc_gains(detectors: Sequence[pd.DataFrame], classifiers: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -145,7 +151,7 @@ def auc_gains(detectors: Sequence[pd.DataFrame], classifiers: Sequence[pd.DataFr
         detectors, classifiers: rows of test in pairs, as of `Run.test`.
 
     Returns:
-        `gain, low, high, n`, a row for each pair and, of several, the `mean`.
+        `gain, low, high, n`, a row for each pair and, of several, the `mean`; without an interval NaN.
     """
     if len(detectors) != len(classifiers):
         raise UserError(f"{len(classifiers)} classifiers for {len(detectors)} detectors; name one for each, in order")
@@ -159,15 +165,16 @@ def auc_gains(detectors: Sequence[pd.DataFrame], classifiers: Sequence[pd.DataFr
         rows[str(number)] = (*gain, len(one))
     if len(rows) > 1:
         rows["mean"] = _mean_gain(detectors, classifiers, [row[0] for row in rows.values()])
-    return pd.DataFrame(rows.values(), index=list(rows), columns=["gain", "low", "high", "n"])
+    table = pd.DataFrame(rows.values(), index=list(rows), columns=["gain", "low", "high", "n"])
+    return table.astype({"n": "Int64"})
 
 
 def _mean_gain(
     detectors: Sequence[pd.DataFrame], classifiers: Sequence[pd.DataFrame], gains: Sequence[float]
-) -> tuple[float, float, float, int]:
+) -> tuple[float, float, float, float]:
     first, mean = detectors[0], float(np.mean(gains))
     if not all(one.index.equals(first.index) for one in detectors):
-        return mean, np.nan, np.nan, 0
+        return mean, np.nan, np.nan, np.nan
     labels, unit = first["label"].to_numpy(), pd.factorize(first["patient_id"])[0].astype(np.int64)
     pairs = [
         (one["score"].to_numpy(), other["score"].to_numpy()) for one, other in zip(detectors, classifiers, strict=True)
@@ -235,7 +242,7 @@ def around_maps(folder: Path) -> tuple[Choice, dict[str, Film]]:
         folder: of the project; the methods are those of its `explain.json`.
     """
     methods = list(_report(folder, "explain.json", "explain")["methods"])
-    model, store = loading.load_model(folder / "models/model.keras"), open_store(folder / "data/images.zarr")
+    model, store = loading.load_model(folder / MODEL), open_store(folder / STORE)
     truth: list[npt.NDArray[np.float64]] = []
     maps: dict[str, list[Any]] = {name: [] for name in methods}
     probabilities: list[Any] = []
@@ -267,8 +274,8 @@ def _known(split: Split) -> tuple[list[int], list[npt.NDArray[np.float64]], Any]
 def found_in_test(folder: Path) -> dict[str, Film]:
     """All boxes that a detector finds in the test images with known boxes, by the name of the image."""
     model, test = (
-        loading.load_model(folder / "models/model.keras"),
-        read_split(open_store(folder / "data/images.zarr"), "test"),
+        loading.load_model(folder / MODEL),
+        read_split(open_store(folder / STORE), "test"),
     )
     films = boxes.judged(test.boxes, lambda rows: detector.find(model, subset(test.images, rows)))
     return {str(test.image_ids[row]): film for row, film in films.items()}
@@ -306,33 +313,13 @@ def report(films: Sequence[Film], threshold: float, patients: Any) -> dict[str, 
     return boxes.detection_report(boxes.above(films, threshold), films, groups=patients, level=LEVEL)
 
 
-def read_films(folder: Path, preparation: geometry.Preparation) -> tuple[Any, list[npt.NDArray[np.float64]], Any]:
-    """Other films with boxes, prepared as those of a run: uint8 (n, size, size), their boxes, and patients.
-
-    Args:
-        folder: with `boxes.csv`: the columns image, x, y, width, height in pixels of the image, and the files that it
-            names. Without a column `patient_id`, the patient is the name up to its first underscore.
-        preparation: of the run.
-    """
-    images, truth, patients = [], [], []
-    for name, rows in pd.read_csv(folder / "boxes.csv", dtype={"image": str, "patient_id": str}).groupby("image"):
-        film = decode.read_image(str(folder / str(name)))
-        around = lungs.box(film, preparation)
-        sides = rows[["x", "y", "width", "height"]].to_numpy(float)
-        placed = geometry.to_store(sides, film.shape[1], film.shape[0], preparation, around)
-        images.append(geometry.prepare(film, preparation, around))
-        truth.append(placed[(placed[:, 2:] > 0).all(axis=1)])
-        patients.append(rows["patient_id"].iloc[0] if "patient_id" in rows else Path(str(name)).stem.split("_")[0])
-    return np.stack(images), truth, np.array(patients, dtype=object)
-
-
 def other_films(run: Run, folder: Path) -> dict[str, Any]:
-    """As `report`, of a detector on other films."""
-    store = open_store(run.folder / "data/images.zarr")
-    images, truth, patients = read_films(folder, geometry.Preparation(**stored_preparation(store)))
-    found = detector.find(loading.load_model(run.folder / "models/model.keras"), images)
-    films = [Film(one, *of_image) for one, of_image in zip(truth, found, strict=True)]
-    return report(films, run.detection["threshold"], patients)
+    """As `report`, of a detector on other films; `folder` as `boxed_films.read` takes it."""
+    store = open_store(run.folder / STORE)
+    others = boxed_films.read(folder, geometry.Preparation(**stored_preparation(store)))
+    found = detector.find(loading.load_model(run.folder / MODEL), others.images)
+    films = [Film(one, *of_image) for one, of_image in zip(others.boxes, found, strict=True)]
+    return report(films, run.detection["threshold"], others.patients)
 
 
 def in_words(figures: dict[str, Any]) -> str:
@@ -353,26 +340,54 @@ def main() -> None:
     parser.add_argument("--films", type=Path, help="a folder with images and boxes.csv")
     parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
     options = parser.parse_args()
-    runtime.start_keras()
+    try:
+        compare(options)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print what the options ask for; the JSON is written after each part.
+
+    Raises:
+        UserError: something is missing that an option needs; before any network is loaded.
+    """
     runs = [read(folder) for folder in options.folders]
-    figures: dict[str, Any] = {
-        "detectors": {str(run.folder): {"detection": run.detection, "image": run.auc} for run in runs}
-    }
+    classifiers = [_test(folder) for folder in options.classifier]
+    if options.saliency:
+        _report(options.saliency, "explain.json", "explain")
+        _test(options.saliency)
+    if options.films:
+        boxed_films.table_of(options.films)
+    if options.saliency or options.films:
+        for folder in (*options.folders, *filter(None, [options.saliency])):
+            for name in (MODEL, STORE):
+                if not (folder / name).exists():
+                    raise UserError(f"{folder / name} is missing: finish the run with dvc repro evaluate")
+    figures: dict[str, Any] = {}
+
+    def keep(name: str, values: Any) -> None:
+        figures[name] = values
+        if options.output:
+            tables.write_json(figures, options.output)
+
+    runtime.start_keras()
+    keep("detectors", {str(run.folder): {"detection": run.detection, "image": run.auc} for run in runs})
     print(f"\ntest\n{table(runs).to_string()}", flush=True)
     if options.classifier:
-        gains = auc_gains([run.test for run in runs], [_test(folder) for folder in options.classifier])
-        figures["auc_gain"] = gains.to_dict("index")
-        print(f"\nAUC of the images, less that of the classifier\n{gains.round(4).to_string()}", flush=True)
+        gains = auc_gains([run.test for run in runs], classifiers)
+        keep("auc_gain", {str(name): row.dropna().to_dict() for name, row in gains.astype(object).iterrows()})
+        text = gains.round(4).to_string(na_rep="")
+        print(f"\nAUC of the images, less that of the classifier\n{text}", flush=True)
     if options.saliency:
-        figures["saliency"] = _beside_maps(runs, options.saliency)
+        keep("saliency", _beside_maps(runs, options.saliency))
     if options.films:
         print(f"\nother films: {options.films}")
-        figures["films"] = {}
+        of_runs = {}
         for run in runs:
-            one = figures["films"][str(run.folder)] = other_films(run, options.films)
-            print(f"{run.folder}: {in_words(one)}", flush=True)
-    if options.output:
-        tables.write_json(figures, options.output)
+            of_runs[str(run.folder)] = other_films(run, options.films)
+            print(f"{run.folder}: {in_words(of_runs[str(run.folder)])}", flush=True)
+            keep("films", of_runs)
 
 
 def _beside_maps(runs: Sequence[Run], folder: Path) -> dict[str, Any]:

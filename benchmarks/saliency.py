@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks import boxed_films
 from pneumonia import UserError, explain
 from pneumonia.data import lung_boxes, tables
 from pneumonia.data.predictions import read_predictions
 from pneumonia.data.store import open_store, stored_preparation
-from pneumonia.images import decode, geometry, lungs
+from pneumonia.images import geometry
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.models import ensembles, loading, networks, runtime
 from pneumonia.report import plots
@@ -154,26 +155,10 @@ def repeatability(runs: Sequence[Run], methods: Sequence[str]) -> pd.DataFrame:
 
 
 def read_films(folder: Path, preparation: geometry.Preparation) -> explain.Sample:
-    """Other films with boxes, prepared as those of a run, and the lungs that `images.lungs` finds in them.
-
-    Args:
-        folder: with `boxes.csv`: the columns image, x, y, width, height in pixels of the image, and the files that it
-            names. Without a column `patient_id`, the patient is the name up to its first underscore.
-        preparation: of the run.
-    """
-    table = pd.read_csv(folder / "boxes.csv", dtype={"image": str, "patient_id": str})
-    images, patients, boxes, masks = [], [], [], []
-    for name, rows in table.groupby("image"):
-        film = decode.read_image(str(folder / str(name)))
-        around, found = lungs.box(film, preparation), lungs.find(film)
-        mask = 255 * (found.mask(*film.shape) if found else np.zeros(film.shape, bool)).astype(np.uint8)
-        sides = rows[["x", "y", "width", "height"]].to_numpy(float)
-        placed = geometry.to_store(sides, film.shape[1], film.shape[0], preparation, around)
-        images.append(geometry.prepare(film, preparation, around))
-        patients.append(rows["patient_id"].iloc[0] if "patient_id" in rows else Path(str(name)).stem.split("_")[0])
-        boxes.append(scores.inside(placed, preparation.size))
-        masks.append(geometry.prepare_mask(mask, preparation, around) > 127)
-    return explain.Sample(np.stack(images), np.array(patients, dtype=object), np.stack(boxes), np.stack(masks))
+    """Other films with boxes, as `boxed_films.read` takes them, with the lungs that are found in them."""
+    films = boxed_films.read(folder, preparation, with_lungs=True)
+    boxes = np.stack([scores.inside(one, preparation.size) for one in films.boxes])
+    return explain.Sample(films.images, films.patients, boxes, films.lungs)
 
 
 def score_films(run: Run, films: explain.Sample, methods: Sequence[str]) -> dict[str, Any]:
@@ -249,6 +234,11 @@ def _table_of(run: Run, methods: Sequence[str]) -> tuple[dict[str, Any], str]:
     return explained, f"default method {explained['default']}\n{table(explained)}"
 
 
+def methods_of(model: Any, names: str | None) -> list[str]:
+    """Those that a user names, separated by commas; without any all that the network has the parts for."""
+    return explain.known(names.split(","), model) if names else fitting(model)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.saliency", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path()])
@@ -260,13 +250,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures and methods.png to this folder")
     options = parser.parse_args()
     runtime.start_keras(SEED)
-    runs = []
-    methods: list[str] = []
+    runs, lists = [], []
     for folder in options.folders:
         run, name = read(folder), folder.resolve().name
+        methods = methods_of(run.model, options.methods)
         runs.append(run)
-        possible = options.methods.split(",") if options.methods else methods or fitting(run.model)
-        methods = explain.known(possible, run.model)
+        lists.append(methods)
         explained: dict[str, Any] = {}
         if options.layers:
             compared = layers(run)
@@ -285,10 +274,11 @@ def main() -> None:
             kind = "films" if options.films else "saliency"
             tables.write_json(explained, options.output / f"{kind}-{name}.json")
     if len(runs) > 1 and not (options.layers or options.films or options.speed):
-        print(f"\nnetworks of other seeds\n{repeatability(runs, methods).round(3).to_string(index=False)}")
+        of_all = [name for name in lists[0] if all(name in names for names in lists)]
+        print(f"\nnetworks of other seeds\n{repeatability(runs, of_all).round(3).to_string(index=False)}")
     if options.output:
         first = runs[0].scored
-        maps = explain.maps(runs[0].model, methods, first.images[:1], n_samples=N_SAMPLES)
+        maps = explain.maps(runs[0].model, lists[0], first.images[:1], n_samples=N_SAMPLES)
         titled = {verdicts.title(name): values[0] for name, values in maps.items()}
         plots.save(plots.saliency(first.images[0], titled, np.zeros((0, 4)), "methods"), options.output / "methods.png")
 

@@ -1,5 +1,6 @@
 """The benchmark of saliency methods measures what the stage `explain` measures."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -76,6 +77,30 @@ def test_other_films_are_prepared_as_those_of_the_run_with_their_boxes(tmp_path:
     assert films.boxes.any(axis=1)[0].tolist() == 2 * [*[True] * 10, *[False] * 10]
     assert films.boxes.any(axis=1)[2].tolist() == [*[False] * 10, *[True] * 10, *[False] * 20]
     assert not films.lungs.any(), "there are none in noise"
+
+
+def test_each_network_has_the_methods_that_fit_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fits = {1: ["occlusion", "detector_map"], 2: ["occlusion"]}
+    films = np.stack([noise(64, 64, seed) for seed in range(2)])
+    tables_of: dict[int, list[str]] = {}
+
+    def table_of(run: saliency.Run, methods: list[str]) -> tuple[dict[str, float], str]:
+        tables_of[run.model] = methods
+        return {}, ""
+
+    monkeypatch.setattr(saliency, "fitting", fits.get)
+    monkeypatch.setattr(saliency, "read", lambda folder: finished(int(folder.name), films))
+    monkeypatch.setattr(saliency, "_table_of", table_of)
+    monkeypatch.setattr(saliency.runtime, "start_keras", lambda seed: None)
+    monkeypatch.setitem(METHODS, "occlusion", lambda model, images, **_: images.astype(np.float32))
+    monkeypatch.setattr(sys, "argv", ["saliency", "1", "2"])
+    saliency.main()
+    assert tables_of == fits
+    compared = capsys.readouterr().out.partition("networks of other seeds")[2]
+    assert "occlusion" in compared
+    assert "detector_map" not in compared
 
 
 def test_without_a_finished_run_one_line_says_so(
