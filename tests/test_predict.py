@@ -21,7 +21,7 @@ from pneumonia.data import phantom
 from pneumonia.data.targets import PNEUMONIA, TARGETS
 from pneumonia.images import geometry, lungs
 from pneumonia.models import predictor
-from pneumonia.models.predictor import MAPS, NETWORK, Predictor
+from pneumonia.models.predictor import MAPS, NETWORK, FoundBox, Predictor
 from pneumonia.saliency import methods
 from tests import predictors
 from tests.conftest import noise, png
@@ -415,7 +415,7 @@ def test_boxes_of_a_detector_are_drawn_where_they_are(folder: Path, monkeypatch:
     below = drawn[drawn[:, 0] > 45]  # above it is the score
     assert [drawn[:, 0].min(), *below[:, 1][[0, -1]], drawn[:, 0].max()] == pytest.approx([25, 10, 29, 74], abs=1)
     monkeypatch.setattr(one, "boxes", None)  # the network does not run again where the answer has them
-    answer = one.failed("", "")._replace(boxes="20 50 40 100 0.80")
+    answer = one.failed("", "")._replace(boxes=(FoundBox(20, 50, 40, 100, 0.8),))
     np.testing.assert_array_equal(predict.outlined(one, read, width=50, height=100, answer=answer), picture)
 
 

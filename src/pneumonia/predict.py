@@ -34,7 +34,17 @@ from pneumonia.images import geometry, lungs
 from pneumonia.images.formats import HEAD_BYTES, image_format, is_named_as_image
 from pneumonia.metrics.text import format_with_interval
 from pneumonia.models import shipped
-from pneumonia.models.predictor import COLUMNS, MAPS, NETWORK, Film, Prediction, Predictor, boxes_of, read_file, remedy
+from pneumonia.models.predictor import (
+    COLUMNS,
+    MAPS,
+    NETWORK,
+    Film,
+    Prediction,
+    Predictor,
+    boxes_as_text,
+    read_file,
+    remedy,
+)
 from pneumonia.names import printable
 from pneumonia.saliency import maps as saliency_maps
 from pneumonia.saliency import methods, verdicts
@@ -333,7 +343,8 @@ def _other_rows(path: Path, line: int) -> UserError:
 
 def row_of(prediction: Prediction, origin: Mapping[str, str]) -> dict[str, Any]:
     """A row of `COLUMNS`; numbers that do not exist are None."""
-    return {name: _cell(value) for name, value in {**prediction._asdict(), **origin}.items()}
+    values = {**prediction._asdict(), "boxes": boxes_as_text(prediction.boxes), **origin}
+    return {name: _cell(value) for name, value in values.items()}
 
 
 def _cell(value: str | float) -> str | float | None:
@@ -630,7 +641,7 @@ def outlined(
 def _boxes(predictor: Predictor, film: Film, answer: Prediction | None) -> list[list[float]]:
     """Rows of x, y, width, height and score."""
     if answer:
-        return [list(box.values()) for box in boxes_of(answer.boxes)]
+        return [list(box) for box in answer.boxes]
     return [[*box, score] for box, score in zip(*predictor.boxes([film])[0], strict=True)]
 
 

@@ -186,7 +186,8 @@ def test_a_terminal_obeys_no_text(
     assert len(shown.output.splitlines()) == 1
 
     numbers = ("probability", "threshold", "score")
-    answer = predict.Prediction(**{name: 0.5 if name in numbers else text for name in predict.Prediction._fields})
+    fields = [name for name in predict.Prediction._fields if name != "boxes"]  # which are numbers
+    answer = predict.Prediction(**{name: 0.5 if name in numbers else text for name in fields})
     row = predict.row_of(answer, dict.fromkeys(("model", "version", "data", "caution"), text))
     for form in (predict.as_text, predict.as_csv, predict.as_json_lines):
         assert is_plain(form([row], True))

@@ -50,8 +50,9 @@ def test_boxes_of_a_detector_lie_in_the_image_file(folder: Path, monkeypatch: py
     ((boxes, scores),) = one.boxes([film])
     np.testing.assert_allclose(boxes, [[60, 15, 30, 30], [20, 0, 30, 15]], atol=1e-4)
     assert scores.tolist() == pytest.approx([0.9, 0.7])
-    assert one.answers_for([film])[0].boxes == "60 15 30 30 0.90; 20 0 30 15 0.70"
-    assert calls[1:] == [["probability", "boxes", "box_scores"]], "one run of the network for all of an answer"
+    assert one.answers_for([film])[0].boxes == ((60, 15, 30, 30, 0.9), (20, 0, 30, 15, 0.7))
+    assert one.predict([np.full((50, 100), 100, np.uint8)])["boxes"].tolist() == ["60 15 30 30 0.90; 20 0 30 15 0.70"]
+    assert calls[1] == ["probability", "boxes", "box_scores"], "one run of the network for all of an answer"
 
 
 def test_score_probability_and_label_of_a_known_network(folder: Path) -> None:

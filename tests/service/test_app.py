@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pneumonia import predict
-from pneumonia.models.predictor import Predictor
+from pneumonia.models.predictor import FoundBox, Predictor
 from pneumonia.saliency import methods
 from pneumonia.service import app, current, maps
 from pneumonia.service.limits import RefusedError
@@ -177,7 +177,7 @@ def test_without_maps_the_reason_is_said_beforehand_and_with_the_refusal(served:
 def test_the_boxes_of_an_answer_are_numbers(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert served.send(("x", film())).json["predictions"][0]["boxes"] == []
     one = served.model.model.predictors["youden"]
-    answers, two = one.answers_for, "20 0 30 15 0.90; 6 15 30 30 0.70"
+    answers, two = one.answers_for, (FoundBox(20, 0, 30, 15, 0.9), FoundBox(6, 15, 30, 30, 0.7))
     monkeypatch.setattr(one, "answers_for", lambda films: [row._replace(boxes=two) for row in answers(films)])
     (row,) = served.send(("x", film())).json["predictions"]
     assert row["boxes"] == [

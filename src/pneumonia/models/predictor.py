@@ -73,6 +73,16 @@ Image = str | Path | bytes | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """A path or fsspec URL, the bytes of a file, or pixels: uint8 or uint16, (height, width) or (height, width, 3) RGB."""
 
 
+class FoundBox(NamedTuple):
+    """A box of a detector in whole pixels of the image file, and its score, 0-1, with two decimal places."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    score: float
+
+
 class Prediction(NamedTuple):
     """The answer for one image; also the columns of the tables, in this order.
 
@@ -85,7 +95,7 @@ class Prediction(NamedTuple):
         score: output of the network before calibration, 0-1, as in `reports/predictions.csv`.
         unusual: why the image is not like those the model learnt from; empty for a usual one.
         error: why the image has no answer; empty if it has one.
-        boxes: what a detector found, in pixels of the file: `x y width height score`, with `; ` between two.
+        boxes: what a detector found, from the highest score down; in tables as `boxes_as_text` writes them.
     """
 
     image: str
@@ -96,7 +106,7 @@ class Prediction(NamedTuple):
     score: float
     unusual: str
     error: str
-    boxes: str = ""
+    boxes: tuple[FoundBox, ...] = ()
 
 
 class Film(NamedTuple):
@@ -227,7 +237,8 @@ class Predictor:
         """A table with a row for each image: the columns of `Prediction`, and those of `origin`."""
         import pandas as pd
 
-        return pd.DataFrame(self.scores(images), columns=list(Prediction._fields)).assign(**self.origin)
+        rows = [answer._asdict() | {"boxes": boxes_as_text(answer.boxes)} for answer in self.scores(images)]
+        return pd.DataFrame(rows, columns=list(Prediction._fields)).assign(**self.origin)
 
     def prepare(self, image: Image) -> npt.NDArray[np.uint8]:
         """An image as the network gets it: uint8 (size, size), 0-255.
@@ -280,7 +291,7 @@ class Predictor:
         outputs, *cells = self._run(["probability", *(BOXES if self.finds_boxes else ())], prepared)
         found = self._shown(films, *cells) if cells else [_NOTHING] * len(films)
         return [
-            answer._replace(unusual="; ".join(filter(None, (film.unusual, answer.unusual))), boxes=_as_text(*boxes))
+            answer._replace(unusual="; ".join(filter(None, (film.unusual, answer.unusual))), boxes=_in_pixels(*boxes))
             for film, answer, boxes in zip(films, self._answers(outputs, prepared), found, strict=True)
         ]
 
@@ -359,25 +370,18 @@ class Predictor:
         return Prediction(name, math.nan, "", threshold, self.operating_point, math.nan, "", error)
 
 
-def _as_text(boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> str:
-    """Boxes in whole pixels and their scores, as in `Prediction.boxes`.
+def _in_pixels(boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> tuple[FoundBox, ...]:
+    rows = zip(boxes.round().astype(int).tolist(), scores.tolist(), strict=True)
+    return tuple(FoundBox(x, y, width, height, round(score, 2)) for (x, y, width, height), score in rows)
 
-    >>> _as_text(np.array([[20.4, 0, 30, 15], [60, 15, 30, 30]]), np.array([0.9, 0.704]))
+
+def boxes_as_text(boxes: Sequence[FoundBox]) -> str:
+    """Boxes as a cell of a table.
+
+    >>> boxes_as_text([FoundBox(20, 0, 30, 15, 0.9), FoundBox(60, 15, 30, 30, 0.7)])
     '20 0 30 15 0.90; 60 15 30 30 0.70'
     """
-    rows = zip(boxes.round().astype(int).tolist(), scores, strict=True)
-    return "; ".join(f"{' '.join(map(str, box))} {score:.2f}" for box, score in rows)
-
-
-def boxes_of(text: str) -> list[dict[str, float]]:
-    """The boxes of `Prediction.boxes` as numbers.
-
-    >>> boxes_of("20 0 30 15 0.90")
-    [{'x': 20, 'y': 0, 'width': 30, 'height': 15, 'score': 0.9}]
-    """
-    rows = [row.split() for row in text.split("; ") if row]
-    names = ("x", "y", "width", "height")
-    return [{**dict(zip(names, map(int, place), strict=True)), "score": float(score)} for *place, score in rows]
+    return "; ".join(f"{' '.join(map(str, place))} {score:.2f}" for *place, score in boxes)
 
 
 class _Usual:

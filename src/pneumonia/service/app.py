@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from pneumonia import UserError, __version__, predict
 from pneumonia.images.formats import HEAD_BYTES, image_format
-from pneumonia.models.predictor import Prediction, boxes_of
+from pneumonia.models.predictor import Prediction
 from pneumonia.saliency import verdicts
 from pneumonia.service import current, documentation, maps, uploads
 from pneumonia.service.current import Current, Model
@@ -254,7 +254,9 @@ def _answers(model: Model, operating_point: str, given: list[Upload], deadline: 
         predictions += predictor.scores([one.content], [one.name])
     if len(given) == 1 and predictions[0].error:
         raise _bad_file(given[0].content, predictions[0].error)
-    rows = [predict.row_of(one, predictor.origin) | {"boxes": boxes_of(one.boxes)} for one in predictions]
+    rows = [
+        predict.row_of(one, predictor.origin) | {"boxes": [box._asdict() for box in one.boxes]} for one in predictions
+    ]
     return {"model": predictor.origin, "predictions": rows}
 
 
