@@ -136,7 +136,7 @@ def test_a_recipe_may_change_more_films_to_learn_from_and_those_that_are_scored(
         return np.linspace(0.1, 0.9, len(images))
 
     monkeypatch.setattr(backbones, "read", lambda folder: SimpleNamespace(paths=()))
-    monkeypatch.setattr(train, "start", lambda *_: None)
+    monkeypatch.setattr(train, "start", lambda *_, **__: None)
     monkeypatch.setattr(train, "fit", lambda model, learnt, val, *_: seen.append((learnt.images, val.images)))
     monkeypatch.setattr(scoring, "predict_scores", score)
     films = np.asarray(store.read_split(store.open_store(project / "data/images.zarr"), "train").images)
