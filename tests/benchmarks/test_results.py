@@ -246,6 +246,7 @@ def test_the_documentation_shows_the_summary_of_the_table() -> None:
     shown = results.summary(table)
     assert shown.startswith("| `chest_xray` |")
     assert shown in (results.ROOT / "docs/results.md").read_text()
+    assert results.summary(table, "bacterial") in (results.ROOT / "docs/targets.md").read_text()
 
 
 def test_the_command_of_the_documentation_is_the_first_row() -> None:
