@@ -26,9 +26,8 @@ def main() -> None:
             resume=resume,
             credentials=credentials.from_environment(),
             removed=forgotten.read(workspace.project_root()),
+            needs_boxes=learns_boxes,
         )
-        if learns_boxes:
-            sources.require_boxes(settings.data, len(boxes))
         tables.write_table(manifest, DATA_DIR / "manifest.csv")
         tables.write_table(boxes, DATA_DIR / "boxes.csv")
         runs.log_dataset(

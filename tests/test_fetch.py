@@ -510,7 +510,8 @@ def test_boxes_outside_their_images_are_refused_before_anything_is_written(in_pr
         line = refused("folder", url)
         assert line == (
             "boxes.csv, line 3: from (20.5, 10) to (50.5, 30), but PNEUMONIA/p2/a.png has 40 x 30 pixels: outside the "
-            "image, in 1 of 3 boxes; give boxes in pixels of the file, inside it"
+            "image, in 1 of 3 boxes; give boxes in pixels of the file, inside it; corners have the "
+            "columns x_min, y_min, x_max, y_max"
         )
 
 
@@ -1172,7 +1173,8 @@ def test_a_detector_on_images_without_a_box_ends_this_stage(
         set_settings(stage_project / "params.yaml", settings)
         with pytest.raises(UserError, match=expected) if expected else nullcontext():
             stage.main()
-        assert Path("data/boxes.csv").is_file() == (not expected)
+        for name in ("boxes.csv", "raw/source.json"):
+            assert Path("data", name).is_file() == (not expected)
     free = {"data": "chest_xray", "fetch.url": None, "train.box_weight": 0.0, "tune.space": {"box_weight": [0.0, 0.5]}}
     set_settings(stage_project / "params.yaml", free)
     monkeypatch.setattr(fetch, "fetch", None)  # nothing is downloaded first

@@ -509,6 +509,8 @@ def test_boxes_that_do_not_depend_on_the_image_are_nothing_learnt(
 def test_boxes_are_no_objective_where_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"tune\.select = ap is the precision of boxes, and tiny draws none; set "):
         search(tmp_path, splits=boxed_splits, select="ap")
+    with pytest.raises(UserError, match=r"tune\.select = ap is the precision of boxes, and tiny draws none; set "):
+        search(tmp_path, splits=boxed_splits, select="ap", n_trials=0)
     monkeypatch.setitem(networks.MODELS, "detector", networks.MODELS["tiny"])
     with pytest.raises(UserError, match=r"tune\.select = ap needs boxes, and no validation image has one"):
         search(tmp_path, name="detector", splits=lambda: (boxed_splits()[0], toy_splits()[1]), select="ap")

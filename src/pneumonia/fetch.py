@@ -83,6 +83,7 @@ def fetch(
     shortcut_strength: float = 0.9,
     credentials: Credentials = NO_CREDENTIALS,
     removed: Forgotten = NOBODY,
+    needs_boxes: bool = False,
 ) -> Fetched:
     """Put the archive of a data set, complete and checked, into `folder`, or list a folder that is used in place.
 
@@ -102,11 +103,19 @@ def fetch(
         shortcut, shortcut_strength: planted in the phantom: `none`, or as in `shortcuts.plant`.
         credentials: for an archive at `url` only, not for `lungs`; nothing of them is stored.
         removed: patients that are left out: an archive is written again without them.
+        needs_boxes: whether data without any box are refused.
 
     Raises:
         UserError: the data are missing, incomplete or damaged, have another checksum than `sha256`, or another layout
-            than that of `data`; too many files are left out.
+            than that of `data`; too many files are left out; there is no box.
     """
+
+    def kept(manifest: pd.DataFrame, boxes: pd.DataFrame, archive: Path | None = None) -> tuple[pd.DataFrame, ...]:
+        manifest, boxes = _without_removed(manifest, boxes, removed, archive)
+        if needs_boxes:
+            sources.require_boxes(data, len(boxes))
+        return manifest, boxes
+
     origin = sources.source(data)
     target = folder / f"{data}.zip"
     names = columns.class_names(classes or {})
@@ -121,14 +130,14 @@ def fetch(
         with workspace.written_whole(target) as unfinished:
             _render(unfinished, n_images, seed, workers, shortcut, shortcut_strength)
             manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out)
-            manifest, boxes = _without_removed(manifest, boxes, removed, unfinished)
+            manifest, boxes = kept(manifest, boxes, unfinished)
         record = {"sha256": workspace.sha256_file(target)}
     elif url and (used_in_place := _in_place(url, sha256, credentials)):
         place, table = used_in_place
         if table:
             read = partial(own.read_table, table, classes=names)
         manifest, boxes, counts = _read(data, place, read, max_left_out)
-        manifest, boxes = _without_removed(manifest, boxes, removed)
+        manifest, boxes = kept(manifest, boxes)
         record = {"url": url}
     else:
         address = _address(url) if url else origin.url
@@ -145,7 +154,7 @@ def fetch(
                     files.pack_again(unfinished, packed, place=place_name)
             # Before the archive gets its name: files that a failed stage leaves in an out's folder stop `dvc checkout`.
             manifest, boxes, counts = _read_zip(data, unfinished, target, read, max_left_out, place_name)
-            manifest, boxes = _without_removed(manifest, boxes, removed, unfinished)
+            manifest, boxes = kept(manifest, boxes, unfinished)
         record = {"url": url or origin.url, "sha256": arrived}
     if lungs and origin.synthetic:
         print(f"data = {data} has its own lung masks: fetch.lungs is ignored")

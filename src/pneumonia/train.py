@@ -109,8 +109,8 @@ def check_boxes(train: Split, recipe: Recipe) -> None:
     """
     if not n_with_boxes(_of_an_epoch(train)):
         raise UserError(
-            "model = detector needs boxes, and data/boxes.csv has none for the train images; take another model, or "
-            "images with boxes (docs/detector.md)"
+            "model = detector needs boxes, and data/boxes.csv has none for the train images; dvc repro -f -s fetch "
+            "reads those that were drawn since; or take another model, or images with boxes (docs/detector.md)"
         )
     if recipe.mixup:
         raise UserError(f"train.mixup = {recipe.mixup} mixes two images, whose boxes cannot be mixed; set it to 0")

@@ -205,13 +205,13 @@ def search(
         train.check_boxes(_splits(task.splits)[0], task.recipe)
         for note in train.notes_on_boxes(*_splits(task.splits)):
             tqdm.write(f"NOTE: {note}")
+    if plan.select == "ap":
+        _check_boxes(task, plan.space)
     if plan.n_trials == 0:
         return _untried(_values(defaults, first), OBJECTIVES[plan.select])
     if workers > plan.n_trials:
         raise UserError(f"compute.trial_workers = {workers} is more than tune.n_trials = {plan.n_trials}; lower it")
     _check_space(task, plan.space)
-    if plan.select == "ap":
-        _check_boxes(task, plan.space)
     if workers > 1 or dask:
         tqdm.write("several trials run at once: their order, and so what is tried, may differ in another run")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # Optuna logs a failed trial as a warning with a traceback

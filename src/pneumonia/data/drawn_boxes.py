@@ -117,7 +117,7 @@ def require_inside(boxes: Sequence[Mapping[str, Any]], sizes: Mapping[str, tuple
         raise UserError(
             f"{box['where']}: from ({box['x']:g}, {box['y']:g}) to ({right:g}, {bottom:g}), but {box['image_id']} has "
             f"{width} x {height} pixels: outside the image, in {len(beyond):,} of {len(boxes):,} boxes; give boxes in "
-            "pixels of the file, inside it"
+            "pixels of the file, inside it; corners have the columns x_min, y_min, x_max, y_max"
         )
 
 
