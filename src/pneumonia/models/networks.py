@@ -224,8 +224,8 @@ MODELS = {
     "conv4": Model(
         build=_conv4,
         size=150,
-        # Chosen as that of `compact`, pointing game and energy of HiResCAM: conv1 .95 .49, conv2 .95 .58, conv3 .94 .60,
-        # conv4 .85 .55.
+        # Chosen as that of `compact`, pointing game and energy of HiResCAM: conv1 .95 .49, conv2 .95 .58,
+        # conv3 .94 .60, conv4 .85 .55.
         explain="conv3",  # 38x38 cells
         weights_urls=(),
         source="four conv+pool blocks, 6,794,881 parameters, as published for the Kermany set with accuracy and F1 .92",
