@@ -37,7 +37,7 @@ from pneumonia.images import geometry
 from pneumonia.metrics import boxes, ranking
 from pneumonia.metrics.boxes import Film
 from pneumonia.metrics.report import N_RESAMPLES, percentile_interval, resample
-from pneumonia.metrics.text import format_with_interval
+from pneumonia.metrics.text import format_with_interval, with_interval
 from pneumonia.models import detector, loading, runtime, scoring
 
 FIGURES: tuple[Literal["ap50", "rsna_map"], ...] = ("ap50", "rsna_map")
@@ -277,7 +277,7 @@ def found_in_test(folder: Path) -> dict[str, Film]:
         loading.load_model(folder / MODEL),
         read_split(open_store(folder / STORE), "test"),
     )
-    films = boxes.judged(test.boxes, lambda rows: detector.find(model, subset(test.images, rows)))
+    films = evaluate.found_boxes(model, test)
     return {str(test.image_ids[row]): film for row, film in films.items()}
 
 
@@ -301,11 +301,7 @@ def box_gains(
     shown = [boxes.above(films, threshold) for films, threshold in zip(pair, thresholds, strict=True)]
     groups = patients.loc[names].to_numpy()
     parts = {"ap50": pair, "rsna_map": shown}
-    return {name: _named(name, boxes.gain(*parts[name], name, groups=groups, level=LEVEL)) for name in FIGURES}
-
-
-def _named(name: str, gain: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), gain, strict=True))
+    return {name: with_interval(name, *boxes.gain(*parts[name], name, groups=groups, level=LEVEL)) for name in FIGURES}
 
 
 def report(films: Sequence[Film], threshold: float, patients: Any) -> dict[str, Any]:

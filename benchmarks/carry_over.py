@@ -287,14 +287,14 @@ def measure_finished(folder: Path, changes: tuple[Change, ...]) -> dict[str, Any
     models = ensembles.separate(loading.load_model(folder / "models/model.keras"))
     foreign, foreign_masks = read_split(outside, source), _masks(outside, source)
     films, masks, fold_of = read_split(store, "train"), _masks(store, "train"), read_fold_numbers(store)
+    changed = [change(np.asarray(foreign.images), foreign_masks) for change in changes]
     inside, logits = [], []
     for fold, model in enumerate(models):
         own = fold_of == fold
         images = np.asarray(films.images)[own]
         scores = np.mean([_logits(model, change(images, masks[own])) for change in changes], axis=0)
         inside.append((np.asarray(films.labels)[own], scores))
-        foreigners = np.asarray(foreign.images)
-        logits.append(np.mean([_logits(model, change(foreigners, foreign_masks)) for change in changes], axis=0))
+        logits.append(np.mean([_logits(model, films_of_one) for films_of_one in changed], axis=0))
     return _figures(folder, source, inside, foreign, logits)
 
 

@@ -29,7 +29,7 @@ from ruamel.yaml import YAML
 
 from benchmarks import lung_geometry
 from pneumonia import params, rebalance, workspace
-from pneumonia.data import tables
+from pneumonia.data import tables, targets
 from pneumonia.data.store import n_networks, open_store, read_split
 from pneumonia.images import augmentation
 from pneumonia.models import backbones, loading, networks, runtime, scoring
@@ -261,7 +261,7 @@ def main() -> None:
             continue
         for seed in row.seeds:
             digest = recipe(settings)
-            name = row.data if row.target == "pneumonia" else f"{row.data}-{row.target}"
+            name = targets.subject(row.data, row.target)
             if any(_is_done(row, seed, one, weights.get(row.model)) for one in digests(settings)):
                 print(f"{name} {row.model} seed {seed}: is in the table")
                 continue
@@ -535,10 +535,7 @@ def _figures(row: Row) -> dict[str, Any]:
 
 def _append(row: Mapping[str, Any]) -> None:
     table = _table()
-    unfinished = table["test_auc"].isna() & (
-        table[["data", "target", "model", "seed", "recipe"]]
-        == pd.Series(row)[["data", "target", "model", "seed", "recipe"]]
-    ).all(axis=1)
+    unfinished = table["test_auc"].isna() & _alike(table, row, "data", "target", "model", "seed", "recipe")
     if "test_auc" not in row and unfinished.any():
         return  # the table already has a line for the missing weights
     table = table[~unfinished]
@@ -552,12 +549,14 @@ def _append(row: Mapping[str, Any]) -> None:
     tables.write_table(table, TABLE)
 
 
+def _alike(table: pd.DataFrame, row: Mapping[str, Any], *names: str) -> pd.Series:
+    """Which rows of the table have the same values as a row in these columns."""
+    return (table[[*names]] == pd.Series(row)[[*names]]).all(axis=1)
+
+
 def _look(table: pd.DataFrame, row: Mapping[str, Any]) -> int:
     """Number of the look at the test split: that of the other seeds of the same row, or a new one."""
-    same = (table[["data", "target", "model", "recipe"]] == pd.Series(row)[["data", "target", "model", "recipe"]]).all(
-        axis=1
-    )
-    same &= table["operating_point"] == row["operating_point"]
+    same = _alike(table, row, "data", "target", "model", "recipe", "operating_point")
     if row["operating_point"] != "youden" and same.any():
         return int(table.loc[same, "test_look"].iloc[0])
     earlier = table.loc[table["data"] == row["data"], "test_look"].max()

@@ -303,10 +303,12 @@ def detection(
     if not detector.is_detector(model):
         return Found({}, {}, [])
     val = [
-        film for network, split in validated(model, store, memory=memory) for film in _films(network, split).values()
+        film
+        for network, split in validated(model, store, memory=memory)
+        for film in found_boxes(network, split).values()
     ]
     test = read_split(store, "test", memory=memory)
-    films = _films(model, test)
+    films = found_boxes(model, test)
     of_test, rows = list(films.values()), list(films)
     if not all(any(len(film.truth) for film in part) for part in (val, of_test)):
         return Found({}, {}, [])
@@ -331,7 +333,8 @@ def detection(
     return Found({"detection": figures}, curves, worst)
 
 
-def _films(model: Any, split: Split) -> dict[int, boxes.Film]:
+def found_boxes(model: Any, split: Split) -> dict[int, boxes.Film]:
+    """What a detector finds in the images of a split whose boxes are known, by row."""
     return boxes.judged(split.boxes, lambda rows: detector.find(model, subset(split.images, rows)))
 
 

@@ -22,7 +22,7 @@ from pneumonia import UserError
 from pneumonia.data.store import Pixels, Split, lungs, read_split
 from pneumonia.data.targets import PNEUMONIA, Target
 from pneumonia.images.geometry import Box, affine
-from pneumonia.metrics.text import format_with_interval
+from pneumonia.metrics.text import format_with_interval, with_interval
 from pneumonia.saliency import baselines, network, scores, verdicts
 from pneumonia.saliency.maps import Maps
 from pneumonia.saliency.methods import METHODS, SEED, fitting
@@ -418,8 +418,7 @@ def _figure(name: str, values: scores.Values, patients: npt.NDArray[np.object_])
     is_known = np.isfinite(values)
     if not is_known.any():
         return {}
-    mean, low, high = scores.interval(values[is_known], patients[is_known])
-    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+    return with_interval(name, *scores.interval(values[is_known], patients[is_known]))
 
 
 def _checks(model: Any, method: Callable[..., Maps], checked: Sample, *, thorough: bool) -> dict[str, Any]:
@@ -454,7 +453,7 @@ def _figure_of_draws(name: str, values: scores.Values, patients: npt.NDArray[np.
     """A figure whose interval contains those of all draws: float (draws, n). All images of a draw share its weights."""
     intervals = np.array([scores.interval(draw, patients) for draw in values])
     low, high = float(intervals[:, 1].min()), float(intervals[:, 2].max())
-    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+    return with_interval(name, float(values.mean()), low, high)
 
 
 def _correlations(

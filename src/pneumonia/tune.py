@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from pneumonia import UserError, compute, train, workspace
 from pneumonia.data.store import Split, open_store, read_folds
+from pneumonia.metrics.text import with_interval
 from pneumonia.models import boxed, networks, runtime
 from pneumonia.training.features import Features, frozen_features
 from pneumonia.training.recipe import DivergedError, Recipe, ReportEpoch, Schedule, derived_seed
@@ -580,7 +581,7 @@ def _worth(
     gain, difference = over_defaults(best)
     better = "better than the defaults" if gain[1] > 0 else "no better than the defaults"
     return chosen | {
-        "gain": {**_with_limits(objective.figure, gain), "n": objective.n(val)},
+        "gain": {**with_interval(objective.figure, *gain), "n": objective.n(val)},
         "verdict": f"{better}: {difference}; the best of several trials on the same images looks better than it is",
     }
 
@@ -588,10 +589,6 @@ def _worth(
 def _in_words(gain: tuple[float, float, float], digits: int) -> str:
     value, low, high = (f"{one:+.{digits}f}" for one in gain)
     return f"{value} [{low}, {high}]"
-
-
-def _with_limits(figure: str, gain: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip((figure, f"{figure}_low", f"{figure}_high"), gain, strict=True))
 
 
 @contextmanager

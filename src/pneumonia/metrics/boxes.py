@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from pneumonia.data import image_boxes
 from pneumonia.metrics.arrays import Bools, Floats, check_level, sampling_units
 from pneumonia.metrics.report import N_RESAMPLES, percentile_interval, resample
+from pneumonia.metrics.text import with_interval
 
 RSNA_IOUS = tuple(round(0.4 + 0.05 * step, 2) for step in range(8))
 """Thresholds of the challenge, .40 to .75."""
@@ -305,7 +306,7 @@ def gain(
 
 def _with_limits(name: str, estimate: float, values: Floats, level: float) -> dict[str, float]:
     interval = percentile_interval(estimate, values, level) if np.isfinite(estimate) else None
-    return {} if interval is None else {name: estimate, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+    return {} if interval is None else with_interval(name, estimate, *interval)
 
 
 def _defined(values: Floats, need: str) -> float:

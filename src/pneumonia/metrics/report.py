@@ -19,6 +19,7 @@ from pneumonia.metrics.arrays import (
     sampling_units,
     unit_sums,
 )
+from pneumonia.metrics.text import with_interval
 
 CHUNK_CELLS = 2**20  # resamples x images at once: 8 MB per array for any size of the data set
 N_RESAMPLES = 1000  # 25 lie beyond each end of a 95 % interval; with fewer, the ends depend much on the seed
@@ -159,8 +160,8 @@ def classification_report(
     report: dict[str, float] = {"n": n, "n_positive": n_positive}
 
     if 0 < n_positive < n:
-        report |= _with_interval(
-            "auc", ranking.roc_auc(positive, score), ranking.auc_interval(positive, score, level, groups=unit)
+        report |= with_interval(
+            "auc", ranking.roc_auc(positive, score), *ranking.auc_interval(positive, score, level, groups=unit)
         )
 
     predicted = score >= threshold
@@ -175,7 +176,7 @@ def classification_report(
                 float(success[in_trial].mean()),
                 decisions.effective_trials_of_units(success[in_trial], unit[in_trial], level),
             )
-            report |= _with_interval(name, share, decisions.wilson_interval(share * trials, trials, level))
+            report |= with_interval(name, share, *decisions.wilson_interval(share * trials, trials, level))
     if 0 < n_positive < n:
         true_positives, true_negatives = (
             unit_sums(unit, np.where(in_trial, (predicted == positive) - report[name], 0.0))
@@ -193,7 +194,7 @@ def classification_report(
             interval = percentile_interval(float(estimate), resampled, level)
             if np.isfinite(estimate) and interval is not None:
                 widthless = interval[0] == interval[1]
-                report |= {name: float(estimate)} if widthless else _with_interval(name, float(estimate), interval)
+                report |= {name: float(estimate)} if widthless else with_interval(name, float(estimate), *interval)
     return report
 
 
@@ -213,11 +214,7 @@ def _balanced_accuracy(report: Mapping[str, float], true_positives: Floats, true
         math.sqrt(a * a + b * b + 2 * correlation * a * b) / 2
         for a, b in ([report[name] - report[f"{name}_{end}"] for name in halves] for end in ("low", "high"))
     )
-    return _with_interval("balanced_accuracy", value, (value - below, value + above))
-
-
-def _with_interval(name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
-    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+    return with_interval("balanced_accuracy", value, value - below, value + above)
 
 
 def _figures(positive: Bools, score: Floats, threshold: float, counts: NDArray[np.number]) -> dict[str, Floats]:

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
+def with_interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    """A figure and its limits under the names that `format_with_interval` reads.
+
+    >>> with_interval("auc", 0.9, 0.8, 0.95)
+    {'auc': 0.9, 'auc_low': 0.8, 'auc_high': 0.95}
+    """
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
 def format_with_interval(report: Mapping[str, float], name: str, digits: int = 3) -> str:
     """A figure as text, with its interval in brackets where the report has one; empty where it has no such figure.
 

@@ -84,7 +84,7 @@ def sections(
     )
     rows = [tuple(_text(value) for value in row) for row in shown.itertuples(index=False)]
     note = (
-        "A pruned trial was stopped early; its figure is that of its last epoch. The loss of a failed one was not "
+        "A pruned trial was stopped early; its figure is the highest of its epochs. The loss of a failed one was not "
         "finite, or its process was lost."
     )
     return [
