@@ -6,12 +6,10 @@ Run one by hand as DVC does: `python -m stages.train`.
 import errno
 import inspect
 import os
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +20,6 @@ from pneumonia import environment, signals
 
 if sys.argv[0] == "-m":  # `python -m stages.x` is about to import for seconds, before `run`
     signals.end_at_once()
-elif parent_process():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker ends with its stage, which says so
 environment.prepare()  # before NumPy, Keras and MLflow are imported
 
 from pneumonia import UserError, credentials, outs, reason, workspace

@@ -238,6 +238,17 @@ def test_a_wrong_call_is_one_line_and_exit_status_2(arguments: tuple[str, ...], 
     assert (done.output, done.exit_code) == (f"{line}\n", 2)
 
 
+@pytest.mark.parametrize("options", [(), ("--if-missing",)])
+def test_nothing_is_registered_before_a_model_is_trained(
+    in_project: Path, repo: Path, options: tuple[str, ...]
+) -> None:
+    shutil.copyfile(repo / "params.yaml", "params.yaml")
+    assert (
+        pneumonia("register", *options, expect=1) == "Error: models/run.json is missing; dvc repro train makes it again"
+    )
+    assert not (in_project / "mlruns").exists()
+
+
 def test_the_block_at_the_end_of_make_repro_says_who_is_champion_and_why(stage: Any) -> None:
     stage(3)
     said = pneumonia("register", "--if-missing")

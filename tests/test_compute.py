@@ -152,11 +152,18 @@ if __name__ == "__main__":
 """
 
 
+INTERRUPTED = """
+import os, signal
+if __name__ == "__mp_main__":
+    os.kill(os.getpid(), signal.SIGINT)  # before anything of the project is imported
+"""
+
+
 @contextmanager
-def working(folder: Path, repo: Path) -> Iterator[tuple[subprocess.Popen[bytes], set[int]]]:
+def working(folder: Path, repo: Path, code: str = HEAD) -> Iterator[tuple[subprocess.Popen[bytes], set[int]]]:
     """A process with two workers that never end, and their ids; nothing of it is left."""
     script, workers = folder / "head.py", folder / "workers"
-    script.write_text(HEAD)
+    script.write_text(code)
     workers.mkdir()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(repo / "src"), str(repo)])}
     head = subprocess.Popen(
@@ -203,6 +210,11 @@ def test_workers_leave_an_interrupt_to_their_parent(tmp_path: Path, repo: Path) 
             os.kill(worker, signal.SIGINT)
         time.sleep(1)
         assert all(map(_lives, workers))
+
+
+def test_an_interrupt_while_workers_start_is_left_to_their_parent(tmp_path: Path, repo: Path) -> None:
+    with working(tmp_path, repo, INTERRUPTED + HEAD) as (head, _):
+        assert head.poll() is None
 
 
 # --- a Dask cluster, on the loopback interface ---

@@ -293,6 +293,24 @@ def test_champion_loads_by_its_alias_and_scores_as_reported(project: Project, mo
     assert set(answers["version"]) == {"1"}
 
 
+def test_the_champion_gives_the_reported_scores_for_the_files(project: Project) -> None:
+    output = project.folder / "answers.csv"
+    project.pneumonia("predict", "data/raw/phantom.zip", "--output", str(output), expect=1)  # a planted file is damaged
+    answers = pd.read_csv(output, keep_default_na=False)
+    output.unlink()
+    answers["image_id"] = answers["image"].str.extract(r"::images/(.+)\.jpeg$")[0]
+    reported = pd.read_csv(project.folder / "reports/predictions.csv")
+    images = answers.dropna(subset="image_id")  # not the lung masks, which are pictures too
+    both = reported.merge(images, on="image_id", suffixes=("_reported", ""), validate="one_to_one")
+    assert len(both) == len(reported)
+    assert np.abs(both["score"].astype(float) - both["score_reported"]).max() < 1e-4
+    assert np.abs(both["probability"].astype(float) - both["calibrated"]).max() < 1e-4
+    threshold = project.report("metrics.json")["threshold"]
+    assert ((both["score_reported"] >= threshold) == (both["label"] == "pneumonia")).all()
+    assert set(answers["data"]) == {"phantom (synthetic)"}
+    assert set(answers["version"]) == {1}
+
+
 def test_second_repro_runs_nothing(project: Project) -> None:
     assert project.stages_run(project.dvc("repro")) == []
 
@@ -326,24 +344,6 @@ def test_another_model_reruns_from_backbone_on_and_coming_back_runs_nothing(proj
     assert project.report("promotion.json")["version"] == 1
 
 
-def test_the_champion_gives_the_reported_scores_for_the_files(project: Project) -> None:
-    output = project.folder / "answers.csv"
-    project.pneumonia("predict", "data/raw/phantom.zip", "--output", str(output), expect=1)  # a planted file is damaged
-    answers = pd.read_csv(output, keep_default_na=False)
-    output.unlink()
-    answers["image_id"] = answers["image"].str.extract(r"::images/(.+)\.jpeg$")[0]
-    reported = pd.read_csv(project.folder / "reports/predictions.csv")
-    images = answers.dropna(subset="image_id")  # not the lung masks, which are pictures too
-    both = reported.merge(images, on="image_id", suffixes=("_reported", ""), validate="one_to_one")
-    assert len(both) == len(reported)
-    assert np.abs(both["score"].astype(float) - both["score_reported"]).max() < 1e-4
-    assert np.abs(both["probability"].astype(float) - both["calibrated"]).max() < 1e-4
-    threshold = project.report("metrics.json")["threshold"]
-    assert ((both["score_reported"] >= threshold) == (both["label"] == "pneumonia")).all()
-    assert set(answers["data"]) == {"phantom (synthetic)"}
-    assert set(answers["version"]) == {1}
-
-
 @pytest.mark.slow
 def test_a_queued_experiment_logs_to_the_same_store(project: Project) -> None:
     def versions() -> dict[int, float]:
@@ -371,7 +371,10 @@ def test_a_queued_experiment_logs_to_the_same_store(project: Project) -> None:
         time.sleep(1)
     project.dvc("queue", "stop", "--kill")
     new = [run for run in project.runs() if run.info.run_id not in before]
-    assert sorted(run.data.tags["stage"] for run in new) == ["evaluate", "explain", "export", "promote", "train"]
+    # A search runs again too: its trials follow the schedule of `train.epochs`.
+    trials = ["trial"] * SMALL["tune.n_trials"]
+    stages = ["evaluate", "explain", "export", "promote", "train", *trials, "tune"]
+    assert sorted(run.data.tags["stage"] for run in new) == stages
     assert len({run.data.tags["dvc_experiment"] for run in new}) == 1
     assert not list((project.folder / ".dvc/tmp/exps").rglob("mlflow.db"))
     # The workspace is as it was; the version competes with those before it.
@@ -501,12 +504,14 @@ def test_failed_fetch_leaves_nothing_and_loses_nothing(project: Project, tmp_pat
 
 @pytest.mark.slow
 def test_failed_preprocess_leaves_nothing_and_loses_nothing(project: Project) -> None:
-    # A bit that flips behind the manifest's back, in the middle of an image.
+    # A bit that flips in the middle of an image after `fetch`.
     archive = project.folder / "data/raw/phantom.zip"
     whole = archive.read_bytes()
     position = whole.index(b"images/") + 4000
     archive.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
-    failing(project, "preprocess", {"preprocess.clip_limit": 3.0}, "Bad CRC-32", force=True)
+    failing(
+        project, "preprocess", {"preprocess.clip_limit": 3.0}, "data/raw is not what the stage fetch wrote", force=True
+    )
 
 
 @pytest.mark.slow

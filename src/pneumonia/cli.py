@@ -247,6 +247,7 @@ def register(if_missing: bool, without_champion: bool) -> None:
     from pneumonia.tracking import registry, runs
 
     settings = params.load()
+    outs.require_unchanged({str(MODELS_DIR / "run.json"): "train"})
     runs.open_store()
     record = tables.read_json(MODELS_DIR / "run.json")
     synthetic, subject = sources.source(record["data"]).synthetic, targets.subject_of(record)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
@@ -207,19 +207,36 @@ def _on_this_machine(
                     del submitted[number]
 
 
+class _Pool(ProcessPoolExecutor):
+    """Its processes are born with Ctrl-C blocked: it reaches all of a terminal at once, and their parent ends them.
+
+    Until `_start_worker` ignores it they import for a second or more, and would end with a traceback.
+    """
+
+    def submit(self, function: Callable[..., Result], /, *arguments: Any, **named: Any) -> Future[Result]:
+        with _blocked(signal.SIGINT):  # in this process it waits until the others have started
+            return super().submit(function, *arguments, **named)
+
+
 def _pool(workers: int) -> Executor:
+    # Python's helper process for pools ignores Ctrl-C and SIGTERM, but a terminal that closes would end it first.
+    with _blocked(signal.SIGHUP):
+        resource_tracker.ensure_running()
     # Spawned, not forked: a forked child of a process with threads can hang.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    return _Pool(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+@contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
 def _processes(workers: int) -> Iterator[Executor]:
-    # Python's helper process for pools ignores Ctrl-C and SIGTERM, but a terminal that closes would end it first.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     pool = _pool(workers)
     try:
         yield pool
@@ -230,6 +247,7 @@ def _processes(workers: int) -> Iterator[Executor]:
 def _start_worker() -> None:
     """Let the parent end the worker: Ctrl-C reaches all processes at once; no worker may outlive its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
