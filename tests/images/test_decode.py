@@ -896,6 +896,20 @@ def test_a_film_is_refused_by_the_name_of_its_transfer_syntax() -> None:
         decode.decode(dicom(GRADIENT, syntax=MPEG2MPML, PixelData=encapsulate([b"\0\0"])))
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI:UserWarning")
+@pytest.mark.parametrize(
+    ("syntax", "said"),
+    [("1.2.3.4", "1.2.3.4"), ("1.2.3.4\n", "1.2.3.4"), ("1.2.3\n10 Doe^Jane", "(no valid UID)")],
+)
+def test_a_transfer_syntax_that_is_damaged_is_not_repeated(syntax: str, said: str) -> None:
+    written = dicom(GRADIENT, syntax=MPEG2MPML, PixelData=encapsulate([b"\0\0"]))
+    uid = str(MPEG2MPML).encode()
+    assert uid in written
+    with pytest.raises(UserError) as refusal:
+        decode.decode(written.replace(uid, syntax.encode().ljust(len(uid), b"\0")))
+    assert str(refusal.value) == f"transfer syntax {said} is not supported"
+
+
 def test_a_deflated_file_is_refused_before_it_unpacks() -> None:
     content = dicom(GRADIENT, syntax=DeflatedExplicitVRLittleEndian, PatientID="7")
     with pytest.raises(UserError, match="deflated"):

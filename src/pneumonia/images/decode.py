@@ -486,7 +486,9 @@ def _check_decoder(dataset: Dataset) -> None:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise UserError(f"transfer syntax {syntax.name} is not supported") from None
+        # A damaged file may have other text here, such as the name of the patient.
+        name = syntax.name if syntax.is_valid else "(no valid UID)"
+        raise UserError(f"transfer syntax {name} is not supported") from None
     twelve_bits = syntax == JPEGExtended12Bit and dataset.BitsStored > 8
     if not decoder.is_available or (twelve_bits and not _has_gdcm()):
         raise UserError(f"no decoder is installed for transfer syntax {syntax.name}; {_INSTALL_DECODERS}")
