@@ -3,7 +3,6 @@
 Run one by hand as DVC does: `python -m stages.train`.
 """
 
-import errno
 import inspect
 import os
 import sys
@@ -66,8 +65,8 @@ def run(main: Callable[[], None]) -> None:
                 sys.exit(signals.status(received[0]))
             if environment.lacks_memory(error):
                 sys.exit(f"ERROR: {environment.MEMORY_REMEDY} ({printable(credentials.masked(reason(error)))})")
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                sys.exit(f"ERROR: the disk is full ({message}); free some space and run again: finished work is kept")
+            if environment.lacks_disk(error):
+                sys.exit(f"ERROR: the disk is full ({message}); {environment.DISK_REMEDY}")
             if isinstance(error, (UserError, OSError)):
                 sys.exit(f"ERROR: {message}")
             if "mlflow" in sys.modules:

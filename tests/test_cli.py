@@ -1,6 +1,7 @@
 """The command `pneumonia`, in this process."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -215,6 +216,39 @@ def test_a_problem_of_the_user_is_one_line_and_exit_status_1(in_project: Path) -
     assert (
         done.output == "Error: params.yaml: cannot be read (No such file or directory); run from the project's folder\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "status"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.csv"), "Error: the disk is full ([Errno 28] ", 1),
+        (KeyboardInterrupt(), "stopped by Ctrl-C\n", 130),
+    ],
+)
+def test_a_full_disk_and_ctrl_c_end_a_command_as_they_end_a_stage(
+    in_project: Path, repo: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, line: str, status: int
+) -> None:
+    shutil.copyfile(repo / "params.yaml", "params.yaml")
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(runs, "open_store", fail)
+    done = CliRunner().invoke(cli.main, ["versions"])
+    assert done.output.startswith(line)
+    assert (done.exit_code, len(done.output.splitlines())) == (status, 1)
+
+
+@pytest.mark.parametrize("uri", ["nonsense", "file:///etc/passwd", "mysql://u:Hunter2pw@h/d"])
+def test_a_store_that_is_none_is_one_line(
+    in_project: Path, repo: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    shutil.copyfile(repo / "params.yaml", "params.yaml")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    said = pneumonia("versions", expect=1)
+    assert said.startswith("Error: the MLflow store ")
+    assert "check MLFLOW_TRACKING_URI" in said
+    assert "Hunter2pw" not in said
 
 
 @pytest.mark.parametrize(
@@ -529,6 +563,30 @@ def test_answers_go_to_a_file_that_a_second_run_leaves_as_it_is(films: Path, tmp
     assert "2 of 2 images are done" in done.stderr
     assert output.read_bytes() == before
     assert (tmp_path / "p.html").read_text().count("<img") == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "said"),
+    [
+        ("--html", "films", "films: the page is written as .html; change the ending of --html"),
+        ("--html", "films/a.png", "a.png: the page is written as .html; change the ending of --html"),
+        ("--html", "page.html", "page.html is a folder, where a file is to be written; move it or name another file"),
+        ("--saliency", "films/a.png", "a.png is a file, and --saliency needs a folder; name another one"),
+    ],
+)
+def test_what_lies_where_answers_are_written_stays(films: Path, option: str, place: str, said: str) -> None:
+    folder = films.parent
+    (folder / "page.html").mkdir()
+    (folder / "page.html" / "thesis.txt").write_text("old")
+    model = predictors.write(folder / "model")
+    before = {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
+    arguments = ["predict", str(films), "--model", str(model), option, str(folder / place)]
+    done = CliRunner().invoke(cli.main, arguments)
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (
+        1,
+        f"Error: {folder / place}{said.removeprefix(Path(place).name)}",
+    )
+    assert {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")} == before
 
 
 def test_nothing_to_answer_is_one_line(tmp_path: Path) -> None:

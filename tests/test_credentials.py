@@ -49,7 +49,15 @@ def test_the_examples_are_right() -> None:
             for key in (
                 *("key", "sig", "signature", "password", "passwd", "pwd", "secret", "auth", "credential", "api_key"),
                 *("access_token", "auth-token", "X-Amz-Signature", "X-Amz-Credential", "x-amz-security-token"),
-                *("X-Goog-Signature", "X-Goog-Credential", "AWSAccessKeyId", "rlkey", "Key-Pair-Id", "client_secret"),
+                *(
+                    "X-Goog-Signature",
+                    "X-Goog-Credential",
+                    "AWSAccessKeyId",
+                    "rlkey",
+                    "Key-Pair-Id",
+                    "client_secret",
+                    "code",
+                ),
             )
         ),
     ],
@@ -77,7 +85,7 @@ def test_a_password_with_any_character_is_not_shown_by_its_refusal(odd: str) -> 
         "https://host/x.zip",
         "https://host:8443/a@b.zip?version=2&download=1",
         "https://host/x.zip?keyword=chest&author=me&sort=asc&token=",
-        "https://host/x.zip?monkey=1&turkey=2",
+        "https://host/x.zip?monkey=1&turkey=2&country_code=DE&encode=1",
         "http://[::1]:8080/a@b.zip",
         "abfs://container@account.dfs.core.windows.net/x.zip",
         "github://owner:repository@main/x.zip",

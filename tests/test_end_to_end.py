@@ -704,8 +704,8 @@ def test_a_temporary_experiment_logs_to_the_same_store_with_dvc_lock_committed(p
     project.run("git", "commit", "-q", "-m", "lock")
     before = len(project.runs())
     output = project.dvc("exp", "run", "--temp", "-S", "train.epochs=4")
-    assert project.stages_run(output) == ["train", "evaluate", "explain", "export", "promote"]
-    assert len(project.runs()) == before + 4
+    assert project.stages_run(output) == ["tune", "train", "evaluate", "explain", "export", "promote"]
+    assert len(project.runs()) == before + 6 + SMALL["tune.n_trials"]
 
 
 @pytest.mark.slow
@@ -774,7 +774,9 @@ def test_the_ui_shows_the_runs_in_a_browser(project: Project, tmp_path: Path) ->
     finally:
         server.terminate()
         server.wait()
-    assert all(stage in shown for stage in ("train", "tune", "preprocess", "fetch"))
+    tops = [run for run in project.runs() if "mlflow.parentRunId" not in run.data.tags]
+    newest = sorted(tops, key=lambda run: -run.info.start_time)[:4]  # the table loads as many as fit the window
+    assert [run.info.run_name for run in newest if run.info.run_name not in shown] == []
 
 
 @pytest.mark.slow
@@ -784,6 +786,7 @@ def test_an_external_test_changes_nothing_but_its_own_figures(project: Project, 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.png").write_bytes(png(noise(90, 100, number)))
     chosen = ("reports/metrics.json", "reports/predictions.csv", "models/model.keras", "reports/tune/best.json")
+    project.dvc("repro")  # a test before this one leaves outs of other settings
     before = [(project.folder / name).read_bytes() for name in chosen]
     source = {"name": "clinic", "data": "folder", "url": str(tmp_path / "films")}
     with project.changed({"external.sources": [source]}):

@@ -146,6 +146,13 @@ def test_the_user_can_read_what_is_written_and_others_as_the_user_wishes(tmp_pat
     assert (tmp_path / "made").stat().st_mode & 0o777 == mode
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_streams_prints_to_nowhere(tmp_path: Path, closed: str) -> None:
+    code = "import sys; from pneumonia import environment; environment.prepare(); print(1); print(1, file=sys.stderr)"
+    command = f"{sys.executable} -c '{code}' {closed}"
+    assert subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False).returncode == 0
+
+
 def test_a_home_folder_that_is_missing_is_replaced_by_one_in_the_project(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").touch()
     home = tmp_path / ".resume" / "home"

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import socket
 import stat
 import struct
 import tarfile
@@ -263,6 +264,13 @@ def test_pipes_are_not_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("uri", ["zip://x.png::no.zip", "no.png", "file:///no/such.png", "memory:///no.png"])
 def test_a_missing_file_is_one_line(in_project: Path, uri: str) -> None:
     with pytest.raises(UserError, match=f"^{uri}: no such file$"):
+        files.read_bytes(uri)
+
+
+def test_a_server_that_does_not_answer_is_no_missing_file() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}/a.png"
+    with pytest.raises(UserError, match=rf"^{re.escape(uri)}: cannot be read \(.*Cannot connect"):
         files.read_bytes(uri)
 
 

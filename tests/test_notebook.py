@@ -21,6 +21,17 @@ def test_the_notebook_holds_no_outputs() -> None:
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in CELLS if cell["cell_type"] == "code")
 
 
+def test_the_cells_call_what_there_is(tmp_path: Path) -> None:
+    """Names and arguments, in seconds: the test below takes minutes, and runs more rarely."""
+    script = tmp_path / "notebook.py"
+    script.write_text("\n\n".join(CODE), encoding="utf-8")
+    told = subprocess.run([sys.executable, "-m", "mypy", str(script)], cwd=ROOT, capture_output=True, text=True)
+    assert told.stdout.endswith("(checked 1 source file)\n"), told.stdout + told.stderr
+    wrong = [line for line in told.stdout.splitlines() if line.endswith(("[call-arg]", "[name-defined]"))]
+    wrong += [line for line in told.stdout.splitlines() if "pneumonia" in line and line.endswith("[attr-defined]")]
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.slow
 def test_the_cells_run_in_order_and_the_network_learns(tmp_path: Path) -> None:
     script = tmp_path / "notebook.py"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pneumonia import workspace
+from pneumonia import UserError, workspace
 from tests.conftest import files_under
 
 
@@ -66,6 +66,20 @@ def test_a_new_folder_replaces_the_old_one_without_mixing(tmp_path: Path) -> Non
         partial.mkdir()
         (partial / "new").write_text("new")
     assert files_under(tmp_path) == {"store/new": b"new"}
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+
+    def write() -> None:
+        with workspace.written_whole(folder) as partial:
+            partial.write_text("new")
+
+    with pytest.raises(UserError, match="films is a folder, where a file is to be written; move it or name another"):
+        write()
+    assert files_under(tmp_path) == {"films/old": b"old"}
 
 
 @pytest.mark.parametrize("leftover", ["file", "folder"])

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from pneumonia import UserError, __version__, credentials, environment, outs, params, reason, workspace
+from pneumonia import UserError, __version__, credentials, environment, outs, params, reason, signals, workspace
 from pneumonia.names import printable
 
 if TYPE_CHECKING:  # the commands import what they need
@@ -67,9 +68,15 @@ class Commands(click.Group):
             raise WrongCall(printable(f"{error.format_message().rstrip('.')}; see: {command} --help")) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            click.echo(f"stopped by {signals.NAMES[signal.SIGINT]}", err=True)
+            ctx.exit(signals.status(signal.SIGINT))
         except Exception as error:
             if environment.lacks_memory(error):
                 line = f"{environment.MEMORY_REMEDY} ({reason(error)})"
+                raise click.ClickException(printable(credentials.masked(line))) from error
+            if environment.lacks_disk(error):
+                line = f"the disk is full ({error}); {environment.DISK_REMEDY}"
                 raise click.ClickException(printable(credentials.masked(line))) from error
             if isinstance(error, (UserError, OSError)):
                 raise click.ClickException(printable(credentials.masked(str(error)))) from error
@@ -354,6 +361,9 @@ def predict(
     """
     from pneumonia import predict as predicting
 
+    if html and html.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{html}: the page is written as .html; change the ending of --html")
+    _require_no_file(saliency, "--saliency")
     source = predicting.resolve(_address(model))
     predictor = predicting.open_predictor(source, operating_point)
     if saliency and (cause := predicting.no_maps(predictor.facts)):
@@ -410,6 +420,7 @@ def lungs(paths: tuple[str, ...], output: Path | None, workers: int) -> None:
     from pneumonia import find_lungs as searching
     from pneumonia import predict as predicting
 
+    _require_no_file(output, "--output")
     items, n_skipped = _images(paths)
     if output:
         output.mkdir(parents=True, exist_ok=True)
@@ -538,6 +549,11 @@ def _images(paths: tuple[str, ...]) -> tuple[list[Item], int]:
     if not items:
         raise UserError(f"{', '.join(paths)}: no images ({n_skipped:,} other files)")
     return items, n_skipped
+
+
+def _require_no_file(folder: Path | None, option: str) -> None:
+    if folder and folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and {option} needs a folder; name another one")
 
 
 def _say_skipped(n_skipped: int) -> None:

@@ -45,6 +45,7 @@ _PARTS = (
     *("accesskey", "apikey", "authorization", "credential", "jwt", "passw", "pwd", "rlkey", "secret", "session"),
     *("signature", "token"),
 )
+_NAMES = ("code",)  # of Azure Functions; in another name, such as country_code, it is a common word
 _FAMILIES = ("xamz", "xgoog", "awsaccesskey")
 # A shorter password would mask parts of words. It is sent encoded, so it never occurs alone in a message.
 _SHORTEST = 4
@@ -182,6 +183,7 @@ def _is_secret(key: str) -> bool:
     joined = "".join(words).lower()
     return (
         joined.startswith(_FAMILIES)
+        or joined in _NAMES
         or any(part in joined for part in _PARTS)
         or any(word.lower() in _WORDS for word in words)
     )

@@ -111,6 +111,7 @@ MEMORY_REMEDY = (
     "the memory does not suffice; close other programs, lower compute.workers and compute.memory in params.yaml, or "
     "raise the limit (ulimit -v, or that of the container), and run again: finished work is kept"
 )
+DISK_REMEDY = "free some space and run again: finished work is kept"
 _NO_MEMORY = re.compile(
     r"bad_alloc|[Cc]annot allocate memory|failed to map segment|can't start new thread|[Ii]nsufficient memory|"
     r"OOM when allocating|[Oo]ut of memory|Failed to allocate memory"
@@ -127,11 +128,19 @@ def prepare() -> None:
     ignored = _set_variables()
     _replace_home()
     os.umask(os.umask(0o077) & 0o077)  # the user can read what the stages write, whatever else is masked
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to stop
     if ignored and parent_process() is None:
         print(f"ignored, because results would depend on it: {', '.join(ignored)}", file=sys.stderr)
+
+
+def _open_closed_streams() -> None:
+    """Let a program that was started without stdout or stderr (`>&-`, some daemons) print to nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # until the program ends
 
 
 @contextmanager
@@ -169,6 +178,11 @@ def _require_memory() -> None:
             f"ERROR: an address space of at least {ADDRESS_SPACE / 1e9:.1f} GB is needed, and this process may use "
             f"{limit / 1e9:.1f} GB (ulimit -v); raise the limit: ulimit -v unlimited"
         )
+
+
+def lacks_disk(error: BaseException) -> bool:
+    """Whether an error of the system means that the disk is full, or the user's share of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -322,6 +322,9 @@ def read_bytes(uri: str) -> bytes:
         with fsspec.open(uri, "rb") if "://" in uri else open(uri, "rb") as file:
             content = bytes(file.read(MAX_FILE_BYTES + 1))
     except FileNotFoundError as error:
+        # fsspec also raises it where a server does not answer.
+        if error.__cause__ and not isinstance(error.__cause__, FileNotFoundError):
+            raise UserError(f"{uri}: cannot be read ({reason(error.__cause__)})") from error
         raise UserError(f"{uri}: no such file") from error
     except Exception as error:  # as in `in_folder`
         raise UserError(f"{uri}: cannot be read ({reason(error)})") from error

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from pneumonia import UserError, compute, files, inference, reason, workspace
+from pneumonia import UserError, compute, credentials, files, inference, reason, workspace
 from pneumonia.data import targets
 from pneumonia.data.targets import Target
 from pneumonia.images import geometry, lungs
@@ -226,12 +226,17 @@ def find(paths: Sequence[str]) -> tuple[list[Item], int]:
         try:
             for place in map(_as_cell, _expanded(given)):
                 taken, skipped = _items_at(place)
-                items += taken
+                items += [item._replace(name=_without_secrets(item.name)) for item in taken]
                 n_skipped += skipped
         except (UserError, OSError) as error:
             cause = str(error).removesuffix("; correct fetch.url").removesuffix("; copy or download it again")
-            items.append(Item(place, place, cause))
+            items.append(Item(_without_secrets(place), place, cause))
     return items, n_skipped
+
+
+def _without_secrets(text: str) -> str:
+    """A text for the answers: an address that gives access does not go on with them. Local names stay as they are."""
+    return credentials.masked(text) if "://" in text else text
 
 
 def _as_cell(path: str) -> str:
@@ -349,7 +354,7 @@ def row_of(prediction: Prediction, origin: Mapping[str, str]) -> dict[str, Any]:
 
 def _cell(value: str | float) -> str | float | None:
     if isinstance(value, str):
-        return printable(value)
+        return printable(_without_secrets(value))
     return None if math.isnan(value) else value
 
 
@@ -685,7 +690,9 @@ def _percent(share: float, digits: int = 0) -> str:
 
 
 def _expanded(path: str) -> list[str]:
-    if not any(sign in path for sign in "*?[") or ("://" not in path and os.path.lexists(path)):
+    # In an address of the web `?` begins the query.
+    named = path.partition("?")[0] if path.lower().startswith(("http://", "https://")) else path
+    if not any(sign in named for sign in "*?[") or ("://" not in path and os.path.lexists(path)):
         return [path]
     try:
         if "://" in path:

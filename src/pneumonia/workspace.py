@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pneumonia import UserError
+
 _DVC_EXPERIMENT = re.compile(r"(.*?)[/\\]\.dvc[/\\]tmp[/\\]exps[/\\]")
 
 
@@ -29,7 +31,11 @@ def project_root(folder: Path | None = None) -> Path:
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` if the block succeeds and is removed if it fails.
 
-    Works for files and folders. Remains of an earlier writer that was killed are removed first.
+    Works for files and folders. Remains of an earlier writer that was killed are removed first. A folder takes the
+    place of a file or a folder, a file that of a file.
+
+    Raises:
+        UserError: a file was written, and there is a folder: it stays.
     """
     final = Path(path)
     partial = final.with_name(f".partial-{final.name}")
@@ -38,6 +44,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         if final.is_dir():
+            if not partial.is_dir():
+                raise UserError(f"{final} is a folder, where a file is to be written; move it or name another file")
             remove(final)
         partial.replace(final)
     finally:

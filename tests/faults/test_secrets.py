@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import os
 import random
@@ -19,11 +20,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from pneumonia import UserError, credentials, fetch, params
+from pneumonia import UserError, cli, credentials, fetch, params
 from pneumonia.credentials import Credentials
 from pneumonia.data import download
+from tests import predictors
 from tests.conftest import ROOT, noise, png, set_settings
 from tests.faults.hostile import HERE, Request, Server, serving
 
@@ -504,3 +507,37 @@ def test_what_dvc_itself_writes_is_known_and_can_be_removed(
     command("dvc", "exp", "remove", "--queue", folder=folder).communicate(timeout=400)
     subprocess.run(["git", "gc", "-q", "--prune=now"], cwd=folder, check=True)
     assert_nowhere(folder, git_objects(folder).decode("latin-1"))
+
+
+# --- answers ---
+
+
+@pytest.mark.fault(where="predict", injected="addresses with a password or a token, of a film, of none, of no server")
+@pytest.mark.fault(before="both in the table, the page and the names of maps", now="masked; the films are read")
+def test_answers_do_not_go_on_with_the_secrets_of_addresses(tmp_path: Path) -> None:
+    film = png(noise(40, 40, 1))
+
+    def answer(request: Request) -> None:
+        allowed = f"key={TOKEN}" in request.path or request.headers.get("Authorization")
+        request.say(*((200, film) if allowed else (404,)))
+
+    model, page, table = predictors.write(tmp_path / "model"), tmp_path / "page.html", tmp_path / "answers.csv"
+    with serving(answer) as server:
+        host = server.url.removeprefix("http://")
+        addresses = [
+            f"{server.url}/a.png?key={TOKEN}",
+            f"http://{USER}:{PASSWORD}@{host}/b.png",
+            f"{server.url}/none.png?token={TOKEN}",
+            f"http://{USER}:{PASSWORD}@{HERE}:9/c.png",
+            f"http://{USER}:{PASSWORD}@{HERE}:9/*.png",
+        ]
+        options = ["--model", str(model), "--html", str(page)]
+        printed = CliRunner().invoke(cli.main, ["predict", *addresses, *options])
+        again = CliRunner().invoke(cli.main, ["predict", *addresses, *options, "--output", str(table)])
+    assert (printed.exit_code, again.exit_code) == (1, 1)
+    for text in (printed.output, again.output, table.read_text(), page.read_text()):
+        assert_silent(text)
+    rows = list(csv.DictReader(io.StringIO(table.read_text())))
+    assert [bool(row["error"]) for row in rows] == [False, False, True, True, True]
+    assert rows[0]["image"] == f"{server.url}/a.png?key=***"
+    assert rows[2]["error"] == "no such file"

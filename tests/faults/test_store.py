@@ -9,12 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib import import_module
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import mlflow
 import pandas as pd
@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 
 from pneumonia import UserError, cli, workspace
 from pneumonia.data import tables
+from pneumonia.models import networks
 from pneumonia.models.predictor import Predictor
 from pneumonia.tracking import registry, runs, sqlite
 from stages import run
@@ -358,34 +359,28 @@ def test_no_write_of_a_search_is_swallowed(root: Path) -> None:
     before="traceback; earlier once exit 0",
     now="the study ends with the error",
 )
-def test_a_trial_that_cannot_be_logged_ends_the_study(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_cannot_be_logged_ends_the_study(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pneumonia import train, tune
-    from tests.conftest import PLAIN
-    from tests.toys import toy_split
+    from tests import test_tune
 
     def fit(*arguments: Any, report: Callable[[int, dict[str, float]], None], **options: Any) -> pd.DataFrame:
-        report(1, {"val_auc": 0.5})
+        report(1, {"loss": 0.7, "val_loss": 0.7, "val_auc": 0.5})
         return pd.DataFrame({"val_auc": [0.5], "kept": [True]})
 
-    monkeypatch.setattr(train, "start", lambda *arguments: None)
-    monkeypatch.setattr(train, "head_epochs", lambda *arguments: 0)
+    class Logged:
+        @staticmethod
+        def trial_run(name: str, values: Mapping[str, Any]) -> Any:
+            return runs.child_run(name, values, killed_by=tune.Pruned)
+
+    row = networks.Model(build=test_tune.build, size=4, explain="", weights_urls=(), source="made for these tests")
+    monkeypatch.setitem(networks.MODELS, "tiny", row)
     monkeypatch.setattr(train, "fit", fit)
 
     def study() -> None:
-        with start("tune"):
-            tune.search(
-                "compact",
-                toy_split(),
-                toy_split(seed=1),
-                PLAIN,
-                weights=(),
-                seed=1,
-                n_trials=3,
-                epochs=1,
-                learning_rate=(0.1, 0.2),
-                dropout=(0.1, 0.2),
-                trial_run=lambda number, values: runs.child_run(f"trial {number}", values, killed_by=tune.Pruned),
-            )
+        with start("tune"), tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            test_tune.search(Path(folder), n_trials=3, recorder=cast("test_tune.Recorder", Logged))
 
     study()
     with fails(FULL, at=10**6) as writes:
@@ -393,6 +388,12 @@ def test_a_trial_that_cannot_be_logged_ends_the_study(root: Path, monkeypatch: p
     for number in range(1, writes.count + 1, 3):
         with fails(FULL, at=number):
             assert ended(study).startswith("ERROR: the disk of the MLflow store")
+
+
+def artifacts(run_id: str, folder: str = "") -> list[str]:
+    """The paths of all files of a run."""
+    found = mlflow.MlflowClient().list_artifacts(run_id, folder)
+    return sorted(path for one in found for path in (artifacts(run_id, one.path) if one.is_dir else [one.path]))
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -404,8 +405,8 @@ def state(folder: Path) -> dict[str, Any]:
     return {
         "tags": {one: {k: v for k, v in tags.items() if k not in changing} for one, tags in version.items()},
         "champion": registry.champion("phantom").version,
-        "description": model.description,
-        "files": sorted(one.path for one in mlflow.MlflowClient().list_artifacts(run_id)),
+        "description": model.description.replace(run_id, "RUN"),
+        "files": artifacts(run_id),
         "metrics": run_of(run_id).data.metrics,
         "promotion": tables.read_json(folder / "reports" / "promotion.json"),
     }
@@ -470,6 +471,10 @@ def test_a_promotion_that_failed_half_way_is_right_after_the_next(to_promote: Ca
 def test_files_of_a_promotion_are_complete_after_the_next(name: str, to_promote: Callable[[str], Path]) -> None:
     from stages import promote
 
+    to_promote("reference")
+    run(promote.main)
+    expected = artifacts(registry.predictor("models:/pneumonia-phantom@champion", Path("cache"))[2])
+    assert runs.PREDICTIONS in expected
     to_promote("candidate")
     with file_fails(name) as hit:
         assert ended(promote.main).startswith("ERROR: the disk is full")
@@ -480,7 +485,7 @@ def test_files_of_a_promotion_are_complete_after_the_next(name: str, to_promote:
     assert version == "1"
     assert Predictor(folder).facts["data"] == "phantom"
     assert registered_number() == 1
-    assert {one.path for one in mlflow.MlflowClient().list_artifacts(run_id)} == {"card", "evaluation"}
+    assert artifacts(run_id) == expected
 
 
 def registered_number() -> int:

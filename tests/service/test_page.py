@@ -257,7 +257,7 @@ def test_bayes_gives_the_known_answers(address: str) -> None:
             assert await tab.run(f"atPrevalence{given}") == pytest.approx(answer, abs=1e-12)
         # Of 10,000 films 100 show pneumonia: 90 are found, 990 of the others too; 10 of 8,920 are missed.
         values = await tab.run("predictiveValues(0.9, 0.9, 0.01)")
-        assert values == {"calledPneumonia": pytest.approx(90 / 1080), "calledNormal": pytest.approx(10 / 8920)}
+        assert values == {"calledPositive": pytest.approx(90 / 1080), "calledNegative": pytest.approx(10 / 8920)}
         fine = {0: "below 0.1 %", 0.003: "0.3 %", 0.01: "1 %", 0.4: "40 %", 0.993: "99.3 %", 1: "above 99.9 %"}
         assert await tab.run(f"{json.dumps(list(fine))}.map(finePercent)") == list(fine.values())
         assert await tab.run("[0, 1].map(shareAt)") == pytest.approx([0.001, 0.9])

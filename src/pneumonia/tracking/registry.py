@@ -272,9 +272,9 @@ def _tags(version: ModelVersion) -> dict[str, str]:
 
 
 def _as_stored(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags as the store has them: with prefix or for people; others are not stored."""
+    """Tags as the store has them: for people or with prefix, of which the last completes all; others are not stored."""
     read = {f"{PREFIX}{name}": text for name, text in tags.items() if name in READ or promote.is_comparison(name)}
-    return read | {name: text for name, text in tags.items() if name in FOR_PEOPLE}
+    return {name: text for name, text in tags.items() if name in FOR_PEOPLE} | read
 
 
 class Outcome(NamedTuple):

@@ -141,6 +141,8 @@ def open_store(root: Path | None = None) -> str:
                 place.follow(path)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    with as_user_error(uri):
+        mlflow.MlflowClient()  # which opens the store
     for lease in leases.abandoned(*_leases(uri, root)):
         _close_runs(lease.name, uri)
     return uri
