@@ -272,9 +272,9 @@ def _tags(version: ModelVersion) -> dict[str, str]:
 
 
 def _as_stored(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags as the store has them: for people or with prefix, of which the last completes all; others are not stored."""
+    """Tags as the store has them: with prefix or for people; others are not stored."""
     read = {f"{PREFIX}{name}": text for name, text in tags.items() if name in READ or promote.is_comparison(name)}
-    return {name: text for name, text in tags.items() if name in FOR_PEOPLE} | read
+    return read | {name: text for name, text in tags.items() if name in FOR_PEOPLE}
 
 
 class Outcome(NamedTuple):
@@ -700,8 +700,9 @@ def _tag_run(subject: str, version: int, tags: Mapping[str, str]) -> None:
 
 def record_decision(subject: str, version: int, tags: Mapping[str, str]) -> None:
     """Record the decision on a version as its tags; the `reason` is also the first line of its description."""
-    verdict = {"verdict": _VERDICTS[tags["promoted"]]} if "promoted" in tags else {}
-    tag_version(subject, version, {**verdict, **tags})
+    if "promoted" in tags:  # before the reason, which completes the decision: the next promotion repeats half of one
+        tag_version(subject, version, {"verdict": _VERDICTS[tags["promoted"]]})
+    tag_version(subject, version, tags)
     _describe_version(subject, version)
 
 

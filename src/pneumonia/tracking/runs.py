@@ -152,8 +152,12 @@ def _without_user(uri: str) -> str:
     """The URI of a server without user and password: MLflow prints it, and takes these from its own variables."""
     try:
         parts = urlsplit(uri)
-    except ValueError as error:
-        raise UserError(f"MLFLOW_TRACKING_URI = {masked(uri)} is no address ({error}); correct it") from error
+        _ = parts.port
+    except ValueError as error:  # which may name a part of a password
+        raise UserError(
+            f"MLFLOW_TRACKING_URI = {masked(uri)} is no address; correct it: `/` and `@` of a password are written "
+            "%2F and %40, a port is a number"
+        ) from error
     user, at, host = parts.netloc.rpartition("@")
     if not at or parts.scheme not in ("http", "https"):
         return uri
@@ -700,17 +704,18 @@ def mirror(run: TrainRun, metrics: Mapping[str, Any], files: Mapping[str, Path])
         files: artifact folder or file -> local path.
     """
     client = mlflow.MlflowClient()
-    for target, path in files.items():
-        if target == PREDICTIONS:
-            _log_predictions(run.run_id, path)
-        elif path.is_dir():
-            client.log_artifacts(run.run_id, str(path), target)
-        else:
-            client.log_artifact(run.run_id, str(path), Path(target).parent.as_posix().strip("."))
-    # After the files: a run with `val/auc` has its predictions (`was_evaluated`), also if this process is killed.
-    headlines = {name: value for name, value in _numbers(metrics).items() if name in HEADLINES}
-    _log_batch(run.run_id, headlines, model_id=run.model_id)
-    describe(run.run_id)
+    with registry_lock():  # of processes that register one model at once, each would insert the same tags
+        for target, path in files.items():
+            if target == PREDICTIONS:
+                _log_predictions(run.run_id, path)
+            elif path.is_dir():
+                client.log_artifacts(run.run_id, str(path), target)
+            else:
+                client.log_artifact(run.run_id, str(path), Path(target).parent.as_posix().strip("."))
+        # After the files: a run with `val/auc` has its predictions (`was_evaluated`), also if this process is killed.
+        headlines = {name: value for name, value in _numbers(metrics).items() if name in HEADLINES}
+        _log_batch(run.run_id, headlines, model_id=run.model_id)
+        describe(run.run_id)
 
 
 def describe(run_id: str) -> None:
