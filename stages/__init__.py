@@ -66,7 +66,7 @@ def run(main: Callable[[], None]) -> None:
             if environment.lacks_memory(error):
                 sys.exit(f"ERROR: {environment.MEMORY_REMEDY} ({printable(credentials.masked(reason(error)))})")
             if environment.lacks_disk(error):
-                sys.exit(f"ERROR: the disk is full ({message}); {environment.DISK_REMEDY}")
+                sys.exit(f"ERROR: the disk is full ({message}); free some space and run again: finished work is kept")
             if isinstance(error, (UserError, OSError)):
                 sys.exit(f"ERROR: {message}")
             if "mlflow" in sys.modules:

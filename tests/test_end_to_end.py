@@ -381,7 +381,7 @@ def test_a_queued_experiment_logs_to_the_same_store(project: Project) -> None:
     assert (project.folder / "params.yaml").read_text() == text
     assert project.report("promotion.json")["version"] == 1
     aucs = versions()
-    assert sorted(aucs) == [*earlier, max(earlier) + 1]
+    assert sorted(aucs) == [*sorted(earlier), max(earlier) + 1]
     champion = int(project.client.get_model_version_by_alias("pneumonia-phantom", "champion").version)
     assert champion == max(aucs, key=lambda version: (aucs[version], -version))
 
@@ -521,7 +521,7 @@ def test_failed_train_leaves_nothing_and_loses_nothing(project: Project) -> None
     artifacts.rename(away)
     artifacts.write_text("no folder")
     try:
-        failing(project, "train", {"train.epochs": 1}, "ERROR: ")
+        failing(project, "train", {"train.epochs": 3}, "ERROR: ")
     finally:
         artifacts.unlink()
         away.rename(artifacts)

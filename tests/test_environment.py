@@ -146,11 +146,28 @@ def test_the_user_can_read_what_is_written_and_others_as_the_user_wishes(tmp_pat
     assert (tmp_path / "made").stat().st_mode & 0o777 == mode
 
 
+WITHOUT_STREAMS = """
+import os, subprocess, sys
+from pneumonia import environment
+environment.prepare()
+with open("table.csv", "w") as table:
+    table.write("kept")
+    table.flush()
+    for stream in (sys.stdout, sys.stderr):
+        stream.isatty()
+        stream.write("text")
+        stream.flush()
+    os.write(2, b"text of a library of C")
+    subprocess.run(["sh", "-c", "echo text && echo text >&2"], check=True)
+"""
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_program_without_streams_prints_to_nowhere(tmp_path: Path, closed: str) -> None:
-    code = "import sys; from pneumonia import environment; environment.prepare(); print(1); print(1, file=sys.stderr)"
-    command = f"{sys.executable} -c '{code}' {closed}"
+    (tmp_path / "program.py").write_text(WITHOUT_STREAMS)
+    command = f"{sys.executable} program.py {closed}"
     assert subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "table.csv").read_text() == "kept"
 
 
 def test_a_home_folder_that_is_missing_is_replaced_by_one_in_the_project(tmp_path: Path) -> None:

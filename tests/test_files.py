@@ -17,6 +17,7 @@ import fsspec
 import pytest
 
 from pneumonia import UserError, files
+from tests.faults.hostile import serving
 
 NAMES = (
     "a.png",
@@ -267,10 +268,28 @@ def test_a_missing_file_is_one_line(in_project: Path, uri: str) -> None:
         files.read_bytes(uri)
 
 
-def test_a_server_that_does_not_answer_is_no_missing_file() -> None:
+@pytest.mark.parametrize("name", ["a.png", "a.png?x=1", "a[1].png"])
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (404, "no such file$"),
+        (410, "no such file$"),
+        (403, r"cannot be read \(.*403"),
+        (500, r"cannot be read \(.*500"),
+    ],
+)
+def test_a_missing_file_on_a_server_is_told_from_one_that_it_refuses(status: int, said: str, name: str) -> None:
+    with serving(lambda request: request.say(status)) as server:
+        uri = f"{server.url}/{name}"
+        with pytest.raises(UserError, match=rf"^{re.escape(uri)}: {said}"):
+            files.read_bytes(uri)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.png?x=1", "a[1].png"])
+def test_a_server_that_does_not_answer_is_no_missing_file(name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        uri = f"http://127.0.0.1:{free.getsockname()[1]}/a.png"
-    with pytest.raises(UserError, match=rf"^{re.escape(uri)}: cannot be read \(.*Cannot connect"):
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}/{name}"
+    with pytest.raises(UserError, match=rf"^{re.escape(uri)}: cannot be read \(.*Connect"):
         files.read_bytes(uri)
 
 

@@ -26,7 +26,7 @@ def test_the_cells_call_what_there_is(tmp_path: Path) -> None:
     script = tmp_path / "notebook.py"
     script.write_text("\n\n".join(CODE), encoding="utf-8")
     told = subprocess.run([sys.executable, "-m", "mypy", str(script)], cwd=ROOT, capture_output=True, text=True)
-    assert told.stdout.endswith("(checked 1 source file)\n"), told.stdout + told.stderr
+    assert told.returncode in (0, 1), told.stdout + told.stderr
     wrong = [line for line in told.stdout.splitlines() if line.endswith(("[call-arg]", "[name-defined]"))]
     wrong += [line for line in told.stdout.splitlines() if "pneumonia" in line and line.endswith("[attr-defined]")]
     assert not wrong, "\n".join(wrong)

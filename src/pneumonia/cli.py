@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +78,7 @@ class Commands(click.Group):
                 line = f"{environment.MEMORY_REMEDY} ({reason(error)})"
                 raise click.ClickException(printable(credentials.masked(line))) from error
             if environment.lacks_disk(error):
-                line = f"the disk is full ({error}); {environment.DISK_REMEDY}"
+                line = f"the disk is full ({error}); free some space and run again"
                 raise click.ClickException(printable(credentials.masked(line))) from error
             if isinstance(error, (UserError, OSError)):
                 raise click.ClickException(printable(credentials.masked(str(error)))) from error
@@ -306,7 +308,7 @@ def repro(data: str | None) -> None:
     stays there: the next run uses it again.
     """
     if not data:
-        sys.exit(subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=workspace.project_root()).returncode)
+        sys.exit(_status([sys.executable, "-m", "dvc", "repro"]))
     from pneumonia import repro as running
 
     chosen = running.own_images(data, params.load(), workspace.project_root())
@@ -314,9 +316,9 @@ def repro(data: str | None) -> None:
     _print(f"dvc {shlex.join(command)}")
     if not (workspace.project_root() / "dvc.lock").exists():
         _print(running.FIRST_RUN)
-    done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=workspace.project_root())
+    status = _status([sys.executable, "-m", "dvc", *command])
     _print(textwrap.fill(running.NOTE, 80))
-    sys.exit(done.returncode)
+    sys.exit(status)
 
 
 @main.command()
@@ -341,7 +343,7 @@ def report() -> None:
 @MODEL
 @OPERATING_POINT
 @click.option("--output", type=click.Path(path_type=Path), help="Write the answers to this .csv or .jsonl file.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page with films and answers.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with films and answers to this .html file.")
 @click.option("--saliency", type=click.Path(path_type=Path), help="Write saliency maps as PNG to this folder.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 def predict(
@@ -361,9 +363,10 @@ def predict(
     """
     from pneumonia import predict as predicting
 
-    if html and html.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"{html}: the page is written as .html; change the ending of --html")
-    _require_no_file(saliency, "--saliency")
+    if html and (html.suffix.lower() != ".html" or html.is_dir()):
+        raise UserError(f"{html}: the page is written as a file that ends in .html; give another --html")
+    _require_folder(html.parent if html else None, "--html")
+    _require_folder(saliency, "--saliency")
     source = predicting.resolve(_address(model))
     predictor = predicting.open_predictor(source, operating_point)
     if saliency and (cause := predicting.no_maps(predictor.facts)):
@@ -420,7 +423,7 @@ def lungs(paths: tuple[str, ...], output: Path | None, workers: int) -> None:
     from pneumonia import find_lungs as searching
     from pneumonia import predict as predicting
 
-    _require_no_file(output, "--output")
+    _require_folder(output, "--output")
     items, n_skipped = _images(paths)
     if output:
         output.mkdir(parents=True, exist_ok=True)
@@ -501,7 +504,7 @@ def optuna(port: int) -> None:
     password = os.environ.get(credentials.STUDY_PASSWORD)
     variables = {**os.environ, **({"PGPASSWORD": password} if password else {})}
     command = [program, storage, "--host", "127.0.0.1", "--port", str(port)]
-    sys.exit(subprocess.run(command, env=variables).returncode)
+    sys.exit(_status(command, variables))
 
 
 @main.command()
@@ -513,8 +516,19 @@ def experiments(as_json: bool) -> None:
     """
     order = BEST_FIRST if (workspace.project_root() / REPORTS_DIR / "metrics.json").is_file() else ()
     columns = ["--json"] if as_json else ["--no-pager", "--drop", ".*", "--keep", COLUMNS, *order]
-    done = subprocess.run([sys.executable, "-m", "dvc", "exp", "show", *columns], cwd=workspace.project_root())
-    sys.exit(done.returncode)
+    sys.exit(_status([sys.executable, "-m", "dvc", "exp", "show", *columns]))
+
+
+def _status(command: list[str], variables: Mapping[str, str] | None = None) -> int:
+    """The exit status of a program that runs in the project's folder.
+
+    Ctrl-C reaches it too, and it ends in order: `subprocess.run` would kill it a moment later.
+    """
+    process = subprocess.Popen(command, cwd=workspace.project_root(), env=variables)
+    while True:
+        with suppress(KeyboardInterrupt):
+            number = process.wait()
+            return number if number >= 0 else signals.status(-number)
 
 
 def _address(model: str | None) -> str:
@@ -551,9 +565,10 @@ def _images(paths: tuple[str, ...]) -> tuple[list[Item], int]:
     return items, n_skipped
 
 
-def _require_no_file(folder: Path | None, option: str) -> None:
-    if folder and folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, and {option} needs a folder; name another one")
+def _require_folder(path: Path | None, option: str) -> None:
+    """A path that exists must be a folder."""
+    if path and path.exists() and not path.is_dir():
+        raise UserError(f"{path} is no folder, and {option} needs one; name another")
 
 
 def _say_skipped(n_skipped: int) -> None:

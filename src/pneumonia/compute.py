@@ -214,7 +214,7 @@ class _Pool(ProcessPoolExecutor):
     """
 
     def submit(self, function: Callable[..., Result], /, *arguments: Any, **named: Any) -> Future[Result]:
-        with _blocked(signal.SIGINT):  # in this process it waits until the others have started
+        with _blocked(signal.SIGINT):  # which new processes inherit
             return super().submit(function, *arguments, **named)
 
 

@@ -124,12 +124,22 @@ def refusal(key: str, address: str) -> str:
     else:
         name = re.sub(r"\W", "", scheme).upper()
         instead = f" (FSSPEC_{name}_USERNAME and FSSPEC_{name}_PASSWORD)"
-    shown = masked(re.sub(r"[\s'\"<>)]", "_", unquote(address)))  # in a text an address would end there
     return (
-        f"{key} = {shown} has {' and '.join(secrets)}, which DVC and MLflow would store; take secrets out of the "
-        f"address and put them into the environment{instead}; if -S wrote it: git checkout params.yaml, and see "
-        "docs/data.md, Secrets"
+        f"{key} = {masked_address(address)} has {' and '.join(secrets)}, which DVC and MLflow would store; take "
+        f"secrets out of the address and put them into the environment{instead}; if -S wrote it: git checkout "
+        "params.yaml, and see docs/data.md, Secrets"
     )
+
+
+def masked_address(address: str) -> str:
+    """An address without its secrets; a text that has none stays as it is.
+
+    >>> masked_address("https://me:it's mine@example.org/x.png")
+    'https://***@example.org/x.png'
+    """
+    if not secrets_of(address):
+        return address
+    return masked(re.sub(r"[\s'\"<>)]", "_", unquote(address)))  # in a text an address would end there
 
 
 def masked(text: str) -> str:

@@ -111,7 +111,6 @@ MEMORY_REMEDY = (
     "the memory does not suffice; close other programs, lower compute.workers and compute.memory in params.yaml, or "
     "raise the limit (ulimit -v, or that of the container), and run again: finished work is kept"
 )
-DISK_REMEDY = "free some space and run again: finished work is kept"
 _NO_MEMORY = re.compile(
     r"bad_alloc|[Cc]annot allocate memory|failed to map segment|can't start new thread|[Ii]nsufficient memory|"
     r"OOM when allocating|[Oo]ut of memory|Failed to allocate memory"
@@ -137,7 +136,13 @@ def prepare() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Let a program that was started without stdout or stderr (`>&-`, some daemons) print to nowhere."""
+    """Let a program that was started without streams (`>&-`, some daemons) print to nowhere.
+
+    Their numbers are taken too: else libraries of C and child processes would print into the next files.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # until the program ends

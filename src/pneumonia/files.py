@@ -28,6 +28,8 @@ from pneumonia import UserError, reason
 
 MAX_FILE_BYTES = 256 * 2**20
 """Files are read whole. A larger file is not an X-ray, and a forged size could exhaust the memory."""
+_GONE = (404, 410)
+"""Answers of a web server that has no such file."""
 MAX_MEMBERS = 1_000_000
 """A list of them takes 1 GB of memory."""
 MAX_RATIO = 200
@@ -322,9 +324,13 @@ def read_bytes(uri: str) -> bytes:
         with fsspec.open(uri, "rb") if "://" in uri else open(uri, "rb") as file:
             content = bytes(file.read(MAX_FILE_BYTES + 1))
     except FileNotFoundError as error:
-        # fsspec also raises it where a server does not answer.
-        if error.__cause__ and not isinstance(error.__cause__, FileNotFoundError):
-            raise UserError(f"{uri}: cannot be read ({reason(error.__cause__)})") from error
+        root: BaseException = error
+        while root.__cause__:
+            root = root.__cause__
+        # fsspec also raises it where a server refuses, or does not answer.
+        is_gone = isinstance(root, FileNotFoundError) or getattr(root, "status", None) in _GONE
+        if uri.lower().startswith(("http://", "https://")) and not is_gone:
+            raise UserError(f"{uri}: cannot be read ({reason(root)})") from error
         raise UserError(f"{uri}: no such file") from error
     except Exception as error:  # as in `in_folder`
         raise UserError(f"{uri}: cannot be read ({reason(error)})") from error

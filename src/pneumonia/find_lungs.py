@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from pneumonia import UserError, compute, files, workspace
+from pneumonia import UserError, compute, credentials, files, workspace
 from pneumonia.images import decode, lungs
 from pneumonia.names import printable
 
@@ -99,7 +99,7 @@ def _row(job: Job) -> Row:
     try:
         image = decode.decode(files.read_bytes(job.uri))
     except UserError as error:
-        return Row(name, error=printable(str(error).removeprefix(f"{job.uri}: ")))
+        return Row(name, error=printable(credentials.masked(str(error).removeprefix(f"{job.uri}: "))))
     both, problem = lungs.open_segmenter().examine(image)
     if not both:
         return Row(name, "no", problem=problem)

@@ -226,17 +226,13 @@ def find(paths: Sequence[str]) -> tuple[list[Item], int]:
         try:
             for place in map(_as_cell, _expanded(given)):
                 taken, skipped = _items_at(place)
-                items += [item._replace(name=_without_secrets(item.name)) for item in taken]
+                items += [item._replace(name=credentials.masked_address(item.name)) for item in taken]
                 n_skipped += skipped
         except (UserError, OSError) as error:
             cause = str(error).removesuffix("; correct fetch.url").removesuffix("; copy or download it again")
-            items.append(Item(_without_secrets(place), place, cause))
+            name = credentials.masked_address(place)
+            items.append(Item(name, place, credentials.masked(cause.replace(place, name))))
     return items, n_skipped
-
-
-def _without_secrets(text: str) -> str:
-    """A text for the answers: an address that gives access does not go on with them. Local names stay as they are."""
-    return credentials.masked(text) if "://" in text else text
 
 
 def _as_cell(path: str) -> str:
@@ -322,7 +318,13 @@ class Table:
                     break  # a killed run has written a part of its last row
                 row = read(line, number)
                 if row is not None:
-                    names = {"image": printable(items[self.n_finished].name)} if self.n_finished < len(items) else {}
+                    item = items[self.n_finished] if self.n_finished < len(items) else None
+                    if item and credentials.MASK in item.name and credentials.secrets_of(item.uri):
+                        raise UserError(
+                            f"{path} exists, and without the secrets of their addresses its rows cannot be told apart; "
+                            "delete the file, or give another --output"
+                        )
+                    names = {"image": printable(item.name)} if item else {}
                     if not names or any(row.get(name) != value for name, value in (expected | names).items()):
                         raise _other_rows(path, number + 1)
                     self.n_finished += 1
@@ -348,13 +350,15 @@ def _other_rows(path: Path, line: int) -> UserError:
 
 def row_of(prediction: Prediction, origin: Mapping[str, str]) -> dict[str, Any]:
     """A row of `COLUMNS`; numbers that do not exist are None."""
-    values = {**prediction._asdict(), "boxes": boxes_as_text(prediction.boxes), **origin}
+    # Errors of transports name the address.
+    changed = {"boxes": boxes_as_text(prediction.boxes), "error": credentials.masked(prediction.error)}
+    values = {**prediction._asdict(), **changed, **origin}
     return {name: _cell(value) for name, value in values.items()}
 
 
 def _cell(value: str | float) -> str | float | None:
     if isinstance(value, str):
-        return printable(_without_secrets(value))
+        return printable(value)
     return None if math.isnan(value) else value
 
 

@@ -512,8 +512,10 @@ def test_what_dvc_itself_writes_is_known_and_can_be_removed(
 # --- answers ---
 
 
-@pytest.mark.fault(where="predict", injected="addresses with a password or a token, of a film, of none, of no server")
-@pytest.mark.fault(before="both in the table, the page and the names of maps", now="masked; the films are read")
+@pytest.mark.fault(
+    where="predict, lungs", injected="addresses with a password or a token, of a film, of none, of no server"
+)
+@pytest.mark.fault(before="both in the tables and the page", now="masked; the films are read")
 def test_answers_do_not_go_on_with_the_secrets_of_addresses(tmp_path: Path) -> None:
     film = png(noise(40, 40, 1))
 
@@ -530,14 +532,19 @@ def test_answers_do_not_go_on_with_the_secrets_of_addresses(tmp_path: Path) -> N
             f"{server.url}/none.png?token={TOKEN}",
             f"http://{USER}:{PASSWORD}@{HERE}:9/c.png",
             f"http://{USER}:{PASSWORD}@{HERE}:9/*.png",
+            f"http://{USER}:it's {PASSWORD}@{HERE}:9/d.png",
         ]
         options = ["--model", str(model), "--html", str(page)]
         printed = CliRunner().invoke(cli.main, ["predict", *addresses, *options])
         again = CliRunner().invoke(cli.main, ["predict", *addresses, *options, "--output", str(table)])
-    assert (printed.exit_code, again.exit_code) == (1, 1)
-    for text in (printed.output, again.output, table.read_text(), page.read_text()):
+        resumed = CliRunner().invoke(cli.main, ["predict", *addresses, *options, "--output", str(table)])
+        lungs = CliRunner().invoke(cli.main, ["lungs", *addresses, "--output", str(tmp_path / "lungs")])
+    assert (printed.exit_code, again.exit_code, resumed.exit_code, lungs.exit_code) == (1, 1, 1, 1)
+    said = (printed.output, again.output, resumed.output, lungs.output)
+    for text in (*said, table.read_text(), page.read_text(), (tmp_path / "lungs" / "lungs.csv").read_text()):
         assert_silent(text)
+    assert "its rows cannot be told apart" in resumed.output, "another key may be of another film"
     rows = list(csv.DictReader(io.StringIO(table.read_text())))
-    assert [bool(row["error"]) for row in rows] == [False, False, True, True, True]
+    assert [bool(row["error"]) for row in rows] == [False, False, True, True, True, True]
     assert rows[0]["image"] == f"{server.url}/a.png?key=***"
     assert rows[2]["error"] == "no such file"
