@@ -37,9 +37,8 @@ def keras_started() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def a_tiny_network() -> Iterator[None]:
-    row = networks.Model(build=build, size=4, explain="", weights_urls=(), source="made for these tests")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(networks.MODELS, "tiny", row)
+        patch.setitem(networks.MODELS, "tiny", TINY)
         yield
 
 
@@ -55,6 +54,9 @@ def build(size: int, weights: tuple[str, ...], dropout: float) -> Any:
     weight = 1 + 0.1 * float(keras.random.uniform(()))  # random, as initial weights are
     logit.set_weights([np.array([[weight if dropout <= GOOD_UP_TO + 1e-9 else -weight]]), np.zeros(1)])
     return model
+
+
+TINY = networks.Model(build=build, size=4, explain="", weights_urls=(), source="made for these tests")
 
 
 def toy_split(n: int, seed: int) -> Split:

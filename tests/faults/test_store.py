@@ -374,8 +374,7 @@ def test_a_trial_that_cannot_be_logged_ends_the_study(
         def trial_run(name: str, values: Mapping[str, Any]) -> Any:
             return runs.child_run(name, values, killed_by=tune.Pruned)
 
-    row = networks.Model(build=test_tune.build, size=4, explain="", weights_urls=(), source="made for these tests")
-    monkeypatch.setitem(networks.MODELS, "tiny", row)
+    monkeypatch.setitem(networks.MODELS, "tiny", test_tune.TINY)
     monkeypatch.setattr(train, "fit", fit)
 
     def study() -> None:
